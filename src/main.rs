@@ -1,0 +1,3 @@
+//! Parse arguments, start tracing, map the result to an exit code.
+
+fn main() {}

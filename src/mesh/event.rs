@@ -1,0 +1,224 @@
+//! The whole interface of the core, as data: what comes in, what goes out.
+//!
+//! A driver owns one [`Mesh`](super::Mesh). It feeds it [`Input`]s (from the world; they cannot fail) and [`Command`]s
+//! (from a user; they can be refused), and after each it drains [`Output`]s to the end. Peers are named by [`NodeId`]:
+//! the driver vouches that who speaks as `from` has proved that name.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    CheckName, Epoch, FieldError, Health, InstanceId, MemberState, MeshName, Node, NodeId, Registration, ServiceName,
+};
+
+/// What the world tells the core.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The deadline has come.
+    Wake,
+    /// A connection to a peer stands in both directions and it has said who it is.
+    Connected(Hello),
+    /// The connection to a peer is gone. A hint, never a verdict.
+    Disconnected(NodeId, Gone),
+    /// A dial of a seed failed; [`Output::Dial`] will be repeated.
+    DialFailed(SocketAddr),
+    /// A datagram from a peer. Unreliable: it may be lost, doubled, late or garbage.
+    Packet(NodeId, Bytes),
+    /// A whole stream from a peer: reliable while the connection lives, and as little to be trusted.
+    Message(NodeId, Bytes),
+    /// A measured round trip to a peer.
+    Rtt(NodeId, Duration),
+    /// This node's own addresses or meta data changed.
+    Moved(Box<Node>),
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// The peer said that it leaves the mesh.
+    Left,
+    /// The peer's machine answered that it knows no such connection: the process died or restarted.
+    Reset,
+    /// It was closed in order, to save resources or because a second one stands.
+    Closed,
+    /// It timed out, or it never came to be.
+    Lost,
+}
+
+/// What a user tells the core. A refused command changes nothing.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Find the mesh through these addresses, and come back to them when it is lost.
+    Join(Vec<SocketAddr>),
+    /// Publish one instance, new or changed.
+    Register(Arc<Registration>),
+    /// Withdraw one instance.
+    Deregister(InstanceId),
+    /// A program's word on its own TTL check, or the outcome of one run of any other check.
+    Report {
+        /// The instance.
+        instance: InstanceId,
+        /// The check's name.
+        check: CheckName,
+        /// Passing, warning or critical.
+        status: Health,
+        /// A line for people, cut to 4 KiB.
+        output: Arc<str>,
+    },
+    /// Say goodbye. Afterwards nothing but [`Output`]s already queued should leave.
+    Leave,
+}
+
+/// What a command that was carried out did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// Something came to be.
+    Created,
+    /// Something that was there is different now.
+    Changed,
+    /// All was as asked before.
+    Unchanged,
+}
+
+/// Why a command was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// A field is wrong.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// There is no such instance or check on this node.
+    #[error("no {0} on this node")]
+    NotFound(String),
+    /// A limit of this node is reached.
+    #[error("this node already holds {0}, its limit")]
+    Full(&'static str),
+    /// The node is leaving and takes no more writes.
+    #[error("this node is leaving the mesh and takes no more registrations")]
+    Leaving,
+}
+
+/// What the core wants done. Drained after each mutation.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send a datagram of at most [`MAX_PACKET`](super::wire::MAX_PACKET) bytes; dial first where there is no connection.
+    Packet(NodeId, Bytes),
+    /// Send a stream of at most [`MAX_MESSAGE`](super::wire::MAX_MESSAGE) bytes; dial first where there is no connection.
+    Message(NodeId, Bytes),
+    /// Connect to whoever answers at this address.
+    Dial(SocketAddr),
+    /// Forget the connection to this peer: it is Down or has left.
+    Drop(NodeId),
+    /// What may be shown is different now.
+    Changed(Change),
+    /// Something happened that an operator may want to read.
+    Event(Event),
+    /// Another living node has our name. The mesh cannot hold both; this one should stop.
+    NameInUse,
+}
+
+/// What may be shown is different for this name: ask the view again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// The instances of a service.
+    Service(ServiceName),
+    /// A member: its state, its node.
+    Member(NodeId),
+    /// The first sync is done (or there is nobody to sync with): answers may be given.
+    Ready,
+}
+
+/// Something an operator may want to read, with its cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A member is seen in another state than before.
+    Member {
+        /// Who.
+        node: NodeId,
+        /// How it was seen; `None` if it was not known.
+        was: Option<MemberState>,
+        /// How it is seen.
+        now: MemberState,
+        /// Why.
+        cause: Cause,
+    },
+    /// This node was taken for dead and came back under a new generation.
+    Renewed,
+    /// A peer sent what no honest peer sends; it was dropped and counted.
+    Garbage {
+        /// Who.
+        peer: NodeId,
+        /// What was wrong.
+        why: &'static str,
+    },
+}
+
+/// Why a member is seen as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// It connected and said hello.
+    Hello,
+    /// A peer told us.
+    Told,
+    /// It did not answer our probes.
+    ProbeFailed,
+    /// It was suspected and did not refute in time.
+    SuspicionExpired,
+    /// It refuted the suspicion.
+    Refuted,
+    /// It said goodbye.
+    Left,
+    /// It came back with a new generation.
+    Returned,
+}
+
+/// The first words of each side on every connection; nothing else is accepted before them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The version of the protocol, [`super::wire::VERSION`].
+    pub protocol: u8,
+    /// The mesh the speaker belongs to.
+    pub mesh: MeshName,
+    /// The speaker; must be [`NodeId::of`] its mesh and its node's name.
+    pub id: NodeId,
+    /// The speaker's SWIM generation: its epoch and how often it renewed.
+    pub generation: Generation,
+    /// A random number drawn at the start of the process: tells a restart from a second holder of the name.
+    pub boot: u64,
+    /// What the speaker says of itself.
+    pub node: Node,
+    /// Words for abilities beyond this version.
+    #[serde(default)]
+    pub features: Vec<String>,
+}
+
+/// A node's SWIM generation: the epoch of its process in the upper 48 bits, its renewals since in the lower 16.
+/// The larger one wins. Versions of rows never depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The first generation of a process.
+    #[must_use]
+    pub const fn first(epoch: Epoch) -> Self {
+        Self(epoch.0 << RENEWAL_BITS)
+    }
+
+    /// The process's epoch.
+    #[must_use]
+    pub const fn epoch(self) -> Epoch {
+        Epoch(self.0 >> RENEWAL_BITS)
+    }
+
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Renewals per epoch: 65,536. At the cap of five a minute they last nine days, after which the epoch's low bit moves.
+const RENEWAL_BITS: u32 = 16;

@@ -1,0 +1,274 @@
+//! What a user asks for: a registration, checked once where it enters (RFC 2782 for ports, priorities and weights,
+//! RFC 6763 section 6 for the pairs that become TXT).
+
+use std::{collections::BTreeMap, num::NonZeroU16};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    CheckSpec, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
+    health::{CheckDraft, FieldError},
+};
+
+/// A TCP or UDP port that somebody can listen on: 1 to 65535.
+pub type Port = NonZeroU16;
+
+/// The share of traffic an instance asks for, relative to its siblings (RFC 2782): 0 to 65535.
+pub type Weight = u16;
+
+/// The most tags one registration may carry.
+pub const MAX_TAGS: usize = 64;
+/// The most pairs of meta data one registration may carry.
+pub const MAX_META: usize = 64;
+/// The most bytes a key of meta data may have, and the most its value may have.
+pub const MAX_META_BYTES: (usize, usize) = (128, 512);
+/// The most named ports one registration may carry.
+pub const MAX_PORTS: usize = 16;
+
+/// One service on one node, as its owner asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Tells this node's instances apart; the service's name unless given.
+    pub id: InstanceId,
+    /// The service it is an instance of.
+    pub name: ServiceName,
+    /// Where it listens; the node's own address when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Host>,
+    /// Its main port; a service without one has A and AAAA answers, and SRV answers only for its named ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
+    /// Further ports by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<PortName, Port>,
+    /// Tags, in the order given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
+    /// Free pairs of text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// Its share of traffic while passing.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: Weight,
+    /// Lower is tried first (RFC 2782).
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub priority: u16,
+    /// How its health is found out. Kept by the owner alone: other nodes are told results, not recipes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckSpec>,
+}
+
+impl Registration {
+    /// A registration of one instance of `name` at `port`, called after its service.
+    ///
+    /// # Errors
+    /// When `name` is not a DNS label or `port` is 0.
+    pub fn new(name: &str, port: u16) -> Result<Self, Invalid> {
+        let port = Port::new(port).ok_or_else(|| Invalid::new("port", "0", "must be 1 to 65535"))?;
+        Ok(Self {
+            id: name.try_into()?,
+            name: name.try_into()?,
+            address: None,
+            port: Some(port),
+            ports: BTreeMap::new(),
+            tags: Vec::new(),
+            meta: BTreeMap::new(),
+            weight: 1,
+            priority: 1,
+            checks: Vec::new(),
+        })
+    }
+
+    /// The same under another id: needed when one node runs several instances of a service.
+    #[must_use]
+    pub fn id(mut self, id: InstanceId) -> Self {
+        self.id = id;
+        self
+    }
+
+    /// The same at another address than the node's own.
+    #[must_use]
+    pub fn address(mut self, address: Host) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// The same with one more tag.
+    #[must_use]
+    pub fn tag(mut self, tag: Tag) -> Self {
+        self.tags.push(tag);
+        self
+    }
+
+    /// The same with one more pair of meta data.
+    #[must_use]
+    pub fn meta(mut self, key: &str, value: &str) -> Self {
+        self.meta.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same with one more check.
+    #[must_use]
+    pub fn check(mut self, check: CheckSpec) -> Self {
+        self.checks.push(check);
+        self
+    }
+
+    /// What other nodes are told.
+    #[must_use]
+    pub fn published(&self) -> Self {
+        Self { checks: Vec::new(), ..self.clone() }
+    }
+
+    /// Checks the limits that the types cannot express.
+    ///
+    /// # Errors
+    /// Names the field that is over its limit.
+    pub fn validate(&self) -> Result<(), FieldError> {
+        let over = |field: &str, limit: usize| Err(FieldError::new(field, &format!("holds more than {limit}")));
+        if self.tags.len() > MAX_TAGS {
+            return over("tags", MAX_TAGS);
+        }
+        if self.meta.len() > MAX_META {
+            return over("meta", MAX_META);
+        }
+        if self.ports.len() > MAX_PORTS {
+            return over("ports", MAX_PORTS);
+        }
+        let (key_limit, value_limit) = MAX_META_BYTES;
+        for (key, value) in &self.meta {
+            let field = format!("meta.{key}");
+            if key.is_empty() || key.len() > key_limit || key.chars().any(char::is_control) {
+                return Err(FieldError::new(&field, "needs a key of 1 to 128 bytes without control characters"));
+            }
+            if value.len() > value_limit {
+                return Err(FieldError::new(&field, "is longer than 512 bytes"));
+            }
+        }
+        for (at, check) in self.checks.iter().enumerate() {
+            if self.checks[..at].iter().any(|other| other.name == check.name) {
+                return Err(FieldError::new(&format!("checks[{at}].name"), "is used twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A registration as people write it, in JSON and TOML alike; [`RegistrationDraft::build`] makes it a [`Registration`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistrationDraft {
+    /// See [`Registration::id`].
+    pub id: Option<String>,
+    /// See [`Registration::name`].
+    pub name: String,
+    /// See [`Registration::address`].
+    pub address: Option<String>,
+    /// See [`Registration::port`].
+    pub port: Option<i64>,
+    /// See [`Registration::ports`].
+    pub ports: BTreeMap<String, i64>,
+    /// See [`Registration::tags`].
+    pub tags: Vec<String>,
+    /// See [`Registration::meta`].
+    pub meta: BTreeMap<String, String>,
+    /// See [`Registration::weight`].
+    pub weight: Option<i64>,
+    /// See [`Registration::priority`].
+    pub priority: Option<i64>,
+    /// See [`Registration::checks`].
+    pub checks: Vec<CheckDraft>,
+}
+
+impl RegistrationDraft {
+    /// The registration this draft asks for.
+    ///
+    /// # Errors
+    /// Names the first field that is wrong, and why.
+    pub fn build(self) -> Result<Registration, FieldError> {
+        if self.name.is_empty() {
+            return Err(FieldError::new("name", "is missing: a registration names its service"));
+        }
+        let name: ServiceName = at("name", self.name.as_str().try_into())?;
+        let id = at("id", self.id.as_deref().unwrap_or(&self.name).try_into())?;
+        let address =
+            self.address.filter(|a| !a.is_empty()).map(|a| at("address", a.as_str().try_into())).transpose()?;
+        let port = self.port.map(|p| port("port", p)).transpose()?;
+        let mut ports = BTreeMap::new();
+        for (key, number) in self.ports {
+            let field = format!("ports.{key}");
+            ports.insert(at(&field, key.as_str().try_into())?, self::port(&field, number)?);
+        }
+        let mut tags = Vec::with_capacity(self.tags.len().min(MAX_TAGS));
+        for (n, tag) in self.tags.iter().enumerate() {
+            tags.push(at(&format!("tags[{n}]"), tag.as_str().try_into())?);
+        }
+        let weight = u16_field("weight", self.weight)?;
+        let priority = u16_field("priority", self.priority)?;
+        let mut checks: Vec<CheckSpec> = Vec::with_capacity(self.checks.len());
+        for (n, check) in self.checks.into_iter().enumerate() {
+            checks.push(check.build(n, &format!("checks[{n}]"))?);
+        }
+        let built = Registration { id, name, address, port, ports, tags, meta: self.meta, weight, priority, checks };
+        built.validate()?;
+        Ok(built)
+    }
+}
+
+fn at<T>(field: &str, parsed: Result<T, Invalid>) -> Result<T, FieldError> {
+    parsed.map_err(|invalid| FieldError::new(field, &format!("{:?} {}", invalid.text, invalid.why)))
+}
+
+fn port(field: &str, number: i64) -> Result<Port, FieldError> {
+    u16::try_from(number)
+        .ok()
+        .and_then(Port::new)
+        .ok_or_else(|| FieldError::new(field, &format!("is {number}; a port is 1 to 65535")))
+}
+
+fn u16_field(field: &str, number: Option<i64>) -> Result<u16, FieldError> {
+    let number = number.unwrap_or(1);
+    u16::try_from(number).map_err(|_| FieldError::new(field, &format!("is {number}; it must be 0 to 65535 (RFC 2782)")))
+}
+
+const fn one() -> u16 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+const fn is_one(number: &u16) -> bool {
+    *number == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> RegistrationDraft {
+        RegistrationDraft { name: "web".into(), port: Some(8080), ..RegistrationDraft::default() }
+    }
+
+    #[test]
+    fn a_draft_names_the_field_that_is_wrong() {
+        let wrong = |change: fn(&mut RegistrationDraft)| {
+            let mut draft = draft();
+            change(&mut draft);
+            draft.build().unwrap_err().field
+        };
+        assert_eq!(wrong(|d| d.name = String::new()), "name");
+        assert_eq!(wrong(|d| d.name = "a b".into()), "name");
+        assert_eq!(wrong(|d| d.port = Some(0)), "port");
+        assert_eq!(wrong(|d| d.port = Some(65_536)), "port");
+        assert_eq!(wrong(|d| d.weight = Some(-1)), "weight");
+        assert_eq!(wrong(|d| d.address = Some("0.0.0.0".into())), "address");
+        assert_eq!(wrong(|d| d.tags = vec!["ok".into(), "\n".into()]), "tags[1]");
+        assert_eq!(wrong(|d| d.tags = vec![String::from("t"); 65]), "tags");
+        assert_eq!(wrong(|d| drop(d.ports.insert("http".into(), 0))), "ports.http");
+        assert_eq!(wrong(|d| drop(d.meta.insert("k".into(), "v".repeat(513)))), "meta.k");
+    }
+
+    #[test]
+    fn an_id_is_the_name_unless_given() {
+        assert_eq!(draft().build().unwrap().id.as_str(), "web");
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 2a, the virtual driver.
