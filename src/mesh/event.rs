@@ -114,6 +114,8 @@ pub enum Output {
     Changed(Change),
     /// Something happened that an operator may want to read.
     Event(Event),
+    /// This instance was critical for longer than it may be and is withdrawn: forget it in the store.
+    Expired(InstanceId),
     /// Another living node has our name. The mesh cannot hold both; this one should stop.
     NameInUse,
 }

@@ -1,17 +1,61 @@
-//! Floor 1, the laws: a node's knowledge of its mesh as a pure value.
+//! Floor 1, the laws: a node's knowledge of its mesh as a pure value. No clock, no socket, no task, no chance but its
+//! seed: time comes in as an argument, packets come in and go out as bytes. Drivers live in `sim` and `agent`.
+//!
+//! 1. One mutation ([`Mesh::handle`] or [`Mesh::command`]), then drain [`Mesh::poll`] to `None`.
+//! 2. `now` never goes back.
+//! 3. A book is written only by its owner.
+//! 4. A mark (epoch, floor, version) only grows, in that order.
+//! 5. A rumour that leaves a gap is shown but not counted: the next sync fills the gap.
+//! 6. A tombstone outlives every sync before it is folded into the floor; a reader below the floor takes the whole book.
+//! 7. What is shown is the live rows of members that are not Down. A death edits no book.
+//! 8. Every queue has a limit, and a counter for what it dropped.
+//! 9. The same seed and inputs give the same outputs, byte for byte.
 
+mod catalog;
+mod check;
 pub mod event;
+mod membership;
+mod outbox;
+mod publish;
+mod ring;
+mod roster;
+mod rumor;
 pub mod stats;
+mod suspicion;
+mod swim;
+mod sync;
+mod timer;
 mod view;
+mod vivaldi;
 pub mod wire;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::Bytes;
 pub use event::{Cause, Change, Command, Done, Event, Generation, Gone, Hello, Input, Output, Rejected};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
 pub use view::{Instance, Member};
 
-use crate::model::{Epoch, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
+use self::{
+    catalog::{Book, Catalog, Claim, Key},
+    check::Checks,
+    outbox::Outbox,
+    roster::{Roster, Seen},
+    rumor::Rumors,
+    swim::{Alarm, Swim},
+    sync::Sync,
+    timer::Timers,
+    view::Index,
+    wire::{Delta, Frame, Place},
+};
+use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, Time};
 
 /// What a core needs to begin.
 #[derive(Clone, Debug)]
@@ -26,26 +70,165 @@ pub struct Config {
     pub boot: u64,
     /// The seed of all its choices.
     pub seed: u64,
-    /// The wall clock at [`Time::ZERO`], in unix milliseconds: only for times that people read.
+    /// The wall clock at [`Time::ZERO`], in unix milliseconds: for times that people read, and to tell an epoch that can
+    /// be from one that cannot.
     pub unix_millis: u64,
 }
 
 /// A node's knowledge of its mesh.
 #[derive(Debug)]
-pub struct Mesh {}
+pub struct Mesh {
+    config: Config,
+    id: NodeId,
+    epoch: Epoch,
+    now: Time,
+    rng: Pcg64Mcg,
+    timers: Timers<Timer>,
+    outbox: Outbox,
+    changes: BTreeSet<Change>,
+    stats: Stats,
+
+    // Who is here.
+    swim: Swim,
+    roster: Roster,
+    challenged: BTreeSet<NodeId>,
+    renewals: VecDeque<Time>,
+    place: Place,
+    seeds: Vec<SocketAddr>,
+    leaving: bool,
+
+    // What they said.
+    catalog: Catalog,
+    index: Index,
+    checks: Checks,
+    wordy: BTreeSet<InstanceId>,
+
+    // How it travels.
+    rumors: Rumors,
+    sync: Sync,
+    published: u64,
+    publish_after: Time,
+    publishing: bool,
+    announced: bool,
+    pulling: BTreeSet<NodeId>,
+    ready: bool,
+}
+
+/// What the core waits for.
+#[derive(Debug)]
+enum Timer {
+    Swim(Alarm),
+    Suspicion(NodeId, Generation),
+    Knock { id: NodeId, since: Time, knocks: usize },
+    Publish,
+    Pull { owner: NodeId, from: NodeId },
+    Sync,
+    Revived(NodeId),
+    Join(u32),
+    Ttl { instance: InstanceId, check: CheckName, reports: u64 },
+    Expire { instance: InstanceId, check: CheckName, since: u64 },
+    Words,
+    Forget,
+}
 
 impl Mesh {
     /// A core that knows nobody yet. `registrations` were restored from the store: they are its book from the start.
+    /// It is ready once [`Command::Join`] names nobody, or once its first sync is done.
     #[must_use]
     pub fn new(config: Config, registrations: Vec<Arc<Registration>>, now: Time) -> Self {
-        let _ = (config, registrations, now);
-        unimplemented!()
+        let id = NodeId::of(&config.mesh, &config.node.name);
+        let mut rng = Pcg64Mcg::seed_from_u64(config.seed ^ id.0);
+        let swim = Swim::new(id, Generation::first(config.epoch), Pcg64Mcg::seed_from_u64(rng.random()));
+        let mut mesh = Self {
+            id,
+            epoch: config.epoch,
+            now,
+            rng,
+            timers: Timers::default(),
+            outbox: Outbox::default(),
+            changes: BTreeSet::new(),
+            stats: Stats::default(),
+            swim,
+            roster: Roster::default(),
+            challenged: BTreeSet::new(),
+            renewals: VecDeque::new(),
+            place: vivaldi::ORIGIN,
+            seeds: Vec::new(),
+            leaving: false,
+            catalog: Catalog::default(),
+            index: Index::default(),
+            checks: Checks::new(),
+            wordy: BTreeSet::new(),
+            rumors: Rumors::new(id),
+            sync: Sync::default(),
+            published: 0,
+            publish_after: now,
+            publishing: false,
+            announced: false,
+            pulling: BTreeSet::new(),
+            ready: false,
+            config,
+        };
+        mesh.catalog.entry(id, || Book::new(mesh.epoch));
+        let node = Claim::Node(Arc::new(mesh.config.node.clone()));
+        // A node's own row is far below any limit; a registration that is not was refused when it first came.
+        let _ = mesh.write(now, Key::Node, Some(node));
+        for registration in registrations {
+            let _ = mesh.put(now, &registration);
+        }
+        mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
+        mesh
+    }
+
+    /// A core that already knows `peers`, all alive: how a simulation begins in the middle of a mesh's life.
+    #[must_use]
+    pub fn with_peers(
+        config: Config,
+        registrations: Vec<Arc<Registration>>,
+        peers: &[(NodeId, Generation, Arc<Node>)],
+        now: Time,
+    ) -> Self {
+        let mut mesh = Self::new(config, registrations, now);
+        for (id, generation, node) in peers.iter().filter(|(id, ..)| *id != mesh.id) {
+            mesh.roster.entry(*id, || Seen::new(*generation, now));
+            mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node)));
+            mesh.swim.learn(now, *id, *generation, 0, crate::model::MemberState::Alive);
+        }
+        mesh.carry_out(now);
+        mesh.sync.done = true;
+        mesh.announced = true;
+        mesh.published = mesh.book().mark().version.min(1);
+        let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
+        mesh.timers.set(now + first_sync, Timer::Sync);
+        mesh.set_ready();
+        mesh.publish(now);
+        mesh
     }
 
     /// Takes in what the world says. Cannot fail: what makes no sense is counted and dropped.
     pub fn handle(&mut self, now: Time, input: Input) {
-        let _ = (now, input);
-        unimplemented!()
+        self.now = self.now.max(now);
+        let now = self.now;
+        match input {
+            Input::Wake => self.wake(now),
+            Input::Connected(hello) => self.on_connected(now, &hello),
+            Input::Disconnected(peer, gone) => self.on_disconnected(now, peer, gone),
+            Input::DialFailed(_) => {}
+            Input::Packet(from, bytes) => {
+                self.stats.packets_received += 1;
+                self.read(now, from, &bytes);
+            }
+            Input::Message(from, bytes) => {
+                self.stats.messages_received += 1;
+                self.read(now, from, &bytes);
+            }
+            Input::Rtt(peer, rtt) => self.on_rtt(peer, rtt),
+            Input::Moved(node) => {
+                self.config.node = *node;
+                let claim = Claim::Node(Arc::new(self.config.node.clone()));
+                let _ = self.write(now, Key::Node, Some(claim));
+            }
+        }
     }
 
     /// Takes a user's command.
@@ -53,97 +236,317 @@ impl Mesh {
     /// # Errors
     /// [`Rejected`]; nothing was changed.
     pub fn command(&mut self, now: Time, command: Command) -> Result<Done, Rejected> {
-        let _ = (now, command);
-        unimplemented!()
+        self.now = self.now.max(now);
+        let now = self.now;
+        if self.leaving {
+            return Err(Rejected::Leaving);
+        }
+        match command {
+            Command::Join(seeds) => Ok(self.join(now, seeds)),
+            Command::Register(registration) => self.put(now, &registration),
+            Command::Deregister(id) => self.deregister(now, &id).map(|()| Done::Changed),
+            Command::Report { instance, check, status, output } => self.report(now, &instance, &check, status, &output),
+            Command::Leave => {
+                self.leaving = true;
+                let left = self.fact_of_this(crate::model::MemberState::Left);
+                self.spread(now, &rumor::Rumor::Fact(left), self.id);
+                Ok(Done::Changed)
+            }
+        }
     }
 
     /// Takes the next thing to be done; `None` when all is drained.
     pub fn poll(&mut self) -> Option<Output> {
-        unimplemented!()
+        if let Some(output) = self.outbox.pop() {
+            return Some(output);
+        }
+        if let Some(change) = self.changes.pop_first() {
+            return Some(Output::Changed(change));
+        }
+        for to in self.outbox.addressees() {
+            self.send_acks(to);
+        }
+        self.outbox.seal(&mut self.stats);
+        self.outbox.pop()
     }
 
     /// When to send [`Input::Wake`].
     #[must_use]
     pub fn deadline(&self) -> Time {
-        unimplemented!()
+        self.timers.next().min(self.rumors.next())
     }
 
     /// The first words on a new connection.
     #[must_use]
     pub fn hello(&self) -> Hello {
-        unimplemented!()
+        Hello {
+            protocol: wire::VERSION,
+            mesh: self.config.mesh.clone(),
+            id: self.id,
+            generation: self.swim.generation(),
+            boot: self.config.boot,
+            node: self.config.node.clone(),
+            features: Vec::new(),
+        }
     }
 
     /// This node's id.
     #[must_use]
-    pub fn id(&self) -> NodeId {
-        unimplemented!()
+    pub const fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The epoch under which this node's book is written now.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Where a peer can be dialled, best first.
     #[must_use]
     pub fn addresses(&self, peer: NodeId) -> &[SocketAddr] {
-        let _ = peer;
-        unimplemented!()
+        self.catalog.get(peer).and_then(Book::node).map_or(&[], |node| &node.addresses)
     }
 
-    /// What may be shown of a service: `None` when nobody registers it.
-    #[must_use]
-    pub fn service(&self, name: &ServiceName) -> Option<Vec<Instance>> {
-        let _ = name;
-        unimplemented!()
-    }
-
-    /// Every service's name.
-    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
-        std::iter::empty()
-    }
-
-    /// One member, this node too.
-    #[must_use]
-    pub fn member(&self, id: NodeId) -> Option<Member> {
-        let _ = id;
-        unimplemented!()
-    }
-
-    /// All members in any state, this node too, by id.
-    pub fn members(&self) -> impl Iterator<Item = Member> {
-        std::iter::empty()
-    }
-
-    /// This node's own registrations.
+    /// This node's own registrations, checks and all.
     pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        std::iter::empty()
+        self.book().registrations()
     }
 
     /// This node's own registration of that id.
     #[must_use]
     pub fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
-        let _ = id;
-        unimplemented!()
+        self.book().registration(id)
     }
 
     /// Whether answers may be given: the first sync is done, or there is nobody to sync with.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        unimplemented!()
+    pub const fn is_ready(&self) -> bool {
+        self.ready
     }
 
     /// An order-free hash of all it knows: equal on two nodes that agree.
     #[must_use]
     pub fn root(&self) -> u64 {
-        unimplemented!()
+        self.root_hash()
     }
 
     /// The part of the peers heard from lately whose root was ours: 0 to 1.
     #[must_use]
     pub fn agreement(&self) -> f64 {
-        unimplemented!()
+        self.agreement_of()
     }
 
     /// What it has done and dropped.
     #[must_use]
-    pub fn stats(&self) -> &Stats {
-        unimplemented!()
+    pub fn stats(&self) -> Stats {
+        Stats { rumors_resent: self.rumors.resent, dropped_full: self.stats.dropped_full + self.rumors.dropped, ..self.stats }
+    }
+
+    fn wake(&mut self, now: Time) {
+        let due = self.deadline();
+        if now.since(due) > OVERSLEPT && due != Time::NEVER {
+            // This process was paused. What others said meanwhile is still in the socket: that is heard first.
+            self.swim.doubt.raise();
+            self.timers.postpone(now, now + GRACE);
+        }
+        for to in self.rumors.acks(now) {
+            self.send_acks(to);
+        }
+        self.resend(now);
+        while let Some(timer) = self.timers.due(now) {
+            self.on_timer(now, timer);
+        }
+    }
+
+    fn on_timer(&mut self, now: Time, timer: Timer) {
+        match timer {
+            Timer::Swim(alarm) => {
+                self.swim.wake(now, alarm);
+                self.carry_out(now);
+            }
+            Timer::Suspicion(id, generation) => self.on_suspicion(now, id, generation),
+            Timer::Knock { id, since, knocks } => self.knock(now, id, since, knocks),
+            Timer::Publish => self.publish(now),
+            Timer::Pull { owner, from } => self.pull(owner, from),
+            Timer::Sync => self.sync_round(now),
+            Timer::Revived(peer) => self.sync_with(peer),
+            Timer::Join(tries) => self.seek(now, tries),
+            Timer::Ttl { instance, check, reports } => self.on_ttl(now, &instance, &check, reports),
+            Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
+            Timer::Words => self.publish_words(now),
+            Timer::Forget => {
+                self.forget(now);
+                self.timers.set(now + FORGET_EVERY, Timer::Forget);
+            }
+        }
+    }
+
+    fn read(&mut self, now: Time, from: NodeId, bytes: &Bytes) {
+        if self.roster.get(from).is_none() {
+            // Law of the border: nothing is accepted before the hello.
+            return self.garbage(from, "a packet before its hello");
+        }
+        if let Some(seen) = self.roster.get_mut(from) {
+            seen.heard = now;
+        }
+        for frame in wire::frames(bytes) {
+            match frame {
+                Ok(Some(frame)) => self.on_frame(now, from, frame, bytes),
+                Ok(None) => self.stats.skipped_unknown += 1,
+                Err(malformed) => self.garbage(from, malformed.why()),
+            }
+        }
+    }
+
+    fn on_frame(&mut self, now: Time, from: NodeId, frame: Frame<'_>, bytes: &Bytes) {
+        match frame {
+            Frame::Swim(packet) => self.on_swim(now, from, packet),
+            Frame::Rows { seq, until, delta } => self.on_rows(now, from, seq, until, bytes.slice_ref(delta)),
+            Frame::Fact { seq, until, fact } => self.on_fact(now, from, seq, until, fact),
+            Frame::Ack(seqs) => self.rumors.acked(now, from, &seqs),
+            Frame::Root(root) => self.on_root(now, from, root),
+            Frame::Same(root) => self.on_same(now, from, root),
+            Frame::Buckets(hashes) => self.on_buckets(from, &hashes),
+            Frame::Digest(digest) => self.on_digest(now, from, &digest),
+            Frame::Want(want) => self.on_want(from, &want),
+            Frame::Delta(delta) => match wire::decode::<Delta<'_>>(delta) {
+                Ok(delta) => drop(self.merge(now, from, &delta)),
+                Err(malformed) => self.garbage(from, malformed.why()),
+            },
+            Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
+            Frame::Part { token, of } => self.on_part(now, from, token, of),
+            Frame::Renew(generation) => self.on_renew(now, generation),
+            Frame::Place(place) => self.on_place(from, place),
+            Frame::Knock => self.send(from, &Frame::Here),
+            Frame::Here => {}
+        }
+    }
+
+    /// Notes where the mesh may be found, and begins to look.
+    fn join(&mut self, now: Time, seeds: Vec<SocketAddr>) -> Done {
+        let known = self.seeds.len();
+        let fresh: Vec<SocketAddr> = seeds.into_iter().filter(|seed| !self.seeds.contains(seed)).collect();
+        self.seeds.extend(fresh.iter().take(MAX_SEEDS.saturating_sub(known)));
+        if self.seeds.is_empty() {
+            self.set_ready();
+        } else if known == 0 {
+            self.seek(now, 0);
+        } else {
+            self.outbox_dials(&fresh);
+        }
+        if fresh.is_empty() { Done::Unchanged } else { Done::Changed }
+    }
+
+    /// Dials every seed, again and again with growing pauses, until somebody answers.
+    fn seek(&mut self, now: Time, tries: u32) {
+        if self.roster.iter().any(|(_, seen)| seen.linked && seen.state.is_shown()) || self.leaving {
+            // Found; should all be lost again, the next round begins from here.
+            self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
+            return;
+        }
+        let seeds = self.seeds.clone();
+        self.outbox_dials(&seeds);
+        let pause = (SEEK * 2_u32.saturating_pow(tries)).min(SEEK_SLOWLY).mul_f64(0.75 + 0.5 * self.chance());
+        self.timers.set(now + pause, Timer::Join((tries + 1).min(8)));
+    }
+
+    fn outbox_dials(&mut self, seeds: &[SocketAddr]) {
+        seeds.iter().for_each(|seed| self.outbox.push(Output::Dial(*seed)));
+    }
+
+    fn put(&mut self, now: Time, registration: &Arc<Registration>) -> Result<Done, Rejected> {
+        registration.validate()?;
+        let id = &registration.id;
+        let known = self.registration(id).cloned();
+        let published = registration.published();
+        let same_checks = self.has_checks(id, &registration.checks);
+        if known.as_deref() == Some(&published) && same_checks {
+            return Ok(Done::Unchanged);
+        }
+        if known.as_deref() != Some(&published) {
+            self.write(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
+        }
+        if !same_checks {
+            self.watch_checks(now, id, &registration.checks);
+            let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
+            self.write(now, Key::Health(id.clone()), claim)?;
+        }
+        Ok(if known.is_some() { Done::Changed } else { Done::Created })
+    }
+
+    fn deregister(&mut self, now: Time, id: &InstanceId) -> Result<(), Rejected> {
+        if self.registration(id).is_none() {
+            return Err(Rejected::NotFound(format!("instance {id}")));
+        }
+        self.write(now, Key::Service(id.clone()), None)?;
+        if self.checks.remove(id).is_some() {
+            self.write(now, Key::Health(id.clone()), None)?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, to: NodeId, frame: &Frame<'_>) {
+        self.outbox.frame(to, frame, &mut self.stats);
+    }
+
+    fn send_stream(&mut self, to: NodeId, frame: &Frame<'_>) {
+        let mut bytes = vec![wire::VERSION];
+        frame.write(&mut bytes);
+        self.outbox.message(to, bytes, &mut self.stats);
+    }
+
+    fn send_acks(&mut self, to: NodeId) {
+        for seqs in self.rumors.owed(to).chunks(ACKS) {
+            self.send(to, &Frame::Ack(seqs.to_vec()));
+        }
+    }
+
+    fn garbage(&mut self, peer: NodeId, why: &'static str) {
+        self.stats.dropped_malformed += 1;
+        self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+    }
+
+    fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
+        let count = self.roster.len();
+        let start = self.index_below(count);
+        (0..count).filter_map(|step| self.roster.at((start + step) % count)).find(|(_, seen)| wanted(seen)).map(|(id, _)| id)
+    }
+
+    fn index_below(&mut self, count: usize) -> usize {
+        if count == 0 { 0 } else { self.rng.random_range(0..count) }
+    }
+
+    /// A number in [0, 1).
+    fn chance(&mut self) -> f64 {
+        self.rng.random()
+    }
+
+    fn unix_millis(&self, now: Time) -> u64 {
+        self.config.unix_millis.saturating_add(millis(now.since_start()))
     }
 }
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long the rows of a Down member are kept.
+const ROWS_KEPT: Duration = Duration::from_secs(15 * 60);
+/// How long a Down member is remembered, with the mark of its book, so that no older epoch rises again.
+const DOWN_KEPT: Duration = Duration::from_secs(24 * 3600);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// A loop that wakes later than this was not running.
+const OVERSLEPT: Duration = Duration::from_millis(300);
+/// How long a process that was paused listens before it judges.
+const GRACE: Duration = Duration::from_millis(500);
+/// The first pause between two tries to find the mesh, and the longest.
+const SEEK: Duration = Duration::from_millis(500);
+const SEEK_SLOWLY: Duration = Duration::from_secs(5);
+/// Seeds remembered.
+const MAX_SEEDS: usize = 256;
+/// Acknowledgements in one frame.
+const ACKS: usize = 200;
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,16 @@
 //! What may be shown: the catalogue joined with membership. Live rows of members that are not Down (law 7).
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::model::{Epoch, Health, HealthReport, Host, MemberState, Node, NodeId, Registration, Time};
+use super::Mesh;
+use crate::model::{
+    Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time,
+};
 
 /// One instance as it may be shown.
 #[derive(Clone, Debug)]
@@ -62,5 +70,83 @@ impl Member {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.node.addresses.first().copied()
+    }
+}
+
+/// Which instances stand under a service's name, whatever the state of their owners.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    names: BTreeMap<ServiceName, BTreeSet<(NodeId, InstanceId)>>,
+}
+
+impl Index {
+    pub(super) fn insert(&mut self, name: ServiceName, owner: NodeId, id: InstanceId) {
+        self.names.entry(name).or_default().insert((owner, id));
+    }
+
+    pub(super) fn remove(&mut self, name: &ServiceName, owner: NodeId, id: &InstanceId) {
+        if let Some(instances) = self.names.get_mut(name) {
+            instances.remove(&(owner, id.clone()));
+            if instances.is_empty() {
+                self.names.remove(name);
+            }
+        }
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.names.keys()
+    }
+}
+
+impl Mesh {
+    /// What may be shown of a service: `None` when nobody registers it, empty when all who do are Down.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<Vec<Instance>> {
+        let instances = self.index.names.get(name)?;
+        Some(instances.iter().filter_map(|(owner, id)| self.instance(*owner, id)).collect())
+    }
+
+    fn instance(&self, owner: NodeId, id: &InstanceId) -> Option<Instance> {
+        let member = self.state_of(owner).filter(|state| state.is_shown())?;
+        let book = self.catalog.get(owner)?;
+        Some(Instance {
+            owner,
+            node: Arc::clone(book.node()?),
+            registration: Arc::clone(book.registration(id)?),
+            report: book.report(id).cloned().unwrap_or_default(),
+            member,
+        })
+    }
+
+    fn state_of(&self, id: NodeId) -> Option<MemberState> {
+        if id == self.id { Some(MemberState::Alive) } else { self.roster.get(id).map(|seen| seen.state) }
+    }
+
+    /// One member, this node too. `None` as long as it has not said where it is.
+    #[must_use]
+    pub fn member(&self, id: NodeId) -> Option<Member> {
+        let book = self.catalog.get(id)?;
+        let node = Arc::clone(book.node()?);
+        let version = book.mark().version;
+        if id == self.id {
+            let (state, epoch, since) = (MemberState::Alive, self.epoch, Time::ZERO);
+            return Some(Member { id, node, state, epoch, since, rtt: Some(Duration::ZERO), version });
+        }
+        let seen = self.roster.get(id)?;
+        let distance = seen.distance.as_deref();
+        let measured = distance.and_then(|distance| distance.rtt);
+        let rtt = measured.or_else(|| distance?.place.map(|place| self.place.rtt_to(&place)));
+        let epoch = seen.generation.epoch();
+        Some(Member { id, node, state: seen.state, epoch, since: seen.since, rtt, version })
+    }
+
+    /// All members in any state, this node too, by id.
+    pub fn members(&self) -> impl Iterator<Item = Member> {
+        self.catalog.iter().filter_map(|(id, _)| self.member(id))
+    }
+
+    /// Every service's name.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.index.names()
     }
 }

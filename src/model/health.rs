@@ -98,7 +98,7 @@ pub struct CheckStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// Its checks, by name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub checks: Vec<CheckStatus>,
     /// Why it was taken out of service, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -237,7 +237,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// The shortest time between two runs of a check.
-pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

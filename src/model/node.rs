@@ -44,6 +44,7 @@ pub struct Node {
     /// Its name, unique in the mesh.
     pub name: NodeName,
     /// Where its mesh port answers, best first; at least one and at most [`Node::MAX_ADDRESSES`].
+    #[serde(deserialize_with = "super::list")]
     pub addresses: Vec<SocketAddr>,
     /// The datacenter it stands in.
     pub datacenter: Arc<str>,

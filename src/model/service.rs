@@ -42,7 +42,7 @@ pub struct Registration {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub ports: BTreeMap<PortName, Port>,
     /// Tags, in the order given.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub tags: Vec<Tag>,
     /// Free pairs of text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -54,7 +54,7 @@ pub struct Registration {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub priority: u16,
     /// How its health is found out. Kept by the owner alone: other nodes are told results, not recipes.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub checks: Vec<CheckSpec>,
 }
 

@@ -1,0 +1,173 @@
+//! Probe outcomes become health: thresholds, TTLs, and what is published of them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::{
+    Mesh, Timer,
+    catalog::{Claim, Key},
+    event::{Done, Output, Rejected},
+};
+use crate::model::{CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};
+
+/// Where one check of this node stands.
+#[derive(Clone, Debug)]
+pub(super) struct Check {
+    spec: CheckSpec,
+    status: CheckStatus,
+    /// How many results in a row disagreed with the status; the first result counts at once.
+    streak: u32,
+    judged: bool,
+    /// Counts reports, so that a timer knows whether it is still meant.
+    reports: u64,
+}
+
+/// The checks of this node's instances.
+pub(super) type Checks = BTreeMap<InstanceId, BTreeMap<CheckName, Check>>;
+
+impl Check {
+    fn new(spec: CheckSpec, unix_millis: u64) -> Self {
+        let status = spec.initial.unwrap_or(Health::Critical);
+        let output = if spec.initial.is_some() { "" } else { "no result yet" };
+        let status = CheckStatus { name: spec.name.clone(), status, output: output.into(), since: unix_millis };
+        Self { spec, status, streak: 0, judged: false, reports: 0 }
+    }
+
+    /// Takes in one result. True if the status changed.
+    fn take(&mut self, result: Health, output: Arc<str>, unix_millis: u64) -> bool {
+        self.reports += 1;
+        self.status.output = output;
+        if result == self.status.status {
+            self.streak = 0;
+            self.judged = true;
+            return false;
+        }
+        self.streak += 1;
+        let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
+        if self.judged && self.streak < needed {
+            return false;
+        }
+        self.judged = true;
+        self.streak = 0;
+        self.status.status = result;
+        self.status.since = unix_millis;
+        true
+    }
+}
+
+impl Mesh {
+    /// Begins to watch an instance's checks; those that stay as they were keep their state.
+    pub(super) fn watch_checks(&mut self, now: Time, instance: &InstanceId, specs: &[CheckSpec]) {
+        let unix_millis = self.unix_millis(now);
+        let mut old = self.checks.remove(instance).unwrap_or_default();
+        let mut checks = BTreeMap::new();
+        for spec in specs {
+            let kept = old.remove(&spec.name).filter(|check| check.spec == *spec);
+            let fresh = kept.is_none();
+            checks.insert(spec.name.clone(), kept.unwrap_or_else(|| Check::new(spec.clone(), unix_millis)));
+            if fresh {
+                self.expect_report(now, instance, spec, 0);
+                self.expect_recovery(now, instance, spec, unix_millis);
+            }
+        }
+        if !checks.is_empty() {
+            self.checks.insert(instance.clone(), checks);
+        }
+    }
+
+    /// Whether an instance's checks are just these.
+    pub(super) fn has_checks(&self, instance: &InstanceId, specs: &[CheckSpec]) -> bool {
+        let checks = self.checks.get(instance);
+        let count = checks.map_or(0, BTreeMap::len);
+        count == specs.len() && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.name)).is_some_and(|c| c.spec == *spec))
+    }
+
+    fn expect_report(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, reports: u64) {
+        let CheckKind::Ttl(ttl) = spec.kind;
+        self.timers.set(now + ttl, Timer::Ttl { instance: instance.clone(), check: spec.name.clone(), reports });
+    }
+
+    fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, since: u64) {
+        if let Some(after) = spec.deregister_after {
+            self.timers.set(now + after, Timer::Expire { instance: instance.clone(), check: spec.name.clone(), since });
+        }
+    }
+
+    /// What other nodes are told of an instance's checks; `None` if it has none.
+    pub(super) fn report_of(&self, instance: &InstanceId) -> Option<HealthReport> {
+        let checks = self.checks.get(instance)?;
+        Some(HealthReport { checks: checks.values().map(|check| check.status.clone()).collect(), maintenance: None })
+    }
+
+    /// A result of one check.
+    pub(super) fn report(
+        &mut self,
+        now: Time,
+        instance: &InstanceId,
+        name: &CheckName,
+        status: Health,
+        output: &str,
+    ) -> Result<Done, Rejected> {
+        if status == Health::Maintenance {
+            return Err(FieldError::new("status", "must be passing, warning or critical").into());
+        }
+        let unix_millis = self.unix_millis(now);
+        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name));
+        let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
+        let changed_words = *check.status.output != *cut(output);
+        let flipped = check.take(status, cut(output).into(), unix_millis);
+        let (spec, reports, worst) = (check.spec.clone(), check.reports, check.status.status);
+        self.expect_report(now, instance, &spec, reports);
+        if flipped {
+            if worst == Health::Critical {
+                self.expect_recovery(now, instance, &spec, unix_millis);
+            }
+            self.publish_report(now, instance)?;
+            return Ok(Done::Changed);
+        }
+        if changed_words && self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
+            self.timers.set(now + WORDS_EVERY, Timer::Words);
+        }
+        Ok(Done::Unchanged)
+    }
+
+    fn publish_report(&mut self, now: Time, instance: &InstanceId) -> Result<(), Rejected> {
+        let Some(report) = self.report_of(instance) else { return Ok(()) };
+        self.write(now, Key::Health(instance.clone()), Some(Claim::Health(Arc::new(report))))
+    }
+
+    /// Publishes outputs that changed without a change of status, all at once.
+    pub(super) fn publish_words(&mut self, now: Time) {
+        for instance in std::mem::take(&mut self.wordy) {
+            // A report that does not fit is as good as one that did not change.
+            let _ = self.publish_report(now, &instance);
+        }
+    }
+
+    /// A TTL has run out, unless a report came meanwhile.
+    pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, reports: u64) {
+        let check = self.checks.get(instance).and_then(|checks| checks.get(name));
+        let Some(check) = check.filter(|check| check.reports == reports) else { return };
+        let CheckKind::Ttl(ttl) = check.spec.kind;
+        let words = format!("no report within its TTL of {ttl:?}");
+        let _ = self.report(now, instance, name, Health::Critical, &words);
+    }
+
+    /// A check was critical for as long as its instance may be.
+    pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, since: u64) {
+        let check = self.checks.get(instance).and_then(|checks| checks.get(name));
+        let still = |check: &&Check| check.status.status == Health::Critical && check.status.since == since;
+        if check.filter(still).is_some() && self.deregister(now, instance).is_ok() {
+            self.outbox.push(Output::Expired(instance.clone()));
+        }
+    }
+}
+
+/// The first 4 KiB of an output, cut between characters.
+fn cut(output: &str) -> &str {
+    &output[..output.floor_char_boundary(MAX_OUTPUT)]
+}
+
+/// A check's output is kept to this.
+const MAX_OUTPUT: usize = 4096;
+/// Outputs that changed without a change of status are published this often.
+const WORDS_EVERY: Duration = Duration::from_secs(30);

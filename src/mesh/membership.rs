@@ -1,0 +1,475 @@
+//! Who is here: what is heard about members is judged, and what follows from it is done.
+//!
+//! A member's word is evidence, not a verdict. Suspect needs somebody's failed probe. Down needs this node's own failed
+//! probe or several independent accusers, and the time in which the suspect could have refuted. A remote Down of somebody
+//! seen alive is told to that somebody, who renews its generation: a healed partition so costs one renewal each and not
+//! one flap. Only Left is final at once, and only from the mouth of the one who leaves.
+
+use std::time::Duration;
+
+use super::{
+    DOWN_KEPT, Mesh, ROWS_KEPT, Timer,
+    catalog::{Book, is_reachable},
+    event::{Cause, Change, Event, Generation, Gone, Hello, Output},
+    roster::{Distance, Seen, Verdict},
+    rumor::Rumor,
+    suspicion::{OBSERVERS, Suspicion},
+    swim::{Effect, Head, Kind},
+    wire::{Fact, Frame, Place},
+};
+use crate::model::{MemberState, NodeId, Time};
+
+impl Mesh {
+    /// What this node says of itself.
+    pub(super) fn fact_of_this(&self, state: MemberState) -> Fact {
+        let (generation, incarnation) = (self.swim.generation(), self.swim.incarnation());
+        Fact { id: self.id, generation, incarnation, state, by: self.id }
+    }
+
+    /// What this node says of a member, itself included.
+    pub(super) fn fact_of(&self, id: NodeId) -> Option<Fact> {
+        if id == self.id {
+            return Some(self.fact_of_this(MemberState::Alive));
+        }
+        self.roster.get(id).map(|seen| seen.fact(id, self.id))
+    }
+
+    /// A connection stands, and the peer said who it is.
+    pub(super) fn on_connected(&mut self, now: Time, hello: &Hello) {
+        let peer = hello.id;
+        if peer == self.id || hello.mesh != self.config.mesh || NodeId::of(&hello.mesh, &hello.node.name) != peer {
+            return self.garbage(peer, "a hello in a name that is not its own");
+        }
+        if !is_reachable(&hello.node) || !self.is_plausible(now, hello.generation) {
+            return self.garbage(peer, "a hello with an impossible address or generation");
+        }
+        let known = self.roster.get(peer).map(|seen| (seen.generation, seen.state));
+        if known.is_none_or(|(generation, _)| generation.epoch() != hello.generation.epoch()) {
+            self.rumors.restarted(peer);
+        }
+        let alive =
+            Fact { id: peer, generation: hello.generation, incarnation: 0, state: MemberState::Alive, by: peer };
+        if !self.judge(now, &alive, Cause::Hello) {
+            return;
+        }
+        let Some(seen) = self.roster.get_mut(peer) else { return };
+        (seen.linked, seen.heard) = (true, now);
+        let outdated = (hello.generation < seen.generation || !seen.state.is_shown()).then_some(seen.generation);
+        if let Some(generation) = outdated {
+            self.send(peer, &Frame::Renew(generation));
+        }
+        self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
+        self.changes.insert(Change::Member(peer));
+        if !self.sync.done {
+            self.sync_all_with(peer);
+        } else if known.is_some_and(|(_, state)| !state.is_shown()) {
+            self.sync_with(peer);
+        }
+    }
+
+    /// A connection is gone: a reason to look, no verdict.
+    pub(super) fn on_disconnected(&mut self, now: Time, peer: NodeId, gone: Gone) {
+        let Some(seen) = self.roster.get_mut(peer) else { return };
+        seen.linked = false;
+        let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
+        match gone {
+            Gone::Left => drop(self.judge(now, &left, Cause::Left)),
+            Gone::Reset | Gone::Lost => self.challenge(now, peer),
+            Gone::Closed => {}
+        }
+    }
+
+    /// Judges what a peer says about a member.
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
+        if !self.is_plausible(now, fact.generation) {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
+        if fact.id == self.id {
+            return self.hear_of_this(now, fact);
+        }
+        if fact.state == MemberState::Left && fact.by != fact.id {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
+        let _ = from;
+        let cause = if fact.state == MemberState::Left { Cause::Left } else { Cause::Told };
+        self.judge(now, fact, cause);
+    }
+
+    /// Takes a claim over where it wins. False where there is no room for one more member.
+    fn judge(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
+        let id = fact.id;
+        let Some(seen) = self.roster.get_mut(id) else { return self.meet(now, fact, cause) };
+        match seen.weigh(now, fact) {
+            Verdict::Stale => {}
+            Verdict::News { was } => self.changed(now, fact, was, cause),
+            Verdict::Confirmed => self.confirm(now, id, fact.by),
+            Verdict::Accused => {
+                let generation = seen.generation;
+                self.send(id, &Frame::Renew(generation));
+                self.challenge(now, id);
+            }
+        }
+        true
+    }
+
+    fn meet(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
+        if self.roster.len() >= MAX_MEMBERS {
+            self.stats.dropped_full += 1;
+            return false;
+        }
+        if fact.state == MemberState::Left {
+            return true;
+        }
+        let mut seen = Seen::new(fact.generation, now);
+        (seen.incarnation, seen.state) = (fact.incarnation, fact.state);
+        self.roster.entry(fact.id, || seen);
+        self.catalog.entry(fact.id, || Book::new(fact.generation.epoch()));
+        self.changed(now, fact, None, cause);
+        true
+    }
+
+    /// Does all that follows when a member is seen otherwise than before.
+    fn changed(&mut self, now: Time, fact: &Fact, was: Option<MemberState>, cause: Cause) {
+        let Fact { id, generation, incarnation, state, by } = *fact;
+        self.swim.learn(now, id, generation, incarnation, state);
+        self.carry_out(now);
+        match state {
+            MemberState::Alive => {
+                if was.is_some_and(|was| !was.is_shown()) {
+                    let soon = REVIVED.mul_f64(self.chance());
+                    self.timers.set(now + soon, Timer::Revived(id));
+                }
+            }
+            MemberState::Suspect => self.begin_suspicion(now, id, by),
+            MemberState::Down | MemberState::Left => self.bury(now, id, state),
+        }
+        let cause = match (was, state) {
+            (Some(MemberState::Suspect), MemberState::Alive) => Cause::Refuted,
+            (Some(MemberState::Down | MemberState::Left), MemberState::Alive) => Cause::Returned,
+            _ => cause,
+        };
+        self.show(id);
+        if was != Some(state) {
+            self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
+        }
+    }
+
+    /// What is shown of a member, and of every service of its, may be different now.
+    fn show(&mut self, id: NodeId) {
+        self.changes.insert(Change::Member(id));
+        let names = self.catalog.get(id).into_iter().flat_map(Book::registrations).map(|r| Change::Service(r.name.clone()));
+        self.changes.extend(names);
+    }
+
+    fn bury(&mut self, now: Time, id: NodeId, state: MemberState) {
+        self.send_copies_of_the_gone(now, id);
+        self.outbox.push(Output::Drop(id));
+        if state == MemberState::Left {
+            self.forget_rows(id);
+        } else {
+            self.stats.downs += 1;
+        }
+    }
+
+    /// Drops the rows of a member for good; its mark stays, so that no older epoch can rise again.
+    fn forget_rows(&mut self, id: NodeId) {
+        let merged = self.catalog.get_mut(id).map(Book::clear);
+        if let Some(merged) = merged {
+            self.merged(id, merged);
+        }
+    }
+
+    fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
+        let others = self.roster.shown();
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let suspicion = Suspicion::new(now, by);
+        let deadline = suspicion.deadline(others);
+        let generation = seen.generation;
+        seen.suspicion = Some(Box::new(suspicion));
+        self.timers.set(deadline, Timer::Suspicion(id, generation));
+        if by == self.id {
+            return;
+        }
+        // The suspect's neighbours look for themselves; everybody does, in a mesh too small to have others.
+        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
+        let ahead = neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count();
+        if ahead < OBSERVERS {
+            self.challenge(now, id);
+        }
+    }
+
+    /// Whether `other` comes before this node on the way clockwise from `from`.
+    const fn is_before(&self, from: NodeId, other: NodeId) -> bool {
+        other.0.wrapping_sub(from.0) < self.id.0.wrapping_sub(from.0)
+    }
+
+    fn confirm(&mut self, now: Time, id: NodeId, by: NodeId) {
+        let others = self.roster.shown();
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let generation = seen.generation;
+        let Some(suspicion) = &mut seen.suspicion else { return };
+        if suspicion.confirm(by) {
+            let deadline = suspicion.deadline(others).max(now);
+            self.timers.set(deadline, Timer::Suspicion(id, generation));
+        }
+    }
+
+    /// The time to refute may be over.
+    pub(super) fn on_suspicion(&mut self, now: Time, id: NodeId, generation: Generation) {
+        let others = self.roster.shown();
+        let this = self.id;
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let Some(suspicion) = seen.suspicion.as_mut().filter(|_| seen.generation == generation) else { return };
+        if suspicion.deadline(others) > now {
+            return;
+        }
+        let heard_lately = now.since(seen.heard) < HEARD_LATELY;
+        let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
+        if heard_lately || !enough {
+            self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
+            return self.challenge(now, id);
+        }
+        (seen.state, seen.since, seen.suspicion) = (MemberState::Down, now, None);
+        let fact = seen.fact(id, this);
+        self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
+    }
+
+    /// This node's own probe of a member failed: it says so to all, the suspect first of all.
+    fn accuse(&mut self, now: Time, id: NodeId) {
+        let this = self.id;
+        let Some(seen) = self.roster.get(id).filter(|seen| seen.state.is_shown()) else { return };
+        if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.is_accused_by(this)) {
+            return;
+        }
+        self.stats.probes_failed += 1;
+        let fact = Fact { state: MemberState::Suspect, ..seen.fact(id, this) };
+        self.judge(now, &fact, Cause::ProbeFailed);
+        self.spread(now, &Rumor::Fact(fact), self.id);
+    }
+
+    /// Looks whether a member is there, by knocks that are repeated.
+    pub(super) fn challenge(&mut self, now: Time, id: NodeId) {
+        let shown = self.roster.get(id).is_some_and(|seen| seen.state.is_shown());
+        if shown && self.challenged.insert(id) {
+            self.knock(now, id, now, 0);
+        }
+    }
+
+    /// One knock, or the verdict after the last.
+    pub(super) fn knock(&mut self, now: Time, id: NodeId, since: Time, knocks: usize) {
+        let answered = self.roster.get(id).is_none_or(|seen| seen.heard > since || !seen.state.is_shown());
+        if answered {
+            self.challenged.remove(&id);
+        } else if let Some(wait) = KNOCKS.get(knocks) {
+            self.send(id, &Frame::Knock);
+            let wait = self.swim.doubt.stretch(*wait);
+            self.timers.set(now + wait, Timer::Knock { id, since, knocks: knocks + 1 });
+        } else {
+            self.challenged.remove(&id);
+            self.accuse(now, id);
+        }
+    }
+
+    /// Somebody speaks of this node.
+    fn hear_of_this(&mut self, now: Time, fact: &Fact) {
+        let ours = self.swim.generation();
+        if fact.generation > ours {
+            self.rise(now, fact.generation);
+        } else if fact.generation == ours {
+            match fact.state {
+                MemberState::Suspect if self.swim.refute(now, fact.incarnation) => {
+                    self.carry_out(now);
+                    self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
+                }
+                MemberState::Down | MemberState::Left if !self.leaving => self.renew(now),
+                _ => {}
+            }
+        }
+    }
+
+    /// A peer knows this node under a generation at which it is Down, or under a larger one.
+    pub(super) fn on_renew(&mut self, now: Time, generation: Generation) {
+        if !self.is_plausible(now, generation) {
+            self.stats.dropped_unauthorized += 1;
+        } else if generation > self.swim.generation() {
+            self.rise(now, generation);
+        } else if generation == self.swim.generation() && !self.leaving {
+            self.renew(now);
+        }
+    }
+
+    fn renew(&mut self, now: Time) {
+        if self.may_renew(now) {
+            self.swim.renew(now);
+            self.carry_out(now);
+        }
+    }
+
+    /// Others know a larger generation of this name: an earlier life with a clock ahead of ours, or a second holder.
+    fn rise(&mut self, now: Time, above: Generation) {
+        if !self.may_renew(now) {
+            return;
+        }
+        if above.epoch() > self.epoch {
+            self.rewrite_book(now, above.epoch());
+            self.swim.rise(now, Generation::first(self.epoch));
+        } else {
+            self.swim.rise(now, above.next());
+        }
+        self.carry_out(now);
+        self.announce_anew(now);
+    }
+
+    /// Renewals are rationed, so that two holders of one name cannot chase each other for ever.
+    fn may_renew(&mut self, now: Time) -> bool {
+        self.renewals.retain(|at| now.since(*at) < Duration::from_secs(60));
+        if self.renewals.len() >= RENEWALS_A_MINUTE {
+            if self.renewals.len() == RENEWALS_A_MINUTE && self.sync.done {
+                self.outbox.push(Output::NameInUse);
+                self.renewals.push_back(now);
+            }
+            return false;
+        }
+        self.renewals.push_back(now);
+        true
+    }
+
+    /// A SWIM packet: its head is judged first, and foca sees it only if its sender is who it says and is a member.
+    pub(super) fn on_swim(&mut self, now: Time, from: NodeId, packet: &[u8]) {
+        let Some(head) = Head::read(packet).filter(|head| head.source.node == from && from != self.id) else {
+            return self.garbage(from, "a SWIM packet in another's name");
+        };
+        let unknown = |id| self.roster.get(id).is_none() && id != self.id;
+        if !self.is_plausible(now, head.source.generation) || head.third.is_some_and(|third| unknown(third.node)) {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
+        let (generation, incarnation) = (head.source.generation, head.incarnation);
+        let fact = Fact { id: from, generation, incarnation, state: MemberState::Alive, by: from };
+        self.judge(now, &fact, Cause::Hello);
+        let Some(seen) = self.roster.get(from) else { return };
+        if !seen.state.is_shown() || seen.generation > generation {
+            let known = seen.generation;
+            return self.send(from, &Frame::Renew(known));
+        }
+        if seen.state == MemberState::Suspect && head.kind == Kind::Ping {
+            // The suspect is told on the spot, so that it can refute within a round trip (Lifeguard's buddy system).
+            let fact = seen.fact(from, self.id);
+            self.send(from, &Frame::Facts(vec![fact]));
+        }
+        self.swim.receive(now, from, &head, packet);
+        self.carry_out(now);
+    }
+
+    /// Does what foca wants done.
+    pub(super) fn carry_out(&mut self, now: Time) {
+        for effect in self.swim.effects() {
+            match effect {
+                Effect::Send(to, packet) => self.send_swim(to, &packet),
+                Effect::Later(after, alarm) => self.timers.set(now + after, Timer::Swim(alarm)),
+                Effect::Missed(identity) => {
+                    let current = self.roster.get(identity.node).is_some_and(|seen| seen.generation == identity.generation);
+                    if current {
+                        self.accuse(now, identity.node);
+                    }
+                }
+                Effect::Answered(id, rtt) => self.answered(id, rtt),
+                Effect::Renewed => {
+                    self.stats.renewals += 1;
+                    self.outbox.push(Output::Event(Event::Renewed));
+                    self.changes.insert(Change::Member(self.id));
+                    self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
+                }
+            }
+        }
+    }
+
+    fn send_swim(&mut self, to: NodeId, packet: &[u8]) {
+        if Head::read(packet).is_some_and(|head| head.kind == Kind::Ack) {
+            let place = self.place;
+            self.send(to, &Frame::Place(place));
+        }
+        if let Some(fact) = self.roster.get(to).filter(|seen| seen.state == MemberState::Suspect).map(|s| s.fact(to, self.id)) {
+            self.send(to, &Frame::Facts(vec![fact]));
+        }
+        self.send(to, &Frame::Swim(packet));
+    }
+
+    fn answered(&mut self, id: NodeId, rtt: Option<Duration>) {
+        if let Some(rtt) = rtt {
+            self.on_rtt(id, rtt);
+        }
+    }
+
+    /// A round trip was measured.
+    pub(super) fn on_rtt(&mut self, id: NodeId, rtt: Duration) {
+        let spread = self.chance() - 0.5;
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let distance = seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None }));
+        // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
+        distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        if let Some(place) = distance.place {
+            #[expect(clippy::cast_possible_truncation, reason = "a coin's precision does not matter")]
+            self.place.observe(&place, rtt, spread as f32);
+        }
+    }
+
+    pub(super) fn on_place(&mut self, from: NodeId, place: Place) {
+        if !place.is_sane() {
+            return self.garbage(from, "a place outside the world");
+        }
+        if let Some(seen) = self.roster.get_mut(from) {
+            seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None })).place = Some(place);
+        }
+    }
+
+    /// Forgets what is old enough: rows of the dead first, and later that they ever were.
+    pub(super) fn forget(&mut self, now: Time) {
+        let gone = |kept: Duration| move |seen: &Seen| !seen.state.is_shown() && now.since(seen.since) >= kept;
+        let [rowless, forgotten] = [ROWS_KEPT, DOWN_KEPT].map(|kept| {
+            let is_gone = gone(kept);
+            self.roster.iter().filter(|(_, seen)| is_gone(seen)).map(|(id, _)| id).collect::<Vec<_>>()
+        });
+        for id in rowless {
+            if self.catalog.get(id).is_some_and(|book| book.len() > 0) {
+                self.forget_rows(id);
+            }
+        }
+        for id in forgotten {
+            self.changes.insert(Change::Member(id));
+            self.roster.remove(id);
+            self.catalog.remove(id);
+            self.rumors.forget(id);
+        }
+        let id = self.id;
+        if let Some(book) = self.catalog.get_mut(id) {
+            book.bury(now);
+        }
+    }
+
+    /// Whether a generation can be: no process starts more than a day from now.
+    fn is_plausible(&self, now: Time, generation: Generation) -> bool {
+        let latest = self.config.unix_millis.saturating_add(super::millis(now.since_start() + CLOCKS_DIFFER));
+        generation.epoch().0 <= latest.max(self.epoch.0)
+    }
+}
+
+/// The most members, Down ones included, that are remembered.
+const MAX_MEMBERS: usize = 20_000;
+/// Of a member heard from so lately nobody believes that it is dead.
+const HEARD_LATELY: Duration = Duration::from_millis(500);
+/// How long until a suspicion without enough evidence is judged again.
+const SECOND_LOOK: Duration = Duration::from_millis(700);
+/// So many accusers are evidence enough for a node that has none of its own.
+const ACCUSERS: usize = 3;
+/// Waits after each knock of a challenge. Four knocks at 25 % loss each way miss a living node once in 27 times.
+const KNOCKS: [Duration; 4] =
+    [Duration::from_millis(60), Duration::from_millis(100), Duration::from_millis(140), Duration::from_millis(200)];
+/// protocol: renewals are capped.
+const RENEWALS_A_MINUTE: usize = 5;
+/// After a heal everybody compares notes with somebody from the other side, spread over this time.
+const REVIVED: Duration = Duration::from_millis(400);
+/// How far a peer's clock may be ahead of ours before its epoch is held for an attack.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);

@@ -1,0 +1,212 @@
+//! Rows on the move: what this node writes, and what others wrote.
+//!
+//! The first change after a pause leaves at once; further ones within [`COALESCE`] share a delta.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Mesh, Timer,
+    catalog::{Book, Claim, Indexed, Key, Merged, TooLarge},
+    event::{Change, Rejected},
+    rumor::{Copy, Rumor},
+    wire::{self, Delta, Fact, Frame, Mark, Want},
+};
+use crate::model::{Epoch, MemberState, NodeId, Time};
+
+impl Mesh {
+    /// This node's own book.
+    pub(super) fn book(&self) -> &Book {
+        self.catalog.get(self.id).expect("law 3: one's own book stands from the start")
+    }
+
+    /// Writes one row of this node's book and has it published.
+    pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
+        let id = self.id;
+        let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
+        let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
+            TooLarge::Row => Rejected::Full("48 KiB in one registration"),
+            TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
+        })?;
+        self.merged(id, merged);
+        let due = self.publish_after;
+        if now >= due {
+            self.publish(now);
+        } else if !self.publishing {
+            self.publishing = true;
+            self.timers.set(due, Timer::Publish);
+        }
+        Ok(())
+    }
+
+    /// Sends out what was written since the last time.
+    pub(super) fn publish(&mut self, now: Time) {
+        self.publishing = false;
+        self.publish_after = now + COALESCE;
+        let mark = self.book().mark();
+        if self.published >= mark.version {
+            return;
+        }
+        // Nobody reads a rumour below the floor: who stands there takes the whole book by sync.
+        let from = Mark { version: self.published.max(mark.floor), ..mark };
+        self.published = mark.version;
+        for delta in self.book().deltas(self.id, from) {
+            self.spread(now, &Rumor::Rows(delta), self.id);
+        }
+    }
+
+    /// Tells all, once, that this node is here and what it has.
+    pub(super) fn announce(&mut self, now: Time) {
+        if self.announced || self.roster.shown() == 0 {
+            return;
+        }
+        self.announced = true;
+        self.announce_anew(now);
+    }
+
+    pub(super) fn announce_anew(&mut self, now: Time) {
+        self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
+        for delta in self.book().deltas(self.id, Mark::default()) {
+            self.spread(now, &Rumor::Rows(delta), self.id);
+        }
+        self.published = self.book().mark().version;
+    }
+
+    /// Writes the whole book again under an epoch above `taken`.
+    pub(super) fn rewrite_book(&mut self, now: Time, taken: Epoch) {
+        self.epoch = Epoch(taken.0 + 1);
+        let id = self.id;
+        let Some(old) = self.catalog.remove(id) else { return };
+        let mut book = Book::new(self.epoch);
+        let node = old.node().cloned().unwrap_or_else(|| std::sync::Arc::new(self.config.node.clone()));
+        let mut rows = vec![(Key::Node, Claim::Node(node))];
+        for registration in old.registrations() {
+            rows.push((Key::Service(registration.id.clone()), Claim::Service(registration.clone())));
+            let report = old.report(&registration.id).cloned();
+            rows.extend(report.map(|report| (Key::Health(registration.id.clone()), Claim::Health(report))));
+        }
+        for (key, claim) in rows {
+            // What fitted into the old book fits into the new one.
+            let written = book.write(now, key, Some(claim));
+            debug_assert!(written.is_ok(), "law 3: a rewritten book holds what the old one held");
+        }
+        self.catalog.entry(id, || book);
+    }
+
+    /// Sends a rumour to all members on the arc from this node to `until`.
+    pub(super) fn spread(&mut self, now: Time, rumor: &Rumor, until: NodeId) {
+        let copies = self.rumors.spread(now, &self.roster, rumor, until);
+        self.send_copies(&copies);
+    }
+
+    fn send_copies(&mut self, copies: &[Copy]) {
+        self.stats.rumors_sent += copies.len() as u64;
+        for copy in copies {
+            self.send(copy.to, &copy.frame());
+        }
+    }
+
+    pub(super) fn resend(&mut self, now: Time) {
+        let copies = self.rumors.overdue(now, &self.roster);
+        self.send_copies(&copies);
+    }
+
+    pub(super) fn send_copies_of_the_gone(&mut self, now: Time, peer: NodeId) {
+        let copies = self.rumors.gone(now, &self.roster, peer);
+        self.send_copies(&copies);
+    }
+
+    /// A rumour of rows. Forwarded before anything else is thought of: the receiver answers for its arc.
+    pub(super) fn on_rows(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, delta: Bytes) {
+        self.stats.rumors_received += 1;
+        if !self.rumors.receive(now, from, seq) {
+            self.stats.rumors_stale += 1;
+            return;
+        }
+        let Ok(parsed) = wire::decode::<Delta<'_>>(&delta) else {
+            return self.garbage(from, "a rumour that cannot be read");
+        };
+        let (owner, to) = (parsed.owner, parsed.to);
+        if self.merge(now, from, &parsed) == 0 {
+            self.stats.rumors_stale += 1;
+        }
+        let mark = self.catalog.get(owner).map(Book::mark);
+        if mark.is_some_and(|mark| mark.epoch == parsed.epoch && mark.version < to) && owner != self.id {
+            self.stats.gaps += 1;
+            self.pull_later(now, owner, from);
+        }
+        self.spread(now, &Rumor::Rows(delta), until);
+    }
+
+    /// A rumour of a member.
+    pub(super) fn on_fact(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, fact: Fact) {
+        self.stats.rumors_received += 1;
+        if !self.rumors.receive(now, from, seq) {
+            self.stats.rumors_stale += 1;
+            return;
+        }
+        self.hear(now, from, &fact);
+        self.spread(now, &Rumor::Fact(fact), until);
+    }
+
+    /// Merges a delta, whoever brought it. Returns how many rows were new.
+    pub(super) fn merge(&mut self, now: Time, from: NodeId, delta: &Delta<'_>) -> u64 {
+        if delta.owner == self.id {
+            // Law 3: nobody tells this node what it wrote. An epoch above its own comes as a fact as well.
+            return 0;
+        }
+        if self.roster.get(delta.owner).is_none_or(|seen| seen.state == MemberState::Left) {
+            self.pull_later(now, delta.owner, from);
+            return 0;
+        }
+        let book = self.catalog.entry(delta.owner, || Book::new(delta.epoch));
+        let merged = book.merge(now, delta);
+        let rows = merged.rows;
+        self.stats.rows_merged += rows;
+        self.stats.dropped_rows += merged.bad_rows;
+        self.merged(delta.owner, merged);
+        rows
+    }
+
+    /// Notes what a merge changed of what may be shown.
+    pub(super) fn merged(&mut self, owner: NodeId, merged: Merged) {
+        for indexed in merged.index {
+            match indexed {
+                Indexed::In(name, id) => self.index.insert(name, owner, id),
+                Indexed::Out(name, id) => self.index.remove(&name, owner, &id),
+            }
+        }
+        if merged.node {
+            self.changes.insert(Change::Member(owner));
+            let names = self.catalog.get(owner).into_iter().flat_map(Book::registrations);
+            self.changes.extend(names.map(|registration| Change::Service(registration.name.clone())));
+        }
+        self.changes.extend(merged.services.into_iter().map(Change::Service));
+    }
+
+    /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.
+    fn pull_later(&mut self, now: Time, owner: NodeId, from: NodeId) {
+        if self.pulling.len() < MAX_PULLS && self.pulling.insert(owner) {
+            self.timers.set(now + GAP_PATIENCE, Timer::Pull { owner, from });
+        }
+    }
+
+    pub(super) fn pull(&mut self, owner: NodeId, from: NodeId) {
+        self.pulling.remove(&owner);
+        match (self.roster.get(owner), self.catalog.get(owner)) {
+            (Some(_), Some(book)) => {
+                let want = Want { marks: vec![(owner, book.mark())] };
+                self.send(from, &Frame::Want(want));
+            }
+            _ => self.sync_with(from),
+        }
+    }
+}
+
+/// Changes within so long of the last that left share a delta.
+const COALESCE: Duration = Duration::from_millis(3);
+/// What is late by more than this is held for lost.
+const GAP_PATIENCE: Duration = Duration::from_millis(60);
+/// Books asked for at a time; the rest is left to sync.
+const MAX_PULLS: usize = 256;

@@ -1,0 +1,171 @@
+//! Who is in the mesh and how this node sees each: SWIM's order of claims, and the evidence behind a suspicion.
+//!
+//! A larger generation beats a smaller one. Within a generation: Alive needs a larger incarnation, Suspect at least the
+//! same one over Alive, Down and Left are final (Das, Gupta, Motivala 2002, section 4.2).
+
+use std::time::Duration;
+
+use super::{
+    event::Generation,
+    ring::Ring,
+    suspicion::Suspicion,
+    wire::{Fact, Place},
+};
+use crate::model::{MemberState, NodeId, Time};
+
+/// How this node sees one other.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) generation: Generation,
+    pub(super) incarnation: u16,
+    pub(super) state: MemberState,
+    /// There is a connection.
+    pub(super) linked: bool,
+    /// Since when it is seen so.
+    pub(super) since: Time,
+    /// When it was last heard from directly.
+    pub(super) heard: Time,
+    /// While Suspect: who says so, and until when it may refute.
+    pub(super) suspicion: Option<Box<Suspicion>>,
+    pub(super) distance: Option<Box<Distance>>,
+}
+
+/// How far away another node is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Distance {
+    pub(super) rtt: Option<Duration>,
+    pub(super) place: Option<Place>,
+}
+
+/// All other nodes, by id.
+pub(super) type Roster = Ring<Seen>;
+
+/// What a claim did to how a node is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: it is old, or known.
+    Stale,
+    /// Nothing was seen of this node before in this generation, or it is seen otherwise now.
+    News {
+        /// How it was seen.
+        was: Option<MemberState>,
+    },
+    /// One more voice for a suspicion that stands.
+    Confirmed,
+    /// Somebody holds for Down whom we see alive in the same generation: evidence, not a verdict.
+    Accused,
+}
+
+impl Seen {
+    pub(super) const fn new(generation: Generation, now: Time) -> Self {
+        Self {
+            generation,
+            incarnation: 0,
+            state: MemberState::Alive,
+            linked: false,
+            since: now,
+            heard: Time::ZERO,
+            suspicion: None,
+            distance: None,
+        }
+    }
+
+    /// Judges a claim by SWIM's order and takes it over where it wins. A Down is never taken over here: see
+    /// [`Verdict::Accused`].
+    pub(super) fn weigh(&mut self, now: Time, fact: &Fact) -> Verdict {
+        use MemberState::{Alive, Down, Left, Suspect};
+        let was = Some(self.state);
+        if fact.generation < self.generation {
+            return Verdict::Stale;
+        }
+        if fact.generation > self.generation {
+            if fact.state == MemberState::Down && self.state.is_shown() {
+                return Verdict::Accused;
+            }
+            self.generation = fact.generation;
+            self.take(now, fact);
+            return Verdict::News { was };
+        }
+        let wins = match (self.state, fact.state) {
+            (Left, _) | (Down, Alive | Suspect | Down) => false,
+            (Down | Alive | Suspect, Left) => true,
+            (Alive | Suspect, Down) => return Verdict::Accused,
+            (Alive, Alive) => {
+                self.incarnation = self.incarnation.max(fact.incarnation);
+                false
+            }
+            (Alive, Suspect) => fact.incarnation >= self.incarnation,
+            (Suspect, Alive) => fact.incarnation > self.incarnation,
+            (Suspect, Suspect) if fact.incarnation == self.incarnation => return Verdict::Confirmed,
+            (Suspect, Suspect) => fact.incarnation > self.incarnation,
+        };
+        if !wins {
+            return Verdict::Stale;
+        }
+        self.take(now, fact);
+        Verdict::News { was }
+    }
+
+    fn take(&mut self, now: Time, fact: &Fact) {
+        self.incarnation = fact.incarnation;
+        if self.state != fact.state {
+            self.since = now;
+        }
+        self.state = fact.state;
+        if fact.state != MemberState::Suspect {
+            self.suspicion = None;
+        }
+    }
+
+    /// The claim that says what is seen, in the name of `by`.
+    pub(super) fn fact(&self, id: NodeId, by: NodeId) -> Fact {
+        Fact { id, generation: self.generation, incarnation: self.incarnation, state: self.state, by }
+    }
+}
+
+impl Roster {
+    /// How many are Alive or Suspect.
+    pub(super) fn shown(&self) -> usize {
+        self.iter().filter(|(_, seen)| seen.state.is_shown()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use MemberState::{Alive, Down, Left, Suspect};
+
+    use super::*;
+
+    /// One row of the table: how it was seen, what is claimed, how it is seen then.
+    fn weigh(from: (u64, u16, MemberState), claim: (u64, u16, MemberState)) -> (Verdict, (u64, u16, MemberState)) {
+        let mut seen = Seen::new(Generation(from.0), Time::ZERO);
+        (seen.incarnation, seen.state) = (from.1, from.2);
+        let (generation, incarnation, state) = claim;
+        let fact = Fact { id: NodeId(1), generation: Generation(generation), incarnation, state, by: NodeId(2) };
+        let verdict = seen.weigh(Time::ZERO, &fact);
+        (verdict, (seen.generation.0, seen.incarnation, seen.state))
+    }
+
+    #[test]
+    fn claims_win_in_swim_s_order() {
+        let news = |was| Verdict::News { was: Some(was) };
+        for (from, claim, verdict, then) in [
+            ((1, 0, Alive), (1, 0, Suspect), news(Alive), (1, 0, Suspect)),
+            ((1, 1, Alive), (1, 0, Suspect), Verdict::Stale, (1, 1, Alive)),
+            ((1, 0, Suspect), (1, 0, Alive), Verdict::Stale, (1, 0, Suspect)),
+            ((1, 0, Suspect), (1, 1, Alive), news(Suspect), (1, 1, Alive)),
+            ((1, 0, Suspect), (1, 0, Suspect), Verdict::Confirmed, (1, 0, Suspect)),
+            ((1, 5, Alive), (1, 0, Down), Verdict::Accused, (1, 5, Alive)),
+            ((1, 0, Down), (1, 9, Alive), Verdict::Stale, (1, 0, Down)),
+            ((1, 0, Down), (2, 0, Alive), news(Down), (2, 0, Alive)),
+            ((1, 0, Down), (2, 0, Down), news(Down), (2, 0, Down)),
+            ((1, 0, Alive), (2, 0, Down), Verdict::Accused, (1, 0, Alive)),
+            ((2, 0, Alive), (1, 9, Down), Verdict::Stale, (2, 0, Alive)),
+            ((1, 0, Alive), (1, 0, Left), news(Alive), (1, 0, Left)),
+            ((1, 0, Left), (1, 9, Alive), Verdict::Stale, (1, 0, Left)),
+            ((1, 0, Down), (1, 0, Left), news(Down), (1, 0, Left)),
+        ] {
+            assert_eq!(weigh(from, claim), (verdict, then), "{from:?} <- {claim:?}");
+        }
+    }
+}

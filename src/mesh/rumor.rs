@@ -1,0 +1,276 @@
+//! Rumours: what is fresh leaves at once, and whoever hears it first forwards it at once.
+//!
+//! Every copy carries the arc of the ring its receiver answers for. The receiver splits that arc among at most
+//! [`FANOUT`] members in it and sends each of them a copy with its share: a k-ary broadcast over the ring of ids (the
+//! method is that of El-Ansary, Alima, Brand, Haridi 2003 for structured overlays). The tree needs no upkeep, since every
+//! node knows all members; each node gets one copy; the depth is the logarithm of the mesh. Two nodes whose rosters
+//! differ still cover the arc between them, as far as either knows it.
+//!
+//! Each copy is acknowledged on its link, a moment later and many at once. One that is not is sent again, and after
+//! [`TRIES`] the arc passes to the next member in it. What is lost all the same, sync repairs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    roster::Roster,
+    wire::{Fact, Frame},
+};
+use crate::model::{MemberState, NodeId, Time};
+
+/// What a rumour is about.
+#[derive(Clone, Debug)]
+pub(super) enum Rumor {
+    /// A delta as its owner wrote it.
+    Rows(Bytes),
+    Fact(Fact),
+}
+
+/// A copy that nobody has acknowledged yet.
+#[derive(Debug)]
+struct Sent {
+    rumor: Rumor,
+    until: NodeId,
+    at: Time,
+    due: Time,
+    tries: u8,
+}
+
+/// One direction of traffic with one peer.
+#[derive(Debug, Default)]
+struct Link {
+    /// The number of the last copy sent.
+    last: u32,
+    /// The largest number received, and which of those just below it were.
+    top: u32,
+    received: u128,
+    /// Numbers received and not yet acknowledged.
+    owed: Vec<u32>,
+}
+
+/// A copy to be handed to the outbox.
+#[derive(Debug)]
+pub(super) struct Copy {
+    pub(super) to: NodeId,
+    pub(super) seq: u32,
+    pub(super) until: NodeId,
+    pub(super) rumor: Rumor,
+}
+
+impl Copy {
+    pub(super) fn frame(&self) -> Frame<'_> {
+        let (seq, until) = (self.seq, self.until);
+        match &self.rumor {
+            Rumor::Rows(delta) => Frame::Rows { seq, until, delta },
+            Rumor::Fact(fact) => Frame::Fact { seq, until, fact: *fact },
+        }
+    }
+}
+
+/// All rumours under way.
+#[derive(Debug)]
+pub(super) struct Rumors {
+    this: NodeId,
+    links: BTreeMap<NodeId, Link>,
+    sent: BTreeMap<(NodeId, u32), Sent>,
+    due: BTreeMap<(Time, NodeId, u32), ()>,
+    acks_due: Time,
+    delay: Delay,
+    pub(super) resent: u64,
+    pub(super) dropped: u64,
+}
+
+impl Rumors {
+    pub(super) const fn new(this: NodeId) -> Self {
+        Self {
+            this,
+            links: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            due: BTreeMap::new(),
+            acks_due: Time::NEVER,
+            delay: Delay { mean: FIRST_DELAY, spread: Duration::ZERO },
+            resent: 0,
+            dropped: 0,
+        }
+    }
+
+    /// When [`Rumors::overdue`] or [`Rumors::acks`] wants to be called.
+    pub(super) fn next(&self) -> Time {
+        self.due.first_key_value().map_or(Time::NEVER, |((at, ..), ())| *at).min(self.acks_due)
+    }
+
+    /// Copies for all members on the arc from this node to `until`.
+    pub(super) fn spread(&mut self, now: Time, roster: &Roster, rumor: &Rumor, until: NodeId) -> Vec<Copy> {
+        let arc: Vec<(NodeId, bool)> = roster
+            .arc(self.this, until)
+            .filter(|(_, seen)| seen.state.is_shown())
+            .map(|(id, seen)| (id, seen.state == MemberState::Alive))
+            .collect();
+        let share = arc.len().div_ceil(FANOUT).max(1);
+        let mut copies = Vec::new();
+        for (at, members) in arc.chunks(share).enumerate() {
+            let end = arc.get((at + 1) * share).map_or(until, |(next, _)| *next);
+            let relay = members.iter().position(|(_, alive)| *alive);
+            // Those before the relay are Suspect: they are told, and nothing hangs on them.
+            for (id, _) in &members[..relay.unwrap_or(members.len())] {
+                copies.extend(self.send(now, *id, leaf(*id), rumor.clone(), 0));
+            }
+            if let Some((id, _)) = relay.and_then(|place| members.get(place)) {
+                copies.extend(self.send(now, *id, end, rumor.clone(), 0));
+            }
+        }
+        copies
+    }
+
+    fn send(&mut self, now: Time, to: NodeId, until: NodeId, rumor: Rumor, tries: u8) -> Option<Copy> {
+        if self.sent.len() >= MAX_SENT {
+            self.dropped += 1;
+            return None;
+        }
+        let link = self.links.entry(to).or_default();
+        link.last = link.last.wrapping_add(1);
+        let seq = link.last;
+        let due = now + self.delay.patience(tries);
+        self.due.insert((due, to, seq), ());
+        self.sent.insert((to, seq), Sent { rumor: rumor.clone(), until, at: now, due, tries });
+        Some(Copy { to, seq, until, rumor })
+    }
+
+    /// Notes a copy from a peer. False if that very copy came before: it is acknowledged again and means nothing.
+    pub(super) fn receive(&mut self, now: Time, from: NodeId, seq: u32) -> bool {
+        let link = self.links.entry(from).or_default();
+        link.owed.push(seq);
+        self.acks_due = self.acks_due.min(now + ACK_DELAY);
+        let ahead = seq.wrapping_sub(link.top);
+        if ahead != 0 && ahead < u32::MAX / 2 {
+            link.received = link.received.checked_shl(ahead).unwrap_or(0) | 1;
+            link.top = seq;
+            return true;
+        }
+        let bit = 1_u128.checked_shl(link.top.wrapping_sub(seq)).unwrap_or(0);
+        let new = bit != 0 && link.received & bit == 0;
+        link.received |= bit;
+        new
+    }
+
+    /// Notes what a peer acknowledges.
+    pub(super) fn acked(&mut self, now: Time, from: NodeId, seqs: &[u32]) {
+        for seq in seqs {
+            let Some(sent) = self.sent.remove(&(from, *seq)) else { continue };
+            self.due.remove(&(sent.due, from, *seq));
+            if sent.tries == 0 {
+                self.delay.observe(now - sent.at);
+            }
+        }
+    }
+
+    /// The acknowledgements owed to one peer, to ride on whatever goes there now.
+    pub(super) fn owed(&mut self, to: NodeId) -> Vec<u32> {
+        self.links.get_mut(&to).map(|link| std::mem::take(&mut link.owed)).unwrap_or_default()
+    }
+
+    /// The peers whose acknowledgements can wait no longer.
+    pub(super) fn acks(&mut self, now: Time) -> Vec<NodeId> {
+        if self.acks_due > now {
+            return Vec::new();
+        }
+        self.acks_due = Time::NEVER;
+        self.links.iter().filter(|(_, link)| !link.owed.is_empty()).map(|(id, _)| *id).collect()
+    }
+
+    /// What is to be sent again, or to somebody else, because nobody acknowledged it.
+    pub(super) fn overdue(&mut self, now: Time, roster: &Roster) -> Vec<Copy> {
+        let mut copies = Vec::new();
+        while let Some(((at, to, seq), ())) = self.due.first_key_value().map(|(key, ())| (*key, ())) {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            let Some(sent) = self.sent.remove(&(to, seq)) else { continue };
+            copies.extend(self.again(now, roster, to, seq, sent));
+        }
+        self.resent += copies.len() as u64;
+        copies
+    }
+
+    fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Option<Copy> {
+        let Sent { rumor, until, at, tries, .. } = sent;
+        let hopeful = roster.get(to).is_some_and(|seen| seen.state == MemberState::Alive);
+        if tries + 1 < TRIES && hopeful {
+            // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
+            let due = now + self.delay.patience(tries + 1);
+            self.due.insert((due, to, seq), ());
+            let copy = Copy { to, seq, until, rumor: rumor.clone() };
+            self.sent.insert((to, seq), Sent { rumor, until, at, due, tries: tries + 1 });
+            return Some(copy);
+        }
+        let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
+        let is_leaf = until == leaf(to);
+        next.filter(|_| !is_leaf).and_then(|(heir, _)| self.send(now, heir, until, rumor, 0))
+    }
+
+    /// Passes on what a peer that is gone was to forward.
+    pub(super) fn gone(&mut self, now: Time, roster: &Roster, peer: NodeId) -> Vec<Copy> {
+        let open: Vec<u32> = self.sent.range((peer, 0)..=(peer, u32::MAX)).map(|((_, seq), _)| *seq).collect();
+        let mut copies = Vec::new();
+        for seq in open {
+            let Some(mut sent) = self.sent.remove(&(peer, seq)) else { continue };
+            self.due.remove(&(sent.due, peer, seq));
+            sent.tries = TRIES;
+            copies.extend(self.again(now, roster, peer, seq, sent));
+        }
+        copies
+    }
+
+    /// Forgets a peer for good.
+    pub(super) fn forget(&mut self, peer: NodeId) {
+        self.links.remove(&peer);
+    }
+
+    /// A peer has restarted: its numbers begin anew.
+    pub(super) fn restarted(&mut self, peer: NodeId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            (link.top, link.received) = (0, 0);
+            link.owed.clear();
+        }
+    }
+}
+
+/// The end of an arc that holds nobody but `id` itself.
+const fn leaf(id: NodeId) -> NodeId {
+    NodeId(id.0.wrapping_add(1))
+}
+
+/// How long acknowledgements take, as TCP would estimate it (RFC 6298, section 2).
+#[derive(Debug)]
+struct Delay {
+    mean: Duration,
+    spread: Duration,
+}
+
+impl Delay {
+    fn observe(&mut self, sample: Duration) {
+        let miss = sample.abs_diff(self.mean);
+        self.spread = (self.spread * 3 + miss) / 4;
+        self.mean = (self.mean * 7 + sample) / 8;
+    }
+
+    /// How long to wait for the acknowledgement of the `tries`-th repeat.
+    fn patience(&self, tries: u8) -> Duration {
+        let first = (self.mean + self.spread * 4).clamp(MIN_PATIENCE, MAX_PATIENCE);
+        (first * 2_u32.pow(u32::from(tries))).min(MAX_PATIENCE)
+    }
+}
+
+/// Into how many parts an arc is split: two hops reach 72 nodes, four reach 4,680.
+const FANOUT: usize = 8;
+/// How often a copy is sent to the same node before its arc passes to another.
+const TRIES: u8 = 3;
+/// Acknowledgements gather for so long, or until something else goes the same way.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+const FIRST_DELAY: Duration = Duration::from_millis(20);
+const MIN_PATIENCE: Duration = Duration::from_millis(6);
+const MAX_PATIENCE: Duration = Duration::from_millis(500);
+/// Copies remembered until acknowledged; beyond, sync repairs what is lost.
+const MAX_SENT: usize = 65_536;

@@ -1,0 +1,308 @@
+//! Anti-entropy: hash, then buckets, then standings, then deltas. Members ride along.
+//!
+//! Two nodes that agree find out with one hash each way. What a hash covers is each shown member's generation and how far
+//! its book was read; a book is written by its owner alone, so equal marks are equal rows.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    Mesh, Timer,
+    event::{Change, Generation, Output},
+    outbox::Parcel,
+    wire::{Digest, Fact, Frame, Mark, Standing, Want},
+};
+use crate::model::{MemberState, NodeId, Time};
+
+/// How this node keeps up with others.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    tokens: u32,
+    /// Syncs whose answers are under way: with whom, and how many parts have come.
+    open: BTreeMap<u32, (NodeId, u16)>,
+    rounds: u64,
+    /// One sync was carried to its end.
+    pub(super) done: bool,
+    /// What each peer's hash was when last heard, and when.
+    roots: BTreeMap<NodeId, (Time, u64)>,
+}
+
+impl Mesh {
+    /// A number that stands for what is known of one member.
+    fn imprint(id: NodeId, generation: Generation, mark: Mark) -> u64 {
+        let mut bytes = [0; 32];
+        for (place, number) in bytes.as_chunks_mut().0.iter_mut().zip([id.0, generation.0, mark.epoch.0, mark.version]) {
+            *place = number.to_le_bytes();
+        }
+        xxh3_64(&bytes)
+    }
+
+    /// The hash of each bucket: the sum of its members' imprints, whatever their order.
+    fn bucket_hashes(&self) -> [u64; 256] {
+        let mut buckets = [0_u64; 256];
+        let mut add = |id: NodeId, imprint: u64| {
+            let bucket = &mut buckets[usize::from(bucket_of(id))];
+            *bucket = bucket.wrapping_add(imprint);
+        };
+        let this = self.standing_of_this();
+        add(self.id, Self::imprint(self.id, this.fact.generation, this.mark));
+        for (id, seen) in self.roster.iter().filter(|(_, seen)| seen.state.is_shown()) {
+            let mark = self.catalog.get(id).map(super::catalog::Book::mark).unwrap_or_default();
+            add(id, Self::imprint(id, seen.generation, mark));
+        }
+        buckets
+    }
+
+    pub(super) fn root_hash(&self) -> u64 {
+        self.bucket_hashes().iter().enumerate().fold(0, |sum: u64, (at, hash)| {
+            // Buckets are weighed by their place, so that the root tells them apart.
+            sum.wrapping_add(hash.wrapping_mul(2 * at as u64 + 1))
+        })
+    }
+
+    fn standing_of_this(&self) -> Standing {
+        Standing { fact: self.fact_of_this(MemberState::Alive), mark: self.book().mark() }
+    }
+
+    fn standings(&self, wanted: impl Fn(NodeId) -> bool) -> Vec<Standing> {
+        let this = wanted(self.id).then(|| self.standing_of_this());
+        let others = self.roster.iter().filter(|(id, seen)| wanted(*id) && seen.state != MemberState::Left);
+        let others = others.map(|(id, seen)| Standing {
+            fact: seen.fact(id, self.id),
+            mark: self.catalog.get(id).map(super::catalog::Book::mark).unwrap_or_default(),
+        });
+        this.into_iter().chain(others).collect()
+    }
+
+    /// Compares all with a peer, beginning with one hash.
+    pub(super) fn sync_with(&mut self, peer: NodeId) {
+        self.stats.syncs_started += 1;
+        let root = self.root_hash();
+        self.send(peer, &Frame::Root(root));
+    }
+
+    /// Compares all with a peer without asking for its hash first: it is sure to differ.
+    pub(super) fn sync_all_with(&mut self, peer: NodeId) {
+        self.stats.syncs_started += 1;
+        self.send_digests(peer, |_| true, &[]);
+    }
+
+    /// The regular round: one random peer, and one time in four one that may be beyond a partition.
+    pub(super) fn sync_round(&mut self, now: Time) {
+        self.sync.rounds += 1;
+        if self.sync.rounds.is_multiple_of(LOST_EVERY) {
+            self.seek_the_lost(now);
+        } else if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Alive) {
+            self.sync_with(peer);
+        }
+        // Right after the first sync others still join; after that, seldom.
+        let base = QUICK_ROUNDS.get(usize::try_from(self.sync.rounds).unwrap_or(usize::MAX)).copied();
+        let gap = base.unwrap_or(SYNC_PERIOD).mul_f64(0.75 + 0.5 * self.chance());
+        self.timers.set(now + gap, Timer::Sync);
+        self.sync.roots.retain(|_, (at, _)| now.since(*at) < ROOTS_KEPT);
+    }
+
+    fn seek_the_lost(&mut self, now: Time) {
+        if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Down) {
+            self.sync_with(peer);
+        }
+        let _ = now;
+        let strangers: Vec<_> = self.seeds.iter().copied().filter(|seed| !self.is_member_at(*seed)).collect();
+        if let Some(seed) = strangers.get(self.index_below(strangers.len())) {
+            self.outbox.push(Output::Dial(*seed));
+        }
+    }
+
+    /// A peer's hash of all it knows.
+    pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
+        let ours = self.root_hash();
+        self.sync.roots.insert(from, (now, theirs));
+        if ours == theirs {
+            self.send(from, &Frame::Same(ours));
+        } else if self.roster.len() < FEW {
+            self.send_digests(from, |_| true, &[]);
+        } else {
+            self.send_stream(from, &Frame::Buckets(self.bucket_hashes().to_vec()));
+        }
+    }
+
+    pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
+        self.sync.roots.insert(from, (now, theirs));
+        self.stats.syncs_equal += 1;
+        self.synced(now);
+    }
+
+    pub(super) fn on_buckets(&mut self, from: NodeId, theirs: &[u64]) {
+        if theirs.len() != 256 {
+            return self.garbage(from, "a bucket list of a wrong length");
+        }
+        let ours = self.bucket_hashes();
+        let differing: Vec<u8> = (0..=255).filter(|at| ours[usize::from(*at)] != theirs[usize::from(*at)]).collect();
+        if !differing.is_empty() {
+            self.send_digests(from, |id| differing.contains(&bucket_of(id)), &differing);
+        }
+    }
+
+    /// Sends what is known of the members `wanted`, split so that each stream stays small.
+    fn send_digests(&mut self, peer: NodeId, wanted: impl Fn(NodeId) -> bool, buckets: &[u8]) {
+        let standings = self.standings(wanted);
+        if standings.len() <= STANDINGS {
+            return self.send_digest(peer, buckets.to_vec(), standings);
+        }
+        let all: Vec<u8> = (0..=255).collect();
+        let mut group = (Vec::new(), Vec::new());
+        for bucket in if buckets.is_empty() { &all } else { buckets } {
+            let mut inside: Vec<_> = standings.iter().filter(|s| bucket_of(s.fact.id) == *bucket).copied().collect();
+            if group.1.len() + inside.len() > STANDINGS && !group.0.is_empty() {
+                let (buckets, standings) = std::mem::take(&mut group);
+                self.send_digest(peer, buckets, standings);
+            }
+            group.0.push(*bucket);
+            // A bucket beyond any honest mesh's is cut; its rest follows in later syncs.
+            inside.truncate(STANDINGS);
+            group.1.extend(inside);
+        }
+        self.send_digest(peer, group.0, group.1);
+    }
+
+    fn send_digest(&mut self, peer: NodeId, buckets: Vec<u8>, standings: Vec<Standing>) {
+        self.sync.tokens = self.sync.tokens.wrapping_add(1);
+        let token = self.sync.tokens;
+        while self.sync.open.len() >= MAX_OPEN {
+            self.sync.open.pop_first();
+        }
+        self.sync.open.insert(token, (peer, 0));
+        self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
+    }
+
+    /// Answers a digest: what the other lacks, and a request for what is lacking here.
+    pub(super) fn on_digest(&mut self, now: Time, from: NodeId, digest: &Digest) {
+        let mut parcel = Parcel::default();
+        let mut want = Want { marks: Vec::new() };
+        let mut facts: Vec<Fact> = Vec::new();
+        let mut behind: Vec<(NodeId, Mark)> = Vec::new();
+        let mut told: Vec<NodeId> = digest.standings.iter().map(|standing| standing.fact.id).collect();
+        told.sort_unstable();
+        for Standing { fact, mark } in &digest.standings {
+            self.hear(now, from, fact);
+            if let Some(ours) = self.fact_of(fact.id)
+                && (ours.generation, ours.incarnation, ours.state) != (fact.generation, fact.incarnation, fact.state)
+            {
+                facts.push(ours);
+            }
+            let ours = self.catalog.get(fact.id).map(super::catalog::Book::mark).unwrap_or_default();
+            let (we, they) = ((ours.epoch, ours.version), (mark.epoch, mark.version));
+            if we > they {
+                behind.push((fact.id, *mark));
+            } else if we < they && fact.id != self.id && self.roster.get(fact.id).is_some() {
+                want.marks.push((fact.id, ours));
+            }
+        }
+        let covered = |id: NodeId| digest.buckets.is_empty() || digest.buckets.contains(&bucket_of(id));
+        for Standing { fact, .. } in self.standings(covered) {
+            if told.binary_search(&fact.id).is_err() {
+                facts.push(fact);
+                if fact.state.is_shown() {
+                    behind.push((fact.id, Mark::default()));
+                }
+            }
+        }
+        for chunk in facts.chunks(STANDINGS) {
+            parcel.frame(&Frame::Facts(chunk.to_vec()));
+        }
+        self.pack(&mut parcel, &behind);
+        if !want.marks.is_empty() {
+            parcel.frame(&Frame::Want(want));
+        }
+        for stream in parcel.streams(digest.token) {
+            self.outbox.message(from, stream, &mut self.stats);
+        }
+    }
+
+    /// Answers a request for rows.
+    pub(super) fn on_want(&mut self, from: NodeId, want: &Want) {
+        let mut parcel = Parcel::default();
+        self.pack(&mut parcel, &want.marks);
+        // Nobody counts the parts of this: it is the second half of a sync whose first half was counted.
+        for stream in parcel.streams(0) {
+            self.outbox.message(from, stream, &mut self.stats);
+        }
+    }
+
+    fn pack(&mut self, parcel: &mut Parcel, readers: &[(NodeId, Mark)]) {
+        for (owner, mark) in readers {
+            let Some(book) = self.catalog.get(*owner) else { continue };
+            for delta in book.deltas(*owner, *mark) {
+                self.stats.sync_deltas_sent += 1;
+                parcel.frame(&Frame::Delta(&delta));
+            }
+        }
+    }
+
+    /// One stream of an answer has been read to its end.
+    pub(super) fn on_part(&mut self, now: Time, from: NodeId, token: u32, of: u16) {
+        let Some((peer, come)) = self.sync.open.get_mut(&token) else { return };
+        if *peer != from {
+            return;
+        }
+        *come += 1;
+        if *come >= of {
+            self.sync.open.remove(&token);
+            self.synced(now);
+        }
+    }
+
+    /// A sync was carried to its end: answers may be given, and others may know that this node is here.
+    pub(super) fn synced(&mut self, now: Time) {
+        if !self.sync.done {
+            self.sync.done = true;
+            self.sync.rounds = 0;
+            let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
+            self.timers.set(now + soon, Timer::Sync);
+        }
+        self.set_ready();
+        self.announce(now);
+    }
+
+    pub(super) fn set_ready(&mut self) {
+        if !self.ready {
+            self.ready = true;
+            self.changes.insert(Change::Ready);
+        }
+    }
+
+    pub(super) fn agreement_of(&self) -> f64 {
+        let ours = self.root_hash();
+        let heard = self.sync.roots.len();
+        let same = self.sync.roots.values().filter(|(_, root)| *root == ours).count();
+        #[expect(clippy::cast_precision_loss, reason = "counts of members")]
+        if heard == 0 { 1.0 } else { same as f64 / heard as f64 }
+    }
+
+    fn is_member_at(&self, address: std::net::SocketAddr) -> bool {
+        let shown = self.roster.iter().filter(|(_, seen)| seen.state.is_shown());
+        shown.filter_map(|(id, _)| self.catalog.get(id)?.node()).any(|node| node.addresses.contains(&address))
+    }
+}
+
+/// Which of 256 buckets a node falls into.
+const fn bucket_of(id: NodeId) -> u8 {
+    id.0.to_be_bytes()[0]
+}
+
+/// From one sync to the next, on average.
+pub(super) const SYNC_PERIOD: Duration = Duration::from_secs(5);
+/// The first rounds after the first sync, while others may be joining as well.
+const QUICK_ROUNDS: [Duration; 4] =
+    [Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600), Duration::from_millis(1_500)];
+/// One round in so many goes to a seed or to a member that is Down.
+const LOST_EVERY: u64 = 4;
+/// Meshes smaller than this skip the buckets: 2 KiB of hashes would outweigh all standings.
+const FEW: usize = 48;
+/// Standings in one stream: 60 bytes each.
+const STANDINGS: usize = 500;
+/// Syncs of ours whose answers we wait for at a time.
+const MAX_OPEN: usize = 64;
+/// A peer's hash counts for `agreement` as long as this.
+const ROOTS_KEPT: Duration = Duration::from_secs(60);

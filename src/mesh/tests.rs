@@ -1,0 +1,183 @@
+//! The main job on meshes that share one clock and a network without delay or loss; all else is the simulator's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::model::{Health, MemberState, ServiceName};
+
+/// Meshes wired to each other: whatever one sends the other has.
+struct Wired {
+    now: Time,
+    nodes: BTreeMap<NodeId, Mesh>,
+    links: BTreeSet<(NodeId, NodeId)>,
+    dead: BTreeSet<NodeId>,
+}
+
+impl Wired {
+    fn of(count: u16) -> (Self, Vec<NodeId>) {
+        let mut wired =
+            Self { now: Time::ZERO, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new() };
+        let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
+        for id in &ids {
+            let seeds = if *id == ids[0] { Vec::new() } else { vec![address(0)] };
+            wired.nodes.get_mut(id).unwrap().command(Time::ZERO, Command::Join(seeds)).unwrap();
+        }
+        wired.settle();
+        (wired, ids)
+    }
+
+    fn start(&mut self, n: u16, epoch: u64, registrations: Vec<Arc<Registration>>) -> NodeId {
+        let node = Node {
+            name: format!("n{n}").as_str().try_into().unwrap(),
+            addresses: vec![address(n)],
+            datacenter: "dc1".into(),
+            zone: "".into(),
+            version: "0".into(),
+            meta: BTreeMap::new(),
+        };
+        let mesh = "test".try_into().unwrap();
+        let config = Config { mesh, node, epoch: Epoch(epoch), boot: epoch, seed: u64::from(n), unix_millis: 1_000_000 };
+        let mesh = Mesh::new(config, registrations, self.now);
+        let id = mesh.id();
+        self.nodes.insert(id, mesh);
+        id
+    }
+
+    fn at(&mut self, id: NodeId) -> &mut Mesh {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    fn order(&mut self, id: NodeId, command: Command) {
+        let now = self.now;
+        self.at(id).command(now, command).unwrap();
+        self.settle();
+    }
+
+    fn link(&mut self, a: NodeId, b: NodeId) {
+        if self.links.insert((a, b)) {
+            self.links.insert((b, a));
+            let [of_a, of_b] = [a, b].map(|id| self.nodes[&id].hello());
+            let now = self.now;
+            self.at(a).handle(now, Input::Connected(of_b));
+            self.at(b).handle(now, Input::Connected(of_a));
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some((from, output)) = self.nodes.iter_mut().find_map(|(id, mesh)| Some((*id, mesh.poll()?))) {
+            let now = self.now;
+            match output {
+                Output::Packet(to, _) | Output::Message(to, _) if self.dead.contains(&to) => {}
+                Output::Packet(to, bytes) => {
+                    self.link(from, to);
+                    self.at(to).handle(now, Input::Packet(from, bytes));
+                }
+                Output::Message(to, bytes) => {
+                    self.link(from, to);
+                    self.at(to).handle(now, Input::Message(from, bytes));
+                }
+                Output::Dial(address) => {
+                    let to = self.nodes.iter().find(|(_, mesh)| mesh.hello().node.addresses[0] == address).map(|(id, _)| *id);
+                    if let Some(to) = to {
+                        self.link(from, to);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn run(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let next = self.nodes.iter().filter(|(id, _)| !self.dead.contains(id)).map(|(_, mesh)| mesh.deadline()).min();
+            let Some(next) = next.filter(|next| *next <= end) else { break };
+            self.now = self.now.max(next);
+            let due: Vec<NodeId> = self.nodes.iter().filter(|(_, mesh)| mesh.deadline() <= next).map(|(id, _)| *id).collect();
+            for id in due.into_iter().filter(|id| !self.dead.contains(id)).collect::<Vec<_>>() {
+                let now = self.now;
+                self.at(id).handle(now, Input::Wake);
+            }
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    fn seen(&self, id: NodeId, name: &str) -> usize {
+        let name: ServiceName = name.try_into().unwrap();
+        self.nodes[&id].service(&name).map_or(0, |instances| instances.len())
+    }
+}
+
+fn address(n: u16) -> SocketAddr {
+    ([127, 0, 0, 1], 7000 + n).into()
+}
+
+fn web() -> Command {
+    Command::Register(Arc::new(Registration::new("web", 80).unwrap()))
+}
+
+#[test]
+fn a_registration_is_seen_everywhere_with_one_copy_each() {
+    let (mut wired, ids) = Wired::of(30);
+    wired.run(Duration::from_secs(10));
+    let roots: BTreeSet<u64> = wired.nodes.values().map(Mesh::root).collect();
+    assert_eq!(roots.len(), 1, "all know the same");
+    let copies = |wired: &Wired| wired.nodes.values().map(|mesh| mesh.stats().rumors_received).sum::<u64>();
+    let before = copies(&wired);
+    wired.order(ids[7], web());
+    assert!(ids.iter().all(|id| wired.seen(*id, "web") == 1));
+    assert_eq!(copies(&wired) - before, 29);
+    wired.order(ids[7], Command::Deregister("web".try_into().unwrap()));
+    assert!(ids.iter().all(|id| wired.nodes[id].service(&"web".try_into().unwrap()).is_none()));
+}
+
+#[test]
+fn a_death_hides_instances_and_a_return_shows_them() {
+    let (mut wired, ids) = Wired::of(5);
+    wired.order(ids[2], web());
+    wired.run(Duration::from_secs(5));
+    wired.dead.insert(ids[2]);
+    wired.run(Duration::from_secs(6));
+    for id in ids.iter().filter(|id| **id != ids[2]) {
+        assert_eq!(wired.seen(*id, "web"), 0);
+        assert_eq!(wired.nodes[id].member(ids[2]).unwrap().state, MemberState::Down);
+    }
+    wired.dead.remove(&ids[2]);
+    wired.links.retain(|(a, b)| *a != ids[2] && *b != ids[2]);
+    wired.start(2, 2_000, vec![Arc::new(Registration::new("web", 81).unwrap())]);
+    wired.order(ids[2], Command::Join(vec![address(0)]));
+    wired.run(Duration::from_secs(1));
+    assert!(ids.iter().all(|id| wired.seen(*id, "web") == 1));
+}
+
+#[test]
+fn who_leaves_is_gone_at_once() {
+    let (mut wired, ids) = Wired::of(5);
+    wired.order(ids[1], web());
+    wired.run(Duration::from_secs(5));
+    wired.order(ids[1], Command::Leave);
+    for id in ids.iter().filter(|id| **id != ids[1]) {
+        assert_eq!(wired.seen(*id, "web"), 0);
+        assert_eq!(wired.nodes[id].member(ids[1]).unwrap().state, MemberState::Left);
+    }
+}
+
+#[test]
+fn a_ttl_that_runs_out_is_critical_everywhere() {
+    let (mut wired, ids) = Wired::of(3);
+    let checked = Registration { checks: vec![ttl()], ..Registration::new("web", 80).unwrap() };
+    wired.order(ids[0], Command::Register(Arc::new(checked)));
+    let health = |wired: &Wired| wired.nodes[&ids[2]].service(&"web".try_into().unwrap()).unwrap()[0].health();
+    assert_eq!(health(&wired), Health::Critical);
+    let (instance, check) = ("web".try_into().unwrap(), "alive".try_into().unwrap());
+    wired.order(ids[0], Command::Report { instance, check, status: Health::Passing, output: "up".into() });
+    assert_eq!(health(&wired), Health::Passing);
+    wired.run(Duration::from_secs(11));
+    assert_eq!(health(&wired), Health::Critical);
+}
+
+fn ttl() -> crate::model::CheckSpec {
+    let draft = crate::model::CheckDraft { name: Some("alive".into()), ttl: Some("10s".into()), ..Default::default() };
+    draft.build(0, "check").unwrap()
+}

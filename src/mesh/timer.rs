@@ -1,0 +1,66 @@
+//! The only queue of the future: what is to happen, in the order it falls due, ties in the order they were set.
+
+use std::collections::BTreeMap;
+
+use crate::model::Time;
+
+/// Things to do later, of any kind `T`.
+#[derive(Debug)]
+pub(super) struct Timers<T> {
+    queue: BTreeMap<(Time, u64), T>,
+    set: u64,
+}
+
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { queue: BTreeMap::new(), set: 0 }
+    }
+}
+
+impl<T> Timers<T> {
+    /// Has `what` happen at `at`.
+    pub(super) fn set(&mut self, at: Time, what: T) {
+        self.set += 1;
+        self.queue.insert((at, self.set), what);
+    }
+
+    /// When the next thing falls due.
+    pub(super) fn next(&self) -> Time {
+        self.queue.first_key_value().map_or(Time::NEVER, |((at, _), _)| *at)
+    }
+
+    /// Takes the next thing that has fallen due.
+    pub(super) fn due(&mut self, now: Time) -> Option<T> {
+        let entry = self.queue.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// Moves all that has fallen due to `until`, keeping its order.
+    pub(super) fn postpone(&mut self, now: Time, until: Time) {
+        let late: Vec<T> = std::iter::from_fn(|| self.due(now)).collect();
+        for what in late {
+            self.set(until, what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_falls_due_comes_in_order_and_ties_in_the_order_set() {
+        let at = |s| Time::after_start(Duration::from_secs(s));
+        let mut timers = Timers::default();
+        timers.set(at(2), "c");
+        timers.set(at(1), "a");
+        timers.set(at(1), "b");
+        assert_eq!(timers.next(), at(1));
+        assert_eq!(std::iter::from_fn(|| timers.due(at(1))).collect::<Vec<_>>(), ["a", "b"]);
+        timers.postpone(at(3), at(4));
+        assert_eq!((timers.due(at(3)), timers.due(at(4))), (None, Some("c")));
+        assert_eq!(timers.next(), Time::NEVER);
+    }
+}
