@@ -174,10 +174,9 @@ impl Lookup<'_> {
 
     /// The node at `address`. We have no authority over an address that is none of ours.
     fn reverse(&self, address: IpAddr, kind: RecordType) -> Answer {
-        let nodes = self.view.nodes();
-        let mut shown = nodes.iter().filter(|member| member.state.is_shown());
-        let holder = shown.find(|member| member.node.addresses.iter().any(|at| at.ip().to_canonical() == address));
-        let Some(holder) = holder else { return Answer::failure(ResponseCode::Refused) };
+        let is_at = |member: &Member| member.node.addresses.iter().any(|at| at.ip().to_canonical() == address);
+        let holders = self.view.nodes_where(|member| member.state.is_shown() && is_at(member));
+        let Some(holder) = holders.first() else { return Answer::failure(ResponseCode::Refused) };
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
             answer.answers.extend(self.node_name(holder).map(|name| self.record(RData::PTR(rdata::PTR(name)))));
@@ -189,7 +188,7 @@ impl Lookup<'_> {
     pub(super) fn is_datacenter(&self, datacenter: Option<&str>) -> bool {
         datacenter.is_none_or(|name| {
             let is_in = |member: &Member| member.node.datacenter.eq_ignore_ascii_case(name);
-            is_in(self.local) || self.view.nodes().iter().any(|member| is_in(member))
+            is_in(self.local) || !self.view.nodes_where(is_in).is_empty()
         })
     }
 

@@ -34,14 +34,9 @@ impl Lookup<'_> {
         let chosen = |instance: &&Instance| {
             datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc)) && selector.takes(instance)
         };
-        let mut exists = selector.is_whole() && self.is_datacenter(datacenter);
-        let mut instances = Vec::new();
-        for instance in service.instances.iter().filter(chosen) {
-            exists = true;
-            if self.serves(instance) {
-                instances.push(instance);
-            }
-        }
+        let chosen: Vec<&Instance> = service.instances.iter().filter(chosen).collect();
+        let exists = !chosen.is_empty() || selector.is_whole() && self.is_datacenter(datacenter);
+        let mut instances: Vec<&Instance> = chosen.into_iter().filter(|instance| self.serves(instance)).collect();
         if instances.is_empty() {
             return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
         }
@@ -81,7 +76,9 @@ impl Lookup<'_> {
     fn addresses(&self, served: &Served<'_>, kind: RecordType) -> Found {
         let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
         let found = served.collect(self.most, |instance| match instance.address() {
-            Host::Address(ip) if seen.insert(ip) => self.address_record(self.owner, ip.to_canonical(), kind),
+            Host::Address(ip) if seen.insert(ip.to_canonical()) => {
+                self.address_record(self.owner, ip.to_canonical(), kind)
+            }
             _ => None,
         });
         if !seen.is_empty() {
