@@ -75,11 +75,10 @@ impl Lookup<'_> {
     /// section 3.6.2), and an address that we looked up for somebody else would be our invention.
     fn addresses(&self, served: &Served<'_>, kind: RecordType) -> Found {
         let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
-        let found = served.collect(self.most, |instance| match instance.address() {
-            Host::Address(ip) if seen.insert(ip.to_canonical()) => {
-                self.address_record(self.owner, ip.to_canonical(), kind)
-            }
-            _ => None,
+        let found = served.collect(self.most, |instance| {
+            let Host::Address(ip) = instance.address() else { return None };
+            let ip = ip.to_canonical();
+            seen.insert(ip).then(|| self.address_record(self.owner, ip, kind))?
         });
         if !seen.is_empty() {
             return found;

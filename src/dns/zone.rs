@@ -107,7 +107,8 @@ mod tests {
     #[test]
     fn a_zone_is_a_domain_name_with_room_below() {
         assert_eq!(Zone::try_from("Mesh.Internal.").unwrap().name.to_string(), "mesh.internal.");
-        assert_eq!(Zone::try_from("consul").unwrap().dialect, Dialect::Consul);
+        assert_eq!(Zone::try_from("consul.example.com").unwrap().dialect, Dialect::Consul);
+        assert_eq!(Zone::try_from("example.consul").unwrap().dialect, Dialect::Mesh);
         for bad in ["", ".", "10.0.0.1", "a b", "in-addr.arpa", &["x".repeat(60), "y".repeat(60)].join(".")] {
             assert!(Zone::try_from(bad).is_err(), "{bad}");
         }
