@@ -1,9 +1,9 @@
 //! Bytes in, bytes out: parses a packet, has it answered, and fits the reply to the size the client can take.
 //!
 //! Sizing is our own. Additional records go first, then answers, and only a cut answer sets TC (RFC 2181 section 9).
-//! What remains of a cut set is its beginning in a fixed order, so that a client that cannot ask again over TCP sees the
-//! same servers each time; only complete sets are rotated. Owner names are written as pointers by hand where they repeat
-//! the question or an SRV target, because `hickory-proto` stops to compress after 120 names.
+//! What remains of a cut set is its beginning in a fixed order, so that a client that cannot ask again over TCP sees
+//! the same servers each time; only complete sets are rotated. Owner names are written as pointers by hand where they
+//! repeat the question or an SRV target, because `hickory-proto` stops to compress after 120 names.
 
 use std::collections::BTreeMap;
 

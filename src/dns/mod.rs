@@ -1,8 +1,8 @@
 //! The DNS face: RFC 1035 for a catalogue that changes under the question, in any number of zones.
 //!
-//! One path from bytes to bytes, [`respond`], serves UDP, TCP and the fuzzer alike: [`message`] parses the packet and
-//! fits the reply to its size, [`names`] reads what is asked, [`answer`] and [`service`] look it up in the view. They know
-//! no socket and no clock; [`server`] does.
+//! One path from bytes to bytes, [`respond`], serves UDP, TCP and the fuzzer alike: `message` parses the packet and
+//! fits the reply to its size, `names` reads what is asked, `answer` and `service` look it up in the view. They know
+//! no socket and no clock; `server` does.
 //!
 //! `hickory-proto` parses and encodes. `hickory-server` is not used, because it cannot keep three promises: it has no
 //! cap on connections or tasks (it spawns one task a query), it answers malformed packets by itself and so differently
