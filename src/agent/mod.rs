@@ -50,7 +50,7 @@ pub struct Agent {
 
 #[derive(Debug)]
 struct Shared {
-    view: View,
+    view: Arc<View>,
 }
 
 /// Why an agent did not start. Nothing was left behind.
@@ -107,9 +107,9 @@ impl Agent {
         unimplemented!()
     }
 
-    /// What may be shown, read without entering the loop.
+    /// What may be shown, read without entering the loop; faces keep a clone of the `Arc`.
     #[must_use]
-    pub fn view(&self) -> &View {
+    pub fn view(&self) -> &Arc<View> {
         &self.shared.view
     }
 

@@ -95,9 +95,16 @@ impl View {
     /// All nodes in any state, by name; this one too.
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Member>> {
-        let mut all: Vec<_> = self.nodes.iter().map(|entry| Arc::clone(entry.value())).collect();
-        all.sort_unstable_by(|a, b| a.node.name.cmp(&b.node.name));
-        all
+        self.nodes_where(|_| true)
+    }
+
+    /// The nodes that `is` holds for, by name.
+    #[must_use]
+    pub fn nodes_where(&self, is: impl Fn(&Member) -> bool) -> Vec<Arc<Member>> {
+        let chosen = self.nodes.iter().filter(|entry| is(entry.value()));
+        let mut chosen: Vec<_> = chosen.map(|entry| Arc::clone(entry.value())).collect();
+        chosen.sort_unstable_by(|a, b| a.node.name.cmp(&b.node.name));
+        chosen
     }
 
     /// This node; `None` before the loop has started.

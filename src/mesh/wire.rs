@@ -331,7 +331,11 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malfo
     let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
     from.set_max_depth(MAX_DEPTH);
     let value = T::deserialize(&mut from).map_err(|_| Malformed::Body)?;
-    if from.get_ref().is_empty() { Ok(value) } else { Err(Malformed::Length) }
+    // rmp-serde does not say what it left unread; but where nothing is left there is no next marker.
+    match de::IgnoredAny::deserialize(&mut from) {
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(end)) if end.kind() == std::io::ErrorKind::UnexpectedEof => Ok(value),
+        _ => Err(Malformed::Length),
+    }
 }
 
 /// Writes a value as arrays: for what ends at its receiver.

@@ -1,0 +1,264 @@
+//! Question and view in, records out: which status, which records, in which order they may be dropped.
+//!
+//! A name is one of three things: it has records of the type, it exists without them (NODATA), or it does not exist
+//! (NXDOMAIN, RFC 2308). Mixing up the last two breaks resolvers that ask for A and AAAA at once, so existence is found
+//! out apart from records.
+
+use std::{net::IpAddr, sync::Arc};
+
+use hickory_proto::{
+    op::{Query, ResponseCode},
+    rr::{DNSClass, Name, RData, Record, RecordType, rdata},
+};
+
+use super::{
+    names::{Asked, Subject, below, parse},
+    zone::{Config, Dialect, Zone},
+};
+use crate::{agent::View, mesh::Member};
+
+/// A reply before it is fitted to a size.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) code: ResponseCode,
+    pub(super) authoritative: bool,
+    /// Best first, and in the same order for the same view: what is cut is cut from the end.
+    pub(super) answers: Vec<Record>,
+    /// How many of the first answers are equally good, so that their order may be rotated.
+    pub(super) equals: usize,
+    pub(super) authorities: Vec<Record>,
+    pub(super) additionals: Vec<Record>,
+}
+
+/// What a name holds of one type.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Whether the name exists, with records of this type or without.
+    pub(super) exists: bool,
+    /// See [`Answer::answers`].
+    pub(super) answers: Vec<Record>,
+    /// See [`Answer::equals`].
+    pub(super) equals: usize,
+    pub(super) additionals: Vec<Record>,
+}
+
+/// Answers `question` from `view`. `most` is how many records can fit at the very most: no work is done for more.
+pub(super) fn answer(view: &View, config: &Config, question: &Query, most: usize) -> Answer {
+    let name = question.name.to_lowercase();
+    let zone = config.zone_of(&name);
+    let reverse = if zone.is_none() { reverse_address(&name) } else { None };
+    if zone.is_none() && reverse.is_none()
+        || question.query_class != DNSClass::IN
+        || matches!(question.query_type, RecordType::AXFR | RecordType::IXFR)
+    {
+        return Answer::failure(ResponseCode::Refused);
+    }
+    let Some(local) = view.this().filter(|_| view.is_ready()) else {
+        // Clients keep the servers they have on SERVFAIL, and drop them on NXDOMAIN.
+        return Answer::failure(ResponseCode::ServFail);
+    };
+    let Some(zone) = zone.or(config.zones.first()) else { return Answer::failure(ResponseCode::Refused) };
+    let lookup = Lookup { view, config, zone, owner: &question.name, local: &local, most };
+    match reverse {
+        Some(address) => lookup.reverse(address, question.query_type),
+        None => lookup.forward(&name, question.query_type),
+    }
+}
+
+impl Answer {
+    pub(super) fn failure(code: ResponseCode) -> Self {
+        Self {
+            code,
+            authoritative: false,
+            answers: Vec::new(),
+            equals: 0,
+            authorities: Vec::new(),
+            additionals: Vec::new(),
+        }
+    }
+}
+
+impl Found {
+    /// A name without records of the type asked for.
+    pub(super) fn bare(exists: bool) -> Self {
+        Self { exists, ..Self::default() }
+    }
+
+    fn of(answers: Vec<Record>) -> Self {
+        Self { exists: true, answers, ..Self::default() }
+    }
+}
+
+/// One question about one zone.
+pub(super) struct Lookup<'a> {
+    pub(super) view: &'a View,
+    pub(super) config: &'a Config,
+    pub(super) zone: &'a Zone,
+    /// The name as it was asked, case and all: resolvers check that it comes back so (0x20).
+    pub(super) owner: &'a Name,
+    pub(super) local: &'a Arc<Member>,
+    pub(super) most: usize,
+}
+
+impl Lookup<'_> {
+    fn forward(&self, name: &Name, kind: RecordType) -> Answer {
+        let asked = parse(name, self.zone);
+        let mut found = Found::default();
+        // RFC 8482 section 4.1: ANY is answered with one of the sets there are.
+        let kinds = if kind == RecordType::ANY { ANY } else { std::slice::from_ref(&kind) };
+        for kind in kinds {
+            found = self.find(&asked, name, *kind);
+            if !found.answers.is_empty() {
+                break;
+            }
+        }
+        let code = if found.exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        let authorities = if found.answers.is_empty() { self.soa().into_iter().collect() } else { Vec::new() };
+        let Found { answers, equals, additionals, .. } = found;
+        Answer { code, authoritative: true, answers, equals, authorities, additionals }
+    }
+
+    fn find(&self, asked: &Asked<'_>, name: &Name, kind: RecordType) -> Found {
+        match &asked.subject {
+            Subject::Zone => self.apex(kind),
+            Subject::NameServer => Found::of(self.addresses_of(self.local, self.owner, kind)),
+            Subject::Branch => Found::bare(self.is_datacenter(asked.datacenter)),
+            Subject::Service(selector) => self.service(selector, asked.datacenter, name, kind),
+            Subject::Node(node) => self.node(node, asked.datacenter, kind),
+            Subject::Address(address) => {
+                Found::of(self.address_record(self.owner, *address, kind).into_iter().collect())
+            }
+            Subject::ServiceTypes => self.service_types(kind),
+            Subject::Nothing => Found::default(),
+        }
+    }
+
+    fn apex(&self, kind: RecordType) -> Found {
+        match kind {
+            RecordType::SOA => Found::of(self.soa().into_iter().collect()),
+            RecordType::NS => {
+                let Some(server) = self.node_name(self.local) else { return Found::bare(true) };
+                let glue = [RecordType::A, RecordType::AAAA];
+                let additionals = glue.iter().flat_map(|kind| self.addresses_of(self.local, &server, *kind)).collect();
+                Found { additionals, ..Found::of(vec![self.record(RData::NS(rdata::NS(server)))]) }
+            }
+            _ => Found::bare(true),
+        }
+    }
+
+    fn node(&self, name: &str, datacenter: Option<&str>, kind: RecordType) -> Found {
+        let Some(member) = self.view.node(name) else { return Found::default() };
+        if datacenter.is_some_and(|dc| !member.node.datacenter.eq_ignore_ascii_case(dc)) {
+            return Found::default();
+        }
+        if !member.state.is_shown() {
+            return Found::bare(self.zone.dialect == Dialect::Mesh);
+        }
+        Found::of(match kind {
+            RecordType::TXT if !member.node.meta.is_empty() => vec![self.record(text(&member.node.meta))],
+            kind => self.addresses_of(&member, self.owner, kind),
+        })
+    }
+
+    /// RFC 6763 section 9: `_services._dns-sd._udp` lists the kinds of service there are.
+    fn service_types(&self, kind: RecordType) -> Found {
+        if kind != RecordType::PTR {
+            return Found::bare(true);
+        }
+        let services = self.view.services();
+        let served = services.iter().filter(|service| service.instances.iter().any(|i| self.serves(i)));
+        let named = |label: String| below(&self.zone.name, [label.as_str(), "_tcp"]);
+        let names = served.filter_map(|service| named(format!("_{}", service.name.folded())));
+        Found::of(names.take(self.most).map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect())
+    }
+
+    /// The node at `address`. We have no authority over an address that is none of ours.
+    fn reverse(&self, address: IpAddr, kind: RecordType) -> Answer {
+        let is_at = |member: &Member| member.node.addresses.iter().any(|at| at.ip().to_canonical() == address);
+        let holders = self.view.nodes_where(|member| member.state.is_shown() && is_at(member));
+        let Some(holder) = holders.first() else { return Answer::failure(ResponseCode::Refused) };
+        let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
+        if matches!(kind, RecordType::PTR | RecordType::ANY) {
+            answer.answers.extend(self.node_name(holder).map(|name| self.record(RData::PTR(rdata::PTR(name)))));
+        }
+        answer
+    }
+
+    /// Whether a branch of this datacenter exists: every zone has one for each datacenter that holds a node.
+    pub(super) fn is_datacenter(&self, datacenter: Option<&str>) -> bool {
+        datacenter.is_none_or(|name| {
+            let is_in = |member: &Member| member.node.datacenter.eq_ignore_ascii_case(name);
+            is_in(self.local) || !self.view.nodes_where(is_in).is_empty()
+        })
+    }
+
+    /// `n1.node.dc1.D`, or without the datacenter where its name is no label.
+    fn node_name(&self, member: &Member) -> Option<Name> {
+        let node = member.node.name.as_str().to_ascii_lowercase();
+        let datacenter = member.node.datacenter.to_ascii_lowercase();
+        let zone = &self.zone.name;
+        below(zone, [&node, "node", &datacenter]).or_else(|| below(zone, [&node, "node"]))
+    }
+
+    fn addresses_of(&self, member: &Member, owner: &Name, kind: RecordType) -> Vec<Record> {
+        let mut ips: Vec<IpAddr> = Vec::with_capacity(member.node.addresses.len());
+        for ip in member.node.addresses.iter().map(|address| address.ip().to_canonical()) {
+            // One host may have several ports; a record set has no duplicates (RFC 2181 section 5).
+            if !ips.contains(&ip) {
+                ips.push(ip);
+            }
+        }
+        ips.into_iter().filter_map(|ip| self.address_record(owner, ip, kind)).collect()
+    }
+
+    /// The record of `address`, if it is of that `kind` and reaches somebody.
+    pub(super) fn address_record(&self, owner: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
+        let data = address_data(address, kind)?;
+        Some(Record::from_rdata(owner.clone(), self.config.ttl_seconds(), data))
+    }
+
+    /// A record of the name that was asked.
+    pub(super) fn record(&self, data: RData) -> Record {
+        Record::from_rdata(self.owner.clone(), self.config.ttl_seconds(), data)
+    }
+
+    /// The start of authority: its minimum of 0 keeps resolvers from remembering what is not there (RFC 2308).
+    fn soa(&self) -> Option<Record> {
+        let zone = &self.zone.name;
+        // RFC 1982 arithmetic: only the order of near serials counts.
+        let serial = self.view.index() as u32;
+        let (server, contact) = (below(zone, ["ns"])?, below(zone, ["hostmaster"])?);
+        let soa = rdata::SOA::new(server, contact, serial, 3600, 600, 86_400, 0);
+        Some(Record::from_rdata(zone.clone(), 0, RData::SOA(soa)))
+    }
+}
+
+fn address_data(address: IpAddr, kind: RecordType) -> Option<RData> {
+    match (address, kind) {
+        (address, _) if address.is_unspecified() => None,
+        (IpAddr::V4(v4), RecordType::A) => Some(RData::A(v4.into())),
+        (IpAddr::V6(v6), RecordType::AAAA) => Some(RData::AAAA(v6.into())),
+        _ => None,
+    }
+}
+
+/// Pairs as RFC 6763 section 6 writes them. One that does not fit into a character-string (RFC 1035: 255 bytes) is
+/// left out, since half a pair would mean something else; HTTP shows it. Nothing at all is one empty string.
+pub(super) fn text(meta: &std::collections::BTreeMap<String, String>) -> RData {
+    let pairs = meta.iter().map(|(key, value)| format!("{key}={value}")).filter(|pair| pair.len() <= 255);
+    let mut pairs: Vec<String> = pairs.collect();
+    if pairs.is_empty() {
+        pairs.push(String::new());
+    }
+    RData::TXT(rdata::TXT::new(pairs))
+}
+
+/// The address that a reverse name spells out in full (RFC 1035 section 3.5, RFC 3596 section 2.5).
+fn reverse_address(name: &Name) -> Option<IpAddr> {
+    let net = name.parse_arpa_name().ok()?;
+    (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
+}
+
+/// In the order of what is most asked for.
+const ANY: &[RecordType] =
+    &[RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::TXT, RecordType::PTR, RecordType::SOA];

@@ -1,0 +1,204 @@
+//! What the names of a service hold: addresses, servers (RFC 2782), texts and the list of its instances (RFC 6763).
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
+
+use super::{
+    answer::{Found, Lookup, text},
+    names::{Form, Selector, address_label, below, hash_of, instance_label},
+    zone::Dialect,
+};
+use crate::{
+    mesh::Instance,
+    model::{Health, Host, MemberState},
+};
+
+/// The instances to show, best first.
+struct Served<'a> {
+    instances: Vec<&'a Instance>,
+    /// How many of them are on members that nobody suspects.
+    steady: usize,
+}
+
+impl Lookup<'_> {
+    /// `asked` is the name in lower case.
+    pub(super) fn service(
+        &self,
+        selector: &Selector<'_>,
+        datacenter: Option<&str>,
+        asked: &Name,
+        kind: RecordType,
+    ) -> Found {
+        let Some(service) = self.view.service(selector.service) else { return Found::default() };
+        let chosen = |instance: &&Instance| {
+            datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc)) && selector.takes(instance)
+        };
+        let chosen: Vec<&Instance> = service.instances.iter().filter(chosen).collect();
+        let exists = !chosen.is_empty() || selector.is_whole() && self.is_datacenter(datacenter);
+        let mut instances: Vec<&Instance> = chosen.into_iter().filter(|instance| self.serves(instance)).collect();
+        if instances.is_empty() {
+            return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
+        }
+        // A suspect is probably well, so it stays; it comes last, because it may not be.
+        instances.sort_by_key(|instance| instance.member == MemberState::Suspect);
+        let steady = instances.partition_point(|instance| instance.member != MemberState::Suspect);
+        self.records(&Served { instances, steady }, selector, asked, kind)
+    }
+
+    fn records(&self, served: &Served<'_>, selector: &Selector<'_>, asked: &Name, kind: RecordType) -> Found {
+        let of_one = selector.instance.is_some();
+        match (kind, &selector.form) {
+            (RecordType::A | RecordType::AAAA | RecordType::CNAME, Form::Plain) => self.addresses(served, kind),
+            (RecordType::SRV, Form::Plain | Form::Underscored) => self.servers(served, selector.service, None),
+            (RecordType::SRV, Form::Port(port)) => self.servers(served, selector.service, Some(port)),
+            (RecordType::TXT, Form::Plain) => self.texts(served),
+            // RFC 6763 section 6: an instance has a TXT record, be it empty.
+            (RecordType::TXT, Form::Underscored) if of_one => {
+                served.collect(self.most, |instance| Some(self.record(text(&instance.registration.meta))))
+            }
+            (RecordType::PTR, Form::Underscored) if !of_one => served.collect(self.most, |instance| {
+                let name = asked.prepend_label(instance_label(instance).as_bytes()).ok()?;
+                Some(self.record(RData::PTR(rdata::PTR(name))))
+            }),
+            _ => Found::bare(true),
+        }
+    }
+
+    /// Whether traffic may be sent to `instance`.
+    pub(super) fn serves(&self, instance: &Instance) -> bool {
+        let health = instance.health();
+        instance.member.is_shown() && health.is_served() && !(self.config.only_passing && health != Health::Passing)
+    }
+
+    /// Addresses, each once. Where all instances are host names, the name of the first: a CNAME stands alone (RFC 1034
+    /// section 3.6.2), and an address that we looked up for somebody else would be our invention.
+    fn addresses(&self, served: &Served<'_>, kind: RecordType) -> Found {
+        let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+        let found = served.collect(self.most, |instance| {
+            let Host::Address(ip) = instance.address() else { return None };
+            let ip = ip.to_canonical();
+            seen.insert(ip).then(|| self.address_record(self.owner, ip, kind))?
+        });
+        if !seen.is_empty() {
+            return found;
+        }
+        let alias = served.instances.iter().find_map(|instance| match instance.address() {
+            Host::Name(host) => host_name(&host),
+            Host::Address(_) => None,
+        });
+        let alias = alias.map(|name| self.record(RData::CNAME(rdata::CNAME(name))));
+        Found { answers: alias.into_iter().collect(), ..Found::bare(true) }
+    }
+
+    /// SRV records of the main port, or of the one called `port`, with exactly one address for each target: HAProxy
+    /// loses its place among other additional records.
+    fn servers(&self, served: &Served<'_>, service: &str, port: Option<&str>) -> Found {
+        let mut additionals = Vec::new();
+        let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+        let found = served.collect(self.most, |instance| {
+            let port = self.port(instance, port)?;
+            let target = match instance.address() {
+                Host::Name(host) => host_name(&host)?,
+                Host::Address(ip) => {
+                    let ip = ip.to_canonical();
+                    let target = self.target(instance, service, ip)?;
+                    // Targets are unique to an instance in our dialect, to an address in Consul's.
+                    if self.zone.dialect == Dialect::Mesh || seen.insert(ip) {
+                        let kind = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
+                        additionals.push(self.address_record(&target, ip, kind)?);
+                    }
+                    target
+                }
+            };
+            let (priority, weight) = self.preference(instance);
+            Some(self.record(RData::SRV(rdata::SRV::new(priority, weight, port, target))))
+        });
+        Found { additionals, ..found }
+    }
+
+    fn port(&self, instance: &Instance, name: Option<&str>) -> Option<u16> {
+        let registration = &instance.registration;
+        match (name, registration.port) {
+            (Some(name), _) => {
+                let mut ports = registration.ports.iter();
+                ports.find(|(key, _)| key.as_str().eq_ignore_ascii_case(name)).map(|(_, port)| port.get())
+            }
+            (None, Some(port)) => Some(port.get()),
+            // Consul lists instances without a port, as port 0.
+            (None, None) => (self.zone.dialect == Dialect::Consul).then_some(0),
+        }
+    }
+
+    fn target(&self, instance: &Instance, service: &str, ip: IpAddr) -> Option<Name> {
+        let zone = &self.zone.name;
+        match self.zone.dialect {
+            Dialect::Mesh => below(zone, [&instance_label(instance), service, "service"]),
+            Dialect::Consul => {
+                let datacenter = instance.node.datacenter.to_ascii_lowercase();
+                let label = address_label(ip);
+                below(zone, [&label, "addr", &datacenter]).or_else(|| below(zone, [&label, "addr"]))
+            }
+        }
+    }
+
+    /// Priority and weight. HAProxy divides weights by 256 and takes 0 for "no traffic": ours are scaled for it.
+    fn preference(&self, instance: &Instance) -> (u16, u16) {
+        let registration = &instance.registration;
+        match self.zone.dialect {
+            Dialect::Mesh => (registration.priority, registration.weight.saturating_mul(256).max(1)),
+            Dialect::Consul => (1, registration.weight),
+        }
+    }
+
+    /// One TXT record for each different set of meta data.
+    fn texts(&self, served: &Served<'_>) -> Found {
+        let mut seen = BTreeSet::new();
+        served.collect(self.most, |instance| {
+            let meta = &instance.registration.meta;
+            (!meta.is_empty() && seen.insert(meta)).then(|| self.record(text(meta)))
+        })
+    }
+}
+
+impl<'a> Served<'a> {
+    /// The records that `make` finds, at most `most`, and how many of the first come from steady members.
+    fn collect(&self, most: usize, mut make: impl FnMut(&'a Instance) -> Option<Record>) -> Found {
+        let mut found = Found::bare(true);
+        for (at, instance) in self.instances.iter().enumerate() {
+            if found.answers.len() >= most {
+                break;
+            }
+            found.answers.extend(make(instance));
+            if at < self.steady {
+                found.equals = found.answers.len();
+            }
+        }
+        found
+    }
+}
+
+impl Selector<'_> {
+    /// Whether it limits nothing, so that a service without instances is a name all the same.
+    fn is_whole(&self) -> bool {
+        self.tags.is_empty() && self.instance.is_none() && !matches!(self.form, Form::Port(_))
+    }
+
+    fn takes(&self, instance: &Instance) -> bool {
+        let registration = &instance.registration;
+        let has_port = |port: &str| registration.ports.keys().any(|key| key.as_str().eq_ignore_ascii_case(port));
+        let has_tag = |tag: &&str| registration.tags.iter().any(|own| own.as_str().eq_ignore_ascii_case(tag));
+        self.tags.iter().all(has_tag)
+            && self.instance.is_none_or(|hash| hash_of(instance) == hash)
+            && match self.form {
+                Form::Port(port) => has_port(port),
+                Form::Plain | Form::Underscored | Form::Branch => true,
+            }
+    }
+}
+
+fn host_name(host: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(host).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}

@@ -1,0 +1,101 @@
+//! Packets that no honest client sends.
+
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64;
+
+use super::*;
+
+fn world() -> World {
+    let world = World::new();
+    let instances = (0..40).map(|at| on(&format!("n{at}"), web(&format!("10.0.0.{at}"))));
+    world.service("web", instances.collect());
+    world
+}
+
+/// The status of the reply to `packet`, straight from the header; `None` for silence.
+fn status(world: &World, packet: &[u8]) -> Option<u8> {
+    let reply = respond(&world.view, &world.config, packet, Transport::Udp)?;
+    assert_eq!(reply[..2], packet[..2], "the id comes back");
+    assert!(reply[2] & 0x80 != 0, "it is a reply");
+    Some(reply[3] & 0x0f)
+}
+
+#[test]
+fn what_makes_no_sense_is_told_so_or_ignored() {
+    let world = world();
+    let good = question("web.service.mesh.internal.", RecordType::A, 7, Some(1232));
+    let with = |at: usize, byte: u8| {
+        let mut packet = good.clone();
+        packet[at] = byte;
+        packet
+    };
+    assert_eq!(status(&world, &good), Some(0));
+    for length in 0..12 {
+        assert_eq!(status(&world, &good[..length]), None, "{length} bytes");
+    }
+    for length in 12..good.len() {
+        assert_eq!(status(&world, &good[..length]), Some(1), "{length} bytes");
+    }
+    assert_eq!(status(&world, &with(2, 0x80)), None, "a reply is not replied to");
+    assert_eq!(status(&world, &with(2, 0x20)), Some(4), "STATUS is not implemented");
+    assert_eq!(status(&world, &with(2, 0x28)), Some(4), "nor is UPDATE");
+    assert_eq!(status(&world, &with(2, 0x78)), Some(4), "nor is opcode 15");
+    assert_eq!(status(&world, &with(5, 0)), Some(1), "no question");
+    assert_eq!(status(&world, &with(5, 2)), Some(1), "two questions");
+    assert_eq!(status(&world, &with(4, 0xff)), Some(1), "65281 questions");
+    assert_eq!(status(&world, &with(7, 1)), Some(1), "an answer that is not there");
+    assert_eq!(status(&world, &with(11, 2)), Some(1), "an additional record that is not there");
+    assert_eq!(status(&world, &with(12, 0xC0)), Some(1), "a name that points beyond itself");
+    assert_eq!(status(&world, &with(12, 0x80)), Some(1), "a label of a kind that does not exist");
+    let two = [&good[..], &good[good.len() - 11..]].concat();
+    let mut two_opts = two.clone();
+    two_opts[11] = 2;
+    assert_eq!(status(&world, &two_opts), Some(1), "two OPT records");
+    assert_eq!(status(&world, &two), Some(0), "bytes after the message are not read");
+}
+
+#[test]
+fn names_of_any_bytes_are_names() {
+    let world = world();
+    for label in [&b"\xff\xfe"[..], b"a.b", b"\0", b"i-\xff", b"_", b"-"] {
+        for rest in ["service.mesh.internal.", "web.service.mesh.internal.", "node.mesh.internal.", "mesh.internal."] {
+            let name = Name::from_ascii(rest).unwrap().prepend_label(label).unwrap();
+            let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+            message.add_query(Query::query(name, RecordType::A));
+            let packet = message.to_vec().unwrap();
+            assert!(matches!(status(&world, &packet), Some(0 | 3)), "{label:?}.{rest}");
+        }
+    }
+    let longest = format!("{}mesh.internal.", "a.".repeat(120));
+    assert_eq!(status(&world, &question(&longest, RecordType::A, 1, None)), Some(3));
+}
+
+#[test]
+fn noise_neither_panics_nor_outgrows_its_limit() {
+    let world = world();
+    let seeds = [
+        question("web.service.mesh.internal.", RecordType::SRV, 7, Some(4096)),
+        question("_web._tcp.consul.", RecordType::PTR, 7, None),
+        question("2.0.0.10.in-addr.arpa.", RecordType::PTR, 7, Some(512)),
+    ];
+    let mut random = Pcg64::seed_from_u64(1);
+    for round in 0..100_000_usize {
+        let mut packet = seeds[round % seeds.len()].clone();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..packet.len());
+            packet[at] = random.random();
+        }
+        if round % 7 == 0 {
+            packet.truncate(random.random_range(0..packet.len()));
+        }
+        if round % 11 == 0 {
+            random.fill(&mut packet[..]);
+        }
+        for (transport, limit) in [(Transport::Udp, 1232), (Transport::Loopback, 4096), (Transport::Tcp, 65_535)] {
+            if let Some(reply) = respond(&world.view, &world.config, &packet, transport) {
+                assert!(reply.len() <= limit, "round {round}: {packet:?}");
+                assert!(Message::from_vec(&reply).is_ok(), "round {round}: {packet:?}");
+            }
+        }
+    }
+}

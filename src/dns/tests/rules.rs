@@ -1,0 +1,192 @@
+//! Status, health, order and dialects.
+
+use RecordType::{A, AAAA, SRV};
+use hickory_proto::{op::ResponseCode, rr::DNSClass};
+
+use super::*;
+
+fn status(world: &World, name: &str, kind: RecordType) -> ResponseCode {
+    world.ask(name, kind).metadata.response_code
+}
+
+#[test]
+fn a_name_without_records_is_not_a_missing_name() {
+    let world = World::new();
+    world.service("web", vec![on("n1", web("10.0.0.5"))]);
+    for name in [
+        "mesh.internal.",
+        "service.mesh.internal.",
+        "node.mesh.internal.",
+        "addr.mesh.internal.",
+        "_tcp.mesh.internal.",
+        "_tcp.service.mesh.internal.",
+        "_tcp.web.service.mesh.internal.",
+        "dc1.mesh.internal.",
+        "service.DC1.mesh.internal.",
+        "web.service.mesh.internal.",
+        "service.consul.",
+        "consul.",
+    ] {
+        let reply = world.ask(name, AAAA);
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError, "{name}");
+        assert!(reply.metadata.authoritative && reply.answers.is_empty());
+        assert_eq!(reply.authorities.len(), 1, "{name}: resolvers need the SOA to tell NODATA from a referral");
+    }
+    for name in [
+        "nope.mesh.internal.",
+        "nope.service.mesh.internal.",
+        "_tcp.nope.service.mesh.internal.",
+        "web.service.nope.mesh.internal.",
+        "service.nope.mesh.internal.",
+        "v9.web.service.mesh.internal.",
+        "_smtp._tcp.web.service.mesh.internal.",
+        "x.n1.node.mesh.internal.",
+        "a.b.c.d.mesh.internal.",
+    ] {
+        let reply = world.ask(name, A);
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
+        assert!(reply.metadata.authoritative);
+        assert_eq!(reply.authorities.len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn the_dialects_differ_on_a_service_with_nothing_healthy() {
+    let world = World::new();
+    let critical = with_health(on("n1", web("10.0.0.5")), Health::Critical);
+    world.service("web", vec![critical]);
+    world.service("empty", vec![]);
+    world.node(node("n3", &["10.0.0.3"]), MemberState::Down);
+    for name in ["web.service", "empty.service", "n3.node"] {
+        assert_eq!(status(&world, &format!("{name}.mesh.internal."), A), ResponseCode::NoError, "{name}");
+        assert_eq!(status(&world, &format!("{name}.consul."), A), ResponseCode::NXDomain, "{name}");
+    }
+}
+
+#[test]
+fn only_what_may_take_traffic_is_shown() {
+    let mut world = World::new();
+    let healths = [Health::Passing, Health::Warning, Health::Critical, Health::Maintenance];
+    let instances = healths
+        .iter()
+        .enumerate()
+        .map(|(at, health)| with_health(on(&format!("n{at}"), web(&format!("10.0.0.{at}"))), *health));
+    world.service("web", instances.collect());
+    let addresses = |world: &World| {
+        let reply = world.ask("web.service.mesh.internal.", A);
+        let mut texts: Vec<_> = reply.answers.iter().map(|answer| answer.data.to_string()).collect();
+        texts.sort();
+        texts
+    };
+    assert_eq!(addresses(&world), ["10.0.0.0", "10.0.0.1"]);
+    world.config.only_passing = true;
+    assert_eq!(addresses(&world), ["10.0.0.0"]);
+}
+
+#[test]
+fn suspects_come_last_and_the_others_take_turns() {
+    let world = World::new();
+    let suspect = Instance { member: MemberState::Suspect, ..on("a", web("10.0.0.1")) };
+    world.service("web", vec![suspect, on("b", web("10.0.0.2")), on("c", web("10.0.0.3"))]);
+    let order = |id| {
+        let reply = world.reply(&question("web.service.mesh.internal.", A, id, None), Transport::Udp);
+        reply.answers.iter().map(|answer| answer.data.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(order(0), ["10.0.0.2", "10.0.0.3", "10.0.0.1"]);
+    assert_eq!(order(1), ["10.0.0.3", "10.0.0.2", "10.0.0.1"]);
+    assert_eq!(order(2), order(0));
+}
+
+#[test]
+fn an_address_stands_once() {
+    let world = World::new();
+    let ports = [1, 2, 3].map(|port| {
+        let mut registration = web("10.0.0.5");
+        registration.port = Some(port.try_into().unwrap());
+        on("n1", registration.id(format!("web-{port}").as_str().try_into().unwrap()))
+    });
+    world.service("web", ports.to_vec());
+    assert_eq!(world.ask("web.service.mesh.internal.", A).answers.len(), 1);
+    // HAProxy wants one address for each target: three targets of ours, one of Consul's.
+    let [ours, consuls] = ["web.service.mesh.internal.", "web.service.consul."].map(|name| world.ask(name, SRV));
+    assert_eq!((ours.answers.len(), ours.additionals.len()), (3, 3));
+    assert_eq!((consuls.answers.len(), consuls.additionals.len()), (3, 1));
+}
+
+#[test]
+fn weights_fit_haproxy_in_our_zones_and_stay_in_consuls() {
+    let world = World::new();
+    for (weight, ours) in [(0, 1), (1, 256), (3, 768), (255, 65_280), (256, 65_535), (65_535, 65_535)] {
+        let mut registration = web("10.0.0.5");
+        registration.weight = weight;
+        registration.priority = 9;
+        world.service("web", vec![on("n1", registration)]);
+        let data = |zone: &str| world.ask(&format!("web.service.{zone}."), SRV).answers[0].data.to_string();
+        assert!(data("mesh.internal").starts_with(&format!("9 {ours} 8080 i-")));
+        assert_eq!(data("consul"), format!("1 {weight} 8080 0a000005.addr.dc1.consul."));
+    }
+}
+
+#[test]
+fn a_service_without_a_port_has_no_servers_of_ours() {
+    let world = World::new();
+    let mut registration = web("10.0.0.5");
+    registration.port = None;
+    world.service("web", vec![on("n1", registration)]);
+    assert_eq!(world.told("web.service.mesh.internal.", SRV), "NoError:  | mesh.internal. SOA |");
+    let reply = world.ask("web.service.consul.", SRV);
+    assert_eq!(reply.answers[0].data.to_string(), "1 1 0 0a000005.addr.dc1.consul.");
+}
+
+#[test]
+fn until_ready_every_name_of_ours_fails() {
+    let world = World::new();
+    world.view.set_ready(false);
+    for name in ["web.service.mesh.internal.", "mesh.internal.", "x.consul.", "1.0.0.127.in-addr.arpa."] {
+        let reply = world.ask(name, A);
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "{name}");
+        assert!(reply.authorities.is_empty());
+    }
+    assert_eq!(status(&world, "example.com.", A), ResponseCode::Refused);
+}
+
+#[test]
+fn names_of_others_are_refused() {
+    let world = World::new();
+    for name in ["example.com.", ".", "internal.", "notmesh.internal.", "arpa."] {
+        let reply = world.ask(name, A);
+        assert_eq!(reply.metadata.response_code, ResponseCode::Refused, "{name}");
+        assert!(!reply.metadata.authoritative && reply.authorities.is_empty(), "{name}");
+    }
+    let mut message = Message::new(1, MessageType::Query, OpCode::Query);
+    let mut query = Query::query(Name::from_ascii("mesh.internal.").unwrap(), A);
+    message.add_query(query.set_query_class(DNSClass::CH).clone());
+    let reply = world.reply(&message.to_vec().unwrap(), Transport::Udp);
+    assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+}
+
+#[test]
+fn a_ttl_is_what_the_settings_say() {
+    let mut world = World::new();
+    world.service("web", vec![on("n1", web("10.0.0.5"))]);
+    assert_eq!(world.ask("web.service.mesh.internal.", A).answers[0].ttl, 0);
+    world.config.ttl = std::time::Duration::from_secs(5);
+    let reply = world.ask("web.service.mesh.internal.", SRV);
+    assert_eq!((reply.answers[0].ttl, reply.additionals[0].ttl), (5, 5));
+    assert_eq!(world.ask("web.service.mesh.internal.", RecordType::TXT).authorities[0].ttl, 0);
+}
+
+#[test]
+fn odd_names_of_datacenters_and_services_break_nothing() {
+    let world = World::new();
+    let long = "x".repeat(63);
+    world.service(&long, vec![on("n1", Registration { name: long.as_str().try_into().unwrap(), ..web("10.0.0.5") })]);
+    let mut odd = on("n2", web("10.0.0.6"));
+    odd.node = Arc::new(Node { datacenter: "".into(), ..(*odd.node).clone() });
+    world.service("odd", vec![odd]);
+    assert_eq!(world.ask(&format!("{long}.service.mesh.internal."), SRV).answers.len(), 1);
+    // `_` and 63 bytes are more than a label holds, so this service cannot be browsed.
+    assert_eq!(world.ask("_services._dns-sd._udp.mesh.internal.", RecordType::PTR).answers.len(), 1);
+    let srv = world.ask("odd.service.consul.", SRV);
+    assert_eq!(srv.answers[0].data.to_string(), "1 1 8080 0a000006.addr.consul.");
+}

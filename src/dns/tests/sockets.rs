@@ -1,0 +1,112 @@
+//! The server on real sockets.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::dns::{Running, serve};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn start() -> (Running, CancellationToken) {
+    let world = World::new();
+    world.service("web", vec![on("n1", web("10.0.0.5"))]);
+    let stop = CancellationToken::new();
+    let local: SocketAddr = ([127, 0, 0, 1], 0).into();
+    (serve(world.view, world.config, local, stop.clone()).await.unwrap(), stop)
+}
+
+async fn read(stream: &mut TcpStream) -> Message {
+    let mut bytes = vec![0; usize::from(stream.read_u16().await.unwrap())];
+    stream.read_exact(&mut bytes).await.unwrap();
+    Message::from_vec(&bytes).unwrap()
+}
+
+fn framed(packet: &[u8]) -> Vec<u8> {
+    [&u16::try_from(packet.len()).unwrap().to_be_bytes()[..], packet].concat()
+}
+
+#[tokio::test]
+async fn both_transports_answer_on_one_port_until_stopped() {
+    let (server, stop) = start().await;
+    let packet = question("web.service.mesh.internal.", RecordType::A, 9, Some(4096));
+
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(server.address()).await.unwrap();
+    client.send(b"noise").await.unwrap();
+    client.send(&packet).await.unwrap();
+    let mut reply = [0; 512];
+    let length = timeout(PATIENCE, client.recv(&mut reply)).await.unwrap().unwrap();
+
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(&framed(&packet)).await.unwrap();
+    let over_tcp = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+    assert_eq!(over_tcp, Message::from_vec(&reply[..length]).unwrap());
+
+    stop.cancel();
+    timeout(PATIENCE, server.stopped()).await.unwrap();
+    assert_eq!(stream.read(&mut reply).await.unwrap_or(0), 0, "an open connection is closed");
+    UdpSocket::bind(server.address()).await.unwrap();
+}
+
+#[tokio::test]
+async fn pipelined_questions_are_answered_in_order() {
+    let (server, _stop) = start().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let ids = 0..200_u16;
+    let all: Vec<u8> =
+        ids.clone().flat_map(|id| framed(&question("web.service.consul.", RecordType::SRV, id, None))).collect();
+    // In two pieces that split a message.
+    let (head, tail) = all.split_at(all.len() / 2 + 1);
+    stream.write_all(head).await.unwrap();
+    stream.write_all(tail).await.unwrap();
+    for id in ids {
+        let reply = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+        assert_eq!((reply.metadata.id, reply.answers.len()), (id, 1));
+    }
+}
+
+#[tokio::test]
+async fn nonsense_on_a_connection_ends_it() {
+    let (server, _stop) = start().await;
+    for nonsense in [&[0xff, 0xff][..], &[0, 0], &[0, 3, 1, 2, 3]] {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(nonsense).await.unwrap();
+        let read = timeout(PATIENCE, stream.read_u8()).await.unwrap();
+        assert!(read.is_err(), "{nonsense:?}");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_capped_and_their_seats_come_back() {
+    let (server, _stop) = start().await;
+    let packet = framed(&question("web.service.mesh.internal.", RecordType::A, 1, None));
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        // A connection turned away may be reset before or after the write.
+        let _ = stream.write_all(&packet).await;
+        crowd.push(stream);
+    }
+    let mut served = 0;
+    for stream in &mut crowd {
+        served += usize::from(timeout(PATIENCE, stream.read_u16()).await.unwrap().is_ok());
+    }
+    assert_eq!(served, 256);
+    drop(crowd);
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            if stream.write_all(&packet).await.is_ok() && stream.read_u16().await.is_ok() {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+}
