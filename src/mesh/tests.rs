@@ -51,6 +51,7 @@ impl Wired {
         let now = self.now;
         self.at(id).command(now, command).unwrap();
         self.settle();
+        self.run(Duration::from_millis(10));
     }
 
     fn link(&mut self, a: NodeId, b: NodeId) {
