@@ -20,6 +20,8 @@
 //! 3. *Embedding*: `Agent::builder` … `start`, `register`, `lookup` or `watch`, `leave`. The program `hobnob` is these
 //!    lines plus `dns::serve` and `http::serve`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 pub mod mesh;
 pub mod model;
 pub mod sim;
