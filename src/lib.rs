@@ -20,7 +20,7 @@
 //! 3. *Embedding*: `Agent::builder` … `start`, `register`, `lookup` or `watch`, `leave`. The program `hobnob` is these
 //!    lines plus `dns::serve` and `http::serve`.
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot go on has failed"))]
 
 pub mod mesh;
 pub mod model;

@@ -1,1 +1,73 @@
-//! The HTTP face.
+//! Floor 3, the HTTP face: reads the view that the agent publishes, sends it commands. No state of its own but counters.
+//!
+//! A request passes `server` (deadlines, seats), `guard` (Host and Origin), one handler of `native`, and leaves as JSON,
+//! as a stream of events, or as a `problem`. Each outside shape lives in the one file that serves it.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a face may read clocks; nothing depends on order"
+)]
+
+mod body;
+mod guard;
+mod metrics;
+mod native;
+mod problem;
+mod requests;
+mod server;
+
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
+
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+pub use server::{Running, serve};
+
+use crate::agent::Agent;
+use problem::Problem;
+use requests::Requests;
+
+/// The section `[http]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A unix socket to listen on too, for the owner and the group of the process (mode 0660).
+    pub socket: Option<PathBuf>,
+    /// Names under which web browsers may reach this API on loopback, besides `localhost` and its addresses.
+    pub hosts: Vec<String>,
+    /// The most connections served at a time; others wait in the system's queue.
+    pub max_connections: NonZeroUsize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { socket: None, hosts: Vec::new(), max_connections: MAX_CONNECTIONS }
+    }
+}
+
+/// Enough for a long poll per service and client; each idle connection costs some 10 KB.
+const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
+
+/// What the handlers reach.
+#[derive(Debug)]
+struct App {
+    agent: Agent,
+    requests: Requests,
+    started: SystemTime,
+    /// Ends the streams, which would keep a graceful shutdown waiting for ever.
+    stop: CancellationToken,
+}
+
+/// How a handler takes it.
+type Shared = axum::extract::State<Arc<App>>;
+
+/// What a handler gives back.
+type Answer = Result<axum::response::Response, Problem>;
+
+impl App {
+    /// Stands before every read of the catalogue: a restart must not look like "all services gone".
+    fn ready(&self) -> Result<(), Problem> {
+        if self.agent.view().is_ready() { Ok(()) } else { Err(Problem::unready(self.agent.unready())) }
+    }
+}
