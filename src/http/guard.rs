@@ -47,7 +47,7 @@ fn host<B>(request: &Request<B>) -> Result<Option<&str>, Problem> {
     if header.is_none() && request.version() == Version::HTTP_11 {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "there is no Host header (RFC 9112 section 3.2)"));
     }
-    Ok(request.uri().authority().map(|authority| authority.as_str()).or(header))
+    Ok(request.uri().authority().map(axum::http::uri::Authority::as_str).or(header))
 }
 
 /// The only value of a header that may stand once.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use axum::{Router, extract::State, middleware, response::Response, routing::MethodRouter};
+use axum::{extract::State, middleware, response::Response, routing::MethodRouter};
 
 /// The counts of all routes.
 #[derive(Clone, Debug, Default)]
@@ -23,15 +23,13 @@ impl Requests {
         classes
     }
 
-    /// Adds a route whose answers are counted.
+    /// The same route with its answers counted.
     pub(super) fn counted<S: Clone + Send + Sync + 'static>(
         &mut self,
-        router: Router<S>,
         path: &'static str,
         methods: MethodRouter<S>,
-    ) -> Router<S> {
-        let classes = self.route(path);
-        router.route(path, methods.layer(middleware::map_response_with_state(classes, count)))
+    ) -> MethodRouter<S> {
+        methods.layer(middleware::map_response_with_state(self.route(path), count))
     }
 
     /// Every route, class of status (`2xx`) and count that is not zero.

@@ -201,3 +201,109 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_HEAD: usize = 64 * 1024;
 /// Reading and writing for the owner and the group.
 const SOCKET_MODE: u32 = 0o660;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{response::sse::Sse, routing::get};
+    use futures_util::{StreamExt, stream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+        time::Instant,
+    };
+
+    /// A door to three small rooms: one answers, one never does, one streams until the stop.
+    fn door() -> Arc<Door> {
+        let stop = CancellationToken::new();
+        let end = stop.clone();
+        let endless = move || async move {
+            Sse::new(
+                stream::pending::<Result<axum::response::sse::Event, Infallible>>().take_until(end.cancelled_owned()),
+            )
+        };
+        let router = Router::new()
+            .route("/", get(async || "hello"))
+            .route("/never", get(std::future::pending::<()>))
+            .route("/endless", get(endless));
+        Arc::new(Door {
+            router,
+            hosts: Vec::new(),
+            refused: Arc::default(),
+            seats: Arc::new(Semaphore::new(1)),
+            stop,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// A connection through the door.
+    fn connect(door: &Arc<Door>) -> DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let seat = Arc::clone(&door.seats).try_acquire_owned().unwrap();
+        door.tasks.spawn(Arc::clone(door).connection(theirs, Via::Tcp(Ipv4Addr::LOCALHOST.into()), seat));
+        ours
+    }
+
+    /// All that is answered until the connection ends.
+    async fn talk(door: &Arc<Door>, request: &str) -> String {
+        let mut connection = connect(door);
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_and_an_idle_connection_are_cut_off() {
+        let door = door();
+        let start = Instant::now();
+        assert_eq!(talk(&door, "GET / HTTP/1.1\r\nHost: local").await, "");
+        assert!(start.elapsed() < HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
+        let answer = talk(&door, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+        assert!(start.elapsed() < 2 * HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(door.seats.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_handler_is_given_up() {
+        let answer = talk(&door(), "GET /never HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_is_refused_at_the_door() {
+        let answer = talk(&door(), "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 403 Forbidden"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_streams_at_once() {
+        let door = door();
+        let mut connection = connect(&door);
+        connection.write_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 15];
+        connection.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200 OK");
+        let start = Instant::now();
+        door.stop.cancel();
+        connection.read_to_end(&mut answer).await.unwrap();
+        door.tasks.close();
+        door.tasks.wait().await;
+        assert!(start.elapsed() < GRACE, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_takes_the_place_of_a_dead_one_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http.sock");
+        let first = bind(&path).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
+        assert_eq!(bind(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        bind(&path).await.unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        bind(&file).await.unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+}

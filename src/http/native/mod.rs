@@ -1,5 +1,7 @@
 //! The native API, `/api/v1`, and the plain routes beside it: one outside shape per file.
 
+#[cfg(test)]
+mod fixtures;
 mod instances;
 mod join;
 mod members;
@@ -20,7 +22,7 @@ use std::{
 use axum::{
     Router,
     http::StatusCode,
-    routing::{get, post, put},
+    routing::{MethodRouter, any, get, post, put},
 };
 use serde::Serializer;
 
@@ -47,10 +49,17 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/watch", get(watch::watch)),
         ("/api/v1/prometheus", get(prometheus::targets)),
     ];
-    table
-        .into_iter()
-        .fold(Router::new(), |router, (path, methods)| requests.counted(router, path, methods.fallback(no_such_method)))
-        .fallback(no_such_path)
+    assemble(table, requests)
+}
+
+fn assemble<S: Clone + Send + Sync + 'static>(
+    table: impl IntoIterator<Item = (&'static str, MethodRouter<S>)>,
+    requests: &mut Requests,
+) -> Router<S> {
+    let elsewhere = requests.counted("none", any(no_such_path)).with_state(());
+    table.into_iter().fold(Router::new().fallback_service(elsewhere), |router, (path, methods)| {
+        router.route(path, requests.counted(path, methods.fallback(no_such_method)))
+    })
 }
 
 async fn no_such_path() -> Problem {
@@ -74,4 +83,30 @@ fn moment<S: Serializer>(unix_millis: &u64, to: S) -> Result<S::Ok, S::Error> {
 }
 
 #[cfg(test)]
-mod fixtures;
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_path_or_method_that_is_not_there_is_a_problem_and_counted() {
+        let mut requests = Requests::default();
+        let router = assemble::<()>([("/", get(probes::hint)), ("/livez", get(probes::livez))], &mut requests);
+        for (method, path, status, allow) in [
+            ("GET", "/", 200, None),
+            ("PUT", "/", 405, Some("GET,HEAD")),
+            ("GET", "/nowhere", 404, None),
+            ("PUT", "/nowhere", 404, None),
+            ("HEAD", "/livez", 200, None),
+        ] {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {path}");
+            assert_eq!(response.headers().get("allow").map(|allow| allow.to_str().unwrap()), allow, "{method} {path}");
+            let kind = response.headers()["content-type"].to_str().unwrap();
+            assert_eq!(kind == "application/problem+json", status >= 400, "{method} {path}");
+        }
+        let counts: Vec<_> = requests.each().collect();
+        assert_eq!(counts, [("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 1)]);
+    }
+}
