@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version, header};
 
 use super::problem::Problem;
+use crate::model::Host;
 
 /// The way a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub(crate) enum Via {
 }
 
 /// Lets a request pass, or says why not. `hosts` are the names allowed besides our own.
-pub(crate) fn check<B>(via: Via, hosts: &[String], request: &Request<B>) -> Result<(), Problem> {
+pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result<(), Problem> {
     let host = host(request)?;
     if let (Via::Tcp(ours), Some(host)) = (via, host)
         && ours.to_canonical().is_loopback()
@@ -61,12 +62,13 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
     }
 }
 
-fn is_allowed(host: &str, ours: IpAddr, hosts: &[String]) -> bool {
+fn is_allowed(host: &str, ours: IpAddr, hosts: &[Host]) -> bool {
     let name = without_port(host);
-    match name.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback() || address.to_canonical() == ours.to_canonical(),
-        Err(_) => name.eq_ignore_ascii_case("localhost") || hosts.iter().any(|known| name.eq_ignore_ascii_case(known)),
-    }
+    let Ok(address) = name.parse::<IpAddr>().map(|address| address.to_canonical()) else {
+        let is_known = |known: &Host| matches!(known, Host::Name(known) if name.eq_ignore_ascii_case(known));
+        return name.eq_ignore_ascii_case("localhost") || hosts.iter().any(is_known);
+    };
+    address.is_loopback() || address == ours.to_canonical() || hosts.contains(&Host::Address(address))
 }
 
 /// `host`, `host:port` or `[v6]:port` without the port and the brackets.
@@ -95,7 +97,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let allowed = ["ui.example".to_owned()];
+        let allowed = ["ui.example", "192.0.2.1"].map(|host| host.try_into().unwrap());
         match check(via, &allowed, &request.body(()).unwrap()) {
             Ok(()) => 200,
             Err(problem) => axum::response::IntoResponse::into_response(problem).status().as_u16(),
@@ -104,9 +106,16 @@ mod tests {
 
     #[test]
     fn a_rebound_name_is_refused_on_loopback() {
-        for good in
-            ["localhost", "LOCALHOST:8500", "127.0.0.1:8500", "[::1]:8500", "127.9.9.9", "ui.example", "ui.example.:80"]
-        {
+        for good in [
+            "localhost",
+            "LOCALHOST:8500",
+            "127.0.0.1:8500",
+            "[::1]:8500",
+            "127.9.9.9",
+            "192.0.2.1:80",
+            "ui.example",
+            "ui.example.:80",
+        ] {
             assert_eq!(status(LOOPBACK, "GET", &[("host", good)]), 200, "{good}");
         }
         for bad in

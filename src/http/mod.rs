@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use server::{Running, serve};
 
-use crate::agent::Agent;
+use crate::{agent::Agent, model::Host};
 use problem::Problem;
 use requests::Requests;
 
@@ -34,8 +34,8 @@ use requests::Requests;
 pub struct Config {
     /// A unix socket to listen on too, for the owner and the group of the process (mode 0660).
     pub socket: Option<PathBuf>,
-    /// Names under which web browsers may reach this API on loopback, besides `localhost` and its addresses.
-    pub hosts: Vec<String>,
+    /// Hosts, without ports, that requests on loopback may be addressed to besides `localhost` and its addresses.
+    pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
 }
@@ -69,5 +69,21 @@ impl App {
     /// Stands before every read of the catalogue: a restart must not look like "all services gone".
     fn ready(&self) -> Result<(), Problem> {
         if self.agent.view().is_ready() { Ok(()) } else { Err(Problem::unready(self.agent.unready())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_section_takes_known_keys_with_sound_values() {
+        let parse = |text: &str| toml::from_str::<Config>(text);
+        assert_eq!(parse("").unwrap(), Config::default());
+        let full = parse("socket = \"/run/hobnob/http.sock\"\nhosts = [\"ui.example\"]\nmax_connections = 7").unwrap();
+        assert_eq!((full.hosts.len(), full.max_connections.get()), (1, 7));
+        for bad in ["max_connections = 0", "hosts = [\"ui.example:8500\"]", "sokcet = \"x\""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 }

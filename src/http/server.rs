@@ -35,7 +35,7 @@ use super::{
     native,
     requests::{Classes, Requests},
 };
-use crate::agent::Agent;
+use crate::{agent::Agent, model::Host};
 
 /// A server at work.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: Cance
 #[derive(Debug)]
 struct Door {
     router: Router,
-    hosts: Vec<String>,
+    hosts: Vec<Host>,
     /// Counts what never reached a route.
     refused: Arc<Classes>,
     seats: Arc<Semaphore>,
