@@ -77,7 +77,7 @@ fn blamed(path: &str, why: &str) -> String {
     }
 }
 
-/// The most bytes of a body: four times the largest registration that the limits of `model` allow.
+/// The most bytes of a body: far above the largest registration that the limits of `model` allow.
 const LIMIT: usize = 1 << 20;
 /// How much of a body that is too large is read before the connection is given up.
 const PATIENCE: usize = 8 << 20;

@@ -46,7 +46,7 @@ impl Default for Config {
     }
 }
 
-/// Enough for a long poll per service and client; each idle connection costs some 10 KB.
+/// Enough for a stream per client and service on a busy node, and far from what memory holds.
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
 
 /// What the handlers reach.

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     http::{Answer, Problem, Shared, body::Parsed},
-    model::Health,
+    model::{CheckName, Health, InstanceId},
 };
 
 use super::params::{Segments, word};
 
-/// What a program says; the answer repeats it.
-#[derive(Debug, Deserialize, Serialize)]
+/// What a program says.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
     status: Health,
@@ -19,15 +19,23 @@ pub(super) struct Report {
     output: String,
 }
 
+/// What was taken down; how it counts shows in the service's instances, thresholds applied.
+#[derive(Serialize)]
+struct Taken {
+    id: InstanceId,
+    check: CheckName,
+    status: Health,
+}
+
 pub(super) async fn report(
     State(app): Shared,
     Segments((instance, check)): Segments<(String, String)>,
     Parsed(report): Parsed<Report>,
 ) -> Answer {
-    let (instance, check) = (word("id", &instance)?, word("check", &check)?);
+    let (id, check) = (word("id", &instance)?, word("check", &check)?);
     if report.status == Health::Maintenance {
         return Err(Problem::field("status", "must be passing, warning or critical"));
     }
-    app.agent.report(&instance, &check, report.status, &report.output).await?;
-    Ok(Json(report).into_response())
+    app.agent.report(&id, &check, report.status, &report.output).await?;
+    Ok(Json(Taken { id, check, status: report.status }).into_response())
 }
