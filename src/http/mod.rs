@@ -1,1 +1,89 @@
-//! The HTTP face.
+//! Floor 3, the HTTP face: reads the view that the agent publishes, sends it commands. No state of its own but counters.
+//!
+//! A request passes `server` (deadlines, seats), `guard` (Host and Origin), one handler of `native`, and leaves as JSON,
+//! as a stream of events, or as a `problem`. Each outside shape lives in the one file that serves it.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a face may read clocks; nothing depends on order"
+)]
+
+mod body;
+mod guard;
+mod metrics;
+mod native;
+mod problem;
+mod requests;
+mod server;
+
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
+
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+pub use server::{Running, serve};
+
+use crate::{agent::Agent, model::Host};
+use problem::Problem;
+use requests::Requests;
+
+/// The section `[http]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A unix socket to listen on too, for the owner and the group of the process (mode 0660).
+    pub socket: Option<PathBuf>,
+    /// Hosts, without ports, that requests on loopback may be addressed to besides `localhost` and its addresses.
+    pub hosts: Vec<Host>,
+    /// The most connections served at a time; others wait in the system's queue.
+    pub max_connections: NonZeroUsize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { socket: None, hosts: Vec::new(), max_connections: MAX_CONNECTIONS }
+    }
+}
+
+/// Enough for a stream per client and service on a busy node, and far from what memory holds.
+const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
+
+/// What the handlers reach.
+#[derive(Debug)]
+struct App {
+    agent: Agent,
+    requests: Requests,
+    started: SystemTime,
+    /// Ends the streams, which would keep a graceful shutdown waiting for ever.
+    stop: CancellationToken,
+}
+
+/// How a handler takes it.
+type Shared = axum::extract::State<Arc<App>>;
+
+/// What a handler gives back.
+type Answer = Result<axum::response::Response, Problem>;
+
+impl App {
+    /// Stands before every read of the catalogue: a restart must not look like "all services gone".
+    fn ready(&self) -> Result<(), Problem> {
+        if self.agent.view().is_ready() { Ok(()) } else { Err(Problem::unready(self.agent.unready())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_section_takes_known_keys_with_sound_values() {
+        let parse = |text: &str| toml::from_str::<Config>(text);
+        assert_eq!(parse("").unwrap(), Config::default());
+        let full = parse("socket = \"/run/hobnob/http.sock\"\nhosts = [\"ui.example\"]\nmax_connections = 7").unwrap();
+        assert_eq!((full.hosts.len(), full.max_connections.get()), (1, 7));
+        for bad in ["max_connections = 0", "hosts = [\"ui.example:8500\"]", "sokcet = \"x\""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

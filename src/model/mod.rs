@@ -11,7 +11,9 @@ pub use health::{
 };
 pub use name::{Host, InstanceId, Invalid, MeshName, NodeName, PortName, ServiceName, Tag};
 pub use node::{Epoch, MemberState, Node, NodeId};
-pub use service::{MAX_META, MAX_META_BYTES, MAX_PORTS, MAX_TAGS, Port, Registration, RegistrationDraft, Weight};
+pub use service::{
+    MAX_CHECKS, MAX_META, MAX_META_BYTES, MAX_PORTS, MAX_TAGS, Port, Registration, RegistrationDraft, Weight,
+};
 pub use time::Time;
 
 use serde::{Deserialize, Deserializer, de};

@@ -24,6 +24,8 @@ pub const MAX_META: usize = 64;
 pub const MAX_META_BYTES: (usize, usize) = (128, 512);
 /// The most named ports one registration may carry.
 pub const MAX_PORTS: usize = 16;
+/// The most checks one registration may carry: each is a task, and a line in every answer about the instance.
+pub const MAX_CHECKS: usize = 64;
 
 /// One service on one node, as its owner asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +136,9 @@ impl Registration {
         }
         if self.ports.len() > MAX_PORTS {
             return over("ports", MAX_PORTS);
+        }
+        if self.checks.len() > MAX_CHECKS {
+            return over("checks", MAX_CHECKS);
         }
         let (key_limit, value_limit) = MAX_META_BYTES;
         for (key, value) in &self.meta {
@@ -263,6 +268,10 @@ mod tests {
         assert_eq!(wrong(|d| d.address = Some("0.0.0.0".into())), "address");
         assert_eq!(wrong(|d| d.tags = vec!["ok".into(), "\n".into()]), "tags[1]");
         assert_eq!(wrong(|d| d.tags = vec![String::from("t"); 65]), "tags");
+        assert_eq!(
+            wrong(|d| d.checks = vec![CheckDraft { ttl: Some("1s".into()), ..CheckDraft::default() }; 65]),
+            "checks"
+        );
         assert_eq!(wrong(|d| drop(d.ports.insert("http".into(), 0))), "ports.http");
         assert_eq!(wrong(|d| drop(d.meta.insert("k".into(), "v".repeat(513)))), "meta.k");
     }

@@ -1,0 +1,128 @@
+//! Request bodies: JSON of at most 1 MiB, whatever the content type says. Errors name the field, or the line and column.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, Request},
+    http::StatusCode,
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::problem::Problem;
+
+/// A request's body, parsed.
+#[derive(Debug)]
+pub(crate) struct Parsed<T>(pub(crate) T);
+
+impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Parsed<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let slow =
+            |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
+        let bytes = timeout(DEADLINE, read(request.into_body())).await.map_err(slow)??;
+        parse(&bytes).map(Self)
+    }
+}
+
+/// Reads a body up to the limit. What comes beyond is read and forgotten for a while: a connection closed over unread
+/// bytes is reset, and the client would never see the answer that says why (RFC 9112 section 9.6).
+async fn read(mut body: Body) -> Result<Bytes, Problem> {
+    let mut kept = BytesMut::new();
+    let mut seen = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let broken = |why| Problem::field("body", &format!("broke off: {why}"));
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= LIMIT {
+            kept.extend_from_slice(&data);
+        } else if seen > PATIENCE {
+            break;
+        }
+    }
+    if seen > LIMIT {
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB; nothing was changed"));
+    }
+    Ok(kept.freeze())
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let why = match serde_json::from_slice(bytes) {
+        // serde takes an array for a struct too, field by field in order: nobody means that.
+        Ok(_) if !bytes.trim_ascii_start().starts_with(b"{") => return Err(Problem::field("body", "is not an object")),
+        Ok(parsed) => return Ok(parsed),
+        Err(why) => why,
+    };
+    if !why.is_data() {
+        return Err(Problem::field("body", &format!("is not JSON: {why}")));
+    }
+    // Only a body that is wrong is parsed again to learn where.
+    let mut again = serde_json::Deserializer::from_slice(bytes);
+    let path = serde_path_to_error::deserialize::<_, T>(&mut again).err().map(|wrong| wrong.path().to_string());
+    Err(Problem::field(blamed(path.as_deref().unwrap_or("."), &why.to_string()), &format!("is wrong: {why}")))
+}
+
+/// The field to blame. Where one is missing or stands twice, serde blames the object around it and names it in the text.
+fn blamed(path: &str, why: &str) -> String {
+    let named = ["missing field `", "duplicate field `"].iter().find_map(|start| why.strip_prefix(start));
+    match (path, named.and_then(|rest| rest.split('`').next())) {
+        (".", None) => "body".into(),
+        (".", Some(name)) => name.into(),
+        (path, None) => path.into(),
+        (path, Some(name)) => format!("{path}.{name}"),
+    }
+}
+
+/// The most bytes of a body: far above the largest registration that the limits of `model` allow.
+const LIMIT: usize = 1 << 20;
+/// How much of a body that is too large is read before the connection is given up.
+const PATIENCE: usize = 8 << 20;
+/// How long a body may take to arrive: a megabyte over a slow line, not a connection held open for ever.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RegistrationDraft;
+
+    fn wrong(body: &str) -> String {
+        format!("{:?}", parse::<RegistrationDraft>(body.as_bytes()).unwrap_err())
+    }
+
+    #[test]
+    fn a_wrong_body_names_its_field() {
+        for (body, field) in [
+            (r#"{"name": "web", "port": "http"}"#, "port"),
+            (r#"{"name": "web", "ports": {"http": []}}"#, "ports.http"),
+            (r#"{"name": "web", "tags": ["a", 1]}"#, "tags[1]"),
+            (r#"{"name": "web", "colour": 1}"#, "colour"),
+            (r#"{"name": "web", "checks": [{"tll": "1s"}]}"#, "checks[0].tll"),
+            (r#"{"name": "web", "name": "web"}"#, "name"),
+            (r#"{"checks": [{"ttl": "1s", "ttl": "1s"}]}"#, "checks[0].ttl"),
+            ("[]", "body"),
+            ("7", "body"),
+            ("", "body"),
+            ("{", "body"),
+        ] {
+            let problem = wrong(body);
+            assert!(problem.contains(&format!("field: Some({field:?})")), "{body}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_syntax_error_says_where() {
+        assert!(wrong("{\n  \"name\": web}").contains("line 2 column 11"));
+        assert!(wrong(r#"{"name": "web"} x"#).contains("line 1 column 17"));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused() {
+        assert_eq!(read(Body::from(vec![b' '; LIMIT])).await.unwrap().len(), LIMIT);
+        let problem = read(Body::from(vec![b' '; LIMIT + 1])).await.unwrap_err();
+        assert!(format!("{problem:?}").contains("413"));
+    }
+}

@@ -1,0 +1,121 @@
+//! `GET /metrics`: OpenMetrics text 1.0, written by hand, since what it shows are plain counters read elsewhere.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    time::UNIX_EPOCH,
+};
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use super::{App, Shared};
+use crate::model::{Health, MemberState};
+
+pub(super) async fn metrics(State(app): Shared) -> Response {
+    let mut page = Page::default();
+    process(&mut page, &app);
+    mesh(&mut page, &app);
+    page.counters("hobnob", app.agent.stats().await.each());
+    page.family("hobnob_http_requests", "counter", "Requests answered, by route and class of status.");
+    for (route, code, count) in app.requests.each() {
+        page.sample("hobnob_http_requests_total", &[("route", route), ("code", code)], count);
+    }
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], page.finish()).into_response()
+}
+
+fn process(page: &mut Page, app: &App) {
+    page.family("hobnob_build", "info", "The program.");
+    page.sample("hobnob_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    page.family("process_start_time_seconds", "gauge", "When the process began to serve, in unix time.");
+    let started = app.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    page.sample("process_start_time_seconds", &[], started.as_secs_f64());
+    page.family("hobnob_ready", "gauge", "Whether catalogue reads are answered.");
+    page.sample("hobnob_ready", &[], u8::from(app.agent.view().is_ready()));
+}
+
+fn mesh(page: &mut Page, app: &App) {
+    let view = app.agent.view();
+    let mut members = BTreeMap::new();
+    for member in view.nodes() {
+        *members.entry(member.state).or_insert(0) += 1;
+    }
+    page.family("hobnob_members", "gauge", "Nodes known, by how the mesh sees them.");
+    for state in [MemberState::Alive, MemberState::Suspect, MemberState::Down, MemberState::Left] {
+        page.sample("hobnob_members", &[("state", state.as_str())], members.get(&state).unwrap_or(&0));
+    }
+    let services = view.services();
+    let mut instances = BTreeMap::new();
+    for instance in services.iter().flat_map(|service| &service.instances) {
+        *instances.entry(instance.health()).or_insert(0) += 1;
+    }
+    page.family("hobnob_services", "gauge", "Services known.");
+    page.sample("hobnob_services", &[], services.len());
+    page.family("hobnob_instances", "gauge", "Instances shown, by health.");
+    for health in [Health::Passing, Health::Warning, Health::Critical, Health::Maintenance] {
+        page.sample("hobnob_instances", &[("health", health.as_str())], instances.get(&health).unwrap_or(&0));
+    }
+    page.family("hobnob_agreement", "gauge", "The part of the peers heard from lately that know what this node knows.");
+    page.sample("hobnob_agreement", &[], app.agent.agreement());
+}
+
+/// A page of OpenMetrics.
+#[derive(Debug, Default)]
+struct Page(String);
+
+impl Page {
+    /// Begins a family; its samples follow it at once.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {}\n# TYPE {name} {kind}", escape(help.trim()));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (n, (key, text)) in labels.iter().enumerate() {
+            let _ = write!(self.0, "{}{key}=\"{}\"", if n == 0 { '{' } else { ',' }, escape(text));
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    /// A family for each plain counter of a room: its name, its meaning, its value.
+    fn counters(&mut self, prefix: &str, each: impl Iterator<Item = (&'static str, &'static str, u64)>) {
+        for (name, help, value) in each {
+            self.family(&format!("{prefix}_{name}"), "counter", help);
+            self.sample(&format!("{prefix}_{name}_total"), &[], value);
+        }
+    }
+
+    fn finish(mut self) -> String {
+        self.0.push_str("# EOF\n");
+        self.0
+    }
+}
+
+/// Backslashes, quotes and line ends, as the format's section on escaping asks.
+fn escape(text: &str) -> String {
+    text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mesh::Stats;
+
+    #[test]
+    fn a_page_is_openmetrics() {
+        let mut page = Page::default();
+        page.family("up", "gauge", "It is \"up\".");
+        page.sample("up", &[("a", "x\\\"\n"), ("b", "")], 1);
+        let stats = Stats { gaps: 7, ..Stats::default() };
+        page.counters("hobnob", stats.each().filter(|(name, ..)| *name == "gaps"));
+        let expected = "# HELP up It is \\\"up\\\".\n# TYPE up gauge\nup{a=\"x\\\\\\\"\\n\",b=\"\"} 1\n\
+                        # HELP hobnob_gaps Rumours that left a gap behind them.\n# TYPE hobnob_gaps counter\n\
+                        hobnob_gaps_total 7\n# EOF\n";
+        assert_eq!(page.finish(), expected);
+    }
+}

@@ -1,0 +1,179 @@
+//! `GET /api/v1/services/{name}`: the instances of a service, all or filtered, by name of node or by distance.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{Json, extract::State, response::IntoResponse};
+use serde::Serialize;
+
+use crate::{
+    agent::View,
+    http::{Answer, Problem, Shared},
+    mesh::Instance,
+    model::{
+        CheckName, CheckStatus, Health, Host, InstanceId, MemberState, NodeName, Port, PortName, ServiceName, Tag,
+        Weight,
+    },
+};
+
+use super::params::{Params, Segments, word};
+
+/// An instance as it is shown; [`super::watch`] sends the same.
+#[derive(Debug, Serialize)]
+pub(super) struct Row<'a> {
+    id: &'a InstanceId,
+    node: &'a NodeName,
+    name: &'a ServiceName,
+    address: Host,
+    port: Option<Port>,
+    ports: &'a BTreeMap<PortName, Port>,
+    tags: &'a [Tag],
+    meta: &'a BTreeMap<String, String>,
+    weight: Weight,
+    priority: u16,
+    health: Health,
+    member: MemberState,
+    checks: Vec<Check<'a>>,
+}
+
+/// A check's id is its name: it is unique within the instance.
+#[derive(Debug, Serialize)]
+struct Check<'a> {
+    id: &'a CheckName,
+    name: &'a CheckName,
+    status: Health,
+    output: &'a str,
+    #[serde(serialize_with = "super::moment")]
+    since: u64,
+}
+
+impl<'a> From<&'a Instance> for Row<'a> {
+    fn from(instance: &'a Instance) -> Self {
+        let asked = &*instance.registration;
+        Self {
+            id: &asked.id,
+            node: &instance.node.name,
+            name: &asked.name,
+            address: instance.address(),
+            port: asked.port,
+            ports: &asked.ports,
+            tags: &asked.tags,
+            meta: &asked.meta,
+            weight: asked.weight,
+            priority: asked.priority,
+            health: instance.health(),
+            member: instance.member,
+            checks: instance.report.checks.iter().map(Check::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a CheckStatus> for Check<'a> {
+    fn from(check: &'a CheckStatus) -> Self {
+        Self { id: &check.name, name: &check.name, status: check.status, output: &check.output, since: check.since }
+    }
+}
+
+/// Which instances are asked for.
+#[derive(Debug, Default)]
+struct Filter {
+    passing: bool,
+    tags: Vec<Tag>,
+    zone: Option<String>,
+}
+
+impl Filter {
+    fn take(params: &mut Params) -> Result<Self, Problem> {
+        let passing = params.switch("passing")?;
+        let tags = params.all("tag").iter().map(|tag| word("tag", tag)).collect::<Result<_, _>>()?;
+        Ok(Self { passing, tags, zone: params.one("zone")? })
+    }
+
+    /// Whether an instance has all that is asked for.
+    fn admits(&self, instance: &Instance) -> bool {
+        (!self.passing || instance.health() == Health::Passing)
+            && self.tags.iter().all(|tag| instance.registration.tags.contains(tag))
+            && self.zone.as_deref().is_none_or(|zone| *instance.node.zone == *zone)
+    }
+}
+
+/// The nearest first, by round trip from this node; those never measured last. Others keep their order.
+fn sort_by_distance(instances: &mut [&Instance], view: &View) {
+    let this = view.this().map(|this| this.id);
+    instances.sort_by_cached_key(|instance| {
+        if Some(instance.owner) == this {
+            return Duration::ZERO;
+        }
+        view.node(instance.node.name.as_str()).and_then(|member| member.rtt).unwrap_or(Duration::MAX)
+    });
+}
+
+/// A name that nobody registers has no instances: programs ask before the first one comes.
+pub(super) async fn instances(State(app): Shared, Segments(name): Segments<String>, mut params: Params) -> Answer {
+    let name: ServiceName = word("name", &name)?;
+    let filter = Filter::take(&mut params)?;
+    let near = params.one("near")?;
+    params.end()?;
+    let this = &app.agent.config().node;
+    if near.as_deref().is_some_and(|near| near != "_agent" && !near.eq_ignore_ascii_case(this.as_str())) {
+        let why = format!("must be _agent or {this}: distances are known from this node alone; ask the other node");
+        return Err(Problem::field("near", &why));
+    }
+    app.ready()?;
+    let view = app.agent.view();
+    let service = view.service(name.as_str());
+    let all = service.iter().flat_map(|service| &service.instances);
+    let mut shown: Vec<_> = all.filter(|instance| filter.admits(instance)).collect();
+    if near.is_some() {
+        sort_by_distance(&mut shown, view);
+    }
+    Ok(Json(shown.into_iter().map(Row::from).collect::<Vec<_>>()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::native::fixtures;
+
+    fn ids(filter: &Filter) -> Vec<String> {
+        let web = fixtures::web();
+        let kept = web.instances.iter().filter(|instance| filter.admits(instance));
+        kept.map(|instance| instance.registration.id.to_string()).collect()
+    }
+
+    #[test]
+    fn an_instance_has_the_shape_of_the_contract() {
+        let row = serde_json::to_value(Row::from(&fixtures::web().instances[0])).unwrap();
+        let expected = serde_json::json!({
+            "id": "web-1", "node": "a", "name": "web", "address": "10.0.0.1", "port": 8080, "ports": {}, "tags": ["v2"],
+            "meta": {"k": "v"}, "weight": 1, "priority": 1, "health": "passing", "member": "alive", "checks": [],
+        });
+        assert_eq!(row, expected);
+    }
+
+    #[test]
+    fn a_check_says_since_when_and_any_claim_can_be_shown() {
+        let row = serde_json::to_value(Row::from(&fixtures::web().instances[1])).unwrap();
+        let expected = serde_json::json!([
+            {"id": "ttl-1", "name": "ttl-1", "status": "critical", "output": "late", "since": "9999-12-31T23:59:59.999Z"}
+        ]);
+        assert_eq!(row["checks"], expected);
+    }
+
+    #[test]
+    fn filters_must_all_hold() {
+        let tag = |tag: &str| vec![tag.try_into().unwrap()];
+        assert_eq!(ids(&Filter::default()), ["web-1", "web-2", "web-3"]);
+        assert_eq!(ids(&Filter { passing: true, ..Filter::default() }), ["web-1", "web-3"]);
+        assert_eq!(ids(&Filter { tags: tag("V2"), ..Filter::default() }), ["web-1", "web-2"]);
+        assert_eq!(ids(&Filter { tags: tag("v2"), passing: true, zone: Some("z1".into()) }), ["web-1"]);
+        assert!(ids(&Filter { zone: Some("elsewhere".into()), ..Filter::default() }).is_empty());
+    }
+
+    #[test]
+    fn the_nearest_comes_first() {
+        let (view, web) = (fixtures::view(), fixtures::web());
+        let mut shown: Vec<_> = web.instances.iter().rev().collect();
+        sort_by_distance(&mut shown, &view);
+        assert_eq!(shown.iter().map(|i| i.node.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+}

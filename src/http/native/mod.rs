@@ -1,0 +1,112 @@
+//! The native API, `/api/v1`, and the plain routes beside it: one outside shape per file.
+
+#[cfg(test)]
+mod fixtures;
+mod instances;
+mod join;
+mod members;
+mod params;
+mod probes;
+mod prometheus;
+mod registrations;
+mod reports;
+mod services;
+mod status;
+mod watch;
+
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use axum::{
+    Router,
+    http::StatusCode,
+    routing::{MethodRouter, any, get, post, put},
+};
+use serde::Serializer;
+
+use super::{App, Problem, metrics::metrics, requests::Requests};
+
+/// All routes; their answers are counted in `requests`.
+pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
+    let own = get(registrations::one).put(registrations::put).delete(registrations::delete);
+    let table = [
+        ("/", get(probes::hint)),
+        ("/livez", get(probes::livez)),
+        ("/readyz", get(probes::readyz)),
+        ("/version", get(probes::version)),
+        ("/metrics", get(metrics)),
+        ("/api/v1/status", get(status::status)),
+        ("/api/v1/members", get(members::members)),
+        ("/api/v1/services", get(services::services)),
+        ("/api/v1/services/{name}", get(instances::instances)),
+        ("/api/v1/registrations", get(registrations::all)),
+        ("/api/v1/registrations/{id}", own),
+        ("/api/v1/registrations/{id}/checks/{check}", put(reports::report)),
+        ("/api/v1/join", post(join::join)),
+        ("/api/v1/leave", post(join::leave)),
+        ("/api/v1/watch", get(watch::watch)),
+        ("/api/v1/prometheus", get(prometheus::targets)),
+    ];
+    assemble(table, requests)
+}
+
+fn assemble<S: Clone + Send + Sync + 'static>(
+    table: impl IntoIterator<Item = (&'static str, MethodRouter<S>)>,
+    requests: &mut Requests,
+) -> Router<S> {
+    let elsewhere = requests.counted("none", any(no_such_path)).with_state(());
+    table.into_iter().fold(Router::new().fallback_service(elsewhere), |router, (path, methods)| {
+        router.route(path, requests.counted(path, methods.fallback(no_such_method)))
+    })
+}
+
+async fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path; the API begins at /api/v1/status")
+}
+
+/// The router adds the header Allow (RFC 9110 section 15.5.6).
+async fn no_such_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take that method; the header Allow lists what it takes",
+    )
+}
+
+/// Writes a moment as RFC 3339 with milliseconds, in UTC. Peers may claim any moment: what lies beyond the format's
+/// last is shown as that.
+fn moment<S: Serializer>(unix_millis: &u64, to: S) -> Result<S::Ok, S::Error> {
+    const YEAR_9999_ENDS: u64 = 253_402_300_799_999;
+    let since = Duration::from_millis((*unix_millis).min(YEAR_9999_ENDS));
+    to.collect_str(&humantime::format_rfc3339_millis(UNIX_EPOCH + since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{body::Body, http::Request};
+    use tower::ServiceExt;
+
+    #[tokio::test]
+    async fn a_path_or_method_that_is_not_there_is_a_problem_and_counted() {
+        let mut requests = Requests::default();
+        let router = assemble::<()>([("/", get(probes::hint)), ("/livez", get(probes::livez))], &mut requests);
+        for (method, path, status, allow) in [
+            ("GET", "/", 200, None),
+            ("PUT", "/", 405, Some("GET,HEAD")),
+            ("GET", "/nowhere", 404, None),
+            ("PUT", "/nowhere", 404, None),
+            ("HEAD", "/livez", 200, None),
+        ] {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {path}");
+            assert_eq!(response.headers().get("allow").map(|allow| allow.to_str().unwrap()), allow, "{method} {path}");
+            let kind = response.headers()["content-type"].to_str().unwrap();
+            assert_eq!(kind == "application/problem+json", status >= 400, "{method} {path}");
+        }
+        let counts: Vec<_> = requests.each().collect();
+        assert_eq!(counts, [("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 1)]);
+    }
+}

@@ -1,0 +1,50 @@
+//! What supervisors and people ask first: alive, ready, which version, and where the API is.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{http::Shared, mesh::wire};
+
+pub(super) async fn hint() -> &'static str {
+    "Hobnob: service discovery without servers. Begin at /api/v1/status, /api/v1/services or /metrics.\n"
+}
+
+#[derive(Serialize)]
+struct Live {
+    live: bool,
+}
+
+/// That this is answered is the answer.
+pub(super) async fn livez() -> Json<impl Serialize> {
+    Json(Live { live: true })
+}
+
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    reasons: Vec<String>,
+}
+
+/// 503 with reasons until the first sync is done.
+pub(super) async fn readyz(State(app): Shared) -> Response {
+    let ready = app.agent.view().is_ready();
+    let (status, reasons) =
+        if ready { (StatusCode::OK, Vec::new()) } else { (StatusCode::SERVICE_UNAVAILABLE, app.agent.unready()) };
+    (status, Json(Ready { ready, reasons })).into_response()
+}
+
+#[derive(Serialize)]
+struct Version {
+    name: &'static str,
+    version: &'static str,
+    protocol: u8,
+}
+
+pub(super) async fn version() -> Json<impl Serialize> {
+    Json(Version { name: "hobnob", version: env!("CARGO_PKG_VERSION"), protocol: wire::VERSION })
+}

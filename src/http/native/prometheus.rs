@@ -1,0 +1,98 @@
+//! `GET /api/v1/prometheus?service=&tag=`: what Prometheus' http_sd reads. Each instance is a group of its own, since
+//! labels belong to groups. All healths are listed: whether a target answers is for Prometheus to find out.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State, response::IntoResponse};
+use serde::Serialize;
+
+use crate::{
+    http::{Answer, Shared},
+    mesh::Instance,
+    model::{Host, ServiceName, Tag},
+};
+
+use super::params::{Params, word};
+
+#[derive(Debug, Serialize)]
+struct Group {
+    targets: [String; 1],
+    labels: BTreeMap<String, String>,
+}
+
+impl Group {
+    /// `None` for an instance without a port: there is nothing to scrape.
+    fn of(instance: &Instance) -> Option<Self> {
+        let asked = &instance.registration;
+        let target = match (instance.address(), asked.port?) {
+            (Host::Address(ip), port) => std::net::SocketAddr::new(ip, port.get()).to_string(),
+            (Host::Name(name), port) => format!("{name}:{port}"),
+        };
+        // Between commas on both sides, so that a pattern can ask for `,v2,`.
+        let tags = asked.tags.iter().fold(String::from(","), |all, tag| format!("{all}{tag},"));
+        let fixed = [
+            ("service", asked.name.to_string()),
+            ("id", asked.id.to_string()),
+            ("node", instance.node.name.to_string()),
+            ("datacenter", instance.node.datacenter.to_string()),
+            ("zone", instance.node.zone.to_string()),
+            ("health", instance.health().to_string()),
+            ("tags", tags),
+        ];
+        let fixed = fixed.into_iter().map(|(key, value)| (format!("__meta_hobnob_{key}"), value));
+        let meta = asked.meta.iter().map(|(key, value)| (format!("__meta_hobnob_meta_{}", label(key)), value.clone()));
+        Some(Self { targets: [target], labels: meta.chain(fixed).collect() })
+    }
+}
+
+/// The nearest valid label name: letters, digits and underscores.
+fn label(key: &str) -> String {
+    key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+pub(super) async fn targets(State(app): Shared, mut params: Params) -> Answer {
+    let names =
+        params.all("service").iter().map(|name| word("service", name)).collect::<Result<Vec<ServiceName>, _>>()?;
+    let tags = params.all("tag").iter().map(|tag| word("tag", tag)).collect::<Result<Vec<Tag>, _>>()?;
+    params.end()?;
+    app.ready()?;
+    let view = app.agent.view();
+    let services = match &*names {
+        [] => view.services(),
+        names => names.iter().filter_map(|name| view.service(name.as_str())).collect(),
+    };
+    let all = services.iter().flat_map(|service| &service.instances);
+    let tagged = all.filter(|instance| tags.iter().all(|tag| instance.registration.tags.contains(tag)));
+    Ok(Json(tagged.filter_map(Group::of).collect::<Vec<_>>()).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::native::fixtures;
+
+    #[test]
+    fn a_group_has_the_shape_of_http_sd() {
+        let group = serde_json::to_value(Group::of(&fixtures::web().instances[0])).unwrap();
+        let expected = serde_json::json!({
+            "targets": ["10.0.0.1:8080"],
+            "labels": {
+                "__meta_hobnob_service": "web", "__meta_hobnob_id": "web-1", "__meta_hobnob_node": "a",
+                "__meta_hobnob_datacenter": "dc1", "__meta_hobnob_zone": "z1", "__meta_hobnob_health": "passing",
+                "__meta_hobnob_tags": ",v2,", "__meta_hobnob_meta_k": "v",
+            },
+        });
+        assert_eq!(group, expected);
+    }
+
+    #[test]
+    fn targets_of_ipv6_stand_in_brackets_and_portless_ones_are_left_out() {
+        let mut instance = fixtures::web().instances[0].clone();
+        let mut asked = (*instance.registration).clone().address("fd00::1".try_into().unwrap());
+        instance.registration = asked.clone().into();
+        assert_eq!(Group::of(&instance).unwrap().targets, ["[fd00::1]:8080"]);
+        asked.port = None;
+        instance.registration = asked.into();
+        assert!(Group::of(&instance).is_none());
+    }
+}

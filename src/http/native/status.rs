@@ -1,0 +1,81 @@
+//! `GET /api/v1/status`: this node and its mesh at a glance.
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::{
+    agent::View,
+    http::Shared,
+    model::{MemberState, MeshName, NodeName},
+};
+
+#[derive(Serialize)]
+struct Status<'a> {
+    node: &'a NodeName,
+    mesh: &'a MeshName,
+    version: &'static str,
+    ready: bool,
+    members: Members,
+    services: usize,
+    instances: usize,
+    /// In hexadecimal: most readers of JSON lose the last digits of numbers above 2^53.
+    fingerprint: String,
+    agreement: f64,
+}
+
+/// How many nodes are seen how, this one too.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Members {
+    alive: usize,
+    suspect: usize,
+    down: usize,
+    left: usize,
+}
+
+impl Members {
+    fn of(view: &View) -> Self {
+        let mut count = Self::default();
+        for member in view.nodes() {
+            *match member.state {
+                MemberState::Alive => &mut count.alive,
+                MemberState::Suspect => &mut count.suspect,
+                MemberState::Down => &mut count.down,
+                MemberState::Left => &mut count.left,
+            } += 1;
+        }
+        count
+    }
+}
+
+pub(super) async fn status(State(app): Shared) -> Response {
+    let (view, config) = (app.agent.view(), app.agent.config());
+    let services = view.services();
+    let status = Status {
+        node: &config.node,
+        mesh: &config.mesh,
+        version: env!("CARGO_PKG_VERSION"),
+        ready: view.is_ready(),
+        members: Members::of(view),
+        services: services.len(),
+        instances: services.iter().map(|service| service.instances.len()).sum(),
+        fingerprint: format!("{:016x}", app.agent.fingerprint()),
+        agreement: app.agent.agreement(),
+    };
+    Json(status).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::native::fixtures;
+
+    #[test]
+    fn members_count_this_node_too() {
+        let expected = Members { alive: 1, suspect: 1, down: 1, left: 0 };
+        assert_eq!(Members::of(&fixtures::view()), expected);
+    }
+}
