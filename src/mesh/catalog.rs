@@ -236,10 +236,16 @@ impl Book {
         if delta.floor > self.mark.version && delta.floor > reads_up_to {
             self.doubt(delta.floor);
         }
-        for update in &delta.rows {
+        // Below the floor to be reached only a delta that knows of it has a say: an older one would bring back the dead.
+        let settled = match self.reread {
+            Some(reread) if delta.floor >= reread.floor => 0,
+            Some(reread) => reread.floor,
+            None => self.mark.floor,
+        };
+        for update in delta.rows.iter().filter(|update| update.version > settled) {
             self.merge_row(now, update, &mut merged);
         }
-        merged.gap = !self.advance(delta.from, delta.to);
+        merged.gap = !self.advance(delta.from.max(settled), delta.to);
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);
@@ -260,7 +266,7 @@ impl Book {
             Key::Node => (self.node_version, false),
             _ => self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted)),
         };
-        if update.version < known.0 || (update.version == known.0 && !known.1) || update.version <= self.mark.floor {
+        if update.version < known.0 || (update.version == known.0 && !known.1) {
             return;
         }
         let claim = match update.body.map(|body| (body.len() <= MAX_ROW).then(|| Claim::parse(&key, body)).flatten()) {

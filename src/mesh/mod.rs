@@ -14,6 +14,7 @@
 mod catalog;
 mod check;
 pub mod event;
+pub mod fuzz;
 mod membership;
 mod outbox;
 mod publish;

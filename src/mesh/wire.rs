@@ -419,3 +419,6 @@ mod optional_bytes {
         from.deserialize_any(Body)
     }
 }
+
+#[cfg(test)]
+mod golden;

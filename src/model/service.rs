@@ -272,8 +272,8 @@ mod tests {
             wrong(|d| d.checks = vec![CheckDraft { ttl: Some("1s".into()), ..CheckDraft::default() }; 65]),
             "checks"
         );
-        assert_eq!(wrong(|d| drop(d.ports.insert("http".into(), 0))), "ports.http");
-        assert_eq!(wrong(|d| drop(d.meta.insert("k".into(), "v".repeat(513)))), "meta.k");
+        assert_eq!(wrong(|d| d.ports.extend([("http".into(), 0)])), "ports.http");
+        assert_eq!(wrong(|d| d.meta.extend([("k".into(), "v".repeat(513))])), "meta.k");
     }
 
     #[test]
