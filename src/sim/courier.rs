@@ -187,14 +187,17 @@ impl World {
                 }
                 return true;
             }
-            Some(false) if self.settings.network.resets && self.is_older(connection, to) => {
-                let delay = self.settings.network.delay(to, from, &mut self.rng);
-                let back = Route { connection, from: to, to: from };
-                self.queue.push(self.now + delay, Event::Closed(back, Gone::Reset));
-            }
+            Some(false) if !self.is_older(connection, to) => self.answer(route, Gone::Closed),
+            Some(false) if self.settings.network.resets => self.answer(route, Gone::Reset),
             _ => drop(self.silences.entry((connection, from)).or_insert(self.now)),
         }
         false
+    }
+
+    /// Answers a packet of a connection that is not there any more.
+    fn answer(&mut self, Route { connection, from, to }: Route, gone: Gone) {
+        let delay = self.settings.network.delay(to, from, &mut self.rng);
+        self.queue.push(self.now + delay, Event::Closed(Route { connection, from: to, to: from }, gone));
     }
 
     /// Whether a connection is older than the process that runs on `machine`.

@@ -11,7 +11,7 @@ use super::{
     world::{Journal, Seen, World, mesh_name, number},
 };
 use crate::{
-    mesh::{self, Command, Gone, Input, Mesh, Output},
+    mesh::{self, Change, Command, Gone, Input, Mesh, Output},
     model::{Epoch, NodeId, Time},
 };
 
@@ -142,6 +142,7 @@ impl World {
         seed = hash(&self.now.since_start().as_nanos().to_le_bytes(), seed);
         self.digest = match output {
             Output::Packet(to, bytes) | Output::Message(to, bytes) => hash(bytes, seed ^ to.0),
+            Output::Changed(Change::Service(name)) => hash(name.as_str().as_bytes(), seed),
             other => hash(format!("{other:?}").as_bytes(), seed),
         };
     }

@@ -220,8 +220,11 @@ impl World {
         self.stop(n, Gone::Left);
     }
 
-    /// Gives a machine another address. A running one notices; its peers have to be told.
+    /// Gives a machine another address, unless it is paused. A running one notices; its peers have to be told.
     pub fn relocate(&mut self, n: usize) {
+        if self.machines[n].process.is_some() && !self.is_awake(number(n)) {
+            return;
+        }
         if let Some(old) = self.machines[n].address() {
             self.addresses.remove(&old);
         }
