@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cargo test --test swarm` | 50 seeds |
 //! | `HOBNOB_SEED=7 cargo test --test swarm replay -- --ignored --nocapture` | one seed again, its story printed |
+//! | `HOBNOB_SEED=7 cargo test --test swarm shrink -- --ignored --nocapture` | the least of its faults that fail |
 //! | `HOBNOB_SEEDS=100000 HOBNOB_SEED=1 cargo test --test swarm -- --ignored march` | so many seeds from that one on |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -16,8 +17,12 @@ use hobnob::sim::{Plan, Settings, World};
 fn tell(seed: u64) -> u64 {
     let plan = Plan::derive(seed);
     print!("{plan}");
+    run(&plan)
+}
+
+fn run(plan: &Plan) -> u64 {
     let settings =
-        Settings { replay: "cargo test --test swarm replay -- --ignored --nocapture", ..Settings::seeded(seed) };
+        Settings { replay: "cargo test --test swarm replay -- --ignored --nocapture", ..Settings::seeded(plan.seed) };
     let mut world = World::cold(settings, plan.machines);
     world.converge(Duration::from_secs(30));
     plan.schedule(&mut world);
@@ -48,6 +53,22 @@ fn the_same_seed_tells_the_same_story() {
 #[ignore = "replays HOBNOB_SEED"]
 fn replay() {
     tell(number("HOBNOB_SEED").unwrap_or(0));
+}
+
+#[test]
+#[ignore = "drops faults of HOBNOB_SEED's story as long as it fails"]
+fn shrink() {
+    let mut plan = Plan::derive(number("HOBNOB_SEED").unwrap_or(0));
+    let fails = |plan: &Plan| std::panic::catch_unwind(|| run(plan)).is_err();
+    assert!(fails(&plan), "the story of seed {} breaks no law", plan.seed);
+    for at in (0..plan.faults.len()).rev() {
+        let mut less = plan.clone();
+        less.faults.remove(at);
+        if fails(&less) {
+            plan = less;
+        }
+    }
+    print!("{plan}");
 }
 
 #[test]
