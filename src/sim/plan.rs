@@ -2,11 +2,19 @@
 
 use std::{fmt, time::Duration};
 
+use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::{network::Network, queue::Event, world::World};
-use crate::model::{InstanceId, Registration};
+use super::{
+    network::Network,
+    queue::Event,
+    world::{World, number},
+};
+use crate::{
+    mesh::{Input, wire},
+    model::{InstanceId, Registration},
+};
 
 /// One thing that happens to the world. Machines are numbered; what makes no sense at its time does nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +45,8 @@ pub enum Fault {
     Heal,
     /// The links behave differently.
     Weather(Network),
+    /// The second machine is sent noise in the name of the first, drawn from that seed.
+    Noise(usize, usize, u64),
 }
 
 /// A world's story.
@@ -66,7 +76,7 @@ impl Plan {
             let gone = rng.random_bool(0.3);
             plan.at(rng, if gone { Fault::Deregister(n, service) } else { Fault::Register(n, service, port) });
         }
-        let kinds: [fn(&mut Self, &mut Pcg64Mcg); 9] = [
+        let kinds: [fn(&mut Self, &mut Pcg64Mcg); 10] = [
             Self::crashes,
             Self::losses_of_state,
             Self::pauses,
@@ -76,6 +86,7 @@ impl Plan {
             Self::partitions,
             Self::one_way_walls,
             Self::weather,
+            Self::noise,
         ];
         for kind in kinds {
             if rng.random_bool(0.3) {
@@ -165,6 +176,14 @@ impl Plan {
         self.span(rng, Fault::Cut(left, right), Fault::Heal);
     }
 
+    fn noise(&mut self, rng: &mut Pcg64Mcg) {
+        for _ in 0..rng.random_range(1..=50) {
+            let (from, to) = (self.machine(rng), self.machine(rng));
+            let seed = rng.random();
+            self.at(rng, Fault::Noise(from, to, seed));
+        }
+    }
+
     fn weather(&mut self, rng: &mut Pcg64Mcg) {
         let bad = Network {
             latency: Duration::from_micros(rng.random_range(50..20_000)),
@@ -211,6 +230,20 @@ impl World {
             Fault::Cut(from, to) => self.cut(from, to),
             Fault::Heal => self.heal(),
             Fault::Weather(network) => *self.network_mut() = network.clone(),
+            Fault::Noise(from, to, seed) => self.disturb(*from, *to, *seed),
+        }
+    }
+
+    /// Delivers bytes that no honest peer sends, in a packet and in a stream. They begin like ours, so that they are read.
+    fn disturb(&mut self, from: usize, to: usize, seed: u64) {
+        let rng = &mut Pcg64Mcg::seed_from_u64(seed);
+        let mut noise = vec![0; rng.random_range(1..=wire::MAX_PACKET)];
+        rng.fill(&mut noise[..]);
+        noise[0] = wire::VERSION;
+        if from != to && self.is_awake(number(to)) {
+            let (from, noise) = (self.id(from), Bytes::from(noise));
+            self.deliver(number(to), Input::Packet(from, noise.clone()));
+            self.deliver(number(to), Input::Message(from, noise));
         }
     }
 
