@@ -84,7 +84,7 @@ fn seconds(duration: Option<Duration>) -> String {
 }
 
 fn total(world: &World, counter: impl Fn(&Stats) -> u64) -> u64 {
-    world.running().map(|n| counter(world.mesh(n).unwrap().stats())).sum()
+    world.running().map(|n| counter(&world.mesh(n).unwrap().stats())).sum()
 }
 
 fn bytes(world: &World) -> (u64, u64) {
