@@ -23,6 +23,7 @@ fn story(name: &'static str, tell: impl Fn(Settings)) {
         None => 0..number("HOBNOB_SEEDS").unwrap_or(100),
     };
     for seed in seeds {
+        println!("replay: HOBNOB_SEED={seed} {name}");
         let network = Network { jitter: Duration::from_millis(1), loss: 0.01, ..Network::default() };
         tell(Settings { network, replay: name, ..Settings::seeded(seed) });
     }
