@@ -1,0 +1,300 @@
+//! Stories of small meshes, each told under 100 seeds on the simulator, every law checked after every step.
+//!
+//! `HOBNOB_SEEDS=1000` tells each more often, `HOBNOB_SEED=7` only under that seed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use hobnob::{
+    mesh::Event,
+    model::{MemberState, Registration, ServiceName},
+    sim::{Network, Seen, Settings, World},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(20);
+
+/// Tells a story under every seed, in a small data centre whose network loses a little.
+fn story(name: &'static str, tell: impl Fn(Settings)) {
+    let number = |key| std::env::var(key).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("HOBNOB_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("HOBNOB_SEEDS").unwrap_or(100),
+    };
+    for seed in seeds {
+        println!("replay: HOBNOB_SEED={seed} {name}");
+        let network = Network { jitter: Duration::from_millis(1), loss: 0.01, ..Network::default() };
+        tell(Settings { network, replay: name, ..Settings::seeded(seed) });
+    }
+}
+
+macro_rules! stories {
+    ($($(#[doc = $doc:literal])* fn $name:ident($settings:ident) $body:block)*) => {$(
+        $(#[doc = $doc])*
+        #[test]
+        fn $name() {
+            story(concat!("cargo test --test scenarios ", stringify!($name)), |$settings| $body);
+        }
+    )*};
+}
+
+fn web(port: u16) -> Registration {
+    Registration::new("web", port).unwrap()
+}
+
+fn service() -> ServiceName {
+    "web".try_into().unwrap()
+}
+
+/// How each machine that runs sees `n`.
+fn seen(world: &World, n: usize) -> Vec<Option<MemberState>> {
+    let others = world.running().filter(|&other| other != n);
+    others.map(|other| world.mesh(other).unwrap().member(world.id(n)).map(|member| member.state)).collect()
+}
+
+/// A mesh that stands, where every machine serves `web`.
+fn standing(settings: Settings, machines: usize) -> World {
+    let mut world = World::cold(settings, machines);
+    (0..machines).for_each(|n| world.register(n, web(8000 + n as u16)));
+    world.converge(30 * SECOND);
+    world
+}
+
+/// Waits until nobody shows anything of `n`, which has stopped.
+fn hidden(world: &mut World, n: usize, within: Duration) {
+    let id = world.id(n);
+    let gone = world.run_until(within, STEP, |world| {
+        world.running().all(|other| world.shown(other, &service()).iter().all(|instance| instance.owner != id))
+    });
+    assert!(gone.is_some(), "machine {n} is still shown {within:?} after it stopped: {:?}", seen(world, n));
+}
+
+fn events(world: &mut World) -> impl Iterator<Item = Event> {
+    world.take_log().into_iter().filter_map(|(_, _, seen)| match seen {
+        Seen::Event(event) => Some(event),
+        _ => None,
+    })
+}
+
+stories! {
+    /// Nodes that start at once find each other, and what one registers all show.
+    fn nodes_join_and_find_each_other(settings) {
+        let mut world = World::cold(settings, 8);
+        world.converge(10 * SECOND);
+        world.register(3, web(80));
+        world.converge(10 * SECOND);
+        let late = world.add("late");
+        world.start(late);
+        world.converge(10 * SECOND);
+        assert_eq!(world.shown(late, &service()).len(), 1);
+    }
+
+    /// A crash hides what the node served, everywhere, and deletes nothing: it is back with its process.
+    fn a_crash_hides_and_a_restart_shows(settings) {
+        let mut world = standing(settings, 6);
+        world.crash(2);
+        hidden(&mut world, 2, 30 * SECOND);
+        world.converge(10 * SECOND);
+        world.start(2);
+        world.converge(5 * SECOND);
+        assert_eq!(world.shown(0, &service()).len(), 6);
+    }
+
+    /// A node that comes and goes is never shown twice, nor lost for good.
+    fn a_flapping_node_settles(settings) {
+        let mut world = standing(settings, 5);
+        for round in 1..=6_u64 {
+            world.crash(1);
+            world.run(Duration::from_millis(round * 400));
+            world.start(1);
+            world.run(Duration::from_millis(round * 300));
+        }
+        world.converge(15 * SECOND);
+    }
+
+    /// A service that flaps ends as its owner left it.
+    fn a_flapping_service_settles(settings) {
+        let mut world = standing(settings, 6);
+        for round in 0..20 {
+            world.register(4, web(9000 + round));
+            world.run(Duration::from_millis(3));
+            world.deregister(4, &"web".try_into().unwrap());
+            world.run(Duration::from_millis(3));
+        }
+        world.converge(10 * SECOND);
+        assert_eq!(world.shown(0, &service()).len(), 5);
+    }
+
+    /// Both halves go on by themselves; healed, each learns what the other did meanwhile.
+    fn a_partition_heals(settings) {
+        let mut world = standing(settings, 8);
+        let (left, right) = ([0, 1, 2, 3], [4, 5, 6, 7]);
+        world.cut(&left, &right);
+        world.cut(&right, &left);
+        world.run(20 * SECOND);
+        world.register(0, web(1));
+        world.deregister(7, &"web".try_into().unwrap());
+        world.run(40 * SECOND);
+        world.heal();
+        world.converge(15 * SECOND);
+        assert_eq!(world.shown(7, &service()).len(), 7);
+    }
+
+    /// Half of the mesh hears the other half and cannot answer; healed, all is as before.
+    fn a_one_way_partition_heals(settings) {
+        let mut world = standing(settings, 6);
+        world.cut(&[0, 1], &[2, 3, 4, 5]);
+        world.run(40 * SECOND);
+        world.heal();
+        world.converge(15 * SECOND);
+    }
+
+    /// One node that only one other cannot reach stays: somebody else vouches for it.
+    fn one_broken_link_kills_nobody(settings) {
+        let mut world = standing(settings, 6);
+        events(&mut world).for_each(drop);
+        world.cut(&[0], &[1]);
+        world.cut(&[1], &[0]);
+        world.run(60 * SECOND);
+        let down = events(&mut world).find(|e| matches!(e, Event::Member { now: MemberState::Down, .. }));
+        assert_eq!(down, None);
+    }
+
+    /// A restart with its disk: the same rows under a larger epoch.
+    fn a_restart_keeps_what_was_registered(settings) {
+        let mut world = standing(settings, 5);
+        let before = world.mesh(0).unwrap().member(world.id(3)).unwrap().epoch;
+        world.crash(3);
+        world.start(3);
+        world.converge(10 * SECOND);
+        let after = world.mesh(0).unwrap().member(world.id(3)).unwrap().epoch;
+        assert!(after > before, "{after:?} follows {before:?}");
+        assert_eq!(world.shown(0, &service()).len(), 5);
+    }
+
+    /// One node after the other restarts: in the end nothing is lost, and no old process is remembered.
+    fn all_nodes_restart_in_turn(settings) {
+        let mut world = standing(settings, 7);
+        for n in 0..7 {
+            world.crash(n);
+            world.run(SECOND / 2);
+            world.start(n);
+            world.run(SECOND);
+        }
+        world.converge(15 * SECOND);
+        assert_eq!(world.shown(6, &service()).len(), 7);
+    }
+
+    /// All machines lose power and come back at other times: the stored peers bring them together.
+    fn a_blackout_is_survived(settings) {
+        let mut world = standing(settings, 6);
+        (0..6).for_each(|n| world.crash(n));
+        world.run(5 * SECOND);
+        for n in [5, 3, 4, 0, 2, 1] {
+            world.start(n);
+            world.run(SECOND);
+        }
+        world.converge(20 * SECOND);
+    }
+
+    /// The second holder of a name is told so and stops; the first does not notice.
+    fn the_second_holder_of_a_name_is_turned_away(settings) {
+        let mut world = standing(settings, 5);
+        world.take_log();
+        let twin = world.add("n1");
+        world.start(twin);
+        world.run(10 * SECOND);
+        let told = world.take_log().into_iter().filter(|(_, _, seen)| *seen == Seen::NameInUse);
+        assert_eq!(told.map(|(_, n, _)| n).collect::<Vec<_>>(), [twin]);
+        world.converge(15 * SECOND);
+    }
+
+    /// A running node moves to another address: nobody loses it.
+    fn a_node_moves(settings) {
+        let mut world = standing(settings, 5);
+        world.relocate(2);
+        world.converge(15 * SECOND);
+        let told = world.mesh(4).unwrap().member(world.id(2)).unwrap().address();
+        assert_eq!(told, world.mesh(2).unwrap().member(world.id(2)).unwrap().address());
+    }
+
+    /// A node restarts elsewhere.
+    fn a_node_comes_back_elsewhere(settings) {
+        let mut world = standing(settings, 5);
+        world.crash(2);
+        world.run(SECOND);
+        world.relocate(2);
+        world.start(2);
+        world.converge(15 * SECOND);
+        let told = world.mesh(4).unwrap().member(world.id(2)).unwrap().address();
+        assert_eq!(told, world.mesh(2).unwrap().member(world.id(2)).unwrap().address());
+    }
+
+    /// A node that lost its disk has nothing, and all soon know it.
+    fn a_lost_disk_means_an_empty_book(settings) {
+        let mut world = standing(settings, 5);
+        world.crash(3);
+        world.wipe(3);
+        world.run(SECOND);
+        world.start(3);
+        world.converge(15 * SECOND);
+        assert_eq!(world.shown(0, &service()).len(), 4);
+        world.register(3, web(99));
+        world.converge(10 * SECOND);
+    }
+
+    /// So does one whose clock was set back meanwhile: its epoch would be smaller than the one its peers remember.
+    fn a_lost_disk_and_a_clock_set_back(settings) {
+        let mut world = standing(settings, 5);
+        world.crash(3);
+        world.wipe(3);
+        world.set_clock(3, -3_600_000);
+        world.run(SECOND);
+        world.start(3);
+        world.register(3, web(99));
+        world.converge(30 * SECOND);
+    }
+
+    /// Who leaves is gone at once and not suspected first; it may come back.
+    fn a_node_leaves_and_joins_again(settings) {
+        let mut world = standing(settings, 6);
+        world.take_log();
+        world.leave(4);
+        hidden(&mut world, 4, 2 * SECOND);
+        world.run(10 * SECOND);
+        assert!(seen(&world, 4).iter().all(|state| !state.is_some_and(MemberState::is_shown)));
+        let id = world.id(4);
+        let doubted = |event: &Event| matches!(event, Event::Member { node, now, .. }
+            if *node == id && matches!(now, MemberState::Suspect | MemberState::Down));
+        assert_eq!(events(&mut world).find(doubted), None);
+        world.start(4);
+        world.converge(10 * SECOND);
+        assert_eq!(world.shown(0, &service()).len(), 6);
+    }
+
+    /// A short stop (SIGSTOP) kills nobody.
+    fn a_short_pause_is_forgiven(settings) {
+        let mut world = standing(settings, 6);
+        world.pause(1);
+        world.run(SECOND / 2);
+        world.resume(1);
+        world.run(20 * SECOND);
+        let down = events(&mut world).find(|e| matches!(e, Event::Member { now: MemberState::Down, .. }));
+        assert_eq!(down, None);
+        world.converge(SECOND);
+    }
+
+    /// Who slept for long was taken for dead; awake, it does not take the others for dead, and is back soon.
+    fn a_long_pause_harms_only_the_sleeper(settings) {
+        let mut world = standing(settings, 6);
+        world.take_log();
+        world.pause(1);
+        world.run(120 * SECOND);
+        world.resume(1);
+        world.converge(10 * SECOND);
+        let sleeper = world.id(1);
+        let wronged = |event: &Event| matches!(event, Event::Member { node, now: MemberState::Down, .. } if *node != sleeper);
+        assert_eq!(events(&mut world).find(wronged), None);
+    }
+}
