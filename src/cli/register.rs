@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// The service it is an instance of
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present = "file", requires = "port")]
     name: Option<String>,
     #[command(flatten)]
     instance: Instance,
@@ -31,7 +31,7 @@ pub(super) struct Flags {
 #[derive(Debug, Args)]
 pub(super) struct Instance {
     /// The port it listens on
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long)]
     port: Option<i64>,
     /// What tells it from other instances on this node [default: the service's name]
     #[arg(long)]

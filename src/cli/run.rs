@@ -22,6 +22,7 @@ use super::{
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// The service it is an instance of
+    #[arg(requires = "port")]
     name: String,
     #[command(flatten)]
     instance: Instance,
