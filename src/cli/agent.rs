@@ -149,7 +149,10 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
                 return stopped.map_err(|why| Failure::new("the node has stopped", why, "the log above says more"));
             }
             heard = signals.next() => match heard {
-                Heard::Stop => return Ok(info!("leaving")),
+                Heard::Stop => {
+                    info!("leaving");
+                    return Ok(());
+                }
                 Heard::Reload => reload(flags, node, &mut ledger).await,
             },
         }

@@ -78,7 +78,8 @@ fn check(consul: Value) -> Result<Value, String> {
     let Value::Object(consul) = consul else { return Err("a check is not an object".into()) };
     let mut ours = Map::new();
     for (key, value) in consul {
-        let key = match &*folded(&key) {
+        let folded = folded(&key);
+        let key = match &*folded {
             "id" | "checkid" | "name" if ours.contains_key("name") => continue,
             "id" | "checkid" | "name" => "name",
             "status" => "initial",
@@ -93,7 +94,7 @@ fn check(consul: Value) -> Result<Value, String> {
                 continue;
             }
             "notes" => continue,
-            other => &other.to_owned(),
+            other => other,
         };
         ours.insert(key.to_owned(), value);
     }
