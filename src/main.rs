@@ -1,3 +1,10 @@
-//! Parse arguments, start tracing, map the result to an exit code.
+//! The program `hobnob`: the command line of the library, and nothing that an embedder could not write.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    hobnob::cli::main()
+}

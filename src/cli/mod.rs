@@ -1,1 +1,157 @@
-//! The command line.
+//! The command line: one file per noun. Data goes to stdout, talk to stderr, and a failure is three lines and a code.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a face stands outside the core's virtual time"
+)]
+
+mod agent;
+mod client;
+mod completions;
+mod demo;
+mod failure;
+mod join;
+mod keygen;
+mod leave;
+mod ledger;
+mod logs;
+mod members;
+mod node;
+mod output;
+mod register;
+
+mod resolve;
+mod run;
+mod services;
+mod settings;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use client::{Client, Target};
+use failure::Failure;
+use output::Reading;
+
+/// Gossip-based service discovery and health mesh: no servers, no leader, no quorum.
+#[derive(Debug, Parser)]
+#[command(name = "hobnob", version, propagate_version = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    target: Target,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node of the mesh
+    Agent(agent::Flags),
+    /// Run a whole mesh in this process, and watch a node die
+    Demo(demo::Flags),
+    /// Print a fresh secret for a mesh
+    Keygen(keygen::Flags),
+    /// What this node says of itself
+    Status(Reading),
+    /// The nodes of the mesh
+    Members(Reading),
+    /// The services of the mesh
+    Services(Reading),
+    /// The instances of one service
+    Service(services::Flags),
+    /// Register an instance on this node
+    Register(register::Flags),
+    /// Withdraw an instance of this node
+    Deregister(register::Which),
+    /// Register an instance while a command lives
+    Run(run::Flags),
+    /// What this node's DNS answers, and why each instance is or is not in it
+    Resolve(resolve::Flags),
+    /// Look for the mesh through more addresses
+    Join(join::Flags),
+    /// Make this node say goodbye and stop
+    Leave,
+    /// Check or show the settings
+    #[command(subcommand)]
+    Config(settings::Command),
+    /// Print completions for a shell
+    Completions(completions::Flags),
+}
+
+/// Runs the program: what `main` is.
+#[must_use]
+pub fn main() -> ExitCode {
+    let outcome = Cli::try_parse().map_err(Failure::from_clap).and_then(|cli| cli.command.run(&cli.target));
+    outcome.unwrap_or_else(|failure| failure.report())
+}
+
+impl Command {
+    fn run(self, target: &Target) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Agent(flags) => return agent::run(&flags),
+            Self::Demo(flags) => return demo::run(&flags),
+            Self::Keygen(flags) => return keygen::run(&flags),
+            Self::Config(command) => return settings::run(&command),
+            Self::Completions(flags) => return completions::run(&flags),
+            _ => {}
+        }
+        let client = Client::new(target)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::new("cannot start", error, "ulimit -n"))?;
+        runtime.block_on(self.ask(&client))
+    }
+
+    /// The commands that talk to a running agent.
+    async fn ask(self, client: &Client) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Status(reading) => status::run(client, &reading).await,
+            Self::Members(reading) => members::run(client, &reading).await,
+            Self::Services(reading) => services::list(client, &reading).await,
+            Self::Service(flags) => services::show(client, &flags).await,
+            Self::Register(flags) => register::register(client, flags).await,
+            Self::Deregister(which) => register::deregister(client, &which).await,
+            Self::Run(flags) => run::run(client, flags).await,
+            Self::Resolve(flags) => resolve::run(client, &flags).await,
+            Self::Join(flags) => join::run(client, &flags).await,
+            Self::Leave => leave::run(client).await,
+            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Config(_) | Self::Completions(_) => {
+                unreachable!("Command::run has run it")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_surface_promises_is_taken() {
+        for line in [
+            "agent --config a.toml --config b.toml --data-dir d --node n --mesh m --listen [::]:0 --advertise 10.0.0.1:1 \
+             --join a:1 --join b:1 --http 127.0.0.1:0 --dns 127.0.0.1:0 --datacenter d --zone z --secret-file s --dev \
+             --ready-file r",
+            "demo --nodes 5 --script f",
+            "members --format jsonl --watch",
+            "service web --require --format name",
+            "register web --port 80 --id web-1 --address 10.0.0.1 --tag a --tag b --meta k=v --check ttl=30s,rise=2",
+            "register --file web.toml",
+            "run web --port 80 -- sleep 5",
+            "resolve web --type srv",
+            "--api unix:/run/hobnob.sock leave",
+            "config show --config a.toml",
+            "completions bash",
+        ] {
+            let words = std::iter::once("hobnob").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+}

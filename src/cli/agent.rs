@@ -1,0 +1,236 @@
+//! `hobnob agent`: a node from its first word to its goodbye.
+
+use std::{env, ffi::OsString, fs, io, path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing::{error, info};
+
+use super::{
+    failure::{Code, Failure},
+    ledger::{self, Ledger},
+    logs::{self, LogFormat},
+    node::Node,
+};
+use crate::config::{Config, Purpose, Sources};
+
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    settings: Settings,
+    /// Write where it listens to this file, as JSON, once it is ready
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// What a log line looks like; HOBNOB_LOG says which are written
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// The flags that stand for settings.
+#[derive(Debug, Args)]
+pub(super) struct Settings {
+    /// A file, or a folder laid out like /etc/hobnob; may be given again [default: /etc/hobnob]
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Where to keep what must survive [default: $STATE_DIRECTORY or /var/lib/hobnob]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// This node's name, unique in its mesh [default: the host's]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    /// The mesh's name; two meshes never mix [default: default]
+    #[arg(long, value_name = "NAME")]
+    mesh: Option<String>,
+    /// Where the mesh port listens [default: [::]:7946]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where others reach it, if not there
+    #[arg(long, value_name = "ADDR")]
+    advertise: Option<String>,
+    /// A node to find the mesh through; may be given again
+    #[arg(long, value_name = "ADDR")]
+    join: Vec<String>,
+    /// Where HTTP is served [default: 127.0.0.1:8500]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+    /// Where DNS is served [default: 127.0.0.1:8600]
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<String>,
+    /// The datacenter it stands in [default: dc1]
+    #[arg(long, value_name = "DC")]
+    datacenter: Option<String>,
+    /// The zone it stands in
+    #[arg(long, value_name = "ZONE")]
+    zone: Option<String>,
+    /// A file with the mesh's secrets, one a line [env: HOBNOB_SECRET holds the secret itself]
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<String>,
+    /// Try it out: no files, in memory, on loopback, with a throw-away secret
+    #[arg(long)]
+    dev: bool,
+}
+
+impl Settings {
+    /// These flags with the environment of the process.
+    pub(super) fn sources(&self) -> Sources {
+        let one = [
+            ("--data-dir", "data_dir", &self.data_dir),
+            ("--node", "node", &self.node),
+            ("--mesh", "mesh", &self.mesh),
+            ("--listen", "listen.mesh", &self.listen),
+            ("--advertise", "advertise", &self.advertise),
+            ("--http", "listen.http", &self.http),
+            ("--dns", "listen.dns", &self.dns),
+            ("--datacenter", "datacenter", &self.datacenter),
+            ("--zone", "zone", &self.zone),
+            ("--secret-file", "secret_file", &self.secret_file),
+        ];
+        let given = |(flag, path, value): (_, _, &Option<String>)| Some((flag, path, value.clone()?.into()));
+        let mut flags: Vec<_> = one.into_iter().filter_map(given).collect();
+        if !self.join.is_empty() {
+            flags.push(("--join", "join", self.join.clone().into()));
+        }
+        // A variable that is no Unicode cannot be one of ours.
+        let ours = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Sources {
+            files: self.config.clone(),
+            environment: env::vars_os().filter_map(ours).collect(),
+            flags,
+            purpose: if self.dev { Purpose::Try } else { Purpose::Serve },
+        }
+    }
+}
+
+pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
+    logs::start(flags.log_format, logs::DEFAULT)?;
+    let config = Config::load(&flags.settings.sources())?;
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new("cannot start", error, "ulimit -a"))?;
+    runtime.block_on(serve(flags, &config))
+}
+
+async fn serve(flags: &Flags, config: &Config) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
+    if let Some(path) = &flags.ready_file {
+        // What an earlier process left there would send readers to the wrong place.
+        forget(path).map_err(|error| unwritable(path, &error))?;
+    }
+    let node = Node::start(config).await?;
+    info!(node = %config.agent.node, mesh = %node.agent.address(), "listening");
+    let outcome = live(flags, config, &node, &mut signals).await;
+    // Whatever ended it, the others are told; who cannot wait for that says so with a second signal.
+    tokio::select! {
+        () = node.agent.leave() => node.close().await,
+        () = signals.stop() => info!("stopping at once"),
+    }
+    if let Some(path) = &flags.ready_file {
+        forget(path).map_err(|error| unwritable(path, &error))?;
+    }
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Lives until it is told to stop, or has stopped by itself.
+async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals) -> Result<(), Failure> {
+    let unregistered = |error| Failure::new("cannot register what the files say", error, "hobnob config check");
+    let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
+    ledger.apply(&node.agent, &config.services).await.map_err(unregistered)?;
+    let mut announced = Box::pin(announce(flags, node));
+    let mut waiting = true;
+    loop {
+        tokio::select! {
+            done = &mut announced, if waiting => {
+                done?;
+                waiting = false;
+            }
+            stopped = node.agent.stopped() => {
+                return stopped.map_err(|why| Failure::new("the node has stopped", why, "the log above says more"));
+            }
+            heard = signals.next() => match heard {
+                Heard::Stop => {
+                    info!("leaving");
+                    return Ok(());
+                }
+                Heard::Reload => reload(flags, node, &mut ledger).await,
+            },
+        }
+    }
+}
+
+/// Reads the files again: services follow them at once, new seeds are tried, the rest waits for a restart.
+async fn reload(flags: &Flags, node: &Node, ledger: &mut Ledger) {
+    let config = match Config::load(&flags.settings.sources()) {
+        Ok(config) => config,
+        Err(why) => return error!(%why, "not reloaded; the old settings stay"),
+    };
+    match ledger.apply(&node.agent, &config.services).await {
+        Ok((registered, withdrawn)) => info!(registered, withdrawn, "reloaded services and seeds"),
+        Err(why) => error!(%why, "reloaded in part"),
+    }
+    if let Err(why) = node.agent.join(&config.agent.join).await {
+        error!(%why, "cannot join through every seed");
+    }
+}
+
+/// Waits until the node is ready, and says so.
+async fn announce(flags: &Flags, node: &Node) -> Result<(), Failure> {
+    let mut changes = node.agent.view().subscribe();
+    while !node.agent.view().is_ready() {
+        if changes.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+    let ready = node.ready();
+    info!(?ready, "ready");
+    let Some(path) = &flags.ready_file else { return Ok(()) };
+    let text = serde_json::to_string(&ready).map_err(|error| unwritable(path, &error.into()))?;
+    ledger::replace(path, &(text + "\n")).map_err(|error| unwritable(path, &error))
+}
+
+fn forget(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn unwritable(path: &std::path::Path, error: &io::Error) -> Failure {
+    Failure::new(format!("cannot write the ready file {}", path.display()), error, "--ready-file FILE")
+        .code(Code::Usage)
+}
+
+/// What an agent listens to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal means.
+enum Heard {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+    }
+
+    async fn next(&mut self) -> Heard {
+        tokio::select! {
+            _ = self.terminate.recv() => Heard::Stop,
+            _ = self.interrupt.recv() => Heard::Stop,
+            _ = self.hangup.recv() => Heard::Reload,
+        }
+    }
+
+    /// The next signal to stop; one to reload means nothing any more.
+    async fn stop(&mut self) {
+        while matches!(self.next().await, Heard::Reload) {}
+    }
+}

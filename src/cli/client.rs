@@ -1,0 +1,238 @@
+//! Talks HTTP/1.1 to an agent: a connection for each call, over TCP or a unix socket.
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+use zeroize::Zeroizing;
+
+use super::failure::{Code, Failure};
+
+/// Which agent to talk to; the flags of every command that does.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Target {
+    /// The agent's API: http://host:port or unix:/path [env: HOBNOB_API] [default: http://127.0.0.1:8500]
+    #[arg(long, global = true, value_name = "URL")]
+    api: Option<String>,
+    /// A file with the token to show [env: HOBNOB_TOKEN holds the token itself]
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// A way to one agent.
+#[derive(Debug)]
+pub(super) struct Client {
+    place: Place,
+    token: Option<Zeroizing<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// `host:port`, and what stands before every path.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+/// What an agent answered to something that it did not refuse, or that it does not have.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Client {
+    pub(super) fn new(target: &Target) -> Result<Self, Failure> {
+        let api = target.api.clone().or_else(|| env::var("HOBNOB_API").ok()).unwrap_or_else(|| DEFAULT.into());
+        let place = api.parse().map_err(|why| {
+            Failure::new(format!("{api:?} is no API to talk to"), why, format!("--api {DEFAULT}")).code(Code::Usage)
+        })?;
+        Ok(Self { place, token: token(target.token_file.as_deref())? })
+    }
+
+    /// What stands at `path`; that nothing does is a failure.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        let answer = self.call(Method::GET, path, None).await?;
+        answer.found(path)
+    }
+
+    /// One call. 404 is an answer; any other refusal is a failure, whose code tells the kind.
+    pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        let request = self.request(&method, path, body)?;
+        let answered = timeout(PATIENCE, self.send(request)).await;
+        let (status, body) = answered.map_err(|_| self.unreachable(&"it did not answer within 30 seconds"))??;
+        let body: Value = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned()));
+        if status.is_success() || status == StatusCode::NOT_FOUND {
+            return Ok(Answer { status, body });
+        }
+        Err(refused(&format!("{method} {path}"), status, &body))
+    }
+
+    fn request(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, Failure> {
+        let host = match &self.place {
+            Place::Tcp(authority) => authority,
+            Place::Unix(_) => "localhost",
+        };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        request
+            .body(Full::from(body))
+            .map_err(|why| Failure::new(format!("cannot ask for {path:?}"), why, "hobnob --help").code(Code::Usage))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Failure> {
+        match &self.place {
+            Place::Tcp(authority) => {
+                let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
+                self.exchange(stream, request).await
+            }
+            Place::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
+                self.exchange(stream, request).await
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| self.unreachable(&error))?;
+        let connection = tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        connection.abort();
+        Ok((status, body.map_err(|error| self.unreachable(&error))?.to_bytes()))
+    }
+
+    fn unreachable(&self, why: &dyn fmt::Display) -> Failure {
+        let next = "hobnob agent --dev, or name another agent with --api URL or HOBNOB_API";
+        Failure::new(format!("no agent answers at {}", self.place), why, next).code(Code::Unreachable)
+    }
+}
+
+impl Answer {
+    /// The body, unless there was nothing at `path`.
+    pub(super) fn found(self, path: &str) -> Result<Value, Failure> {
+        match self.status {
+            StatusCode::NOT_FOUND => Err(refused(&format!("GET {path}"), self.status, &self.body)),
+            _ => Ok(self.body),
+        }
+    }
+}
+
+/// A refusal in our form: RFC 9457 names the field and the detail.
+pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
+    let text = |field: &str| body[field].as_str().filter(|text| !text.is_empty());
+    let said = text("detail").or_else(|| text("title")).or_else(|| body.as_str()).unwrap_or("it did not say why");
+    let why = match text("field").filter(|field| !said.starts_with(field)) {
+        Some(field) => format!("{field}: {said}"),
+        None => said.to_owned(),
+    };
+    let (code, next) = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
+        }
+        StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
+        StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
+        status if status.is_client_error() => (Code::Usage, "hobnob --help"),
+        _ => (Code::Runtime, "the agent's log says more"),
+    };
+    Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code)
+}
+
+/// `text` as one segment of a path (RFC 3986 section 2.3).
+pub(super) fn segment(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    text.bytes().map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+impl std::str::FromStr for Place {
+    type Err = &'static str;
+    fn from_str(api: &str) -> Result<Self, Self::Err> {
+        if let Some(path) = api.strip_prefix("unix:") {
+            return if path.is_empty() { Err("unix: names no path") } else { Ok(Self::Unix(path.into())) };
+        }
+        if api.starts_with("https:") {
+            return Err("the API speaks plain HTTP; for another machine use a tunnel");
+        }
+        let rest = api.strip_prefix("http://").unwrap_or(api);
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let uri: hyper::Uri =
+            format!("http://{authority}/").parse().map_err(|_| "it is neither http://host:port nor unix:/path")?;
+        match (uri.authority(), uri.path()) {
+            (Some(found), "/") if found.port().is_some() => Ok(Self::Tcp(authority.into())),
+            (Some(found), "/") => Ok(Self::Tcp(format!("{found}:8500"))),
+            _ => Err("it is neither http://host:port nor unix:/path"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(authority) => write!(out, "http://{authority}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+fn token(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
+    let Some(file) = file else { return Ok(env::var("HOBNOB_TOKEN").ok().map(Zeroizing::new)) };
+    let text = fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
+        Failure::new(format!("cannot read the token in {}", file.display()), error, "--token-file FILE")
+            .code(Code::Usage)
+    })?;
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
+}
+
+/// Where an agent listens unless told otherwise.
+const DEFAULT: &str = "http://127.0.0.1:8500";
+/// How long an answer may take: leaving waits for every peer to hear it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The most we take in: a catalogue of 100,000 instances fits.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_is_a_host_and_port_or_a_socket() {
+        let tcp = |authority: &str| Ok(Place::Tcp(authority.into()));
+        assert_eq!("http://127.0.0.1:1/".parse(), tcp("127.0.0.1:1"));
+        assert_eq!("[::1]:1".parse(), tcp("[::1]:1"));
+        assert_eq!("http://localhost".parse(), tcp("localhost:8500"));
+        assert_eq!("unix:/run/h.sock".parse(), Ok(Place::Unix("/run/h.sock".into())));
+        for bad in ["unix:", "https://a:1", "http://a:1/v1", "http://", "a b:1"] {
+            assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_id_survives_a_path() {
+        assert_eq!(segment("vault:10.0.0.1:8200/a b%é"), "vault%3A10.0.0.1%3A8200%2Fa%20b%25%C3%A9");
+    }
+}

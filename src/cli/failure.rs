@@ -1,0 +1,107 @@
+//! How a command fails: three lines (what failed, why we think so, what to type next) and an exit code.
+
+use std::{fmt::Display, process::ExitCode};
+
+use crate::config;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: Code,
+    what: String,
+    why: String,
+    next: String,
+}
+
+/// The exit codes; 0 is success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// Asked for help or the version: no failure at all.
+    Help = 0,
+    /// It failed while running.
+    Runtime = 1,
+    /// The command line or the settings are wrong.
+    Usage = 2,
+    /// Nothing healthy where something healthy was required.
+    Unhealthy = 3,
+    /// No agent answers.
+    Unreachable = 4,
+    /// The agent does not allow it.
+    Forbidden = 5,
+    /// `run` found the command and could not run it, as shells say it.
+    NotExecutable = 126,
+    /// `run` did not find the command, as shells say it.
+    NotFound = 127,
+}
+
+impl Failure {
+    /// A failure at run time.
+    pub(super) fn new(what: impl Display, why: impl Display, next: impl Display) -> Self {
+        let one_line = |text: &dyn Display| text.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { code: Code::Runtime, what: one_line(&what), why: one_line(&why), next: one_line(&next) }
+    }
+
+    /// The same with another code.
+    pub(super) fn code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
+    /// clap's word in our form.
+    pub(super) fn from_clap(error: clap::Error) -> Self {
+        if !error.use_stderr() {
+            super::output::print(error.render().to_string().trim_end());
+            return Self::new("", "", "").code(Code::Help);
+        }
+        let text = error.render().to_string();
+        let (head, usage) = text.split_once("Usage:").unwrap_or((&text, ""));
+        let usage = usage.lines().next().unwrap_or_default().trim();
+        let (what, tip) = head.split_once("tip:").unwrap_or((head, ""));
+        let what = what.trim().trim_start_matches("error:");
+        let why = if tip.is_empty() { format!("the command is used like this: {usage}") } else { tip.trim().into() };
+        let command: Vec<_> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
+        let command = if usage.is_empty() { "hobnob".into() } else { command.join(" ") };
+        Self::new(what, why, format!("{command} --help")).code(Code::Usage)
+    }
+
+    /// Tells the user, and gives the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        if self.code != Code::Help {
+            eprintln!("error: {}\n  why: {}\n next: {}", self.what, self.why, self.next);
+        }
+        ExitCode::from(self.code as u8)
+    }
+
+    /// What failed and why, for a log line.
+    pub(super) fn sentence(&self) -> String {
+        format!("{}: {}", self.what, self.why)
+    }
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self::new("the settings cannot be used", &error, &error.next).code(Code::Usage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn a_wrong_flag_is_three_lines_too() {
+        let error = super::super::Cli::try_parse_from(["hobnob", "members", "--fromat", "json"]).unwrap_err();
+        let failure = Failure::from_clap(error);
+        assert_eq!(failure.code, Code::Usage);
+        assert_eq!(failure.what, "unexpected argument '--fromat' found");
+        assert!(failure.why.contains("--format"), "{failure:?}");
+        assert_eq!(failure.next, "hobnob members --help");
+    }
+
+    #[test]
+    fn each_part_is_one_line() {
+        let failure = Failure::new("a\nb", "c\n  d", "e");
+        assert_eq!((&*failure.what, &*failure.why), ("a b", "c d"));
+    }
+}

@@ -1,0 +1,100 @@
+//! Which registrations came from files: they are withdrawn when they are gone from the files, others never are.
+//!
+//! Registrations outlive a restart, so the ledger does too: a service that was taken out of its file while the agent was
+//! stopped is withdrawn at the next start.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    agent::{Agent, Refused},
+    mesh::Rejected,
+    model::{InstanceId, Registration},
+};
+
+/// The ids that came from files.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    ids: BTreeSet<InstanceId>,
+    file: Option<PathBuf>,
+}
+
+/// Why the files' services are not all registered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("instance {0}: {1}")]
+    Refused(InstanceId, Refused),
+    #[error("{0}: {1}")]
+    Ledger(PathBuf, io::Error),
+}
+
+impl Ledger {
+    /// The ledger in `data_dir`, or one that begins anew and lives in memory.
+    pub(super) fn open(data_dir: Option<&Path>) -> Result<Self, Error> {
+        let file = data_dir.map(|folder| folder.join(FILE));
+        let text = match &file {
+            None => String::new(),
+            Some(path) => match fs::read_to_string(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+                text => text.map_err(|error| Error::Ledger(path.clone(), error))?,
+            },
+        };
+        Ok(Self { ids: text.lines().filter_map(|line| line.try_into().ok()).collect(), file })
+    }
+
+    /// Makes the agent hold exactly `services` of what came from files. Returns how many it registered and withdrew.
+    pub(super) async fn apply(&mut self, agent: &Agent, services: &[Registration]) -> Result<(usize, usize), Error> {
+        let wanted: BTreeSet<_> = services.iter().map(|service| service.id.clone()).collect();
+        let gone: Vec<_> = self.ids.difference(&wanted).cloned().collect();
+        // Written down before it is done, so that a crash in between forgets no instance.
+        self.ids.extend(wanted);
+        self.save()?;
+        for service in services {
+            agent.put(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))?;
+        }
+        for id in &gone {
+            match agent.remove(id).await {
+                Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => drop(self.ids.remove(id)),
+                Err(error) => return Err(Error::Refused(id.clone(), error)),
+            }
+        }
+        self.save()?;
+        Ok((services.len(), gone.len()))
+    }
+
+    fn save(&self) -> Result<(), Error> {
+        let Some(path) = &self.file else { return Ok(()) };
+        // An id holds no control character, so a line holds an id.
+        let text: String = self.ids.iter().map(|id| format!("{id}\n")).collect();
+        replace(path, &text).map_err(|error| Error::Ledger(path.clone(), error))
+    }
+}
+
+/// Writes a whole file at once: who reads it sees the old text or the new, never a part.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path)
+}
+
+/// The ledger's name in the data directory.
+const FILE: &str = "services-from-files";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_outlives_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(Some(folder.path())).unwrap();
+        assert!(ledger.ids.is_empty());
+        ledger.ids = ["b".try_into().unwrap(), "a c".try_into().unwrap()].into();
+        ledger.save().unwrap();
+        assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
+    }
+}

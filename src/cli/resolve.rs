@@ -1,0 +1,153 @@
+//! `hobnob resolve`: what a node's DNS answers, and why each instance is or is not in it.
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use clap::{Args, ValueEnum};
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{
+    client::Client,
+    failure::{Code, Failure},
+    output::{self, Format},
+    services,
+};
+use crate::dns;
+
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// A service, or a whole domain name to ask for as it is
+    name: String,
+    /// The type of records to ask for
+    #[arg(long = "type", value_enum, default_value_t = Kind::A)]
+    kind: Kind,
+    /// The zone to ask for the service in
+    #[arg(long, default_value = "mesh.internal")]
+    zone: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    A,
+    Aaaa,
+    Srv,
+    Txt,
+}
+
+pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
+    let question =
+        if flags.name.contains('.') { flags.name.clone() } else { format!("{}.service.{}", flags.name, flags.zone) };
+    let server = server(client).await?;
+    let kind = match flags.kind {
+        Kind::A => dns::Kind::A,
+        Kind::Aaaa => dns::Kind::Aaaa,
+        Kind::Srv => dns::Kind::Srv,
+        Kind::Txt => dns::Kind::Txt,
+    };
+    let reply = dns::ask(server, &question, kind).await.map_err(|error| {
+        Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable)
+    })?;
+    let service = flags.name.split('.').next().unwrap_or_default();
+    let instances = instances(client, service).await?;
+    let explained: Vec<Value> = instances.iter().map(|instance| explain(instance, &reply, flags.kind)).collect();
+    match flags.format {
+        Format::Table => output::print(&tables(&reply, &explained)),
+        Format::Name => output::print(&lines(reply.answers.iter().map(|record| record.data.clone()))),
+        Format::Json | Format::Jsonl => {
+            let all = json!({ "question": question, "server": server, "reply": reply, "instances": explained });
+            output::print(&if flags.format == Format::Json { format!("{all:#}") } else { all.to_string() });
+        }
+    }
+    if reply.code == "NOERROR" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let why = if instances.is_empty() { "nobody registers a service of that name" } else { "see above" };
+    Err(Failure::new(format!("{question} got {}", reply.code), why, "hobnob services"))
+}
+
+/// Where the agent's DNS listens.
+async fn server(client: &Client) -> Result<SocketAddr, Failure> {
+    let status = client.get("/api/v1/status").await?;
+    let address = status["addresses"]["dns"].as_str().and_then(|address| address.parse().ok());
+    address
+        .ok_or_else(|| Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status"))
+}
+
+async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure> {
+    let answer = client.call(Method::GET, &services::path(service), None).await?;
+    match (answer.status, answer.body) {
+        (StatusCode::NOT_FOUND, _) => Ok(Vec::new()),
+        (_, Value::Array(all)) => Ok(all),
+        (_, other) => Err(Failure::new("the agent's answer makes no sense", other, "hobnob --version")),
+    }
+}
+
+/// One instance with whether it is in the answer, and why.
+fn explain(instance: &Value, reply: &dns::Reply, kind: Kind) -> Value {
+    let text = |field: &str| instance[field].as_str().unwrap_or_default();
+    let address = text("address");
+    let served = matches!(text("health"), "passing" | "warning");
+    let of_family = match kind {
+        Kind::A => address.parse::<std::net::Ipv6Addr>().is_err(),
+        Kind::Aaaa => address.parse::<std::net::Ipv4Addr>().is_err(),
+        Kind::Srv => !instance["port"].is_null(),
+        Kind::Txt => true,
+    };
+    let why = match (served, of_family, reply.answers.is_empty()) {
+        (false, ..) => format!("its health is {}", text("health")),
+        (true, false, _) if kind == Kind::Srv => "it has no port".into(),
+        (true, false, _) => format!("{address} is of the other family"),
+        (true, true, true) => format!("the answer is {} without records", reply.code),
+        (true, true, false) => format!("its health is {}, its node is {}", text("health"), text("member")),
+    };
+    let answered = served && of_family && !reply.answers.is_empty();
+    json!({ "id": instance["id"], "node": instance["node"], "address": address, "port": instance["port"],
+            "answered": answered, "why": why })
+}
+
+fn tables(reply: &dns::Reply, explained: &[Value]) -> String {
+    let mut records = output::table(["NAME", "TTL", "TYPE", "DATA"]);
+    for record in reply.answers.iter().chain(&reply.additionals) {
+        records.add_row([&record.name, &record.ttl.to_string(), &record.kind, &record.data]);
+    }
+    let answer = if reply.answers.is_empty() { format!("{}, no records", reply.code) } else { records.trim_fmt() };
+    if explained.is_empty() { answer } else { format!("{answer}\n\n{}", WHY.render(&explained.into(), Format::Table)) }
+}
+
+fn lines(all: impl Iterator<Item = String>) -> String {
+    all.collect::<Vec<_>>().join("\n")
+}
+
+const WHY: output::Shape = output::Shape {
+    name: "id",
+    columns: &[
+        ("INSTANCE", "id"),
+        ("NODE", "node"),
+        ("ADDRESS", "address"),
+        ("PORT", "port"),
+        ("ANSWERED", "answered"),
+        ("WHY", "why"),
+    ],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_instance_has_its_reason() {
+        let record = dns::Record { name: "web.".into(), kind: "A".into(), ttl: 0, data: "10.0.0.1".into() };
+        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
+        let why = |address: &str, health: &str| {
+            let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
+            let explained = explain(&instance, &reply, Kind::A);
+            (explained["answered"] == true, explained["why"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(why("10.0.0.1", "passing"), (true, "its health is passing, its node is alive".into()));
+        assert_eq!(why("10.0.0.1", "critical"), (false, "its health is critical".into()));
+        assert_eq!(why("fd00::1", "passing"), (false, "fd00::1 is of the other family".into()));
+    }
+}

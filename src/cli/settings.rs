@@ -1,0 +1,33 @@
+//! `hobnob config`: what an agent would run with, without running it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{agent, failure::Failure, output};
+use crate::config::{self, Config};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check everything an agent reads when it starts
+    Check(Flags),
+    /// Print the settings in effect as TOML, without secrets
+    Show(Flags),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    settings: agent::Settings,
+}
+
+pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Check(flags) => {
+            let config = Config::load(&flags.settings.sources())?;
+            eprintln!("the settings of node {} are fine; it registers {}", config.agent.node, config.services.len());
+        }
+        Command::Show(flags) => output::print(config::show(&flags.settings.sources())?.trim_end()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,129 @@
+//! Every setting there is, with its default: the one list that files, environment and flags are checked against.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{
+    dns, http,
+    model::{Host, MeshName, NodeName, RegistrationDraft, parse_duration},
+};
+
+/// The settings, as written in `hobnob.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Settings {
+    pub(super) node: Option<NodeName>,
+    pub(super) mesh: MeshName,
+    pub(super) datacenter: String,
+    pub(super) zone: String,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) advertise: Option<SocketAddr>,
+    pub(super) join: Vec<Seed>,
+    #[serde(with = "duration")]
+    pub(super) ready_after: Duration,
+    pub(super) meta: BTreeMap<String, String>,
+    pub(super) listen: Listen,
+    /// The faces' own; [`super::show`] shows them as they were given.
+    #[serde(skip_serializing)]
+    pub(super) dns: dns::Config,
+    #[serde(skip_serializing)]
+    pub(super) http: http::Config,
+    /// Known here so that the key is; [`super::services`] reads them, with their lines.
+    #[serde(skip_serializing)]
+    pub(super) services: Vec<RegistrationDraft>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            node: None,
+            mesh: "default".try_into().expect("`default` is a DNS label"),
+            datacenter: "dc1".into(),
+            zone: String::new(),
+            data_dir: None,
+            secret_file: None,
+            advertise: None,
+            join: Vec::new(),
+            ready_after: Duration::from_secs(10),
+            meta: BTreeMap::new(),
+            listen: Listen::default(),
+            dns: dns::Config::default(),
+            http: http::Config::default(),
+            services: Vec::new(),
+        }
+    }
+}
+
+/// Where a node listens. Port 0 takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// The mesh, UDP.
+    pub mesh: SocketAddr,
+    /// HTTP.
+    pub http: SocketAddr,
+    /// DNS, UDP and TCP.
+    pub dns: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { mesh: SocketAddr::from(([0; 8], MESH_PORT)), http: loopback(8500), dns: loopback(8600) }
+    }
+}
+
+/// Where to look for the mesh: `host:port`. A bare host gets the mesh's usual port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Seed(String);
+
+impl std::str::FromStr for Seed {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &dyn fmt::Display| format!("{text:?} is not host:port: {why}");
+        if let Ok(address) = text.parse::<std::net::IpAddr>() {
+            return Ok(Self(SocketAddr::new(address, MESH_PORT).to_string()));
+        }
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse::<u16>().map_err(|error| wrong(&format!("port {error}")))?),
+            None => (text, MESH_PORT),
+        };
+        if port == 0 {
+            return Err(wrong(&"nobody can be reached at port 0"));
+        }
+        Host::try_from(host).map_err(|error| wrong(&error.why))?;
+        Ok(Self(format!("{host}:{port}")))
+    }
+}
+
+impl From<Seed> for String {
+    fn from(seed: Seed) -> Self {
+        seed.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Seed {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Durations as people write them: `10s`, `1m30s`.
+mod duration {
+    use super::{Deserialize, Deserializer, Duration, Serializer, de, parse_duration};
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{}ms", duration.as_millis()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_duration(&text).map_err(|why| de::Error::custom(format!("{text:?} {why}")))
+    }
+}
+
+/// The mesh's usual port: the one memberlist made known.
+const MESH_PORT: u16 = 7946;

@@ -1,0 +1,147 @@
+//! One question to one server, as a stub resolver asks it: UDP first, TCP when the answer is cut (RFC 7766 section 5).
+
+use std::{fmt, io, net::SocketAddr, time::Duration};
+
+use hickory_proto::{
+    op::{Edns, Message, Query, ResponseCode},
+    rr::{Name, Record as Wire, RecordType},
+};
+use serde::Serialize;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+/// The types of records that a service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// Targets and ports (RFC 2782).
+    Srv,
+    /// Pairs of text (RFC 6763 section 6).
+    Txt,
+}
+
+/// What a server said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reply {
+    /// The response code: `NOERROR`, `NXDOMAIN`, …
+    pub code: String,
+    /// The answer section.
+    pub answers: Vec<Record>,
+    /// The additional section, without OPT.
+    pub additionals: Vec<Record>,
+}
+
+/// One record, as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    /// Its owner's name.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// How long it may be kept, in seconds.
+    pub ttl: u32,
+    /// Its data in the presentation form of its RFC.
+    pub data: String,
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {} {} {}", self.name, self.ttl, self.kind, self.data)
+    }
+}
+
+/// Asks `server` for the records of `kind` that `name` has.
+///
+/// # Errors
+/// When `name` is no domain name, nobody answers within two seconds, or what comes is no DNS.
+pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> io::Result<Reply> {
+    let question = question(name, kind)?;
+    let asked = async {
+        let reply = over_udp(server, &question).await?;
+        if reply.metadata.truncation { over_tcp(server, &question).await } else { Ok(reply) }
+    };
+    let reply = timeout(PATIENCE, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(Reply {
+        code: code(reply.metadata.response_code),
+        answers: reply.answers.iter().map(record).collect(),
+        additionals: reply.additionals.iter().map(record).collect(),
+    })
+}
+
+fn question(name: &str, kind: Kind) -> io::Result<Message> {
+    let mut name = Name::from_ascii(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    name.set_fqdn(true);
+    let kind = match kind {
+        Kind::A => RecordType::A,
+        Kind::Aaaa => RecordType::AAAA,
+        Kind::Srv => RecordType::SRV,
+        Kind::Txt => RecordType::TXT,
+    };
+    let mut message = Message::query();
+    message.add_query(Query::query(name, kind));
+    let mut edns = Edns::new();
+    edns.set_max_payload(PAYLOAD);
+    message.set_edns(edns);
+    Ok(message)
+}
+
+async fn over_udp(server: SocketAddr, question: &Message) -> io::Result<Message> {
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    socket.send(&encode(question)?).await?;
+    let mut buffer = [0; PAYLOAD as usize];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let reply = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
+        // Whatever else arrives answers somebody else's question (RFC 5452 section 9.1).
+        if reply.metadata.id == question.metadata.id {
+            return Ok(reply);
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, question: &Message) -> io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    let question = encode(question)?;
+    stream
+        .write_all(&[&u16::try_from(question.len()).unwrap_or(u16::MAX).to_be_bytes()[..], &question].concat())
+        .await?;
+    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut reply).await?;
+    Message::from_vec(&reply).map_err(io::Error::other)
+}
+
+fn encode(question: &Message) -> io::Result<Vec<u8>> {
+    question.to_vec().map_err(io::Error::other)
+}
+
+fn record(wire: &Wire) -> Record {
+    let (name, kind) = (wire.name.to_string(), wire.record_type().to_string());
+    Record { name, kind, ttl: wire.ttl, data: wire.data.to_string() }
+}
+
+/// The mnemonic of RFC 1035 and RFC 6895, as every other tool prints it.
+fn code(code: ResponseCode) -> String {
+    match code {
+        ResponseCode::NoError => "NOERROR".into(),
+        ResponseCode::FormErr => "FORMERR".into(),
+        ResponseCode::ServFail => "SERVFAIL".into(),
+        ResponseCode::NXDomain => "NXDOMAIN".into(),
+        ResponseCode::NotImp => "NOTIMP".into(),
+        ResponseCode::Refused => "REFUSED".into(),
+        other => format!("RCODE{}", u16::from(other)),
+    }
+}
+
+/// How long a server on this machine or in this mesh may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What fits into one packet on any path (the DNS flag day of 2020).
+const PAYLOAD: u16 = 1232;
