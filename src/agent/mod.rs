@@ -1,19 +1,52 @@
 //! Floor 2b, the real driver: one task owns the mesh; quinn moves its packets, redb keeps what must not be lost.
 //!
-//! [`Agent`] is the handle that embedders and faces hold: `Clone + Send + Sync`, cheap to copy.
+//! [`Agent`] is the handle that embedders and faces hold: `Clone + Send + Sync`, cheap to copy. Behind it runs the loop
+//! (`drive`), which owns the mesh, the table of `peers` and the `writes` on their way to the `store`. Everything that
+//! has to wait is a task that reports to it: a `link` for each connection, a `hello` for each dial and call, `seek`
+//! while nobody is connected. `quic` and `tls` are the port and who may pass it.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
+
+mod builder;
+mod drive;
+mod hello;
+mod link;
+mod lookup;
+mod peers;
+mod quic;
+mod registered;
 pub mod secret;
+mod seek;
+mod start;
+mod store;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod traffic;
 mod view;
+mod writes;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+pub use builder::Builder;
+pub use lookup::{Changes, Instances, NoInstance};
+pub use registered::Registered;
 pub use secret::Secret;
+pub use traffic::{Counter, Traffic};
 pub use view::{Service, View};
 
 use crate::{
-    mesh::{Done, Rejected, Stats},
+    mesh::{Done, Event, Rejected, Stats},
     model::{CheckName, Health, InstanceId, MeshName, NodeName, Registration, Time},
 };
+use drive::{Ask, Clock, Status};
 
 /// What an agent needs to start.
 #[derive(Clone, Debug)]
@@ -51,6 +84,17 @@ pub struct Agent {
 #[derive(Debug)]
 struct Shared {
     view: Arc<View>,
+    config: Config,
+    address: SocketAddr,
+    clock: Clock,
+    status: Arc<Status>,
+    traffic: Arc<Traffic>,
+    asks: mpsc::Sender<Ask>,
+    seeds: mpsc::Sender<Vec<String>>,
+    events: broadcast::Sender<Event>,
+    /// How the loop ended, once it has.
+    stopped: watch::Receiver<Option<Result<(), String>>>,
+    runtime: tokio::runtime::Handle,
 }
 
 /// Why an agent did not start. Nothing was left behind.
@@ -103,8 +147,13 @@ impl Agent {
     /// # Errors
     /// [`StartError`]; nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let _ = config;
-        unimplemented!()
+        start::start(config).await
+    }
+
+    /// An agent's settings, one by one.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
     }
 
     /// What may be shown, read without entering the loop; faces keep a clone of the `Arc`.
@@ -116,31 +165,50 @@ impl Agent {
     /// The settings it was started with, with the address in use.
     #[must_use]
     pub fn config(&self) -> &Config {
-        unimplemented!()
+        &self.shared.config
     }
 
     /// Where the mesh port listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        unimplemented!()
+        self.shared.address
+    }
+
+    /// Resolves once answers may be given. Cancel-safe.
+    ///
+    /// # Errors
+    /// The reason, if the agent stopped before.
+    pub async fn ready(&self) -> Result<(), String> {
+        let mut index = self.shared.view.subscribe();
+        while !self.shared.view.is_ready() {
+            tokio::select! {
+                // The view lives as long as this handle.
+                _ = index.changed() => {}
+                ended = self.stopped() => return ended.and(Err("the agent has stopped".into())),
+            }
+        }
+        Ok(())
     }
 
     /// Registers or changes one instance. Once this returns it is on disk, visible here, and on its way to the others.
+    /// Dropping the future does not take the registration back.
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn put(&self, registration: Registration) -> Result<Done, Refused> {
-        let _ = registration;
-        unimplemented!()
+        registration.validate().map_err(Rejected::from)?;
+        let row = store::row(&registration).map_err(Refused::Store)?;
+        let registration = Arc::new(registration);
+        self.ask(|reply| Ask::Put { registration, row, reply }).await
     }
 
-    /// Withdraws one instance of this node.
+    /// Withdraws one instance of this node. Dropping the future does not bring it back.
     ///
     /// # Errors
     /// [`Rejected::NotFound`] when there is none of that id.
     pub async fn remove(&self, id: &InstanceId) -> Result<(), Refused> {
-        let _ = id;
-        unimplemented!()
+        let id = id.clone();
+        self.ask(|reply| Ask::Remove { id, reply }).await
     }
 
     /// A program's word on its own TTL check.
@@ -154,8 +222,8 @@ impl Agent {
         status: Health,
         output: &str,
     ) -> Result<(), Refused> {
-        let _ = (instance, check, status, output);
-        unimplemented!()
+        let (instance, check, output) = (instance.clone(), check.clone(), output.into());
+        self.ask(|reply| Ask::Report { instance, check, status, output, reply }).await
     }
 
     /// Looks for the mesh through these `host:port`s too. Returns how many addresses they resolved to.
@@ -163,47 +231,96 @@ impl Agent {
     /// # Errors
     /// When one of them does not resolve; the others are tried all the same.
     pub async fn join(&self, seeds: &[String]) -> Result<usize, String> {
-        let _ = seeds;
-        unimplemented!()
+        let (mut found, mut troubles) = (0, Vec::new());
+        for seed in seeds {
+            match seek::resolve(seed).await {
+                Ok(addresses) => found += addresses.len(),
+                Err(why) => troubles.push(why),
+            }
+        }
+        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
+        if troubles.is_empty() { Ok(found) } else { Err(troubles.join("; ")) }
     }
 
-    /// Says goodbye, waits until the peers have heard it, and stops.
+    /// Says goodbye, waits until the peers have heard it, and stops. What is stored stays, for the next start.
     pub async fn leave(&self) {
-        unimplemented!()
+        // Refused only when it has stopped already.
+        let _ = self.shared.asks.send(Ask::Leave).await;
+        // The reason, if it was another, is for those who wait for it.
+        let _ = self.stopped().await;
     }
 
-    /// Resolves when the agent has stopped, with the reason if it was not asked to.
+    /// Resolves when the agent has stopped, with the reason if it was not asked to. Cancel-safe.
+    ///
+    /// # Errors
+    /// The reason, as a sentence that says what to do.
     pub async fn stopped(&self) -> Result<(), String> {
-        unimplemented!()
+        let mut stopped = self.shared.stopped.clone();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+            Err(_) => Err("the agent's loop ended by a defect; its log tells more".into()),
+        }
     }
 
     /// Why it does not answer yet; empty once it does.
     #[must_use]
     pub fn unready(&self) -> Vec<String> {
-        unimplemented!()
+        if self.shared.view.is_ready() {
+            return Vec::new();
+        }
+        if let Some(outcome) = &*self.shared.stopped.borrow() {
+            return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
+        }
+        let mut reasons = self.shared.status.troubles.load().to_vec();
+        reasons.push(format!(
+            "the first sync with a peer is not done; what is stored is served after {} s",
+            self.shared.config.ready_after.as_secs_f32()
+        ));
+        reasons
     }
 
-    /// A copy of the core's counters.
+    /// A copy of the core's counters; all zero once it has stopped.
     pub async fn stats(&self) -> Stats {
-        unimplemented!()
+        let (reply, stats) = oneshot::channel();
+        let _ = self.shared.asks.send(Ask::Stats(reply)).await;
+        stats.await.unwrap_or_default()
+    }
+
+    /// What the driver has moved and dropped.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.shared.traffic
+    }
+
+    /// What happens from now on that an operator may want to read. A slow reader misses the oldest, and is told.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
     }
 
     /// A hash of all that this node knows: equal on two nodes that agree.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
-        unimplemented!()
+        self.shared.status.fingerprint.load(Ordering::Relaxed)
     }
 
     /// The part of the peers heard from lately whose fingerprint was this node's: 0 to 1.
     #[must_use]
     pub fn agreement(&self) -> f64 {
-        unimplemented!()
+        f64::from_bits(self.shared.status.agreement.load(Ordering::Relaxed))
     }
 
     /// A moment of this process's clock in unix milliseconds.
     #[must_use]
     pub fn unix_millis(&self, at: Time) -> u64 {
-        let _ = at;
-        unimplemented!()
+        let since_start = u64::try_from(at.since_start().as_millis()).unwrap_or(u64::MAX);
+        self.shared.clock.unix_millis.saturating_add(since_start)
+    }
+
+    /// Sends an ask and waits for its answer.
+    async fn ask<T>(&self, ask: impl FnOnce(writes::Reply<T>) -> Ask) -> Result<T, Refused> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.asks.send(ask(reply)).await.map_err(|_| Refused::Stopped)?;
+        answer.await.unwrap_or(Err(Refused::Stopped))
     }
 }

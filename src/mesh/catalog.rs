@@ -264,7 +264,9 @@ impl Book {
         };
         let known = match key {
             Key::Node => (self.node_version, false),
-            _ => self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted)),
+            _ => {
+                self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted))
+            }
         };
         if update.version < known.0 || (update.version == known.0 && !known.1) {
             return;
@@ -316,7 +318,9 @@ impl Book {
         };
         match key {
             Key::Node => merged.node = true,
-            Key::Health(id) => merged.services.extend(self.registration(id).map(|registration| registration.name.clone())),
+            Key::Health(id) => {
+                merged.services.extend(self.registration(id).map(|registration| registration.name.clone()))
+            }
             Key::Service(id) => {
                 let (was, is) = (service(old), service(new));
                 if was != is {

@@ -78,7 +78,8 @@ impl Mesh {
     pub(super) fn has_checks(&self, instance: &InstanceId, specs: &[CheckSpec]) -> bool {
         let checks = self.checks.get(instance);
         let count = checks.map_or(0, BTreeMap::len);
-        count == specs.len() && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.name)).is_some_and(|c| c.spec == *spec))
+        count == specs.len()
+            && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.name)).is_some_and(|c| c.spec == *spec))
     }
 
     fn expect_report(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, reports: u64) {

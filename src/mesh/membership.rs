@@ -159,7 +159,8 @@ impl Mesh {
     /// What is shown of a member, and of every service of its, may be different now.
     fn show(&mut self, id: NodeId) {
         self.changes.insert(Change::Member(id));
-        let names = self.catalog.get(id).into_iter().flat_map(Book::registrations).map(|r| Change::Service(r.name.clone()));
+        let names =
+            self.catalog.get(id).into_iter().flat_map(Book::registrations).map(|r| Change::Service(r.name.clone()));
         self.changes.extend(names);
     }
 
@@ -370,7 +371,8 @@ impl Mesh {
                 Effect::Send(to, packet) => self.send_swim(to, &packet),
                 Effect::Later(after, alarm) => self.timers.set(now + after, Timer::Swim(alarm)),
                 Effect::Missed(identity) => {
-                    let current = self.roster.get(identity.node).is_some_and(|seen| seen.generation == identity.generation);
+                    let current =
+                        self.roster.get(identity.node).is_some_and(|seen| seen.generation == identity.generation);
                     if current {
                         self.accuse(now, identity.node);
                     }
@@ -391,7 +393,9 @@ impl Mesh {
             let place = self.place;
             self.send(to, &Frame::Place(place));
         }
-        if let Some(fact) = self.roster.get(to).filter(|seen| seen.state == MemberState::Suspect).map(|s| s.fact(to, self.id)) {
+        if let Some(fact) =
+            self.roster.get(to).filter(|seen| seen.state == MemberState::Suspect).map(|s| s.fact(to, self.id))
+        {
             self.send(to, &Frame::Facts(vec![fact]));
         }
         self.send(to, &Frame::Swim(packet));

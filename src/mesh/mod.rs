@@ -341,7 +341,11 @@ impl Mesh {
     /// What it has done and dropped.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { rumors_resent: self.rumors.resent, dropped_full: self.stats.dropped_full + self.rumors.dropped, ..self.stats }
+        Stats {
+            rumors_resent: self.rumors.resent,
+            dropped_full: self.stats.dropped_full + self.rumors.dropped,
+            ..self.stats
+        }
     }
 
     fn wake(&mut self, now: Time) {
@@ -511,7 +515,10 @@ impl Mesh {
     fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
         let count = self.roster.len();
         let start = self.index_below(count);
-        (0..count).filter_map(|step| self.roster.at((start + step) % count)).find(|(_, seen)| wanted(seen)).map(|(id, _)| id)
+        (0..count)
+            .filter_map(|step| self.roster.at((start + step) % count))
+            .find(|(_, seen)| wanted(seen))
+            .map(|(id, _)| id)
     }
 
     fn index_below(&mut self, count: usize) -> usize {

@@ -18,11 +18,7 @@ use bytes::{Buf, BufMut};
 use foca::{Foca, Header, Message, NoCustomBroadcast, Notification, Timer};
 use rand_pcg::Pcg64Mcg;
 
-use super::{
-    event::Generation,
-    suspicion::SelfDoubt,
-    wire::MAX_PACKET,
-};
+use super::{event::Generation, suspicion::SelfDoubt, wire::MAX_PACKET};
 use crate::model::{MemberState, NodeId, Time};
 
 /// Who a node is to foca: its address is its id, and of two generations the larger one wins.
@@ -133,7 +129,14 @@ impl Swim {
     }
 
     /// Tells foca how a member is seen.
-    pub(super) fn learn(&mut self, now: Time, node: NodeId, generation: Generation, incarnation: u16, state: MemberState) {
+    pub(super) fn learn(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        generation: Generation,
+        incarnation: u16,
+        state: MemberState,
+    ) {
         let state = match state {
             MemberState::Alive => foca::State::Alive,
             MemberState::Suspect => foca::State::Suspect,

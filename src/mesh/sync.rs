@@ -32,7 +32,8 @@ impl Mesh {
     /// A number that stands for what is known of one member.
     fn imprint(id: NodeId, generation: Generation, mark: Mark) -> u64 {
         let mut bytes = [0; 32];
-        for (place, number) in bytes.as_chunks_mut().0.iter_mut().zip([id.0, generation.0, mark.epoch.0, mark.version]) {
+        for (place, number) in bytes.as_chunks_mut().0.iter_mut().zip([id.0, generation.0, mark.epoch.0, mark.version])
+        {
             *place = number.to_le_bytes();
         }
         xxh3_64(&bytes)

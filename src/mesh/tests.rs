@@ -15,8 +15,7 @@ struct Wired {
 
 impl Wired {
     fn of(count: u16) -> (Self, Vec<NodeId>) {
-        let mut wired =
-            Self { now: Time::ZERO, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new() };
+        let mut wired = Self { now: Time::ZERO, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new() };
         let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
         for id in &ids {
             let seeds = if *id == ids[0] { Vec::new() } else { vec![address(0)] };
@@ -36,7 +35,8 @@ impl Wired {
             meta: BTreeMap::new(),
         };
         let mesh = "test".try_into().unwrap();
-        let config = Config { mesh, node, epoch: Epoch(epoch), boot: epoch, seed: u64::from(n), unix_millis: 1_000_000 };
+        let config =
+            Config { mesh, node, epoch: Epoch(epoch), boot: epoch, seed: u64::from(n), unix_millis: 1_000_000 };
         let mesh = Mesh::new(config, registrations, self.now);
         let id = mesh.id();
         self.nodes.insert(id, mesh);
@@ -78,7 +78,11 @@ impl Wired {
                     self.at(to).handle(now, Input::Message(from, bytes));
                 }
                 Output::Dial(address) => {
-                    let to = self.nodes.iter().find(|(_, mesh)| mesh.hello().node.addresses[0] == address).map(|(id, _)| *id);
+                    let to = self
+                        .nodes
+                        .iter()
+                        .find(|(_, mesh)| mesh.hello().node.addresses[0] == address)
+                        .map(|(id, _)| *id);
                     if let Some(to) = to {
                         self.link(from, to);
                     }
@@ -91,10 +95,12 @@ impl Wired {
     fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let next = self.nodes.iter().filter(|(id, _)| !self.dead.contains(id)).map(|(_, mesh)| mesh.deadline()).min();
+            let next =
+                self.nodes.iter().filter(|(id, _)| !self.dead.contains(id)).map(|(_, mesh)| mesh.deadline()).min();
             let Some(next) = next.filter(|next| *next <= end) else { break };
             self.now = self.now.max(next);
-            let due: Vec<NodeId> = self.nodes.iter().filter(|(_, mesh)| mesh.deadline() <= next).map(|(id, _)| *id).collect();
+            let due: Vec<NodeId> =
+                self.nodes.iter().filter(|(_, mesh)| mesh.deadline() <= next).map(|(id, _)| *id).collect();
             for id in due.into_iter().filter(|id| !self.dead.contains(id)).collect::<Vec<_>>() {
                 let now = self.now;
                 self.at(id).handle(now, Input::Wake);

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn a_place_a_liar_sends_is_refused() {
-        for (at, height, error) in [(f32::NAN, 0.0, 0.0), (1e9, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, f32::INFINITY)] {
+        for (at, height, error) in [(f32::NAN, 0.0, 0.0), (1e9, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, f32::INFINITY)]
+        {
             assert!(!Place { at: [at, 0.0, 0.0, 0.0], height, error }.is_sane());
         }
     }

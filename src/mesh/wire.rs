@@ -333,7 +333,9 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malfo
     let value = T::deserialize(&mut from).map_err(|_| Malformed::Body)?;
     // rmp-serde does not say what it left unread; but where nothing is left there is no next marker.
     match de::IgnoredAny::deserialize(&mut from) {
-        Err(rmp_serde::decode::Error::InvalidMarkerRead(end)) if end.kind() == std::io::ErrorKind::UnexpectedEof => Ok(value),
+        Err(rmp_serde::decode::Error::InvalidMarkerRead(end)) if end.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Ok(value)
+        }
         _ => Err(Malformed::Length),
     }
 }

@@ -1,0 +1,450 @@
+//! The loop: one task owns the mesh, feeds it what the world and the users say, and carries out what it wants done.
+//!
+//! It takes many inputs for each wake, publishes every changed name once at the end, and only then replies, so that who
+//! was told "done" sees it. It waits for nothing but its queues and its timer: not for a peer, a dial or the disk.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    View,
+    hello::{Greeter, Missed},
+    peers::{Arrival, Holder, Parcel, Peers},
+    quic::Code,
+    seek::Seek,
+    store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
+    writes::{Reply, Told, Writes},
+};
+use crate::{
+    mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
+    model::{CheckName, Health, InstanceId, NodeId, Registration, Time},
+};
+
+/// What handles ask of the loop.
+pub(super) enum Ask {
+    /// Store and publish; the row is already rendered.
+    Put { registration: Arc<Registration>, row: Vec<u8>, reply: Reply<Done> },
+    /// Withdraw.
+    Remove { id: InstanceId, reply: Reply<()> },
+    /// A program's word on its own check.
+    Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
+    /// The core's counters.
+    Stats(oneshot::Sender<Stats>),
+    /// Say goodbye and stop.
+    Leave,
+}
+
+/// What the loop lets handles read besides the view.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    pub(super) fingerprint: AtomicU64,
+    /// The bits of an `f64`.
+    pub(super) agreement: AtomicU64,
+    /// Seeds that do not resolve, as sentences.
+    pub(super) troubles: ArcSwap<Vec<String>>,
+}
+
+/// This process's clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+    pub(super) unix_millis: u64,
+}
+
+impl Clock {
+    /// Starts it.
+    pub(super) fn start() -> Self {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { start: Instant::now(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::after_start(self.start.elapsed())
+    }
+
+    fn instant(&self, at: Time) -> Instant {
+        let far = Instant::now() + FAR;
+        self.start.checked_add(at.since_start()).map_or(far, |at| at.min(far))
+    }
+}
+
+/// The queues that the loop listens to.
+pub(super) struct Inbox {
+    pub(super) asks: mpsc::Receiver<Ask>,
+    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    pub(super) completed: mpsc::UnboundedReceiver<Completed>,
+}
+
+/// All that the loop owns.
+pub(super) struct Drive {
+    pub(super) mesh: Mesh,
+    pub(super) clock: Clock,
+    pub(super) view: Arc<View>,
+    pub(super) status: Arc<Status>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) greeter: Arc<Greeter>,
+    pub(super) peers: Peers,
+    /// The tasks of links, to wait for when leaving.
+    pub(super) link_tasks: TaskTracker,
+    /// How many links stand.
+    pub(super) links: watch::Sender<usize>,
+    pub(super) writes: Writes,
+    pub(super) agenda: Agenda,
+}
+
+/// What the loop has to remember until it gets to it.
+pub(super) struct Agenda {
+    changed: BTreeSet<Change>,
+    told: Vec<Told>,
+    /// When to serve what is stored, mesh or not; `None` once answers are given.
+    ready_at: Option<Instant>,
+    /// When the fingerprint was last computed.
+    summed_at: Instant,
+    save_peers_at: Option<Instant>,
+    saved_peers: Vec<KnownPeer>,
+    ending: Option<Ending>,
+}
+
+enum Ending {
+    /// Somebody asked, or nobody holds a handle any more.
+    Leave,
+    /// Another node has our name: go without a word, for the goodbye would be his.
+    Yield(String),
+}
+
+impl Agenda {
+    pub(super) fn new(ready_after: Duration, saved_peers: Vec<KnownPeer>) -> Self {
+        let now = Instant::now();
+        Self {
+            changed: BTreeSet::new(),
+            told: Vec::new(),
+            ready_at: Some(now + ready_after),
+            summed_at: now,
+            save_peers_at: None,
+            saved_peers,
+            ending: None,
+        }
+    }
+}
+
+impl Drive {
+    /// Publishes what was restored, before anybody can ask. With nobody to `seek`, that is all there is to know.
+    pub(super) fn begin(&mut self, seek: &Seek) {
+        for registration in self.mesh.registrations() {
+            self.view.set_registration(&registration.id, Some(Arc::clone(registration)));
+        }
+        self.agenda.changed.extend(self.mesh.services().cloned().map(Change::Service));
+        self.agenda.changed.extend(self.mesh.members().map(|member| Change::Member(member.id)));
+        self.drain();
+        if seek.is_idle() {
+            self.join(Vec::new());
+        }
+        self.publish();
+    }
+
+    /// Runs until told to leave; the reason if it stops for another.
+    pub(super) async fn run(mut self, mut inbox: Inbox) -> Result<(), String> {
+        let timer = sleep_until(self.wake_at());
+        tokio::pin!(timer);
+        while !(self.agenda.ending.is_some() && self.writes.is_empty()) {
+            if timer.deadline() != self.wake_at() {
+                timer.as_mut().reset(self.wake_at());
+            }
+            tokio::select! {
+                ask = inbox.asks.recv(), if !self.writes.is_full() && self.agenda.ending.is_none() => match ask {
+                    Some(ask) => self.ask(ask),
+                    None => self.agenda.ending = Some(Ending::Leave),
+                },
+                Some(arrival) = inbox.arrivals.recv() => self.arrive(arrival),
+                Some(completed) = inbox.completed.recv() => self.complete(&completed),
+                () = &mut timer => {}
+            }
+            self.take_more(&mut inbox);
+            self.keep_time();
+            self.publish();
+        }
+        self.stop(inbox).await
+    }
+
+    /// What else has come in: one publication for all of it.
+    fn take_more(&mut self, inbox: &mut Inbox) {
+        for _ in 0..MAX_BATCH {
+            let Ok(arrival) = inbox.arrivals.try_recv() else { break };
+            self.arrive(arrival);
+        }
+        while let Ok(completed) = inbox.completed.try_recv() {
+            self.complete(&completed);
+        }
+        for _ in 0..MAX_BATCH {
+            if self.writes.is_full() || self.agenda.ending.is_some() {
+                break;
+            }
+            let Ok(ask) = inbox.asks.try_recv() else { break };
+            self.ask(ask);
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let told = match ask {
+            Ask::Put { registration, row, reply } => self.writes.put(&self.mesh, registration, row, reply),
+            Ask::Remove { id, reply } => self.writes.remove(&self.mesh, id, reply),
+            Ask::Report { instance, check, status, output, reply } => {
+                let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
+                self.drain();
+                Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
+            }
+            Ask::Stats(reply) => {
+                let _ = reply.send(self.mesh.stats());
+                None
+            }
+            Ask::Leave => {
+                self.agenda.ending = Some(Ending::Leave);
+                None
+            }
+        };
+        self.agenda.told.extend(told);
+    }
+
+    fn complete(&mut self, completed: &Completed) {
+        for write in self.writes.confirmed(completed) {
+            let now = self.clock.now();
+            let told = self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome);
+            self.agenda.told.extend(told);
+            self.drain();
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let inputs = match arrival {
+            Arrival::Input(input) => return self.handle(input),
+            Arrival::Met(met, target) => {
+                let holder = self.holder(met.hello.id);
+                self.peers.meet(met, target, holder)
+            }
+            Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
+            Arrival::Missed(target, why) => {
+                tracing::debug!(event = "dial_failed", ?target, %why);
+                if let Missed::NameInUse(holder) = why {
+                    self.yield_name(holder.to_string());
+                }
+                self.peers.miss(target).into_iter().collect()
+            }
+            Arrival::Ended { peer, serial, gone } => self.peers.end(peer, serial, gone).into_iter().collect(),
+            Arrival::NameInUse(holder) => return self.yield_name(holder.to_string()),
+            Arrival::Found(addresses) => return self.join(addresses),
+        };
+        for input in inputs {
+            self.handle(input);
+        }
+    }
+
+    fn join(&mut self, addresses: Vec<SocketAddr>) {
+        // Refused only while leaving, when nobody is sought any more.
+        let _ = self.mesh.command(self.clock.now(), Command::Join(addresses));
+        self.drain();
+    }
+
+    /// Whom the core knows, alive, under this id.
+    fn holder(&self, id: NodeId) -> Option<Holder> {
+        let member = self.mesh.member(id).filter(|member| member.state.is_shown())?;
+        Some(Holder { epoch: member.epoch, addresses: member.node.addresses.clone() })
+    }
+
+    /// One mutation, then drain: the first law.
+    fn handle(&mut self, input: Input) {
+        self.mesh.handle(self.clock.now(), input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.mesh.poll() {
+            match output {
+                Output::Packet(to, packet) => {
+                    self.peers.send(to, Parcel::Packet(packet), || self.mesh.addresses(to).to_vec());
+                }
+                Output::Message(to, message) => {
+                    self.peers.send(to, Parcel::Message(message), || self.mesh.addresses(to).to_vec());
+                }
+                Output::Dial(address) => self.peers.dial_seed(address),
+                Output::Drop(id) => self.peers.forget(id),
+                Output::Changed(change) => drop(self.agenda.changed.insert(change)),
+                Output::Event(event) => self.tell(event),
+                Output::Expired(id) => {
+                    tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
+                    // Nobody waits for the answer.
+                    let told = self.writes.remove(&self.mesh, id, oneshot::channel().0);
+                    self.agenda.told.extend(told);
+                }
+                Output::NameInUse => self.yield_name("an address that the mesh did not tell".into()),
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let name = |id| self.mesh.member(id).map_or_else(|| id.to_string(), |member| member.node.name.to_string());
+        match &event {
+            Event::Member { node, was, now, cause } => {
+                tracing::info!(event = "member", node = name(*node), was = ?was, now = %now, cause = ?cause);
+            }
+            Event::Renewed => {
+                tracing::warn!(event = "renewed", "this node was taken for dead and came back");
+                self.greeter.hello.store(Arc::new(self.mesh.hello()));
+            }
+            Event::Garbage { peer, why } => tracing::warn!(event = "garbage", peer = name(*peer), why),
+        }
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+
+    fn yield_name(&mut self, holder: String) {
+        let name = &self.greeter.hello.load().node.name;
+        self.agenda.ending = Some(Ending::Yield(format!(
+            "another living node is called {name} at {holder}; give this one another name with --node"
+        )));
+    }
+
+    /// Publishes each changed name once, then lets the replies go.
+    fn publish(&mut self) {
+        let now = Instant::now();
+        if !self.agenda.changed.is_empty() || now - self.agenda.summed_at > SUM_EVERY {
+            self.agenda.summed_at = now;
+            self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
+            self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
+        }
+        for change in std::mem::take(&mut self.agenda.changed) {
+            match change {
+                Change::Service(name) => self.view.set_service(&name, self.mesh.service(&name)),
+                Change::Member(id) => self.publish_member(id),
+                // Asked for below: it may have come before there was anybody to tell.
+                Change::Ready => {}
+            }
+        }
+        let links = self.peers.links();
+        self.links.send_if_modified(|known| std::mem::replace(known, links) != links);
+        if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
+            self.open("the first sync is done, or there is nobody to sync with");
+        }
+        self.agenda.told.drain(..).for_each(Told::send);
+    }
+
+    fn publish_member(&mut self, id: NodeId) {
+        self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
+        match self.mesh.member(id) {
+            Some(member) => {
+                if id == self.mesh.id() {
+                    self.view.set_this(member.clone());
+                    self.greeter.hello.store(Arc::new(self.mesh.hello()));
+                }
+                self.view.set_node(&Arc::clone(&member.node).name, Some(member));
+            }
+            None => {
+                if let Some(gone) = self.view.node_by_id(id) {
+                    self.view.set_node(&gone.node.name, None);
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, why: &str) {
+        self.agenda.ready_at = None;
+        self.agenda.save_peers_at.get_or_insert_with(Instant::now);
+        self.view.set_ready(true);
+        tracing::info!(event = "ready", why);
+    }
+
+    /// The earliest of all that waits for a moment.
+    fn wake_at(&self) -> Instant {
+        let own = [self.agenda.ready_at, self.agenda.save_peers_at].into_iter().flatten().min();
+        let core = self.clock.instant(self.mesh.deadline());
+        own.map_or(core, |own| own.min(core))
+    }
+
+    /// Does what is due.
+    fn keep_time(&mut self) {
+        if self.mesh.deadline() <= self.clock.now() {
+            self.handle(Input::Wake);
+        }
+        let now = Instant::now();
+        if self.agenda.ready_at.is_some_and(|at| at <= now) {
+            self.open("no peer was found in time: serving what is stored");
+        }
+        if self.agenda.save_peers_at.is_some_and(|at| at <= now) {
+            self.agenda.save_peers_at = None;
+            self.save_peers();
+        }
+    }
+
+    fn save_peers(&mut self) {
+        let this = self.mesh.id();
+        let peers: Vec<_> = self
+            .mesh
+            .members()
+            .filter(|member| member.id != this && member.state.is_shown())
+            .take(MAX_KNOWN_PEERS)
+            .map(|member| KnownPeer {
+                id: member.id,
+                name: member.node.name.clone(),
+                addresses: member.node.addresses.clone(),
+            })
+            .collect();
+        // An empty mesh is no reason to forget how to find one.
+        if !peers.is_empty() && peers != self.agenda.saved_peers {
+            self.writes.keep_peers(peers.clone());
+            self.agenda.saved_peers = peers;
+        }
+    }
+
+    /// Says goodbye where that is due, lets the links flush, closes port and store.
+    async fn stop(mut self, inbox: Inbox) -> Result<(), String> {
+        // Tasks that report must not wait for a loop that no longer listens.
+        drop(inbox);
+        let (code, outcome) = match self.agenda.ending.take() {
+            Some(Ending::Yield(why)) => (Code::Closed, Err(why)),
+            Some(Ending::Leave) | None => {
+                // A core that is leaving already refuses, and that is fine.
+                let _ = self.mesh.command(self.clock.now(), Command::Leave);
+                self.drain();
+                self.peers.leave();
+                self.link_tasks.close();
+                // Whoever does not listen by then finds out by probing.
+                let _ = timeout(FLUSH, self.link_tasks.wait()).await;
+                (Code::Leave, Ok(()))
+            }
+        };
+        self.view.set_ready(false);
+        self.greeter.endpoint.close(code.into(), b"");
+        let _ = timeout(GOODBYE, self.greeter.endpoint.wait_idle()).await;
+        let writes = self.writes;
+        // A panic in the store's thread is already in the log.
+        let _ = tokio::task::spawn_blocking(|| writes.close()).await;
+        tracing::info!(event = "stopped", outcome = ?outcome);
+        outcome
+    }
+}
+
+/// Inputs of one kind taken for each wake: many enough to share a publication, few enough to keep time.
+const MAX_BATCH: usize = 256;
+/// A deadline that never comes, within what a timer can hold.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+/// The fingerprint costs a walk over the books' hashes: not for each packet.
+const SUM_EVERY: Duration = Duration::from_secs(1);
+/// Members come and go in flocks: one write for all.
+const SAVE_PEERS_AFTER: Duration = Duration::from_secs(30);
+/// How long a goodbye may take to leave.
+const FLUSH: Duration = Duration::from_millis(500);
+/// How long peers may take to acknowledge that we closed.
+const GOODBYE: Duration = Duration::from_millis(300);

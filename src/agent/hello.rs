@@ -1,0 +1,329 @@
+//! The first stream of every connection: each side says who it is, and the other holds it against the certificate.
+//!
+//! `connect` succeeds before the server has looked at the client's certificate (TLS 1.3), so the dialler counts a
+//! connection as made only when the answer to its Hello is there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use quinn::{
+    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
+};
+use tokio::time::timeout;
+
+use super::{
+    quic::{Code, canonical},
+    tls,
+    traffic::Traffic,
+};
+use crate::{
+    mesh::{Hello, wire},
+    model::{MeshName, NodeId},
+};
+
+/// Says hello on new connections, for dials and calls alike.
+pub(super) struct Greeter {
+    pub(super) endpoint: Endpoint,
+    pub(super) mesh: MeshName,
+    pub(super) traffic: Arc<Traffic>,
+    /// What this node says now.
+    pub(super) hello: ArcSwap<Hello>,
+}
+
+/// A connection on which both sides have said who they are.
+pub(super) struct Met {
+    pub(super) connection: Connection,
+    pub(super) hello: Hello,
+    /// Whether this side dialled.
+    pub(super) dialled: bool,
+}
+
+impl Met {
+    /// Where the other side is.
+    pub(super) fn address(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+}
+
+/// Why two sides did not meet.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Missed {
+    #[error("this address is our own")]
+    Ourselves,
+    #[error("another living node has this node's name")]
+    NameInUse(SocketAddr),
+    #[error("no answer within {} s", GREETING.as_secs())]
+    TimedOut,
+    #[error("{0}")]
+    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Connect(#[from] quinn::ConnectError),
+    #[error("it {0}")]
+    Protocol(&'static str),
+}
+
+impl Greeter {
+    /// Dials `address`; where `expected` is given, whoever answers must be that node.
+    pub(super) async fn dial(&self, address: SocketAddr, expected: Option<NodeId>) -> Result<Met, Missed> {
+        self.traffic.dials.add(1);
+        let connecting = self.endpoint.connect(address, ANY_NAME)?;
+        let met = timeout(GREETING, async {
+            let connection = connecting.await?;
+            let hello = self.greet(&connection).await;
+            self.settle(connection, hello, expected, Side::Dialler)
+        });
+        self.count(met.await)
+    }
+
+    /// Answers a call.
+    pub(super) async fn answer(&self, incoming: Incoming) -> Result<Met, Missed> {
+        let met = timeout(GREETING, async {
+            let connection = incoming.await?;
+            let hello = self.be_greeted(&connection).await;
+            self.settle(connection, hello, None, Side::Listener)
+        });
+        self.count(met.await)
+    }
+
+    fn count(&self, met: Result<Result<Met, Missed>, tokio::time::error::Elapsed>) -> Result<Met, Missed> {
+        let met = met.unwrap_or(Err(Missed::TimedOut));
+        let counter = if met.is_ok() { &self.traffic.handshakes } else { &self.traffic.handshakes_failed };
+        counter.add(1);
+        met
+    }
+
+    async fn greet(&self, connection: &Connection) -> Result<Hello, Broken> {
+        let (mut to, mut from) = connection.open_bi().await?;
+        say(&mut to, &self.hello.load_full()).await?;
+        hear(&mut from).await
+    }
+
+    async fn be_greeted(&self, connection: &Connection) -> Result<Hello, Broken> {
+        let (mut to, mut from) = connection.accept_bi().await?;
+        let hello = hear(&mut from).await?;
+        self.check(connection, &hello)?;
+        say(&mut to, &self.hello.load_full()).await?;
+        Ok(hello)
+    }
+
+    /// Holds a Hello against our mesh and the certificate.
+    fn check(&self, connection: &Connection, hello: &Hello) -> Result<(), &'static str> {
+        if hello.protocol != wire::VERSION {
+            return Err("speaks another version of the protocol");
+        }
+        if hello.mesh != self.mesh {
+            return Err("belongs to another mesh");
+        }
+        let proven = proven_id(connection, &self.mesh).ok_or("shows no certificate of this mesh")?;
+        if proven != hello.id || NodeId::of(&self.mesh, &hello.node.name) != hello.id {
+            return Err("says another name than its certificate");
+        }
+        Ok(())
+    }
+
+    /// Turns what was heard into a meeting, or closes the connection with the reason.
+    fn settle(
+        &self,
+        connection: Connection,
+        heard: Result<Hello, Broken>,
+        expected: Option<NodeId>,
+        side: Side,
+    ) -> Result<Met, Missed> {
+        let address = canonical(connection.remote_address());
+        let checked = heard.and_then(|hello| {
+            self.check(&connection, &hello)?;
+            Ok(hello)
+        });
+        let hello = match checked {
+            Ok(hello) => hello,
+            Err(Broken::Lost(why)) => return Err(lost(why, address)),
+            Err(Broken::Protocol(why)) => {
+                connection.close(Code::Protocol.into(), why.as_bytes());
+                return Err(Missed::Protocol(why));
+            }
+        };
+        let ours = self.hello.load();
+        if hello.id == ours.id {
+            return Err(self.meet_namesake(&connection, &ours, &hello));
+        }
+        if expected.is_some_and(|id| id != hello.id) {
+            connection.close(Code::Closed.into(), b"dialled somebody else");
+            return Err(Missed::Protocol("is another node than expected"));
+        }
+        Ok(Met { connection, hello, dialled: matches!(side, Side::Dialler) })
+    }
+
+    /// Somebody has our own name. Of two processes the one that started later must go, and both sides see which.
+    fn meet_namesake(&self, connection: &Connection, ours: &Hello, theirs: &Hello) -> Missed {
+        if theirs.boot == ours.boot {
+            connection.close(Code::Closed.into(), b"dialled itself");
+            return Missed::Ourselves;
+        }
+        let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
+        if we_came_first {
+            connection.close(Code::NameInUse.into(), NAME_IN_USE);
+            return Missed::Protocol("has this node's own name and was told to choose another");
+        }
+        connection.close(Code::Closed.into(), b"yields the name");
+        Missed::NameInUse(canonical(connection.remote_address()))
+    }
+}
+
+/// What the other side gets to read beside [`Code::NameInUse`].
+pub(super) const NAME_IN_USE: &[u8] = b"another living node has this name";
+
+/// The end of a connection, as one that did not come to be.
+fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
+    match &why {
+        ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
+            Missed::NameInUse(address)
+        }
+        _ => Missed::Connection(why),
+    }
+}
+
+/// The id that the peer's certificate proves.
+fn proven_id(connection: &Connection, mesh: &MeshName) -> Option<NodeId> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    Some(NodeId::of(mesh, &tls::proven_name(chain.first()?, mesh)?))
+}
+
+async fn say(to: &mut SendStream, hello: &Hello) -> Result<(), Broken> {
+    let bytes = rmp_serde::to_vec_named(hello).map_err(|_| "cannot be told our hello")?;
+    to.write_all(&bytes).await.map_err(|why| match why {
+        quinn::WriteError::ConnectionLost(why) => Broken::Lost(why),
+        _ => Broken::Protocol("does not listen to our hello"),
+    })?;
+    to.finish().map_err(|_| Broken::Protocol("does not listen to our hello"))
+}
+
+async fn hear(from: &mut RecvStream) -> Result<Hello, Broken> {
+    let bytes = from.read_to_end(MAX_HELLO).await.map_err(|why| match why {
+        quinn::ReadToEndError::Read(quinn::ReadError::ConnectionLost(why)) => Broken::Lost(why),
+        _ => Broken::Protocol("does not say hello"),
+    })?;
+    let mut bytes = rmp_serde::Deserializer::from_read_ref(&bytes);
+    bytes.set_max_depth(MAX_DEPTH);
+    serde::Deserialize::deserialize(&mut bytes).map_err(|_| Broken::Protocol("says a hello that makes no sense"))
+}
+
+enum Side {
+    Dialler,
+    Listener,
+}
+
+/// What can go wrong while the two speak.
+enum Broken {
+    Lost(ConnectionError),
+    Protocol(&'static str),
+}
+
+impl From<ConnectionError> for Broken {
+    fn from(why: ConnectionError) -> Self {
+        Self::Lost(why)
+    }
+}
+
+impl From<&'static str> for Broken {
+    fn from(why: &'static str) -> Self {
+        Self::Protocol(why)
+    }
+}
+
+/// QUIC wants a name to dial; ours are proved by certificate and Hello instead.
+const ANY_NAME: &str = "node.hobnob";
+/// Dial, handshake and both Hellos together.
+pub(super) const GREETING: Duration = Duration::from_secs(5);
+/// A Hello with every field at its limit.
+const MAX_HELLO: usize = 4096;
+/// A Hello nests three deep; a deeper one would only exhaust the stack.
+const MAX_DEPTH: usize = 16;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        agent::{Secret, quic, store::Keys, tls::Tls},
+        mesh::Generation,
+        model::{Epoch, Node},
+    };
+
+    /// A greeter on loopback that calls itself `node` and started as the `boot`th.
+    pub(in crate::agent) fn greeter(node: &str, boot: u64, secret: &Secret) -> Arc<Greeter> {
+        let (mesh, name): (MeshName, _) = ("prod".try_into().unwrap(), node.try_into().unwrap());
+        let tls = Tls::new(&mesh, &name, std::slice::from_ref(secret)).unwrap();
+        let keys = Keys { reset: [u8::try_from(boot).unwrap(); 32], connection_ids: boot };
+        let endpoint = quic::bind("127.0.0.1:0".parse().unwrap(), &keys, tls).unwrap();
+        let hello = Hello {
+            protocol: wire::VERSION,
+            mesh: mesh.clone(),
+            id: NodeId::of(&mesh, &name),
+            generation: Generation::first(Epoch(boot)),
+            boot,
+            node: Node {
+                name,
+                addresses: vec![endpoint.local_addr().unwrap()],
+                datacenter: "dc1".into(),
+                zone: "".into(),
+                version: "0".into(),
+                meta: std::collections::BTreeMap::new(),
+            },
+            features: Vec::new(),
+        };
+        Arc::new(Greeter { endpoint, mesh, traffic: Arc::default(), hello: ArcSwap::from_pointee(hello) })
+    }
+
+    /// `a` dials `b`: what each makes of the other.
+    pub(in crate::agent) async fn meet(a: &Greeter, b: &Greeter) -> (Result<Met, Missed>, Result<Met, Missed>) {
+        let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
+        tokio::join!(a.dial(b.endpoint.local_addr().unwrap(), None), answered)
+    }
+
+    #[tokio::test]
+    async fn each_side_learns_who_the_other_is() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (a_met, b_met) = meet(&a, &b).await;
+        let (a_met, b_met) = (a_met.unwrap(), b_met.unwrap());
+        assert_eq!(a_met.hello, **b.hello.load());
+        assert_eq!(b_met.hello, **a.hello.load());
+        assert!(a_met.dialled && !b_met.dialled);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_not_met() {
+        let (a, b) = (greeter("a", 1, &Secret::random()), greeter("b", 2, &Secret::random()));
+        let (a_met, b_met) = meet(&a, &b).await;
+        assert!(a_met.is_err() && b_met.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_the_certificate_does_not_prove_is_refused() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        a.hello.store(greeter("c", 1, &secret).hello.load_full());
+        let (a_met, b_met) = meet(&a, &b).await;
+        assert!(a_met.is_err());
+        assert!(matches!(b_met, Err(Missed::Protocol("says another name than its certificate"))));
+    }
+
+    #[tokio::test]
+    async fn of_two_holders_of_a_name_the_later_yields_whoever_dials() {
+        let secret = Secret::random();
+        let (older, newer) = (greeter("a", 1, &secret), greeter("a", 2, &secret));
+        let (_, newer_heard) = meet(&older, &newer).await;
+        assert!(matches!(newer_heard, Err(Missed::NameInUse(_))));
+        let (newer_heard, older_heard) = meet(&newer, &older).await;
+        assert!(matches!(newer_heard, Err(Missed::NameInUse(_))));
+        assert!(!matches!(older_heard, Err(Missed::NameInUse(_))));
+    }
+
+    #[tokio::test]
+    async fn whoever_was_expected_must_answer() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
+        let dialled = a.dial(b.endpoint.local_addr().unwrap(), Some(NodeId(7)));
+        assert!(tokio::join!(dialled, answered).0.is_err());
+    }
+}

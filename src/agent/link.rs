@@ -1,0 +1,274 @@
+//! One task for each connection: what it hears goes to the loop, what waits in its queue goes out as streams.
+//!
+//! Datagrams are sent by the loop itself: QUIC's own bounded queue takes them without waiting.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
+
+use super::{
+    peers::Arrival,
+    quic::{Code, MAX_STREAMS, canonical},
+    traffic::Traffic,
+};
+use crate::{
+    mesh::{Gone, Input, wire::MAX_MESSAGE},
+    model::NodeId,
+};
+
+/// What the loop tells a link to do, in turn.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Send this as one stream.
+    Send(Bytes),
+    /// Let go what is under way, then close.
+    Close(Code),
+}
+
+/// One connection and where its news go.
+pub(super) struct Link {
+    pub(super) peer: NodeId,
+    /// Tells this connection from an earlier or later one to the same peer.
+    pub(super) serial: u64,
+    pub(super) connection: Connection,
+    /// The space that QUIC has for datagrams while none waits.
+    pub(super) room: usize,
+    pub(super) arrivals: mpsc::Sender<Arrival>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl Link {
+    /// Runs until the connection ends; told to close it, or when `orders` is closed, it first lets go what is under way.
+    pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
+        // Streams in both directions, each a small future; the limits of QUIC and of `orders` bound them.
+        let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
+        let mut reported = None;
+        let mut closing: Option<(Code, Instant)> = None;
+        let end = loop {
+            tokio::select! {
+                heard = self.connection.read_datagram() => match heard {
+                    Ok(packet) => {
+                        self.take_datagram(packet);
+                        self.report_rtt(&mut reported);
+                    }
+                    Err(why) => break why,
+                },
+                stream = self.connection.accept_uni() => match stream {
+                    Ok(stream) => streams.push(Box::pin(self.read(stream))),
+                    Err(why) => break why,
+                },
+                stream = self.connection.accept_bi() => match stream {
+                    Ok((to, from)) => streams.push(Box::pin(answer_ping(to, from))),
+                    Err(why) => break why,
+                },
+                order = orders.recv(), if closing.is_none() && streams.len() < MAX_IN_FLIGHT => match order {
+                    Some(Order::Send(message)) => streams.push(Box::pin(self.write(message))),
+                    Some(Order::Close(Code::Leave)) => closing = Some((Code::Leave, Instant::now())),
+                    Some(Order::Close(code)) => closing = Some((code, Instant::now() + LINGER)),
+                    None => closing = Some((Code::Closed, Instant::now())),
+                },
+                Some(()) = streams.next(), if !streams.is_empty() => {}
+                () = tokio::time::sleep_until(closing.map_or_else(Instant::now, |(_, at)| at)), if closing.is_some() => {
+                    match closing {
+                        Some((Code::Leave, _)) if !(streams.is_empty() && self.datagrams_are_sent()) => {
+                            closing = Some((Code::Leave, Instant::now() + FLUSH_CHECK));
+                        }
+                        _ => {
+                            self.connection.close(closing.map_or(Code::Closed, |(code, _)| code).into(), b"");
+                            break ConnectionError::LocallyClosed;
+                        }
+                    }
+                }
+            }
+        };
+        drop(streams);
+        self.tell_end(&end).await;
+    }
+
+    fn datagrams_are_sent(&self) -> bool {
+        self.connection.datagram_send_buffer_space() >= self.room
+    }
+
+    fn take_datagram(&self, packet: Bytes) {
+        self.traffic.datagrams_received.add(1);
+        self.traffic.datagram_bytes_received.add(packet.len());
+        if self.arrivals.try_send(Arrival::Input(Input::Packet(self.peer, packet))).is_err() {
+            self.traffic.dropped_incoming.add(1);
+        }
+    }
+
+    /// Measured by QUIC anyway: told now and then, and only while packets flow, so that an idle link costs nothing.
+    fn report_rtt(&self, reported: &mut Option<Instant>) {
+        let now = Instant::now();
+        if reported.is_none_or(|at| now - at >= RTT_EVERY) {
+            *reported = Some(now);
+            // A full queue: the next packet will do.
+            let _ = self.arrivals.try_send(Arrival::Input(Input::Rtt(self.peer, self.connection.rtt())));
+        }
+    }
+
+    async fn read(&self, mut stream: RecvStream) {
+        match timeout(STREAM_TIMEOUT, stream.read_to_end(MAX_MESSAGE)).await {
+            Ok(Ok(message)) => {
+                self.traffic.streams_received.add(1);
+                self.traffic.stream_bytes_received.add(message.len());
+                // Waiting here is the limit that the peer feels: its streams run out.
+                let _ = self.arrivals.send(Arrival::Input(Input::Message(self.peer, message.into()))).await;
+            }
+            Ok(Err(_)) | Err(_) => self.traffic.streams_failed.add(1),
+        }
+    }
+
+    async fn write(&self, message: Bytes) {
+        let length = message.len();
+        match timeout(STREAM_TIMEOUT, write_all(&self.connection, message)).await {
+            Ok(Some(())) => {
+                self.traffic.streams_sent.add(1);
+                self.traffic.stream_bytes_sent.add(length);
+            }
+            Ok(None) | Err(_) => self.traffic.streams_failed.add(1),
+        }
+    }
+
+    async fn tell_end(&self, why: &ConnectionError) {
+        let gone = match why {
+            ConnectionError::ApplicationClosed(close) => match Code::of(close) {
+                Some(Code::Leave) => Gone::Left,
+                Some(Code::NameInUse) => {
+                    let holder = canonical(self.connection.remote_address());
+                    let _ = self.arrivals.send(Arrival::NameInUse(holder)).await;
+                    Gone::Closed
+                }
+                _ => Gone::Closed,
+            },
+            ConnectionError::LocallyClosed => Gone::Closed,
+            ConnectionError::Reset => Gone::Reset,
+            _ => Gone::Lost,
+        };
+        // Nobody listens only while the agent stops.
+        let _ = self.arrivals.send(Arrival::Ended { peer: self.peer, serial: self.serial, gone }).await;
+    }
+}
+
+/// Writes one message and waits until the peer has all of it; `None` if it never will.
+async fn write_all(connection: &Connection, message: Bytes) -> Option<()> {
+    let mut stream = connection.open_uni().await.ok()?;
+    stream.write_chunk(message).await.ok()?;
+    stream.finish().ok()?;
+    stream.stopped().await.ok()?.is_none().then_some(())
+}
+
+/// Asks the process at the other end whether it lives: an open connection does not say so.
+pub(super) async fn ping(connection: &Connection) -> bool {
+    let asked = async {
+        let (mut to, mut from) = connection.open_bi().await.ok()?;
+        to.write_all(PING).await.ok()?;
+        to.finish().ok()?;
+        from.read_to_end(PING.len()).await.ok()
+    };
+    timeout(PING_TIMEOUT, asked).await.ok().flatten().is_some_and(|answer| answer == PING)
+}
+
+async fn answer_ping(mut to: SendStream, mut from: RecvStream) {
+    let answered = async {
+        let asked = from.read_to_end(PING.len()).await.ok()?;
+        to.write_all(&asked).await.ok()?;
+        to.finish().ok()
+    };
+    // A peer that does not wait for its answer does not need it.
+    let _ = timeout(PING_TIMEOUT, answered).await;
+}
+
+const PING: &[u8] = b"ping";
+/// Long enough for a lost packet, short enough for somebody who waits to be let in.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// Streams under way on one link, both directions.
+const MAX_IN_FLIGHT: usize = 2 * MAX_STREAMS as usize;
+/// The largest message over the slowest line worth having.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a link's round trip is told.
+const RTT_EVERY: Duration = Duration::from_secs(30);
+/// How often a leaving link looks whether QUIC has sent its datagrams: nothing announces it.
+const FLUSH_CHECK: Duration = Duration::from_millis(2);
+/// How long a link that was replaced stays open for what is still on its way.
+const LINGER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{
+        Secret,
+        hello::{
+            Met,
+            tests::{greeter, meet},
+        },
+    };
+
+    fn link(met: &Met, arrivals: &mpsc::Sender<Arrival>) -> mpsc::Sender<Order> {
+        let (orders, queue) = mpsc::channel(8);
+        let link = Link {
+            peer: met.hello.id,
+            serial: 1,
+            connection: met.connection.clone(),
+            room: met.connection.datagram_send_buffer_space(),
+            arrivals: arrivals.clone(),
+            traffic: Arc::default(),
+        };
+        tokio::spawn(link.run(queue));
+        orders
+    }
+
+    #[tokio::test]
+    async fn what_was_ordered_before_a_goodbye_arrives_before_it() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (a_met, b_met) = meet(&a, &b).await;
+        let (a_met, b_met) = (a_met.unwrap(), b_met.unwrap());
+        let (arrivals, mut arrived) = mpsc::channel(64);
+        let _orders = link(&b_met, &arrivals);
+        let orders = link(&a_met, &mpsc::channel(64).0);
+        assert!(ping(&a_met.connection).await);
+        a_met.connection.send_datagram(Bytes::from_static(b"packet")).unwrap();
+        for _ in 0..7 {
+            orders.send(Order::Send(vec![7; MAX_MESSAGE].into())).await.unwrap();
+        }
+        orders.send(Order::Close(Code::Leave)).await.unwrap();
+        let (mut packets, mut messages) = (0, 0);
+        loop {
+            match arrived.recv().await.unwrap() {
+                Arrival::Input(Input::Packet(from, packet)) if *packet == *b"packet" => {
+                    assert_eq!(from, a.hello.load().id);
+                    packets += 1;
+                }
+                Arrival::Input(Input::Message(_, message)) if message.len() == MAX_MESSAGE => messages += 1,
+                Arrival::Input(Input::Rtt(..)) => {}
+                Arrival::Ended { gone, .. } => {
+                    assert_eq!(gone, Gone::Left);
+                    break;
+                }
+                _ => panic!("nothing else was sent"),
+            }
+        }
+        assert_eq!((packets, messages), (1, 7));
+    }
+
+    #[tokio::test]
+    async fn a_message_over_the_limit_is_counted_and_survived() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (a_met, b_met) = meet(&a, &b).await;
+        let (a_met, b_met) = (a_met.unwrap(), b_met.unwrap());
+        let (arrivals, mut arrived) = mpsc::channel(64);
+        let _orders = link(&b_met, &arrivals);
+        assert!(write_all(&a_met.connection, vec![0; 4 * MAX_MESSAGE].into()).await.is_none());
+        assert!(write_all(&a_met.connection, vec![0; MAX_MESSAGE].into()).await.is_some());
+        let Some(Arrival::Input(Input::Message(_, message))) = arrived.recv().await else { panic!("one message fits") };
+        assert_eq!(message.len(), MAX_MESSAGE);
+    }
+}

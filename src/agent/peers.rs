@@ -1,0 +1,448 @@
+//! Who is connected: one link for each peer, dialled outside the loop, one dial at a time for each target.
+//!
+//! Owned by the loop. What needs waiting is a task that reports an [`Arrival`]; every decision is taken here, where
+//! both sides of it are known: which of two connections stays, who of two holders of a name may keep it.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use quinn::Connection;
+use rand::RngExt;
+use rand_pcg::Pcg32;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    hello::{GREETING, Greeter, Met, Missed, NAME_IN_USE},
+    link::{Link, Order, PING_TIMEOUT, ping},
+    quic::{Code, canonical},
+};
+use crate::{
+    mesh::{Gone, Input},
+    model::{Epoch, NodeId},
+};
+
+/// What tasks report to the loop.
+pub(super) enum Arrival {
+    /// A peer's packet, message or round trip.
+    Input(Input),
+    /// Two sides have said who they are; by our dial of `Target`, or by a call.
+    Met(Box<Met>, Option<Target>),
+    /// A dial has failed at every address.
+    Missed(Target, Missed),
+    /// A connection is gone.
+    Ended { peer: NodeId, serial: u64, gone: Gone },
+    /// Whether the holder of the newcomer's name lives, and where.
+    Judged(Box<Met>, Option<SocketAddr>),
+    /// Where to look for the mesh.
+    Found(Vec<SocketAddr>),
+    /// A peer knows another living node of our name.
+    NameInUse(SocketAddr),
+}
+
+/// Whom a dial is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// Whoever answers there.
+    Seed(SocketAddr),
+    /// That node, wherever it is.
+    Peer(NodeId),
+}
+
+/// What is to be sent.
+pub(super) enum Parcel {
+    Packet(Bytes),
+    Message(Bytes),
+}
+
+/// Whom the core knows under a newcomer's name.
+pub(super) struct Holder {
+    pub(super) epoch: Epoch,
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+/// The table of links.
+pub(super) struct Peers {
+    us: NodeId,
+    greeter: Arc<Greeter>,
+    arrivals: mpsc::Sender<Arrival>,
+    link_tasks: TaskTracker,
+    table: HashMap<NodeId, Peer>,
+    seeds: HashSet<SocketAddr>,
+    links: usize,
+    serial: u64,
+    /// When the next dial would be due if all kept to the rate (GCRA).
+    dial_slot: Instant,
+    random: Pcg32,
+}
+
+/// What is known of one peer.
+#[derive(Default)]
+struct Peer {
+    link: Option<Standing>,
+    dialling: bool,
+    /// A newcomer waits until this peer's link has been asked whether it lives.
+    challenged: bool,
+    waiting: VecDeque<Parcel>,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+/// A link that stands.
+struct Standing {
+    connection: Connection,
+    orders: mpsc::Sender<Order>,
+    serial: u64,
+    boot: u64,
+    dialled: bool,
+    since: Instant,
+    used: Instant,
+}
+
+impl Peers {
+    pub(super) fn new(
+        greeter: Arc<Greeter>,
+        arrivals: mpsc::Sender<Arrival>,
+        link_tasks: TaskTracker,
+        seed: u64,
+    ) -> Self {
+        Self {
+            us: greeter.hello.load().id,
+            greeter,
+            arrivals,
+            link_tasks,
+            table: HashMap::new(),
+            seeds: HashSet::new(),
+            links: 0,
+            serial: 0,
+            dial_slot: Instant::now(),
+            random: Pcg32::new(seed, 0),
+        }
+    }
+
+    /// How many links stand.
+    pub(super) const fn links(&self) -> usize {
+        self.links
+    }
+
+    /// Sends to a peer, dialling one of its addresses where there is no link. Never waits: what does not fit is counted.
+    pub(super) fn send(&mut self, to: NodeId, parcel: Parcel, addresses: impl FnOnce() -> Vec<SocketAddr>) {
+        let now = Instant::now();
+        let peer = self.table.entry(to).or_default();
+        if let Some(link) = &mut peer.link {
+            link.used = now;
+            link.send(parcel, &self.greeter);
+        } else if peer.dialling && peer.waiting.len() < MAX_WAITING {
+            peer.waiting.push_back(parcel);
+        } else if peer.dialling || peer.retry_at.is_some_and(|at| now < at) {
+            self.greeter.traffic.dropped_outgoing.add(1);
+        } else {
+            peer.dialling = true;
+            peer.waiting.push_back(parcel);
+            self.dial(Target::Peer(to), addresses());
+        }
+    }
+
+    /// Dials whoever answers at `address`, unless that is under way or done.
+    pub(super) fn dial_seed(&mut self, address: SocketAddr) {
+        let linked = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.address() == canonical(address));
+        if !self.table.values().any(linked) && self.seeds.insert(address) {
+            self.dial(Target::Seed(address), vec![address]);
+        }
+    }
+
+    /// Forgets a peer that is Down or has left.
+    pub(super) fn forget(&mut self, id: NodeId) {
+        if let Some(link) = self.table.remove(&id).and_then(|peer| peer.link) {
+            self.links -= 1;
+            link.connection.close(Code::Closed.into(), b"");
+        }
+    }
+
+    /// Two sides have met: what to tell the core. `holder` is whom it knows, alive, under that name.
+    pub(super) fn meet(&mut self, met: Box<Met>, target: Option<Target>, holder: Option<Holder>) -> Vec<Input> {
+        self.dial_is_over(target);
+        let peer = self.table.entry(met.hello.id).or_default();
+        let (to_ask, addresses) = match (&peer.link, holder) {
+            (Some(link), _) if link.boot == met.hello.boot => return self.settle_duplicate(met),
+            (Some(link), _) if link.connection.close_reason().is_some() || link.address() == met.address() => {
+                return self.install(met);
+            }
+            (Some(link), _) => (Some(link.connection.clone()), Vec::new()),
+            (None, Some(holder)) if holder.is_elsewhere(&met) => (None, holder.addresses),
+            (None, _) => return self.install(met),
+        };
+        if std::mem::replace(&mut peer.challenged, true) {
+            met.connection.close(Code::Closed.into(), b"another newcomer of this name is being judged");
+            return Vec::new();
+        }
+        let (greeter, arrivals) = (Arc::clone(&self.greeter), self.arrivals.clone());
+        tokio::spawn(async move {
+            let holder = match to_ask {
+                Some(link) => ping(&link).await.then(|| canonical(link.remote_address())),
+                None => find_holder(&greeter, &met, addresses).await,
+            };
+            let _ = arrivals.send(Arrival::Judged(met, holder)).await;
+        });
+        Vec::new()
+    }
+
+    /// The holder of a newcomer's name was asked whether it lives.
+    pub(super) fn judge(&mut self, newcomer: Box<Met>, holder: Option<SocketAddr>) -> Vec<Input> {
+        self.table.entry(newcomer.hello.id).or_default().challenged = false;
+        let Some(holder) = holder else { return self.install(newcomer) };
+        let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
+        tracing::warn!(event = "name_in_use", %name, %holder, %refused);
+        newcomer.connection.close(Code::NameInUse.into(), NAME_IN_USE);
+        Vec::new()
+    }
+
+    /// A dial has failed: what to tell the core.
+    pub(super) fn miss(&mut self, target: Target) -> Option<Input> {
+        self.dial_is_over(Some(target));
+        let id = match target {
+            Target::Seed(address) => return Some(Input::DialFailed(address)),
+            Target::Peer(id) => id,
+        };
+        let peer = self.table.entry(id).or_default();
+        if peer.link.is_some() {
+            return None;
+        }
+        let longest = BACKOFF_MAX.min(BACKOFF_MIN * 2_u32.saturating_pow(peer.failures));
+        peer.failures = peer.failures.saturating_add(1);
+        peer.retry_at = Some(Instant::now() + longest.mul_f64(self.random.random_range(0.5..1.0)));
+        self.greeter.traffic.dropped_outgoing.add(peer.waiting.len());
+        peer.waiting.clear();
+        Some(Input::Disconnected(id, Gone::Lost))
+    }
+
+    /// A connection is gone: what to tell the core, if it was the one that counted.
+    pub(super) fn end(&mut self, id: NodeId, serial: u64, gone: Gone) -> Option<Input> {
+        let peer = self.table.get_mut(&id)?;
+        peer.link.take_if(|link| link.serial == serial)?;
+        self.links -= 1;
+        if !peer.dialling {
+            self.table.remove(&id);
+        }
+        Some(Input::Disconnected(id, gone))
+    }
+
+    /// Lets every link send what waits, and close with [`Code::Leave`].
+    pub(super) fn leave(&mut self) {
+        for link in self.table.drain().filter_map(|(_, peer)| peer.link) {
+            // A full queue: dropping the sender closes the link too, and the endpoint says why.
+            let _ = link.orders.try_send(Order::Close(Code::Leave));
+        }
+        self.links = 0;
+    }
+
+    /// Two connections between the same two processes: both sides keep the one that the smaller id dialled. If one of
+    /// them is older than any dial can take, its other end is gone already: nobody dials whom he is connected to.
+    fn settle_duplicate(&mut self, met: Box<Met>) -> Vec<Input> {
+        let smaller = self.us < met.hello.id;
+        let Some(link) = self.table.get(&met.hello.id).and_then(|peer| peer.link.as_ref()) else {
+            return self.install(met);
+        };
+        let crossed = link.since.elapsed() < GREETING && link.dialled != met.dialled;
+        if !crossed || met.dialled == smaller {
+            self.install(met);
+        } else {
+            let orders = self.run_link(&met);
+            let _ = orders.try_send(Order::Close(Code::Duplicate));
+        }
+        Vec::new()
+    }
+
+    /// Makes this the peer's link, in place of any before; what waited goes out on it.
+    fn install(&mut self, met: Box<Met>) -> Vec<Input> {
+        let orders = self.run_link(&met);
+        let now = Instant::now();
+        let rtt = met.connection.rtt();
+        let (id, boot) = (met.hello.id, met.hello.boot);
+        let mut link = Standing {
+            connection: met.connection,
+            orders,
+            serial: self.serial,
+            boot,
+            dialled: met.dialled,
+            since: now,
+            used: now,
+        };
+        let peer = self.table.entry(id).or_default();
+        for parcel in peer.waiting.drain(..) {
+            link.send(parcel, &self.greeter);
+        }
+        (peer.failures, peer.retry_at) = (0, None);
+        match peer.link.replace(link) {
+            Some(old) if old.boot == boot => drop(old.orders.try_send(Order::Close(Code::Duplicate))),
+            Some(old) => old.connection.close(Code::Closed.into(), b""),
+            None => self.links += 1,
+        }
+        self.evict();
+        vec![Input::Connected(met.hello), Input::Rtt(id, rtt)]
+    }
+
+    fn run_link(&mut self, met: &Met) -> mpsc::Sender<Order> {
+        self.serial += 1;
+        let (orders, queue) = mpsc::channel(MAX_QUEUE);
+        let link = Link {
+            peer: met.hello.id,
+            serial: self.serial,
+            connection: met.connection.clone(),
+            room: met.connection.datagram_send_buffer_space(),
+            arrivals: self.arrivals.clone(),
+            traffic: Arc::clone(&self.greeter.traffic),
+        };
+        self.link_tasks.spawn(link.run(queue));
+        orders
+    }
+
+    /// Keeps the number of links and of remembered failures within bounds.
+    fn evict(&mut self) {
+        if self.links > MAX_LINKS {
+            let oldest = self.table.values().filter_map(|peer| peer.link.as_ref()).min_by_key(|link| link.used);
+            if let Some(link) = oldest {
+                // Its task reports the end.
+                link.connection.close(Code::Closed.into(), b"");
+            }
+        }
+        if self.table.len() > 2 * MAX_LINKS {
+            let now = Instant::now();
+            let counts = |peer: &Peer| peer.link.is_some() || peer.dialling || peer.retry_at.is_some_and(|at| at > now);
+            self.table.retain(|_, peer| counts(peer));
+        }
+    }
+
+    fn dial_is_over(&mut self, target: Option<Target>) {
+        match target {
+            Some(Target::Seed(address)) => drop(self.seeds.remove(&address)),
+            Some(Target::Peer(id)) => self.table.entry(id).or_default().dialling = false,
+            None => {}
+        }
+    }
+
+    /// Dials one address after the other, when it is its turn.
+    fn dial(&mut self, target: Target, addresses: Vec<SocketAddr>) {
+        let now = Instant::now();
+        self.dial_slot = self.dial_slot.max(now) + DIAL_SPACING;
+        let turn = self.dial_slot.checked_sub(DIAL_BURST).unwrap_or(now);
+        let expected = if let Target::Peer(id) = target { Some(id) } else { None };
+        let (greeter, arrivals) = (Arc::clone(&self.greeter), self.arrivals.clone());
+        tokio::spawn(async move {
+            sleep_until(turn).await;
+            let mut missed = Missed::Protocol("has no address");
+            for address in addresses {
+                match greeter.dial(address, expected).await {
+                    Ok(met) => {
+                        let _ = arrivals.send(Arrival::Met(Box::new(met), Some(target))).await;
+                        return;
+                    }
+                    Err(why) => missed = why,
+                }
+                if matches!(missed, Missed::NameInUse(_)) {
+                    break;
+                }
+            }
+            let _ = arrivals.send(Arrival::Missed(target, missed)).await;
+        });
+    }
+}
+
+impl Standing {
+    fn address(&self) -> SocketAddr {
+        canonical(self.connection.remote_address())
+    }
+
+    fn send(&mut self, parcel: Parcel, greeter: &Greeter) {
+        let traffic = &greeter.traffic;
+        let sent = match parcel {
+            Parcel::Message(message) => self.orders.try_send(Order::Send(message)).is_ok(),
+            // QUIC would make room by dropping the oldest, uncounted.
+            Parcel::Packet(packet) if self.connection.datagram_send_buffer_space() < packet.len() => false,
+            Parcel::Packet(packet) => {
+                traffic.datagrams_sent.add(1);
+                traffic.datagram_bytes_sent.add(packet.len());
+                self.connection.send_datagram(packet).is_ok()
+            }
+        };
+        if !sent {
+            traffic.dropped_outgoing.add(1);
+        }
+    }
+}
+
+impl Holder {
+    /// Whether this is another process than the newcomer, at another place: one at the same place cannot be alive.
+    fn is_elsewhere(&self, newcomer: &Met) -> bool {
+        let theirs = &newcomer.hello.node.addresses;
+        self.epoch != newcomer.hello.generation.epoch()
+            && !self.addresses.iter().any(|address| *address == newcomer.address() || theirs.contains(address))
+    }
+}
+
+/// Where another process of the newcomer's name answers, if it does so soon.
+async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+    for address in addresses {
+        let dialled = timeout(PING_TIMEOUT, greeter.dial(address, Some(newcomer.hello.id))).await;
+        if let Ok(Ok(met)) = dialled {
+            met.connection.close(Code::Closed.into(), b"");
+            if met.hello.boot != newcomer.hello.boot {
+                return Some(address);
+            }
+        }
+    }
+    None
+}
+
+/// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
+pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival>) {
+    let answering = Arc::new(tokio::sync::Semaphore::new(MAX_ANSWERING));
+    while let Some(incoming) = greeter.endpoint.accept().await {
+        let busy = answering.available_permits() < MAX_ANSWERING - MAX_UNPROVEN;
+        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
+            greeter.traffic.retries.add(1);
+            // Refused only when it was validated already, which was asked.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&answering).try_acquire_owned() else {
+            greeter.traffic.refused.add(1);
+            incoming.refuse();
+            continue;
+        };
+        let (greeter, arrivals) = (Arc::clone(&greeter), arrivals.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let from = canonical(incoming.remote_address());
+            match greeter.answer(incoming).await {
+                Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
+                Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+                Err(why) => tracing::debug!(event = "call_failed", %from, %why),
+            }
+        });
+    }
+}
+
+/// Parcels that wait for a dial: a round of packets, not more, since they grow stale.
+const MAX_WAITING: usize = 64;
+/// Messages that wait on a link.
+const MAX_QUEUE: usize = 64;
+/// A full mesh up to here; above it the least recently used link goes.
+const MAX_LINKS: usize = 1500;
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// 50 dials a second, up to a second's worth at once.
+const DIAL_SPACING: Duration = Duration::from_millis(20);
+const DIAL_BURST: Duration = Duration::from_secs(1);
+/// Handshakes under way from now on for callers who have proved their address.
+const MAX_ANSWERING: usize = 256;
+/// And how many of them for callers who have not.
+const MAX_UNPROVEN: usize = 64;

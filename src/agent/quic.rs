@@ -1,0 +1,201 @@
+//! The UDP socket and QUIC upon it: limits, keys, and the addresses that others are told.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use aws_lc_rs::hmac;
+use quinn::{
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
+use quinn_proto::HashedConnectionIdGenerator;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{StartError, store::Keys, tls::Tls};
+use crate::{
+    mesh::wire::{MAX_MESSAGE, MAX_PACKET},
+    model::Node,
+};
+
+/// Why we closed a connection. On the wire: never change a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Code {
+    /// Not needed any more.
+    Closed = 0,
+    /// The speaker leaves the mesh.
+    Leave = 1,
+    /// Another living node has the listener's name.
+    NameInUse = 2,
+    /// The listener broke the protocol.
+    Protocol = 3,
+    /// A second connection stands between the two.
+    Duplicate = 4,
+}
+
+impl Code {
+    pub(super) fn of(close: &quinn::ApplicationClose) -> Option<Self> {
+        [Self::Closed, Self::Leave, Self::NameInUse, Self::Protocol, Self::Duplicate]
+            .into_iter()
+            .find(|code| VarInt::from(*code) == close.error_code)
+    }
+}
+
+impl From<Code> for VarInt {
+    fn from(code: Code) -> Self {
+        Self::from_u32(code as u32)
+    }
+}
+
+/// Opens the port. Must be called within a tokio runtime.
+pub(super) fn bind(listen: SocketAddr, keys: &Keys, tls: Tls) -> Result<Endpoint, StartError> {
+    let refuse = |why| StartError::Listen { address: listen, why };
+    let socket = open_socket(listen).map_err(refuse)?;
+
+    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &keys.reset)));
+    let connection_ids = keys.connection_ids;
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
+
+    let no_suite = |_| refuse(io::Error::other("no initial cipher suite"));
+    let transport = Arc::new(transport());
+    let mut server = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls.server).map_err(no_suite)?));
+    server.transport_config(Arc::clone(&transport)).max_incoming(MAX_INCOMING);
+    let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client).map_err(no_suite)?));
+    client.transport_config(transport);
+
+    let mut endpoint =
+        Endpoint::new(config, Some(server), socket.into(), Arc::new(quinn::TokioRuntime)).map_err(refuse)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+/// A bound socket; where the machine has no IPv6, `[::]` falls back to `0.0.0.0`.
+fn open_socket(listen: SocketAddr) -> io::Result<Socket> {
+    let bound = |address: SocketAddr| {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        // The system caps these at its own limit; less only means more loss under bursts.
+        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+        socket.bind(&address.into())?;
+        Ok(socket)
+    };
+    bound(listen).or_else(|why: io::Error| {
+        let no_ipv6 = matches!(why.kind(), io::ErrorKind::Unsupported | io::ErrorKind::AddrNotAvailable);
+        if listen.is_ipv6() && listen.ip().is_unspecified() && (no_ipv6 || why.raw_os_error() == Some(NO_FAMILY)) {
+            bound((Ipv4Addr::UNSPECIFIED, listen.port()).into())
+        } else {
+            Err(why)
+        }
+    })
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MILLIS))))
+        .keep_alive_interval(None)
+        .initial_rtt(INITIAL_RTT)
+        // A handshake with path-MTU discovery costs 15 KB instead of 4, and nothing we send is larger.
+        .mtu_discovery_config(None)
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STREAMS))
+        .stream_receive_window(VarInt::from_u32(MAX_MESSAGE as u32))
+        .receive_window(VarInt::from_u32(MAX_STREAMS * MAX_MESSAGE as u32))
+        .send_window(u64::from(MAX_STREAMS) * MAX_MESSAGE as u64)
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER);
+    transport
+}
+
+/// The addresses to tell others, best first; at least one.
+pub(super) fn advertised(bound: SocketAddr, advertise: Option<SocketAddr>) -> Vec<SocketAddr> {
+    if let Some(address) = advertise {
+        let port = if address.port() == 0 { bound.port() } else { address.port() };
+        return vec![SocketAddr::new(address.ip(), port)];
+    }
+    if !bound.ip().is_unspecified() {
+        return vec![bound];
+    }
+    let mut found: Vec<_> = if_addrs::get_if_addrs()
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|interface| bound.is_ipv6() || interface.ip().is_ipv4())
+        .filter_map(|interface| Some((rank(&interface.name, interface.ip())?, interface.ip())))
+        .collect();
+    found.sort();
+    // Loopback reaches nobody else: only a machine without a network is told by it.
+    if found.iter().any(|(rank, _)| *rank < Rank::Loopback) {
+        found.retain(|(rank, _)| *rank < Rank::Loopback);
+    }
+    let mut addresses: Vec<_> =
+        found.into_iter().map(|(_, ip)| SocketAddr::new(ip, bound.port())).take(Node::MAX_ADDRESSES).collect();
+    if addresses.is_empty() {
+        addresses.push((Ipv4Addr::LOCALHOST, bound.port()).into());
+    }
+    addresses
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    V4,
+    V6,
+    /// The machine's own bridges: every machine has the same addresses there.
+    Bridge,
+    Loopback,
+}
+
+/// How likely others reach this address; `None` if they cannot, since it needs a scope.
+fn rank(interface: &str, ip: IpAddr) -> Option<Rank> {
+    match ip {
+        _ if ip.is_loopback() => Some(Rank::Loopback),
+        IpAddr::V4(v4) if v4.is_link_local() => None,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
+        _ if BRIDGES.iter().any(|prefix| interface.starts_with(prefix)) => Some(Rank::Bridge),
+        IpAddr::V4(_) => Some(Rank::V4),
+        IpAddr::V6(_) => Some(Rank::V6),
+    }
+}
+
+/// An address as people write it: IPv4 heard on an IPv6 socket is IPv4.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+const BRIDGES: [&str; 6] = ["docker", "br-", "veth", "virbr", "cni", "lxc"];
+/// EAFNOSUPPORT, which the standard library has no kind for.
+const NO_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
+/// The bursts to many peers that the default of 208 KiB drops.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// An open connection costs memory alone, and a dead one is noticed by the probes.
+const IDLE_MILLIS: u32 = 30 * 60 * 1000;
+/// Lost first packets are repeated after three of these; meshes live in datacenters.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// The most streams a peer may have open of each kind.
+pub(super) const MAX_STREAMS: u32 = 4;
+/// The most bytes of datagrams that wait on one connection, each way: more than a burst of one round.
+const DATAGRAM_BUFFER: usize = 128 * MAX_PACKET;
+/// The most connections that wait to be looked at; each costs little until then.
+const MAX_INCOMING: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_are_told_what_reaches_us() {
+        let [any, given] = ["0.0.0.0:7946", "10.1.2.3:9"].map(|a| a.parse::<SocketAddr>().unwrap());
+        assert_eq!(advertised(given, None), [given]);
+        assert_eq!(advertised(any, Some("10.1.2.3:0".parse().unwrap())), ["10.1.2.3:7946".parse().unwrap()]);
+        let found = advertised(any, None);
+        assert!(!found.is_empty() && found.iter().all(|a| a.is_ipv4() && a.port() == 7946), "{found:?}");
+        assert!(rank("docker0", [172, 17, 0, 1].into()) > rank("eth0", [10, 0, 0, 1].into()));
+        assert!(rank("eth0", "fe80::1".parse().unwrap()).is_none());
+    }
+}

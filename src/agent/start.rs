@@ -1,0 +1,137 @@
+//! Putting an agent together: every part that can fail first, then the tasks, so that a failed start leaves none behind.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Agent, Config, Shared, StartError, Traffic, View,
+    drive::{Agenda, Clock, Drive, Inbox, Status},
+    hello::Greeter,
+    peers::{self, Peers},
+    quic,
+    seek::Seek,
+    store::{Found, Store},
+    tls::Tls,
+    writes::Writes,
+};
+use crate::{
+    mesh::{self, Mesh},
+    model::Node,
+};
+
+/// See [`Agent::start`].
+pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
+    let clock = Clock::start();
+    let blame = |field, why: String| StartError::Config { field, why };
+    if config.secrets.is_empty() {
+        return Err(blame("secret", "is missing: make one with `hobnob keygen` and give it to every node".into()));
+    }
+    let tls = Tls::new(&config.mesh, &config.node, &config.secrets)
+        .map_err(|why| blame("secret", format!("is of no use: {why}")))?;
+    let [boot, seed] = [getrandom::u64(), getrandom::u64()]
+        .map(|drawn| drawn.map_err(|why| blame("node", format!("has no randomness to start with: {why}"))));
+    let (boot, seed) = (boot?, seed?);
+
+    let (completions, completed) = mpsc::unbounded_channel();
+    let (store, found) = open_store(&config, &clock, completions).await?;
+    let endpoint = quic::bind(config.listen, &found.keys, tls)?;
+    let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
+    config.listen = bound;
+
+    let node = describe(&config, bound);
+    let own = [node.addresses.clone(), vec![bound]].concat();
+    let peers_found = found.peers;
+    let restored = found.registrations.len();
+    let core = mesh::Config {
+        mesh: config.mesh.clone(),
+        node,
+        epoch: found.epoch,
+        boot,
+        seed,
+        unix_millis: clock.unix_millis,
+    };
+    let mesh = Mesh::new(core, found.registrations, clock.now());
+    let traffic = Arc::new(Traffic::default());
+    let greeter = Arc::new(Greeter {
+        endpoint,
+        mesh: config.mesh.clone(),
+        traffic: Arc::clone(&traffic),
+        hello: ArcSwap::from_pointee(mesh.hello()),
+    });
+
+    let (asks, asked) = mpsc::channel(MAX_ASKS);
+    let (arrivals, arrived) = mpsc::channel(MAX_ARRIVALS);
+    let (events, _) = broadcast::channel(MAX_EVENTS);
+    let (links, links_seen) = watch::channel(0);
+    let (seeds, more_seeds) = mpsc::channel(1);
+    let (ended, stopped) = watch::channel(None);
+    let (view, status) = (Arc::new(View::default()), Arc::new(Status::default()));
+    let stored = peers_found.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let seek = Seek { seeds: config.join.clone(), stored, own };
+    let link_tasks = TaskTracker::new();
+    let mut drive = Drive {
+        mesh,
+        clock,
+        view: Arc::clone(&view),
+        status: Arc::clone(&status),
+        events: events.clone(),
+        greeter: Arc::clone(&greeter),
+        peers: Peers::new(Arc::clone(&greeter), arrivals.clone(), link_tasks.clone(), seed),
+        link_tasks,
+        links,
+        writes: Writes::new(store, restored),
+        agenda: Agenda::new(config.ready_after, peers_found),
+    };
+    drive.begin(&seek);
+    tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored);
+
+    tokio::spawn(peers::listen(greeter, arrivals.clone()));
+    tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
+    tokio::spawn(async move {
+        let inbox = Inbox { asks: asked, arrivals: arrived, completed };
+        let outcome = drive.run(inbox).await;
+        ended.send_replace(Some(outcome));
+    });
+    let runtime = tokio::runtime::Handle::current();
+    let shared = Shared { view, config, address: bound, clock, status, traffic, asks, seeds, events, stopped, runtime };
+    Ok(Agent { shared: Arc::new(shared) })
+}
+
+async fn open_store(
+    config: &Config,
+    clock: &Clock,
+    completions: mpsc::UnboundedSender<super::store::Completed>,
+) -> Result<(Store, Found), StartError> {
+    let (directory, mesh, node) = (config.data_dir.clone(), config.mesh.clone(), config.node.clone());
+    let unix_millis = clock.unix_millis;
+    let opening =
+        tokio::task::spawn_blocking(move || Store::open(directory.as_deref(), &mesh, &node, unix_millis, completions));
+    opening.await.unwrap_or_else(|why| {
+        Err(StartError::Data {
+            path: config.data_dir.clone().unwrap_or_default(),
+            why: format!("its database is damaged ({why}): restore a backup, or move it away to start empty"),
+        })
+    })
+}
+
+/// What this node says of itself.
+fn describe(config: &Config, bound: SocketAddr) -> Node {
+    Node {
+        name: config.node.clone(),
+        addresses: quic::advertised(bound, config.advertise),
+        datacenter: config.datacenter.as_str().into(),
+        zone: config.zone.as_str().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        meta: BTreeMap::clone(&config.meta),
+    }
+}
+
+/// Asks that wait; beyond it callers do.
+const MAX_ASKS: usize = 1024;
+/// News from peers that wait; beyond it datagrams are dropped and streams slow down.
+const MAX_ARRIVALS: usize = 4096;
+/// Events that a slow reader may lag behind.
+const MAX_EVENTS: usize = 256;

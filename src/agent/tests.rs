@@ -1,0 +1,170 @@
+//! Whole agents in one process, over real sockets on loopback.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::*;
+use crate::model::MemberState;
+
+/// Long beyond what any of this takes, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn builder(node: &str, secret: &Secret) -> Builder {
+    Agent::builder().node(node).mesh("test").secret(secret.clone()).listen("127.0.0.1:0".parse().unwrap())
+}
+
+async fn joined(node: &str, secret: &Secret, seed: &Agent) -> Agent {
+    let agent = builder(node, secret).join([seed.address().to_string()]).start().await.unwrap();
+    timeout(PATIENCE, agent.ready()).await.unwrap().unwrap();
+    agent
+}
+
+/// Waits until `holds` of the view.
+async fn until(agent: &Agent, what: &str, holds: impl Fn(&View) -> bool) {
+    let mut index = agent.view().subscribe();
+    let waiting = async {
+        while !holds(agent.view()) {
+            index.changed().await.unwrap();
+        }
+    };
+    let seen = || agent.view().nodes().iter().map(|m| format!("{} {}", m.node.name, m.state)).collect::<Vec<_>>();
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what} on {}: {:?}", agent.config().node, seen()));
+}
+
+async fn until_state(agent: &Agent, node: &str, state: MemberState) {
+    until(agent, &format!("{node} is {state}"), |view| view.node(node).is_some_and(|m| m.state == state)).await;
+}
+
+async fn until_instances(agent: &Agent, service: &str, count: usize) {
+    let shown = |view: &View| view.service(service).map_or(0, |s| s.instances.len()) == count;
+    until(agent, &format!("{count} of {service}"), shown).await;
+}
+
+fn web(port: u16) -> Registration {
+    Registration::new("web", port).unwrap()
+}
+
+#[tokio::test]
+async fn a_registration_is_seen_on_every_other_node_until_its_guard_goes() {
+    let secret = Secret::random();
+    let a = builder("a", &secret).start().await.unwrap();
+    a.ready().await.unwrap();
+    let (b, c) = tokio::join!(joined("b", &secret, &a), joined("c", &secret, &a));
+    let guard = b.register(web(8080)).await.unwrap();
+    assert_eq!(b.lookup("WEB").len(), 1, "visible at once where it was registered");
+    for agent in [&a, &c] {
+        until_instances(agent, "web", 1).await;
+        assert_eq!(agent.pick("web").unwrap().registration.port, web(8080).port);
+    }
+    assert_eq!(b.put(web(8080)).await.unwrap(), Done::Unchanged);
+    assert_eq!(b.put(web(8081)).await.unwrap(), Done::Changed);
+    drop(guard);
+    for agent in [&a, &b, &c] {
+        until_instances(agent, "web", 0).await;
+    }
+    assert!(a.pick("web").is_err());
+}
+
+#[tokio::test]
+async fn who_leaves_is_gone_at_once_and_known_to_have_left() {
+    let secret = Secret::random();
+    let a = builder("a", &secret).start().await.unwrap();
+    let b = joined("b", &secret, &a).await;
+    b.put(web(1)).await.unwrap();
+    until_instances(&a, "web", 1).await;
+    b.leave().await;
+    until_state(&a, "b", MemberState::Left).await;
+    until_instances(&a, "web", 0).await;
+    assert!(matches!(b.put(web(2)).await, Err(Refused::Stopped)));
+    b.stopped().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_of_changes_begins_with_the_present_and_ends_with_the_agent() {
+    let a = builder("a", &Secret::random()).start().await.unwrap();
+    let mut changes = a.watch("web");
+    assert!(changes.next().await.unwrap().is_empty());
+    a.put(web(1)).await.unwrap();
+    assert_eq!(changes.next().await.unwrap().len(), 1);
+    a.put(Registration::new("db", 2).unwrap()).await.unwrap();
+    a.put(web(3)).await.unwrap();
+    assert_eq!(changes.next().await.unwrap()[0].registration.port, web(3).port, "another service is no change");
+    a.leave().await;
+    while timeout(PATIENCE, changes.next()).await.unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn ipv6_carries_a_mesh_too() {
+    let secret = Secret::random();
+    let here: SocketAddr = (Ipv6Addr::LOCALHOST, 0).into();
+    let Ok(a) = builder("a", &secret).listen(here).start().await else { return };
+    let seed = a.address().to_string();
+    let b = builder("b", &secret).listen(here).join([seed]).start().await.unwrap();
+    until_state(&a, "b", MemberState::Alive).await;
+    b.leave().await;
+}
+
+#[tokio::test]
+async fn the_later_of_two_living_holders_of_a_name_stops_and_says_why() {
+    let secret = Secret::random();
+    let a = builder("a", &secret).start().await.unwrap();
+    let first = joined("web-1", &secret, &a).await;
+    first.put(web(1)).await.unwrap();
+    until_instances(&a, "web", 1).await;
+    let second = builder("web-1", &secret).join([a.address().to_string()]).start().await.unwrap();
+    let why = timeout(PATIENCE, second.stopped()).await.unwrap().unwrap_err();
+    assert!(why.contains("another living node is called web-1") && why.contains("--node"), "{why}");
+    assert_eq!(a.lookup("web").len(), 1);
+    assert_eq!(a.view().node("web-1").unwrap().address(), Some(first.address()));
+}
+
+fn stored(node: &str, secret: &Secret, directory: &Path) -> Builder {
+    builder(node, secret).data_dir(directory.join(node))
+}
+
+#[tokio::test]
+async fn a_node_finds_the_mesh_again_without_seeds_and_brings_its_registrations() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = builder("a", &secret).start().await.unwrap();
+    let b = stored("b", &secret, directory.path()).join([a.address().to_string()]).start().await.unwrap();
+    b.ready().await.unwrap();
+    b.put(web(1)).await.unwrap();
+    until_instances(&a, "web", 1).await;
+    b.leave().await;
+    until_instances(&a, "web", 0).await;
+
+    let b = stored("b", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(b.view().registrations().len(), 1);
+    until_instances(&a, "web", 1).await;
+    until_state(&b, "a", MemberState::Alive).await;
+}
+
+#[tokio::test]
+async fn strangers_stay_outside() {
+    let a = builder("a", &Secret::random()).start().await.unwrap();
+    let seed = a.address().to_string();
+    let soon = Duration::from_millis(300);
+    let b = builder("b", &Secret::random()).join([seed, "nowhere.invalid:7946".into()]).ready_after(soon);
+    let b = b.start().await.unwrap();
+    assert!(!b.unready().is_empty());
+    b.ready().await.unwrap();
+    assert_eq!((a.view().nodes().len(), b.view().nodes().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_start_that_fails_names_the_setting() {
+    let secret = Secret::random();
+    let a = builder("a", &secret).start().await.unwrap();
+    let taken = builder("b", &secret).listen(a.address()).start().await.unwrap_err();
+    assert!(matches!(taken, StartError::Listen { address, .. } if address == a.address()));
+    let unnamed = builder("a b", &secret).start().await.unwrap_err().to_string();
+    assert!(unnamed.starts_with("node "), "{unnamed}");
+    let open = Agent::builder().node("a").start().await.unwrap_err().to_string();
+    assert!(open.starts_with("secret is missing"), "{open}");
+}
