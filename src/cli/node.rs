@@ -70,7 +70,8 @@ async fn faces(
     let (listen, view) = (config.listen, agent.view().clone());
     let dns = dns::serve(view, config.dns.clone(), listen.dns, stop.clone());
     let dns = dns.await.map_err(|error| taken("DNS", "--dns", listen.dns, &error))?;
-    let http = http::serve(agent.clone(), config.http.clone(), listen.http, stop.clone());
+    let settings = http::Config { dns: Some(dns.address()), ..config.http.clone() };
+    let http = http::serve(agent.clone(), settings, listen.http, stop.clone());
     let http = http.await.map_err(|error| taken("HTTP", "--http", listen.http, &error))?;
     Ok((dns, http))
 }

@@ -10,6 +10,7 @@
 //! loops over sockets, is shorter than the adapter to it would be.
 
 mod answer;
+mod ask;
 mod message;
 mod names;
 mod server;
@@ -19,6 +20,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{Kind, Record, Reply, ask};
 pub use message::{Transport, respond};
 pub use server::{Running, serve};
 pub use zone::{Config, Dialect, Zone};

@@ -17,7 +17,7 @@ mod problem;
 mod requests;
 mod server;
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -38,11 +38,14 @@ pub struct Config {
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
+    /// Where this node's DNS face answers, for the status to say. Not a setting: whoever starts the faces fills it in.
+    #[serde(skip)]
+    pub dns: Option<SocketAddr>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { socket: None, hosts: Vec::new(), max_connections: MAX_CONNECTIONS }
+        Self { socket: None, hosts: Vec::new(), max_connections: MAX_CONNECTIONS, dns: None }
     }
 }
 
@@ -53,6 +56,8 @@ const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more tha
 #[derive(Debug)]
 struct App {
     agent: Agent,
+    /// Where this face listens, and where DNS does.
+    addresses: (SocketAddr, Option<SocketAddr>),
     requests: Requests,
     started: SystemTime,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.

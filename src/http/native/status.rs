@@ -1,5 +1,7 @@
 //! `GET /api/v1/status`: this node and its mesh at a glance.
 
+use std::net::SocketAddr;
+
 use axum::{
     Json,
     extract::State,
@@ -25,6 +27,15 @@ struct Status<'a> {
     /// In hexadecimal: most readers of JSON lose the last digits of numbers above 2^53.
     fingerprint: String,
     agreement: f64,
+    addresses: Addresses,
+}
+
+/// Where this node answers.
+#[derive(Serialize)]
+struct Addresses {
+    mesh: SocketAddr,
+    http: SocketAddr,
+    dns: Option<SocketAddr>,
 }
 
 /// How many nodes are seen how, this one too.
@@ -64,6 +75,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         instances: services.iter().map(|service| service.instances.len()).sum(),
         fingerprint: format!("{:016x}", app.agent.fingerprint()),
         agreement: app.agent.agreement(),
+        addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()
 }
