@@ -71,7 +71,13 @@ pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: Cance
     let mut requests = Requests::default();
     let routes = native::routes(&mut requests);
     let refused = requests.route("refused");
-    let app = Arc::new(App { agent, addresses: (address, config.dns), requests, started: SystemTime::now(), stop: stop.clone() });
+    let app = Arc::new(App {
+        agent,
+        addresses: (address, config.dns),
+        requests,
+        started: SystemTime::now(),
+        stop: stop.clone(),
+    });
     let door = Arc::new(Door {
         router: routes.with_state(app),
         hosts: config.hosts,

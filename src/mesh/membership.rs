@@ -222,11 +222,11 @@ impl Mesh {
         let others = self.roster.shown();
         let this = self.id;
         let Some(seen) = self.roster.get_mut(id) else { return };
-        let Some(suspicion) = seen.suspicion.as_mut().filter(|_| seen.generation == generation) else { return };
+        let Some(suspicion) = seen.suspicion.as_ref().filter(|_| seen.generation == generation) else { return };
         if suspicion.deadline(others) > now {
             return;
         }
-        let heard_lately = now.since(seen.heard) < HEARD_LATELY;
+        let heard_lately = now.since(seen.sign_of_life()) < HEARD_LATELY;
         let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
         if heard_lately || !enough {
             self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
@@ -260,16 +260,46 @@ impl Mesh {
 
     /// One knock, or the verdict after the last.
     pub(super) fn knock(&mut self, now: Time, id: NodeId, since: Time, knocks: usize) {
-        let answered = self.roster.get(id).is_none_or(|seen| seen.heard > since || !seen.state.is_shown());
+        let answered = self.roster.get(id).is_none_or(|seen| seen.sign_of_life() > since || !seen.state.is_shown());
         if answered {
             self.challenged.remove(&id);
         } else if let Some(wait) = KNOCKS.get(knocks) {
             self.send(id, &Frame::Knock);
+            if knocks > 0 {
+                self.ask_others(id);
+            }
             let wait = self.swim.doubt.stretch(*wait);
             self.timers.set(now + wait, Timer::Knock { id, since, knocks: knocks + 1 });
         } else {
             self.challenged.remove(&id);
             self.accuse(now, id);
+        }
+    }
+
+    /// Has others look for a member that does not answer here: the link may be broken and not the member.
+    fn ask_others(&mut self, about: NodeId) {
+        for _ in 0..ASKED {
+            let helper = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
+            if let Some(helper) = helper.filter(|helper| *helper != about) {
+                self.send(helper, &Frame::Ask(about));
+            }
+        }
+    }
+
+    pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
+        let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
+        if now.since(seen.heard) < HEARD_LATELY {
+            self.send(from, &Frame::Vouch(about));
+        } else if self.asked.len() < MAX_ASKED {
+            self.asked.entry(about).or_default().insert(from);
+            self.send(about, &Frame::Knock);
+        }
+    }
+
+    pub(super) fn on_vouch(&mut self, now: Time, from: NodeId, about: NodeId) {
+        let trusted = self.roster.get(from).is_some_and(|seen| seen.state == MemberState::Alive);
+        if let Some(seen) = self.roster.get_mut(about).filter(|_| trusted) {
+            seen.vouched = now;
         }
     }
 
@@ -447,6 +477,7 @@ impl Mesh {
             self.catalog.remove(id);
             self.rumors.forget(id);
         }
+        self.asked.clear();
         let id = self.id;
         if let Some(book) = self.catalog.get_mut(id) {
             book.bury(now);
@@ -471,7 +502,11 @@ const ACCUSERS: usize = 3;
 /// Waits after each knock of a challenge. Four knocks at 25 % loss each way miss a living node once in 27 times.
 const KNOCKS: [Duration; 4] =
     [Duration::from_millis(60), Duration::from_millis(100), Duration::from_millis(140), Duration::from_millis(200)];
-/// protocol: renewals are capped.
+/// How many others are asked to look, at each knock after the first.
+const ASKED: usize = 3;
+/// Members looked for on behalf of others at a time.
+const MAX_ASKED: usize = 256;
+/// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
 const REVIVED: Duration = Duration::from_millis(400);

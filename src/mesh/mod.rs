@@ -31,7 +31,7 @@ mod vivaldi;
 pub mod wire;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -93,6 +93,8 @@ pub struct Mesh {
     swim: Swim,
     roster: Roster,
     challenged: BTreeSet<NodeId>,
+    /// Who wants to know whether a member is there.
+    asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
     renewals: VecDeque<Time>,
     place: Place,
     seeds: Vec<SocketAddr>,
@@ -152,6 +154,7 @@ impl Mesh {
             swim,
             roster: Roster::default(),
             challenged: BTreeSet::new(),
+            asked: BTreeMap::new(),
             renewals: VecDeque::new(),
             place: vivaldi::ORIGIN,
             seeds: Vec::new(),
@@ -395,6 +398,9 @@ impl Mesh {
         if let Some(seen) = self.roster.get_mut(from) {
             seen.heard = now;
         }
+        for asker in self.asked.remove(&from).unwrap_or_default() {
+            self.send(asker, &Frame::Vouch(from));
+        }
         for frame in wire::frames(bytes) {
             match frame {
                 Ok(Some(frame)) => self.on_frame(now, from, frame, bytes),
@@ -425,6 +431,9 @@ impl Mesh {
             Frame::Place(place) => self.on_place(from, place),
             Frame::Knock => self.send(from, &Frame::Here),
             Frame::Here => {}
+            Frame::Ask(about) => self.on_ask(now, from, about),
+            Frame::Vouch(about) => self.on_vouch(now, from, about),
+            Frame::Pass { to, frame } => self.on_pass(from, to, frame),
         }
     }
 

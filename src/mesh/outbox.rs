@@ -92,7 +92,7 @@ impl Parcel {
         }
     }
 
-    /// The streams, each led by a frame that says how many there are; one, if there is nothing to say but that.
+    /// The streams, each closed by a frame that says how many there are; one, if there is nothing to say but that.
     pub(super) fn streams(mut self, token: u32) -> impl Iterator<Item = Vec<u8>> {
         if self.bodies.is_empty() {
             self.bodies.push(Vec::new());
@@ -101,8 +101,8 @@ impl Parcel {
         self.bodies.into_iter().map(move |body| {
             let mut bytes = Vec::with_capacity(1 + FRAME_HEAD + PART_SIZE + body.len());
             bytes.push(VERSION);
-            Frame::Part { token, of }.write(&mut bytes);
             bytes.extend(body);
+            Frame::Part { token, of }.write(&mut bytes);
             bytes
         })
     }

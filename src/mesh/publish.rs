@@ -108,8 +108,30 @@ impl Mesh {
     }
 
     pub(super) fn resend(&mut self, now: Time) {
-        let copies = self.rumors.overdue(now, &self.roster);
+        let (copies, given_up) = self.rumors.overdue(now, &self.roster);
         self.send_copies(&copies);
+        for copy in given_up {
+            // The link to it may be broken and it alive: somebody else may reach it.
+            let reachable = self.roster.get(copy.to).is_some_and(|seen| seen.state.is_shown());
+            let other = self.random_member(|seen| seen.linked && seen.state == MemberState::Alive);
+            if let Some(other) = other.filter(|other| reachable && *other != copy.to) {
+                let mut frame = Vec::new();
+                copy.loose().write(&mut frame);
+                self.send(other, &Frame::Pass { to: copy.to, frame: &frame });
+            }
+        }
+    }
+
+    /// Hands on to a member what another could not bring there.
+    pub(super) fn on_pass(&mut self, from: NodeId, to: NodeId, frame: &[u8]) {
+        let inner = wire::frame(frame);
+        let fit = matches!(inner, Ok(Some(Frame::Delta(_) | Frame::Facts(_))));
+        if !fit || to == self.id || to == from {
+            return self.garbage(from, "a frame to pass on that is not fit to be");
+        }
+        if let (Ok(Some(inner)), Some(true)) = (inner, self.roster.get(to).map(|seen| seen.state.is_shown())) {
+            self.send(to, &inner);
+        }
     }
 
     pub(super) fn send_copies_of_the_gone(&mut self, now: Time, peer: NodeId) {

@@ -25,6 +25,8 @@ pub(super) struct Seen {
     pub(super) since: Time,
     /// When it was last heard from directly.
     pub(super) heard: Time,
+    /// When another member last vouched for it.
+    pub(super) vouched: Time,
     /// While Suspect: who says so, and until when it may refute.
     pub(super) suspicion: Option<Box<Suspicion>>,
     pub(super) distance: Option<Box<Distance>>,
@@ -65,6 +67,7 @@ impl Seen {
             linked: false,
             since: now,
             heard: Time::ZERO,
+            vouched: Time::ZERO,
             suspicion: None,
             distance: None,
         }
@@ -106,6 +109,11 @@ impl Seen {
         Verdict::News { was }
     }
 
+    /// The last sign of life, direct or by another's word.
+    pub(super) fn sign_of_life(&self) -> Time {
+        self.heard.max(self.vouched)
+    }
+
     fn take(&mut self, now: Time, fact: &Fact) {
         self.incarnation = fact.incarnation;
         if self.state != fact.state {
@@ -117,8 +125,9 @@ impl Seen {
         }
     }
 
-    /// The claim that says what is seen, in the name of `by`.
+    /// The claim that says what is seen, in the name of `by`; that somebody left is always his own word.
     pub(super) fn fact(&self, id: NodeId, by: NodeId) -> Fact {
+        let by = if self.state == MemberState::Left { id } else { by };
         Fact { id, generation: self.generation, incarnation: self.incarnation, state: self.state, by }
     }
 }

@@ -59,6 +59,14 @@ pub(super) struct Copy {
 }
 
 impl Copy {
+    /// The same for somebody who does not take it from us: unnumbered, to be handed on by another.
+    pub(super) fn loose(&self) -> Frame<'_> {
+        match &self.rumor {
+            Rumor::Rows(delta) => Frame::Delta(delta),
+            Rumor::Fact(fact) => Frame::Facts(vec![*fact]),
+        }
+    }
+
     pub(super) fn frame(&self) -> Frame<'_> {
         let (seq, until) = (self.seq, self.until);
         match &self.rumor {
@@ -148,10 +156,11 @@ impl Rumors {
             link.top = seq;
             return true;
         }
+        // One too late to remember is taken for new: to forward it twice costs a copy, to lose it costs a sync.
         let bit = 1_u128.checked_shl(link.top.wrapping_sub(seq)).unwrap_or(0);
-        let new = bit != 0 && link.received & bit == 0;
+        let known = link.received & bit != 0;
         link.received |= bit;
-        new
+        !known
     }
 
     /// Notes what a peer acknowledges.
@@ -179,19 +188,23 @@ impl Rumors {
         self.links.iter().filter(|(_, link)| !link.owed.is_empty()).map(|(id, _)| *id).collect()
     }
 
-    /// What is to be sent again, or to somebody else, because nobody acknowledged it.
-    pub(super) fn overdue(&mut self, now: Time, roster: &Roster) -> Vec<Copy> {
+    /// What is to be sent again, or to somebody else, because nobody acknowledged it; and what was given up.
+    pub(super) fn overdue(&mut self, now: Time, roster: &Roster) -> (Vec<Copy>, Vec<Copy>) {
         let mut copies = Vec::new();
+        let mut given_up = Vec::new();
         while let Some(((at, to, seq), ())) = self.due.first_key_value().map(|(key, ())| (*key, ())) {
             if at > now {
                 break;
             }
             self.due.pop_first();
             let Some(sent) = self.sent.remove(&(to, seq)) else { continue };
+            if sent.tries + 1 >= TRIES {
+                given_up.push(Copy { to, seq, until: sent.until, rumor: sent.rumor.clone() });
+            }
             copies.extend(self.again(now, roster, to, seq, sent));
         }
         self.resent += copies.len() as u64;
-        copies
+        (copies, given_up)
     }
 
     fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Option<Copy> {

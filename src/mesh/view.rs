@@ -127,7 +127,8 @@ impl Mesh {
     pub fn member(&self, id: NodeId) -> Option<Member> {
         let book = self.catalog.get(id)?;
         let node = Arc::clone(book.node()?);
-        let version = book.mark().version;
+        let mark = book.mark();
+        let version = mark.version;
         if id == self.id {
             let (state, epoch, since) = (MemberState::Alive, self.epoch, Time::ZERO);
             return Some(Member { id, node, state, epoch, since, rtt: Some(Duration::ZERO), version });
@@ -136,7 +137,9 @@ impl Mesh {
         let distance = seen.distance.as_deref();
         let measured = distance.and_then(|distance| distance.rtt);
         let rtt = measured.or_else(|| distance?.place.map(|place| self.place.rtt_to(&place)));
-        let epoch = seen.generation.epoch();
+        // A node that has come back is known before its new book is.
+        let epoch = seen.generation.epoch().max(mark.epoch);
+        let version = if mark.epoch == epoch { version } else { 0 };
         Some(Member { id, node, state: seen.state, epoch, since: seen.since, rtt, version })
     }
 

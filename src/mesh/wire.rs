@@ -142,6 +142,12 @@ pub(super) enum Frame<'a> {
     Knock,
     /// "I am."
     Here,
+    /// "Is this member there? I cannot reach it."
+    Ask(NodeId),
+    /// "I have just heard from this member."
+    Vouch(NodeId),
+    /// Another frame, to be handed on to a member that its sender cannot reach.
+    Pass { to: NodeId, frame: &'a [u8] },
 }
 
 /// Why bytes are no frames of ours.
@@ -184,6 +190,12 @@ pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = Result<Option<Frame<'
             Some(Err(malformed))
         }
     })
+}
+
+/// One frame that fills `bytes` to the end.
+pub(super) fn frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, Malformed> {
+    let (kind, body, after) = split_frame(bytes)?;
+    if after.is_empty() { Frame::read(kind, body) } else { Err(Malformed::Length) }
 }
 
 fn split_frame(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), Malformed> {
@@ -233,6 +245,12 @@ impl<'a> Frame<'a> {
             kind::PLACE => Self::Place(decode(body)?),
             kind::KNOCK => Self::Knock,
             kind::HERE => Self::Here,
+            kind::ASK => Self::Ask(NodeId(number(body)?)),
+            kind::VOUCH => Self::Vouch(NodeId(number(body)?)),
+            kind::PASS => {
+                let (to, frame) = body.split_first_chunk().ok_or(Malformed::Length)?;
+                Self::Pass { to: NodeId(u64::from_be_bytes(*to)), frame }
+            }
             _ => return Ok(None),
         }))
     }
@@ -261,6 +279,11 @@ impl<'a> Frame<'a> {
             Self::Renew(generation) => into.extend(generation.0.to_be_bytes()),
             Self::Place(place) => encode_into(place, into),
             Self::Knock | Self::Here => {}
+            Self::Ask(id) | Self::Vouch(id) => into.extend(id.0.to_be_bytes()),
+            Self::Pass { to, frame } => {
+                into.extend(to.0.to_be_bytes());
+                into.extend_from_slice(frame);
+            }
         }
         let length = u16::try_from(into.len() - start - FRAME_HEAD).unwrap_or(u16::MAX);
         debug_assert!(usize::from(length) == into.len() - start - FRAME_HEAD, "a frame outgrew its limit");
@@ -285,6 +308,9 @@ impl<'a> Frame<'a> {
             Self::Place(_) => kind::PLACE,
             Self::Knock => kind::KNOCK,
             Self::Here => kind::HERE,
+            Self::Ask(_) => kind::ASK,
+            Self::Vouch(_) => kind::VOUCH,
+            Self::Pass { .. } => kind::PASS,
         }
     }
 }
@@ -306,6 +332,9 @@ mod kind {
     pub(super) const PLACE: u8 = 14;
     pub(super) const KNOCK: u8 = 15;
     pub(super) const HERE: u8 = 16;
+    pub(super) const ASK: u8 = 17;
+    pub(super) const VOUCH: u8 = 18;
+    pub(super) const PASS: u8 = 19;
 }
 
 fn number(body: &[u8]) -> Result<u64, Malformed> {

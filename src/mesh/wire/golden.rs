@@ -41,6 +41,9 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         ),
         (Frame::Knock, "0f 0000"),
         (Frame::Here, "10 0000"),
+        (Frame::Ask(NodeId(1)), "11 0008 0000000000000001"),
+        (Frame::Vouch(NodeId(1)), "12 0008 0000000000000001"),
+        (Frame::Pass { to: NodeId(1), frame: &[0xdd] }, "13 0009 0000000000000001 dd"),
     ]
 }
 
