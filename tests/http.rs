@@ -1,0 +1,187 @@
+//! The native API as a program sees it: one agent in memory, real sockets, every shape and status of the contract.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use hobnob::{
+    agent::{self, Agent, Secret},
+    http,
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+
+struct Node {
+    agent: Agent,
+    server: http::Running,
+    stop: CancellationToken,
+}
+
+async fn start() -> Node {
+    let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let config = agent::Config {
+        node: "web-1".try_into().unwrap(),
+        mesh: "test".try_into().unwrap(),
+        datacenter: "dc1".into(),
+        zone: "a".into(),
+        meta: BTreeMap::new(),
+        listen: loopback,
+        advertise: None,
+        join: Vec::new(),
+        secrets: vec![Secret::random()],
+        data_dir: None,
+        ready_after: Duration::from_secs(10),
+    };
+    let (agent, stop) = (Agent::start(config).await.unwrap(), CancellationToken::new());
+    let server = http::serve(agent.clone(), http::Config::default(), loopback, stop.clone()).await.unwrap();
+    let node = Node { agent, server, stop };
+    while node.call("GET", "/readyz", "").await.0 != 200 {
+        tokio::task::yield_now().await;
+    }
+    node
+}
+
+impl Node {
+    async fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Status, head and body of one answer.
+    async fn raw(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String, String) {
+        let mut stream = self.open(method, path, &format!("{headers}Connection: close\r\n"), body).await;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_ascii_lowercase(), body.to_owned())
+    }
+
+    /// Status and JSON of one answer; null where there is no body.
+    async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let (status, _, body) = self.raw(method, path, "", body).await;
+        (status, if body.is_empty() { Value::Null } else { serde_json::from_str(&body).unwrap() })
+    }
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[tokio::test]
+async fn a_registration_lives_and_dies() {
+    let node = start().await;
+    let path = "/api/v1/registrations/web%2F1";
+    let body = r#"{"name": "web", "port": 8080, "tags": ["v2"], "checks": [{"name": "beat", "ttl": "30s"}]}"#;
+    let (status, written) = node.call("PUT", path, body).await;
+    assert_eq!((status, &written["id"], &written["port"]), (201, &json!("web/1"), &json!(8080)));
+    assert_eq!(node.call("PUT", path, body).await, (200, written.clone()));
+    assert_eq!(node.call("PUT", path, &written.to_string()).await, (200, written.clone()));
+    assert_eq!(node.call("GET", path, "").await, (200, written.clone()));
+    assert_eq!(node.call("GET", "/api/v1/registrations", "").await, (200, json!([written])));
+
+    let (_, instances) = node.call("GET", "/api/v1/services/WEB", "").await;
+    assert_eq!((&instances[0]["health"], &instances[0]["member"]), (&json!("critical"), &json!("alive")));
+    assert_eq!(node.call("GET", "/api/v1/services/web?passing", "").await, (200, json!([])));
+    let beat = format!("{path}/checks/beat");
+    assert_eq!(node.call("PUT", &beat, r#"{"status": "passing", "output": "fine"}"#).await.0, 200);
+    let (_, passing) = node.call("GET", "/api/v1/services/web?passing&tag=v2&zone=a&near=_agent", "").await;
+    assert_eq!(passing[0]["checks"][0]["output"], "fine");
+    let (_, services) = node.call("GET", "/api/v1/services", "").await;
+    assert_eq!((&services[0]["instances"], &services[0]["passing"]), (&json!(1), &json!(1)));
+    let (_, targets) = node.call("GET", "/api/v1/prometheus?service=web", "").await;
+    assert_eq!(targets[0]["targets"], json!(["127.0.0.1:8080"]));
+
+    assert_eq!(node.call("DELETE", path, "").await, (204, Value::Null));
+    for (method, path) in [("DELETE", path), ("GET", path)] {
+        assert_eq!(node.call(method, path, "").await.0, 404, "{method}");
+    }
+    assert_eq!(node.call("PUT", &beat, r#"{"status": "passing"}"#).await.0, 404);
+    assert_eq!(node.call("GET", "/api/v1/services/web", "").await, (200, json!([])));
+}
+
+#[tokio::test]
+async fn a_wrong_request_names_its_field_and_changes_nothing() {
+    let node = start().await;
+    for (method, path, body, status, field) in [
+        ("PUT", "registrations/x", r#"{"name": "web", "port": 0}"#, 400, "port"),
+        ("PUT", "registrations/x", r#"{"name": "web", "port": 65536}"#, 400, "port"),
+        ("PUT", "registrations/x", r#"{"name": "web", "port": "8080"}"#, 400, "port"),
+        ("PUT", "registrations/x", r#"{"name": "a b"}"#, 400, "name"),
+        ("PUT", "registrations/x", r#"{"name": "web", "id": "y"}"#, 400, "id"),
+        ("PUT", "registrations/x", r#"{"name": "web", "colour": "red"}"#, 400, "colour"),
+        ("PUT", "registrations/x", r#"{"name": "web""#, 400, "body"),
+        ("PUT", "registrations/%00", r#"{"name": "web"}"#, 400, "id"),
+        ("PUT", "registrations/x/checks/y", r#"{"status": "maintenance"}"#, 400, "status"),
+        ("GET", "services/a_b", "", 400, "name"),
+        ("GET", "services/web?pasing", "", 400, "pasing"),
+        ("GET", "services/web?near=nowhere", "", 400, "near"),
+        ("GET", "watch", "", 400, "service"),
+        ("POST", "join", r#"{"addresses": []}"#, 400, "addresses"),
+    ] {
+        let (got, problem) = node.call(method, &format!("/api/v1/{path}"), body).await;
+        assert_eq!((got, &problem["field"]), (status, &json!(field)), "{method} {path} {body}: {problem}");
+        assert_eq!(problem["status"], status);
+    }
+    let huge = " ".repeat((1 << 20) + 1);
+    assert_eq!(node.call("PUT", "/api/v1/registrations/x", &huge).await.0, 413);
+    let (status, head, _) = node.raw("PATCH", "/api/v1/registrations/x", "", "").await;
+    assert!(status == 405 && head.contains("allow: get,head,put,delete"), "{head}");
+    let (status, ..) = node.raw("PUT", "/api/v1/registrations/x", "Origin: http://evil.example\r\n", "{}").await;
+    assert_eq!(status, 403);
+    assert_eq!(node.call("GET", "/api/v1/registrations", "").await, (200, json!([])));
+}
+
+#[tokio::test]
+async fn a_watcher_gets_a_snapshot_and_changes_until_the_end() {
+    let node = start().await;
+    let stream = node.open("GET", "/api/v1/watch?service=web", "", "").await;
+    let mut lines = BufReader::new(stream).lines();
+    let mut next = async || {
+        let mut event = String::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if let Some(name) = line.strip_prefix("event: ") {
+                event = name.to_owned();
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                let data: Value = serde_json::from_str(data).unwrap();
+                return Some((event, data["instances"].as_array().unwrap().len()));
+            }
+        }
+        None
+    };
+    assert_eq!(next().await, Some(("snapshot".into(), 0)));
+    node.call("PUT", "/api/v1/registrations/web", r#"{"name": "web", "port": 80}"#).await;
+    assert_eq!(next().await, Some(("change".into(), 1)));
+    node.call("DELETE", "/api/v1/registrations/web", "").await;
+    assert_eq!(next().await, Some(("change".into(), 0)));
+    node.stop.cancel();
+    assert_eq!(next().await, None);
+    node.server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
+    let node = start().await;
+    let (_, status) = node.call("GET", "/api/v1/status", "").await;
+    let expected = ["agreement", "fingerprint", "instances", "members", "mesh", "node", "ready", "services", "version"];
+    assert_eq!(keys(&status), expected);
+    assert_eq!(status["members"], json!({"alive": 1, "suspect": 0, "down": 0, "left": 0}));
+    let (_, members) = node.call("GET", "/api/v1/members", "").await;
+    let expected =
+        ["address", "datacenter", "epoch", "id", "meta", "node", "rtt_ms", "since", "state", "version", "zone"];
+    assert_eq!(keys(&members[0]), expected);
+    assert_eq!(node.call("GET", "/livez", "").await, (200, json!({"live": true})));
+    assert_eq!(node.call("GET", "/readyz", "").await, (200, json!({"ready": true, "reasons": []})));
+    let (_, head, metrics) = node.raw("GET", "/metrics", "", "").await;
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(metrics.contains("hobnob_members{state=\"alive\"} 1\n") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert_eq!(node.call("POST", "/api/v1/leave", "").await, (200, json!({"leaving": true})));
+    node.agent.stopped().await.unwrap();
+}
