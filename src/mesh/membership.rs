@@ -13,7 +13,6 @@ use super::{
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
-    suspicion::{OBSERVERS, Suspicion},
     swim::{Effect, Head, Kind},
     wire::{Fact, Frame, Place},
 };
@@ -98,7 +97,7 @@ impl Mesh {
     }
 
     /// Takes a claim over where it wins. False where there is no room for one more member.
-    fn judge(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
+    pub(super) fn judge(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
         let id = fact.id;
         let Some(seen) = self.roster.get_mut(id) else { return self.meet(now, fact, cause) };
         match seen.weigh(now, fact) {
@@ -131,7 +130,7 @@ impl Mesh {
     }
 
     /// Does all that follows when a member is seen otherwise than before.
-    fn changed(&mut self, now: Time, fact: &Fact, was: Option<MemberState>, cause: Cause) {
+    pub(super) fn changed(&mut self, now: Time, fact: &Fact, was: Option<MemberState>, cause: Cause) {
         let Fact { id, generation, incarnation, state, by } = *fact;
         self.swim.learn(now, id, generation, incarnation, state);
         self.carry_out(now);
@@ -179,127 +178,6 @@ impl Mesh {
         let merged = self.catalog.get_mut(id).map(Book::clear);
         if let Some(merged) = merged {
             self.merged(id, merged);
-        }
-    }
-
-    fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown();
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let suspicion = Suspicion::new(now, by);
-        let deadline = suspicion.deadline(others);
-        let generation = seen.generation;
-        seen.suspicion = Some(Box::new(suspicion));
-        self.timers.set(deadline, Timer::Suspicion(id, generation));
-        if by == self.id {
-            return;
-        }
-        // The suspect's neighbours look for themselves; everybody does, in a mesh too small to have others.
-        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
-        let ahead = neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count();
-        if ahead < OBSERVERS {
-            self.challenge(now, id);
-        }
-    }
-
-    /// Whether `other` comes before this node on the way clockwise from `from`.
-    const fn is_before(&self, from: NodeId, other: NodeId) -> bool {
-        other.0.wrapping_sub(from.0) < self.id.0.wrapping_sub(from.0)
-    }
-
-    fn confirm(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown();
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let generation = seen.generation;
-        let Some(suspicion) = &mut seen.suspicion else { return };
-        if suspicion.confirm(by) {
-            let deadline = suspicion.deadline(others).max(now);
-            self.timers.set(deadline, Timer::Suspicion(id, generation));
-        }
-    }
-
-    /// The time to refute may be over.
-    pub(super) fn on_suspicion(&mut self, now: Time, id: NodeId, generation: Generation) {
-        let others = self.roster.shown();
-        let this = self.id;
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let Some(suspicion) = seen.suspicion.as_ref().filter(|_| seen.generation == generation) else { return };
-        if suspicion.deadline(others) > now {
-            return;
-        }
-        let heard_lately = now.since(seen.sign_of_life()) < HEARD_LATELY;
-        let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
-        if heard_lately || !enough {
-            self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
-            return self.challenge(now, id);
-        }
-        (seen.state, seen.since, seen.suspicion) = (MemberState::Down, now, None);
-        let fact = seen.fact(id, this);
-        self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
-    }
-
-    /// This node's own probe of a member failed: it says so to all, the suspect first of all.
-    fn accuse(&mut self, now: Time, id: NodeId) {
-        let this = self.id;
-        let Some(seen) = self.roster.get(id).filter(|seen| seen.state.is_shown()) else { return };
-        if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.is_accused_by(this)) {
-            return;
-        }
-        self.stats.probes_failed += 1;
-        let fact = Fact { state: MemberState::Suspect, ..seen.fact(id, this) };
-        self.judge(now, &fact, Cause::ProbeFailed);
-        self.spread(now, &Rumor::Fact(fact), self.id);
-    }
-
-    /// Looks whether a member is there, by knocks that are repeated.
-    pub(super) fn challenge(&mut self, now: Time, id: NodeId) {
-        let shown = self.roster.get(id).is_some_and(|seen| seen.state.is_shown());
-        if shown && self.challenged.insert(id) {
-            self.knock(now, id, now, 0);
-        }
-    }
-
-    /// One knock, or the verdict after the last.
-    pub(super) fn knock(&mut self, now: Time, id: NodeId, since: Time, knocks: usize) {
-        let answered = self.roster.get(id).is_none_or(|seen| seen.sign_of_life() > since || !seen.state.is_shown());
-        if answered {
-            self.challenged.remove(&id);
-        } else if let Some(wait) = KNOCKS.get(knocks) {
-            self.send(id, &Frame::Knock);
-            if knocks > 0 {
-                self.ask_others(id);
-            }
-            let wait = self.swim.doubt.stretch(*wait);
-            self.timers.set(now + wait, Timer::Knock { id, since, knocks: knocks + 1 });
-        } else {
-            self.challenged.remove(&id);
-            self.accuse(now, id);
-        }
-    }
-
-    /// Has others look for a member that does not answer here: the link may be broken and not the member.
-    fn ask_others(&mut self, about: NodeId) {
-        for _ in 0..ASKED {
-            let helper = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
-            if let Some(helper) = helper.filter(|helper| *helper != about) {
-                self.send(helper, &Frame::Ask(about));
-            }
-        }
-    }
-
-    pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
-        let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
-        if now.since(seen.heard) < HEARD_LATELY {
-            self.send(from, &Frame::Vouch(about));
-        } else if self.asked.len() < MAX_ASKED {
-            self.asked.entry(about).or_default().insert(from);
-            self.send(about, &Frame::Knock);
-        }
-    }
-
-    pub(super) fn on_vouch(&mut self, now: Time, from: NodeId, about: NodeId) {
-        let trusted = self.roster.get(from).is_some_and(|seen| seen.state == MemberState::Alive);
-        if let Some(seen) = self.roster.get_mut(about).filter(|_| trusted) {
-            seen.vouched = now;
         }
     }
 
@@ -445,7 +323,6 @@ impl Mesh {
         // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
         distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
         if let Some(place) = distance.place {
-            #[expect(clippy::cast_possible_truncation, reason = "a coin's precision does not matter")]
             self.place.observe(&place, rtt, spread as f32);
         }
     }
@@ -493,19 +370,6 @@ impl Mesh {
 
 /// The most members, Down ones included, that are remembered.
 const MAX_MEMBERS: usize = 20_000;
-/// Of a member heard from so lately nobody believes that it is dead.
-const HEARD_LATELY: Duration = Duration::from_millis(500);
-/// How long until a suspicion without enough evidence is judged again.
-const SECOND_LOOK: Duration = Duration::from_millis(700);
-/// So many accusers are evidence enough for a node that has none of its own.
-const ACCUSERS: usize = 3;
-/// Waits after each knock of a challenge. Four knocks at 25 % loss each way miss a living node once in 27 times.
-const KNOCKS: [Duration; 4] =
-    [Duration::from_millis(60), Duration::from_millis(100), Duration::from_millis(140), Duration::from_millis(200)];
-/// How many others are asked to look, at each knock after the first.
-const ASKED: usize = 3;
-/// Members looked for on behalf of others at a time.
-const MAX_ASKED: usize = 256;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.

@@ -21,6 +21,7 @@ mod publish;
 mod ring;
 mod roster;
 mod rumor;
+mod seek;
 pub mod stats;
 mod suspicion;
 mod swim;
@@ -306,23 +307,6 @@ impl Mesh {
         self.epoch
     }
 
-    /// Where a peer can be dialled, best first.
-    #[must_use]
-    pub fn addresses(&self, peer: NodeId) -> &[SocketAddr] {
-        self.catalog.get(peer).and_then(Book::node).map_or(&[], |node| &node.addresses)
-    }
-
-    /// This node's own registrations, checks and all.
-    pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        self.book().registrations()
-    }
-
-    /// This node's own registration of that id.
-    #[must_use]
-    pub fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
-        self.book().registration(id)
-    }
-
     /// Whether answers may be given: the first sync is done, or there is nobody to sync with.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
@@ -437,69 +421,6 @@ impl Mesh {
         }
     }
 
-    /// Notes where the mesh may be found, and begins to look.
-    fn join(&mut self, now: Time, seeds: Vec<SocketAddr>) -> Done {
-        let known = self.seeds.len();
-        let fresh: Vec<SocketAddr> = seeds.into_iter().filter(|seed| !self.seeds.contains(seed)).collect();
-        self.seeds.extend(fresh.iter().take(MAX_SEEDS.saturating_sub(known)));
-        if self.seeds.is_empty() {
-            self.set_ready();
-        } else if known == 0 {
-            self.seek(now, 0);
-        } else {
-            self.outbox_dials(&fresh);
-        }
-        if fresh.is_empty() { Done::Unchanged } else { Done::Changed }
-    }
-
-    /// Dials every seed, again and again with growing pauses, until somebody answers.
-    fn seek(&mut self, now: Time, tries: u32) {
-        if self.roster.iter().any(|(_, seen)| seen.linked && seen.state.is_shown()) || self.leaving {
-            // Found; should all be lost again, the next round begins from here.
-            self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
-            return;
-        }
-        let seeds = self.seeds.clone();
-        self.outbox_dials(&seeds);
-        let pause = (SEEK * 2_u32.saturating_pow(tries)).min(SEEK_SLOWLY).mul_f64(0.75 + 0.5 * self.chance());
-        self.timers.set(now + pause, Timer::Join((tries + 1).min(8)));
-    }
-
-    fn outbox_dials(&mut self, seeds: &[SocketAddr]) {
-        seeds.iter().for_each(|seed| self.outbox.push(Output::Dial(*seed)));
-    }
-
-    fn put(&mut self, now: Time, registration: &Arc<Registration>) -> Result<Done, Rejected> {
-        registration.validate()?;
-        let id = &registration.id;
-        let known = self.registration(id).cloned();
-        let published = registration.published();
-        let same_checks = self.has_checks(id, &registration.checks);
-        if known.as_deref() == Some(&published) && same_checks {
-            return Ok(Done::Unchanged);
-        }
-        if known.as_deref() != Some(&published) {
-            self.write(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
-        }
-        if !same_checks {
-            self.watch_checks(now, id, &registration.checks);
-            let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
-            self.write(now, Key::Health(id.clone()), claim)?;
-        }
-        Ok(if known.is_some() { Done::Changed } else { Done::Created })
-    }
-
-    fn deregister(&mut self, now: Time, id: &InstanceId) -> Result<(), Rejected> {
-        if self.registration(id).is_none() {
-            return Err(Rejected::NotFound(format!("instance {id}")));
-        }
-        self.write(now, Key::Service(id.clone()), None)?;
-        if self.checks.remove(id).is_some() {
-            self.write(now, Key::Health(id.clone()), None)?;
-        }
-        Ok(())
-    }
-
     fn send(&mut self, to: NodeId, frame: &Frame<'_>) {
         self.outbox.frame(to, frame, &mut self.stats);
     }
@@ -557,11 +478,6 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
-/// The first pause between two tries to find the mesh, and the longest.
-const SEEK: Duration = Duration::from_millis(500);
-const SEEK_SLOWLY: Duration = Duration::from_secs(5);
-/// Seeds remembered.
-const MAX_SEEDS: usize = 256;
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;
 

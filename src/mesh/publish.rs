@@ -2,18 +2,18 @@
 //!
 //! The first change after a pause leaves at once; further ones within [`COALESCE`] share a delta.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     Mesh, Timer,
     catalog::{Book, Claim, Indexed, Key, Merged, TooLarge},
-    event::{Change, Rejected},
+    event::{Change, Done, Rejected},
     rumor::{Copy, Rumor},
     wire::{self, Delta, Fact, Frame, Mark, Want},
 };
-use crate::model::{Epoch, MemberState, NodeId, Time};
+use crate::model::{Epoch, InstanceId, MemberState, NodeId, Registration, Time};
 
 impl Mesh {
     /// This node's own book.
@@ -36,6 +36,39 @@ impl Mesh {
         } else if !self.publishing {
             self.publishing = true;
             self.timers.set(due, Timer::Publish);
+        }
+        Ok(())
+    }
+
+    /// Writes an instance into this node's book, checks and all.
+    pub(super) fn put(&mut self, now: Time, registration: &Arc<Registration>) -> Result<Done, Rejected> {
+        registration.validate()?;
+        let id = &registration.id;
+        let known = self.registration(id).cloned();
+        let published = registration.published();
+        let same_checks = self.has_checks(id, &registration.checks);
+        if known.as_deref() == Some(&published) && same_checks {
+            return Ok(Done::Unchanged);
+        }
+        if known.as_deref() != Some(&published) {
+            self.write(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
+        }
+        if !same_checks {
+            self.watch_checks(now, id, &registration.checks);
+            let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
+            self.write(now, Key::Health(id.clone()), claim)?;
+        }
+        Ok(if known.is_some() { Done::Changed } else { Done::Created })
+    }
+
+    /// Withdraws an instance and what its checks said.
+    pub(super) fn deregister(&mut self, now: Time, id: &InstanceId) -> Result<(), Rejected> {
+        if self.registration(id).is_none() {
+            return Err(Rejected::NotFound(format!("instance {id}")));
+        }
+        self.write(now, Key::Service(id.clone()), None)?;
+        if self.checks.remove(id).is_some() {
+            self.write(now, Key::Health(id.clone()), None)?;
         }
         Ok(())
     }
@@ -79,7 +112,7 @@ impl Mesh {
         let id = self.id;
         let Some(old) = self.catalog.remove(id) else { return };
         let mut book = Book::new(self.epoch);
-        let node = old.node().cloned().unwrap_or_else(|| std::sync::Arc::new(self.config.node.clone()));
+        let node = old.node().cloned().unwrap_or_else(|| Arc::new(self.config.node.clone()));
         let mut rows = vec![(Key::Node, Claim::Node(node))];
         for registration in old.registrations() {
             rows.push((Key::Service(registration.id.clone()), Claim::Service(registration.clone())));

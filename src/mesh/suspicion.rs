@@ -1,9 +1,18 @@
-//! Lifeguard (Dadgar, Phillips, Currey 2017): a node that misses its own deadlines doubts itself first, and a suspicion
-//! grows short only by independent confirmations.
+//! From a missed answer to a verdict, by Lifeguard (Dadgar, Phillips, Currey 2017): a node that misses its own deadlines
+//! doubts itself first, and a suspicion grows short only by independent confirmations.
+//!
+//! Suspect needs somebody's failed probe, direct and through others. Down needs this node's own failed probe or several
+//! accusers, and the time in which the suspect could have refuted.
 
 use std::time::Duration;
 
-use crate::model::{NodeId, Time};
+use super::{
+    Mesh, Timer,
+    event::{Cause, Generation},
+    rumor::Rumor,
+    wire::{Fact, Frame},
+};
+use crate::model::{MemberState, NodeId, Time};
 
 /// One suspicion: who confirms it, and since when.
 #[derive(Clone, Debug)]
@@ -45,7 +54,6 @@ impl Suspicion {
 /// Lifeguard's dynamic time-out, section IV-B: falls from `max` to `min` with the logarithm of the confirmations `seen`,
 /// of which `expected` make it as short as it gets.
 fn timeout(seen: usize, expected: usize, min: Duration, max: Duration) -> Duration {
-    #[expect(clippy::cast_precision_loss, reason = "counts of a handful of nodes")]
     let part = if expected == 0 { 1.0 } else { ((seen as f64 + 1.0).ln() / (expected as f64 + 1.0).ln()).min(1.0) };
     max.saturating_sub(max.saturating_sub(min).mul_f64(part))
 }
@@ -71,8 +79,131 @@ impl SelfDoubt {
     }
 }
 
+impl Mesh {
+    pub(super) fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
+        let others = self.roster.shown();
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let suspicion = Suspicion::new(now, by);
+        let deadline = suspicion.deadline(others);
+        let generation = seen.generation;
+        seen.suspicion = Some(Box::new(suspicion));
+        self.timers.set(deadline, Timer::Suspicion(id, generation));
+        if by == self.id {
+            return;
+        }
+        // The suspect's neighbours look for themselves; everybody does, in a mesh too small to have others.
+        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
+        let ahead = neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count();
+        if ahead < OBSERVERS {
+            self.challenge(now, id);
+        }
+    }
+
+    /// Whether `other` comes before this node on the way clockwise from `from`.
+    const fn is_before(&self, from: NodeId, other: NodeId) -> bool {
+        other.0.wrapping_sub(from.0) < self.id.0.wrapping_sub(from.0)
+    }
+
+    pub(super) fn confirm(&mut self, now: Time, id: NodeId, by: NodeId) {
+        let others = self.roster.shown();
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let generation = seen.generation;
+        let Some(suspicion) = &mut seen.suspicion else { return };
+        if suspicion.confirm(by) {
+            let deadline = suspicion.deadline(others).max(now);
+            self.timers.set(deadline, Timer::Suspicion(id, generation));
+        }
+    }
+
+    /// The time to refute may be over.
+    pub(super) fn on_suspicion(&mut self, now: Time, id: NodeId, generation: Generation) {
+        let others = self.roster.shown();
+        let this = self.id;
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let Some(suspicion) = seen.suspicion.as_ref().filter(|_| seen.generation == generation) else { return };
+        if suspicion.deadline(others) > now {
+            return;
+        }
+        let heard_lately = now.since(seen.sign_of_life()) < HEARD_LATELY;
+        let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
+        if heard_lately || !enough {
+            self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
+            return self.challenge(now, id);
+        }
+        (seen.state, seen.since, seen.suspicion) = (MemberState::Down, now, None);
+        let fact = seen.fact(id, this);
+        self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
+    }
+
+    /// This node's own probe of a member failed: it says so to all, the suspect first of all.
+    pub(super) fn accuse(&mut self, now: Time, id: NodeId) {
+        let this = self.id;
+        let Some(seen) = self.roster.get(id).filter(|seen| seen.state.is_shown()) else { return };
+        if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.is_accused_by(this)) {
+            return;
+        }
+        self.stats.probes_failed += 1;
+        let fact = Fact { state: MemberState::Suspect, ..seen.fact(id, this) };
+        self.judge(now, &fact, Cause::ProbeFailed);
+        self.spread(now, &Rumor::Fact(fact), self.id);
+    }
+
+    /// Looks whether a member is there, by knocks that are repeated.
+    pub(super) fn challenge(&mut self, now: Time, id: NodeId) {
+        let shown = self.roster.get(id).is_some_and(|seen| seen.state.is_shown());
+        if shown && self.challenged.insert(id) {
+            self.knock(now, id, now, 0);
+        }
+    }
+
+    /// One knock, or the verdict after the last.
+    pub(super) fn knock(&mut self, now: Time, id: NodeId, since: Time, knocks: usize) {
+        let answered = self.roster.get(id).is_none_or(|seen| seen.sign_of_life() > since || !seen.state.is_shown());
+        if answered {
+            self.challenged.remove(&id);
+        } else if let Some(wait) = KNOCKS.get(knocks) {
+            self.send(id, &Frame::Knock);
+            if knocks > 0 {
+                self.ask_others(id);
+            }
+            let wait = self.swim.doubt.stretch(*wait);
+            self.timers.set(now + wait, Timer::Knock { id, since, knocks: knocks + 1 });
+        } else {
+            self.challenged.remove(&id);
+            self.accuse(now, id);
+        }
+    }
+
+    /// Has others look for a member that does not answer here: the link may be broken and not the member.
+    fn ask_others(&mut self, about: NodeId) {
+        for _ in 0..ASKED {
+            let helper = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
+            if let Some(helper) = helper.filter(|helper| *helper != about) {
+                self.send(helper, &Frame::Ask(about));
+            }
+        }
+    }
+
+    pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
+        let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
+        if now.since(seen.heard) < HEARD_LATELY {
+            self.send(from, &Frame::Vouch(about));
+        } else if self.asked.len() < MAX_ASKED {
+            self.asked.entry(about).or_default().insert(from);
+            self.send(about, &Frame::Knock);
+        }
+    }
+
+    pub(super) fn on_vouch(&mut self, now: Time, from: NodeId, about: NodeId) {
+        let trusted = self.roster.get(from).is_some_and(|seen| seen.state == MemberState::Alive);
+        if let Some(seen) = self.roster.get_mut(about).filter(|_| trusted) {
+            seen.vouched = now;
+        }
+    }
+}
+
 /// How many members look for themselves when a suspicion begins: the suspect's neighbours on the ring.
-pub(super) const OBSERVERS: usize = 4;
+const OBSERVERS: usize = 4;
 /// How many confirmations make a suspicion as short as it gets.
 const EXPECTED: usize = 3;
 /// A suspicion confirmed by all expected: long enough for a refutation to travel the mesh and back on a bad day.
@@ -83,6 +214,20 @@ const MAX_SUSPICION: Duration = Duration::from_secs(5);
 const MAX_ACCUSERS: usize = 8;
 /// The paper's S: at most nine times the probe's length.
 const MAX_DOUBT: u8 = 8;
+
+/// Of a member heard from so lately nobody believes that it is dead.
+const HEARD_LATELY: Duration = Duration::from_millis(500);
+/// How long until a suspicion without enough evidence is judged again.
+const SECOND_LOOK: Duration = Duration::from_millis(700);
+/// So many accusers are evidence enough for a node that has none of its own.
+const ACCUSERS: usize = 3;
+/// Waits after each knock of a challenge. Four knocks at 25 % loss each way miss a living node once in 27 times.
+const KNOCKS: [Duration; 4] =
+    [Duration::from_millis(60), Duration::from_millis(100), Duration::from_millis(140), Duration::from_millis(200)];
+/// How many others are asked to look, at each knock after the first.
+const ASKED: usize = 3;
+/// Members looked for on behalf of others at a time.
+const MAX_ASKED: usize = 256;
 
 #[cfg(test)]
 mod tests {

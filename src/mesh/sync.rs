@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Mesh, Timer,
-    event::{Change, Generation, Output},
+    event::{Change, Generation},
     outbox::Parcel,
     wire::{Digest, Fact, Frame, Mark, Standing, Want},
 };
@@ -93,7 +93,7 @@ impl Mesh {
     pub(super) fn sync_round(&mut self, now: Time) {
         self.sync.rounds += 1;
         if self.sync.rounds.is_multiple_of(LOST_EVERY) {
-            self.seek_the_lost(now);
+            self.seek_the_lost();
         } else if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Alive) {
             self.sync_with(peer);
         }
@@ -102,17 +102,6 @@ impl Mesh {
         let gap = base.unwrap_or(SYNC_PERIOD).mul_f64(0.75 + 0.5 * self.chance());
         self.timers.set(now + gap, Timer::Sync);
         self.sync.roots.retain(|_, (at, _)| now.since(*at) < ROOTS_KEPT);
-    }
-
-    fn seek_the_lost(&mut self, now: Time) {
-        if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Down) {
-            self.sync_with(peer);
-        }
-        let _ = now;
-        let strangers: Vec<_> = self.seeds.iter().copied().filter(|seed| !self.is_member_at(*seed)).collect();
-        if let Some(seed) = strangers.get(self.index_below(strangers.len())) {
-            self.outbox.push(Output::Dial(*seed));
-        }
     }
 
     /// A peer's hash of all it knows.
@@ -277,13 +266,7 @@ impl Mesh {
         let ours = self.root_hash();
         let heard = self.sync.roots.len();
         let same = self.sync.roots.values().filter(|(_, root)| *root == ours).count();
-        #[expect(clippy::cast_precision_loss, reason = "counts of members")]
         if heard == 0 { 1.0 } else { same as f64 / heard as f64 }
-    }
-
-    fn is_member_at(&self, address: std::net::SocketAddr) -> bool {
-        let shown = self.roster.iter().filter(|(_, seen)| seen.state.is_shown());
-        shown.filter_map(|(id, _)| self.catalog.get(id)?.node()).any(|node| node.addresses.contains(&address))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::Mesh;
+use super::{Mesh, catalog::Book};
 use crate::model::{
     Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time,
 };
@@ -146,6 +146,23 @@ impl Mesh {
     /// All members in any state, this node too, by id.
     pub fn members(&self) -> impl Iterator<Item = Member> {
         self.catalog.iter().filter_map(|(id, _)| self.member(id))
+    }
+
+    /// Where a peer can be dialled, best first.
+    #[must_use]
+    pub fn addresses(&self, peer: NodeId) -> &[SocketAddr] {
+        self.catalog.get(peer).and_then(Book::node).map_or(&[], |node| &node.addresses)
+    }
+
+    /// This node's own registrations, checks and all.
+    pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
+        self.book().registrations()
+    }
+
+    /// This node's own registration of that id.
+    #[must_use]
+    pub fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
+        self.book().registration(id)
     }
 
     /// Every service's name.

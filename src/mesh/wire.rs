@@ -425,7 +425,6 @@ mod state_number {
 mod optional_bytes {
     use super::{Deserializer, de, fmt};
 
-    #[expect(clippy::ref_option, reason = "serde passes fields by reference")]
     pub(super) fn serialize<S: serde::Serializer>(body: &Option<&[u8]>, to: S) -> Result<S::Ok, S::Error> {
         match body {
             Some(bytes) => to.serialize_bytes(bytes),

@@ -240,7 +240,6 @@ const fn one() -> u16 {
     1
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
 const fn is_one(number: &u16) -> bool {
     *number == 1
 }
