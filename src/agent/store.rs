@@ -8,6 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{Arc, mpsc as sync_mpsc},
     thread::JoinHandle,
@@ -95,10 +96,10 @@ impl Store {
         let database = open_file(directory).map_err(blame)?;
         let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
         let (sender, writes) = sync_mpsc::channel();
-        let report = completed.clone();
+        let (report, folder) = (completed.clone(), directory.to_owned());
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
-            .spawn(move || commit_groups(&database, &writes, &report))
+            .spawn(move || commit_groups(&folder, database, &writes, &report))
             .map_err(|why| blame(why.into()))?;
         Ok((Self { writer: Some((sender, thread)), completed }, found))
     }
@@ -231,15 +232,17 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
 
 /// The store's thread: ends when the sender is gone and the queue is empty.
 fn commit_groups(
-    database: &Database,
+    directory: &Path,
+    database: Database,
     writes: &sync_mpsc::Receiver<Write>,
     completed: &mpsc::UnboundedSender<Completed>,
 ) {
+    let mut database = Some(database);
     let mut group = Vec::new();
     while let Ok(first) = writes.recv() {
         group.push(first);
         group.extend(writes.try_iter().take(MAX_GROUP - 1));
-        let outcome = commit(database, &group).map_err(|why| why.to_string());
+        let outcome = commit_group(directory, &mut database, &group);
         if let Err(why) = &outcome {
             tracing::error!(event = "store_failed", %why);
         }
@@ -247,6 +250,26 @@ fn commit_groups(
         let _ = completed.send(Completed { writes: group.len(), outcome });
         group.clear();
     }
+}
+
+/// Commits one group. After an error redb refuses all that follows, so the file is then opened anew: at once, to hold
+/// on to its lock, or else before the next group.
+fn commit_group(directory: &Path, database: &mut Option<Database>, group: &[Write]) -> Result<(), String> {
+    let attempt = || {
+        let open = database.take().map_or_else(|| open_file(directory), Ok)?;
+        commit(&open, group)?;
+        *database = Some(open);
+        Ok(())
+    };
+    // A panic would leave everybody who waits for an answer without one.
+    let outcome = match catch_unwind(AssertUnwindSafe(attempt)) {
+        Ok(outcome) => outcome.map_err(|why: Unusable| format!("{why}; free space, then try again")),
+        Err(_) => Err("the store panicked, which is a defect; the log tells more".into()),
+    };
+    if database.is_none() {
+        *database = catch_unwind(|| open_file(directory).ok()).unwrap_or_default();
+    }
+    outcome
 }
 
 fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
@@ -292,6 +315,8 @@ pub(super) const MAX_KNOWN_PEERS: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn open(directory: &Path, node: &str) -> Result<(Store, Found, mpsc::UnboundedReceiver<Completed>), StartError> {
@@ -353,6 +378,45 @@ mod tests {
         let why = open(directory.path(), "a").err().unwrap().to_string();
         assert!(why.contains("cannot be read"), "{why}");
         assert_eq!(std::fs::read(&path).unwrap(), garbage);
+    }
+
+    /// A disk that is full as long as it is told to be.
+    #[derive(Debug)]
+    struct Disk {
+        memory: redb::backends::InMemoryBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.memory.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.memory.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn one_failed_write_does_not_fail_those_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
+        let mut database = Some(Database::builder().create_with_backend(disk).unwrap());
+        let group = [Write::Row("one".try_into().unwrap(), Some(vec![1]))];
+        commit_group(directory.path(), &mut database, &group).unwrap();
+        full.store(true, Ordering::Relaxed);
+        let why = commit_group(directory.path(), &mut database, &group).unwrap_err();
+        assert!(why.contains("free space, then try again"), "{why}");
+        commit_group(directory.path(), &mut database, &group).unwrap();
     }
 
     #[test]
