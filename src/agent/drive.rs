@@ -27,7 +27,7 @@ use super::{
     quic::Code,
     seek::Seek,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
-    writes::{Reply, Told, Writes},
+    writes::{Pending, Reply, Told, Writes},
 };
 use crate::{
     mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
@@ -144,7 +144,7 @@ impl Agenda {
 impl Drive {
     /// Publishes what was restored, before anybody can ask. With nobody to `seek`, that is all there is to know.
     pub(super) fn begin(&mut self, seek: &Seek) {
-        for registration in self.mesh.registrations() {
+        for registration in self.writes.own() {
             self.view.set_registration(&registration.id, Some(Arc::clone(registration)));
         }
         self.agenda.changed.extend(self.mesh.services().cloned().map(Change::Service));
@@ -200,8 +200,8 @@ impl Drive {
 
     fn ask(&mut self, ask: Ask) {
         let told = match ask {
-            Ask::Put { registration, row, reply } => self.writes.put(&self.mesh, registration, row, reply),
-            Ask::Remove { id, reply } => self.writes.remove(&self.mesh, id, reply),
+            Ask::Put { registration, row, reply } => self.writes.put(registration, row, reply),
+            Ask::Remove { id, reply } => self.writes.remove(id, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
                 self.drain();
@@ -220,11 +220,16 @@ impl Drive {
     }
 
     fn complete(&mut self, completed: &Completed) {
-        for write in self.writes.confirmed(completed) {
+        let done = self.writes.confirmed(completed);
+        let asked = done.iter().any(Pending::is_asked);
+        for write in done {
             let now = self.clock.now();
             let told = self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome);
             self.agenda.told.extend(told);
             self.drain();
+        }
+        if asked {
+            self.writes.mend();
         }
     }
 
@@ -285,9 +290,7 @@ impl Drive {
                 Output::Event(event) => self.tell(event),
                 Output::Expired(id) => {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
-                    // Nobody waits for the answer.
-                    let told = self.writes.remove(&self.mesh, id, oneshot::channel().0);
-                    self.agenda.told.extend(told);
+                    self.writes.expire(&self.view, id);
                 }
                 Output::NameInUse => self.yield_name("an address that the mesh did not tell".into()),
             }

@@ -44,7 +44,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let node = describe(&config, bound);
     let own = [node.addresses.clone(), vec![bound]].concat();
     let peers_found = found.peers;
-    let restored = found.registrations.len();
+    let registrations = found.registrations;
     let core = mesh::Config {
         mesh: config.mesh.clone(),
         node,
@@ -53,7 +53,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         seed,
         unix_millis: clock.unix_millis,
     };
-    let mesh = Mesh::new(core, found.registrations, clock.now());
+    let mesh = Mesh::new(core, registrations.clone(), clock.now());
+    let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
+    let restored = held.len();
     let traffic = Arc::new(Traffic::default());
     let greeter = Arc::new(Greeter {
         endpoint,
@@ -82,7 +84,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         peers: Peers::new(Arc::clone(&greeter), arrivals.clone(), link_tasks.clone(), seed),
         link_tasks,
         links,
-        writes: Writes::new(store, restored),
+        writes: Writes::new(store, held),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
     drive.begin(&seek);

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::MemberState;
+use crate::model::{CheckKind, CheckSpec, MemberState};
 
 /// Long beyond what any of this takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,4 +167,45 @@ async fn a_start_that_fails_names_the_setting() {
     assert!(unnamed.starts_with("node "), "{unnamed}");
     let open = Agent::builder().node("a").start().await.unwrap_err().to_string();
     assert!(open.starts_with("secret is missing"), "{open}");
+}
+
+fn beat(ttl: Duration, deregister_after: Option<Duration>) -> CheckSpec {
+    CheckSpec {
+        name: "beat".try_into().unwrap(),
+        kind: CheckKind::Ttl(ttl),
+        interval: ttl,
+        timeout: ttl,
+        rise: 1,
+        fall: 1,
+        initial: None,
+        deregister_after,
+    }
+}
+
+#[tokio::test]
+async fn checks_are_kept_changed_and_taken_away() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let checked = || Registration { checks: vec![beat(PATIENCE, None)], ..web(1) };
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Created);
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Unchanged);
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(*a.view().registrations()[0], checked(), "a restart keeps the checks");
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Unchanged);
+    assert_eq!(a.put(web(1)).await.unwrap(), Done::Changed);
+    assert!(a.view().registrations()[0].checks.is_empty());
+}
+
+#[tokio::test]
+async fn what_expires_does_not_rise_at_the_next_start() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    let short = Duration::from_millis(100);
+    a.put(Registration { checks: vec![beat(short, Some(short))], ..web(1) }).await.unwrap();
+    until_instances(&a, "web", 0).await;
+    assert!(a.view().registrations().is_empty());
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert!(a.view().registrations().is_empty());
 }
