@@ -54,12 +54,25 @@ pub(super) enum Missed {
     NameInUse(SocketAddr),
     #[error("no answer within {} s", GREETING.as_secs())]
     TimedOut,
+    #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
+    Stranger(ConnectionError),
     #[error("{0}")]
-    Connection(#[from] ConnectionError),
+    Connection(ConnectionError),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
     #[error("it {0}")]
     Protocol(&'static str),
+}
+
+impl From<ConnectionError> for Missed {
+    fn from(why: ConnectionError) -> Self {
+        let code = match &why {
+            ConnectionError::TransportError(ours) => u64::from(ours.code),
+            ConnectionError::ConnectionClosed(theirs) => u64::from(theirs.error_code),
+            _ => 0,
+        };
+        if TLS_ALERTS.contains(&code) { Self::Stranger(why) } else { Self::Connection(why) }
+    }
 }
 
 impl Greeter {
@@ -169,6 +182,8 @@ impl Greeter {
     }
 }
 
+/// The codes that carry a TLS alert (RFC 9001 section 4.8).
+const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 /// What the other side gets to read beside [`Code::NameInUse`].
 pub(super) const NAME_IN_USE: &[u8] = b"another living node has this name";
 
@@ -178,7 +193,7 @@ fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
         ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
             Missed::NameInUse(address)
         }
-        _ => Missed::Connection(why),
+        _ => why.into(),
     }
 }
 

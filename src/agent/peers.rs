@@ -425,6 +425,7 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
             match greeter.answer(incoming).await {
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+                Err(why @ Missed::Stranger(_)) => tracing::warn!(event = "stranger", %from, %why),
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
         });
