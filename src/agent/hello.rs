@@ -7,7 +7,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
+    ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
+    rustls::pki_types::CertificateDer,
 };
 use tokio::time::timeout;
 
@@ -174,7 +175,7 @@ impl Greeter {
         }
         let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
         if we_came_first {
-            connection.close(Code::NameInUse.into(), NAME_IN_USE);
+            connection.close(Code::NameInUse.into(), b"");
             return Missed::Protocol("has this node's own name and was told to choose another");
         }
         connection.close(Code::Closed.into(), b"yields the name");
@@ -184,14 +185,16 @@ impl Greeter {
 
 /// The codes that carry a TLS alert (RFC 9001 section 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
-/// What the other side gets to read beside [`Code::NameInUse`].
-pub(super) const NAME_IN_USE: &[u8] = b"another living node has this name";
+/// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
+pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
+    std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
+}
 
 /// The end of a connection, as one that did not come to be.
 fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
     match &why {
         ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
-            Missed::NameInUse(address)
+            Missed::NameInUse(holder(close, address))
         }
         _ => why.into(),
     }

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Looks again and again until there is something to see.
-pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(seen) = look().await {
@@ -43,7 +43,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 }
 
 /// A program of ours with none of the tester's own settings.
-pub fn hobnob() -> Command {
+pub(crate) fn hobnob() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hobnob"));
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.stdin(Stdio::null()).kill_on_drop(true);
@@ -52,16 +52,16 @@ pub fn hobnob() -> Command {
 
 /// How a command ended.
 #[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ended {
     /// The three lines of a failure: what, why, next. Log lines may stand before them.
     #[track_caller]
-    pub fn failure(&self, code: i32) -> (String, String, String) {
+    pub(crate) fn failure(&self, code: i32) -> (String, String, String) {
         assert_eq!(self.code, Some(code), "{self:?}");
         let said: Vec<_> = self.err.lines().skip_while(|line| !line.starts_with("error: ")).collect();
         let [what, why, next] = said[..] else { panic!("not three lines: {self:?}") };
@@ -74,7 +74,7 @@ impl Ended {
 }
 
 /// Runs a command to its end.
-pub async fn finish(command: &mut Command) -> Ended {
+pub(crate) async fn finish(command: &mut Command) -> Ended {
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
     let output = tokio::time::timeout(PATIENCE, running).await.expect("it does not end").unwrap();
     let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -82,24 +82,24 @@ pub async fn finish(command: &mut Command) -> Ended {
 }
 
 /// What the nodes of one mesh share: a secret, and a folder for all they keep.
-pub struct Mesh {
-    pub folder: TempDir,
+pub(crate) struct Mesh {
+    pub(crate) folder: TempDir,
 }
 
 impl Mesh {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mesh = Self { folder: tempfile::tempdir().unwrap() };
         mesh.file("empty/.keep", "");
         mesh.file("secret", &Secret::random().reveal());
         mesh
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file that only its owner can read.
-    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
@@ -108,7 +108,7 @@ impl Mesh {
     }
 
     /// `hobnob agent` for a node that lives in the folder `home`, on free ports.
-    pub fn agent(&self, node: &str, home: &str) -> Command {
+    pub(crate) fn agent(&self, node: &str, home: &str) -> Command {
         let mut command = hobnob();
         command.args(["agent", "--node", node, "--mesh", "test", "--listen", "127.0.0.1:0"]);
         command.args(["--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
@@ -121,7 +121,7 @@ impl Mesh {
     }
 
     /// Starts a node and waits until it is ready.
-    pub async fn start(&self, node: &str, seeds: &[&Agent]) -> Agent {
+    pub(crate) async fn start(&self, node: &str, seeds: &[&Agent]) -> Agent {
         let mut command = self.agent(node, node);
         for seed in seeds {
             command.args(["--join", &seed.mesh.to_string()]);
@@ -130,12 +130,13 @@ impl Mesh {
     }
 
     /// Starts an agent by a command made with [`Mesh::agent`].
-    pub async fn launch(&self, node: &str, command: &mut Command) -> Agent {
+    pub(crate) async fn launch(&self, node: &str, command: &mut Command) -> Agent {
         let (file, log) = (self.path(&ready(node)), self.path(&format!("{node}.log")));
         drop(fs::remove_file(&file));
         let out = File::options().create(true).append(true).open(&log).unwrap();
         let mut child = command.stdout(Stdio::null()).stderr(out).spawn().unwrap();
-        let text = until(&format!("{node} is ready"), async || {
+        let what = format!("{node} is ready");
+        let text = until(&what, async || {
             let ended = child.try_wait().unwrap();
             assert!(ended.is_none(), "{node} {ended:?}: {}", read(&log));
             fs::read_to_string(&file).ok()
@@ -156,39 +157,39 @@ fn read(path: &Path) -> String {
 }
 
 /// A running `hobnob agent`.
-pub struct Agent {
-    pub child: Child,
-    pub mesh: SocketAddr,
-    pub http: SocketAddr,
-    pub dns: SocketAddr,
+pub(crate) struct Agent {
+    pub(crate) child: Child,
+    pub(crate) mesh: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) dns: SocketAddr,
     log: PathBuf,
 }
 
 impl Agent {
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         read(&self.log)
     }
 
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
     /// `kill -9`, and what is left of it.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
     /// How it ended by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it does not end").unwrap()
     }
 
     /// One call of the HTTP API: status and JSON; null where there is none.
-    pub async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+    pub(crate) async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -199,34 +200,34 @@ impl Agent {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
     }
 
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, answer) = self.call("GET", path, "").await;
         assert_eq!(status, 200, "{path}: {answer}");
         answer
     }
 
     /// Registers an instance under its service's name.
-    pub async fn register(&self, name: &str, port: u16) {
+    pub(crate) async fn register(&self, name: &str, port: u16) {
         let body = format!(r#"{{"name": "{name}", "port": {port}}}"#);
         let (status, answer) = self.call("PUT", &format!("/api/v1/registrations/{name}"), &body).await;
         assert_eq!(status, 201, "{name}: {answer}");
     }
 
     /// The ports that DNS has for a service.
-    pub async fn resolve(&self, service: &str) -> Vec<String> {
+    pub(crate) async fn resolve(&self, service: &str) -> Vec<String> {
         let name = format!("{service}.service.mesh.internal");
         let reply = dns::ask(self.dns, &name, Kind::Srv).await;
         ports(&reply.unwrap_or_else(|why| panic!("{name}: {why}")))
     }
 
     /// Waits until DNS has exactly these ports for a service.
-    pub async fn until_resolved(&self, service: &str, ports: &[&str]) {
+    pub(crate) async fn until_resolved(&self, service: &str, ports: &[&str]) {
         let what = format!("{service} is at {ports:?} by {}", self.dns);
         until(&what, async || (self.resolve(service).await == ports).then_some(())).await;
     }
 
     /// Waits until this node sees another so.
-    pub async fn until_seen(&self, node: &str, state: &str) {
+    pub(crate) async fn until_seen(&self, node: &str, state: &str) {
         let seen = |members: Value| {
             members.as_array().unwrap().iter().any(|member| member["node"] == node && member["state"] == state)
         };
@@ -236,7 +237,7 @@ impl Agent {
 }
 
 /// The third word of each SRV record's data (RFC 2782), sorted.
-pub fn ports(reply: &Reply) -> Vec<String> {
+pub(crate) fn ports(reply: &Reply) -> Vec<String> {
     let mut ports: Vec<_> =
         reply.answers.iter().map(|record| record.data.split(' ').nth(2).unwrap_or_default().to_owned()).collect();
     ports.sort();
