@@ -242,3 +242,41 @@ async fn what_was_acknowledged_survives_kill_9() {
         agent.kill().await;
     }
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_a_write_whole_and_takes_the_next_one_when_there_is_room() {
+    let mesh = Mesh::new();
+    let home = mesh.path("a");
+    std::fs::create_dir(&home).unwrap();
+    let agent = mesh.agent("a", "a");
+    let mut command = tokio::process::Command::new("unshare");
+    let small_disk =
+        "mount -t tmpfs -o size=1200k none \"$0\" && head -c 500000 /dev/zero >\"$0/filler\" && exec \"$@\"";
+    command.args(["--map-root-user", "--mount", "sh", "-c", small_disk]).arg(&home).kill_on_drop(true);
+    if !command.as_std_mut().status().is_ok_and(|status| status.success()) {
+        return; // No namespaces of one's own here, so no small disk.
+    }
+    command.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+    let agent = mesh.launch("a", &mut command).await;
+
+    let large = ["a", "b", "c", "d"].map(|key| format!("\"{key}\": \"{}\"", "x".repeat(250))).join(", ");
+    let mut stored = 0;
+    let put = async |number: usize| {
+        let body = format!(r#"{{"name": "web", "port": 80, "meta": {{{large}}}}}"#);
+        agent.call("PUT", &format!("/api/v1/registrations/web-{number}"), &body).await
+    };
+    let refusal = loop {
+        match put(stored).await {
+            (201, _) => stored += 1,
+            (status, problem) => break (status, problem),
+        }
+        assert!(stored < 5_000, "the disk is not small");
+    };
+    assert_eq!(refusal.0, 500, "{}", refusal.1);
+    assert!(refusal.1["detail"].as_str().unwrap().contains("No space left"), "{}", refusal.1);
+    assert_eq!(agent.get("/api/v1/registrations").await.as_array().unwrap().len(), stored);
+    assert!(!agent.resolve("web").await.is_empty(), "reads go on");
+    let root = format!("/proc/{}/root", agent.pid().as_raw_nonzero());
+    std::fs::remove_file(format!("{root}{}/filler", home.display())).unwrap();
+    assert_eq!(put(stored).await.0, 201, "{}", agent.log());
+}

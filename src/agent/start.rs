@@ -78,8 +78,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         writes: Writes::new(store, restored),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
-    drive.begin(&seek);
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored);
+    drive.begin(&seek);
 
     tokio::spawn(peers::listen(greeter, arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));

@@ -8,7 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc as sync_mpsc},
     thread::JoinHandle,
 };
@@ -96,9 +96,10 @@ impl Store {
         let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
+        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database) };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
-            .spawn(move || commit_groups(&database, &writes, &report))
+            .spawn(move || file.commit_groups(&writes, &report))
             .map_err(|why| blame(why.into()))?;
         Ok((Self { writer: Some((sender, thread)), completed }, found))
     }
@@ -229,23 +230,38 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
     Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers })
 }
 
-/// The store's thread: ends when the sender is gone and the queue is empty.
-fn commit_groups(
-    database: &Database,
-    writes: &sync_mpsc::Receiver<Write>,
-    completed: &mpsc::UnboundedSender<Completed>,
-) {
-    let mut group = Vec::new();
-    while let Ok(first) = writes.recv() {
-        group.push(first);
-        group.extend(writes.try_iter().take(MAX_GROUP - 1));
-        let outcome = commit(database, &group).map_err(|why| why.to_string());
-        if let Err(why) = &outcome {
-            tracing::error!(event = "store_failed", %why);
+/// What the store's thread owns.
+struct OpenFile {
+    directory: PathBuf,
+    /// None after a failure, a full disk say: redb takes nothing more until its file was opened anew.
+    database: Option<Database>,
+}
+
+impl OpenFile {
+    /// The store's thread: ends when the sender is gone and the queue is empty.
+    fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
+        let mut group = Vec::new();
+        while let Ok(first) = writes.recv() {
+            group.push(first);
+            group.extend(writes.try_iter().take(MAX_GROUP - 1));
+            let outcome = self.commit(&group).map_err(|why| why.to_string());
+            if let Err(why) = &outcome {
+                tracing::error!(event = "store_failed", %why);
+            }
+            // Nobody listens only while the agent stops.
+            let _ = completed.send(Completed { writes: group.len(), outcome });
+            group.clear();
         }
-        // Nobody listens only while the agent stops.
-        let _ = completed.send(Completed { writes: group.len(), outcome });
-        group.clear();
+    }
+
+    fn commit(&mut self, group: &[Write]) -> Result<(), Unusable> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_file(&self.directory)?,
+        };
+        commit(&database, group)?;
+        self.database = Some(database);
+        Ok(())
     }
 }
 

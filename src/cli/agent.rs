@@ -129,7 +129,6 @@ async fn serve(flags: &Flags, config: &Config) -> Result<ExitCode, Failure> {
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
     let node = Node::start(config).await?;
-    info!(node = %config.agent.node, mesh = %node.agent.address(), "listening");
     let outcome = live(flags, config, &node, &mut signals).await;
     // Whatever ended it, the others are told; who cannot wait for that says so with a second signal.
     tokio::select! {
@@ -193,7 +192,7 @@ async fn announce(flags: &Flags, node: &Node) -> Result<(), Failure> {
         }
     }
     let ready = node.ready();
-    info!(?ready, "ready");
+    info!(mesh = %ready.mesh, http = %ready.http, dns = %ready.dns, "answers are given");
     let Some(path) = &flags.ready_file else { return Ok(()) };
     let text = serde_json::to_string(&ready).map_err(|error| unwritable(path, &error.into()))?;
     ledger::replace(path, &(text + "\n")).map_err(|error| unwritable(path, &error))
