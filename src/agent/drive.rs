@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     View,
     hello::{Greeter, Missed},
-    peers::{Arrival, Holder, Parcel, Peers},
+    peers::{Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
@@ -220,6 +220,7 @@ impl Drive {
     }
 
     fn complete(&mut self, completed: &Completed) {
+        self.greeter.traffic.commits.add(1);
         let done = self.writes.confirmed(completed);
         let asked = done.iter().any(Pending::is_asked);
         for write in done {
@@ -242,7 +243,10 @@ impl Drive {
             }
             Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
             Arrival::Missed(target, why) => {
-                tracing::debug!(event = "dial_failed", ?target, %why);
+                match target {
+                    Target::Seed(seed) => tracing::warn!(event = "seed_failed", %seed, %why),
+                    Target::Peer(peer) => tracing::debug!(event = "dial_failed", %peer, %why),
+                }
                 if let Missed::NameInUse(holder) = why {
                     self.yield_name(holder.to_string());
                 }
@@ -364,7 +368,8 @@ impl Drive {
 
     fn open(&mut self, why: &str) {
         self.agenda.ready_at = None;
-        self.agenda.save_peers_at.get_or_insert_with(Instant::now);
+        // Not later, as when members come and go: who is killed soon must find the mesh again.
+        self.agenda.save_peers_at = Some(Instant::now());
         self.view.set_ready(true);
         tracing::info!(event = "ready", why);
     }
@@ -418,6 +423,7 @@ impl Drive {
         let (code, outcome) = match self.agenda.ending.take() {
             Some(Ending::Yield(why)) => (Code::Closed, Err(why)),
             Some(Ending::Leave) | None => {
+                self.save_peers();
                 // A core that is leaving already refuses, and that is fine.
                 let _ = self.mesh.command(self.clock.now(), Command::Leave);
                 self.drain();

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
+    ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
+    rustls::pki_types::CertificateDer,
 };
 use tokio::time::timeout;
 
@@ -54,12 +55,25 @@ pub(super) enum Missed {
     NameInUse(SocketAddr),
     #[error("no answer within {} s", GREETING.as_secs())]
     TimedOut,
+    #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
+    Stranger(ConnectionError),
     #[error("{0}")]
-    Connection(#[from] ConnectionError),
+    Connection(ConnectionError),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
     #[error("it {0}")]
     Protocol(&'static str),
+}
+
+impl From<ConnectionError> for Missed {
+    fn from(why: ConnectionError) -> Self {
+        let code = match &why {
+            ConnectionError::TransportError(ours) => u64::from(ours.code),
+            ConnectionError::ConnectionClosed(theirs) => u64::from(theirs.error_code),
+            _ => 0,
+        };
+        if TLS_ALERTS.contains(&code) { Self::Stranger(why) } else { Self::Connection(why) }
+    }
 }
 
 impl Greeter {
@@ -161,7 +175,7 @@ impl Greeter {
         }
         let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
         if we_came_first {
-            connection.close(Code::NameInUse.into(), NAME_IN_USE);
+            connection.close(Code::NameInUse.into(), b"");
             return Missed::Protocol("has this node's own name and was told to choose another");
         }
         connection.close(Code::Closed.into(), b"yields the name");
@@ -169,16 +183,20 @@ impl Greeter {
     }
 }
 
-/// What the other side gets to read beside [`Code::NameInUse`].
-pub(super) const NAME_IN_USE: &[u8] = b"another living node has this name";
+/// The codes that carry a TLS alert (RFC 9001 section 4.8).
+const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
+/// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
+pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
+    std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
+}
 
 /// The end of a connection, as one that did not come to be.
 fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
     match &why {
         ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
-            Missed::NameInUse(address)
+            Missed::NameInUse(holder(close, address))
         }
-        _ => Missed::Connection(why),
+        _ => why.into(),
     }
 }
 

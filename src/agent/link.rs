@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    hello,
     peers::Arrival,
     quic::{Code, MAX_STREAMS, canonical},
     traffic::Traffic,
@@ -141,7 +142,7 @@ impl Link {
             ConnectionError::ApplicationClosed(close) => match Code::of(close) {
                 Some(Code::Leave) => Gone::Left,
                 Some(Code::NameInUse) => {
-                    let holder = canonical(self.connection.remote_address());
+                    let holder = hello::holder(close, canonical(self.connection.remote_address()));
                     let _ = self.arrivals.send(Arrival::NameInUse(holder)).await;
                     Gone::Closed
                 }

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    hello::{GREETING, Greeter, Met, Missed, NAME_IN_USE},
+    hello::{GREETING, Greeter, Met, Missed},
     link::{Link, Order, PING_TIMEOUT, ping},
     quic::{Code, canonical},
 };
@@ -201,7 +201,7 @@ impl Peers {
         let Some(holder) = holder else { return self.install(newcomer) };
         let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
         tracing::warn!(event = "name_in_use", %name, %holder, %refused);
-        newcomer.connection.close(Code::NameInUse.into(), NAME_IN_USE);
+        newcomer.connection.close(Code::NameInUse.into(), holder.to_string().as_bytes());
         Vec::new()
     }
 
@@ -425,6 +425,7 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
             match greeter.answer(incoming).await {
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+                Err(why @ Missed::Stranger(_)) => tracing::warn!(event = "stranger", %from, %why),
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
         });

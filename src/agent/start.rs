@@ -25,15 +25,8 @@ use crate::{
 /// See [`Agent::start`].
 pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
-    let blame = |field, why: String| StartError::Config { field, why };
-    if config.secrets.is_empty() {
-        return Err(blame("secret", "is missing: make one with `hobnob keygen` and give it to every node".into()));
-    }
-    let tls = Tls::new(&config.mesh, &config.node, &config.secrets)
-        .map_err(|why| blame("secret", format!("is of no use: {why}")))?;
-    let [boot, seed] = [getrandom::u64(), getrandom::u64()]
-        .map(|drawn| drawn.map_err(|why| blame("node", format!("has no randomness to start with: {why}"))));
-    let (boot, seed) = (boot?, seed?);
+    let tls = identify(&config)?;
+    let [boot, seed] = draw()?;
 
     let (completions, completed) = mpsc::unbounded_channel();
     let (store, found) = open_store(&config, &clock, completions).await?;
@@ -87,8 +80,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         writes: Writes::new(store, held),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
-    drive.begin(&seek);
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored);
+    drive.begin(&seek);
 
     tokio::spawn(peers::listen(greeter, arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
@@ -100,6 +93,21 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let runtime = tokio::runtime::Handle::current();
     let shared = Shared { view, config, address: bound, clock, status, traffic, asks, seeds, events, stopped, runtime };
     Ok(Agent { shared: Arc::new(shared) })
+}
+
+/// What this node proves itself with.
+fn identify(config: &Config) -> Result<Tls, StartError> {
+    let blame = |why| StartError::Config { field: "secret", why };
+    if config.secrets.is_empty() {
+        return Err(blame("is missing: make one with `hobnob keygen` and give it to every node".into()));
+    }
+    Tls::new(&config.mesh, &config.node, &config.secrets).map_err(|why| blame(format!("is of no use: {why}")))
+}
+
+/// Two random numbers: the mark of this life of the process, and the seed of all the core's choices.
+fn draw() -> Result<[u64; 2], StartError> {
+    let blame = |why| StartError::Config { field: "node", why: format!("has no randomness to start with: {why}") };
+    Ok([getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?])
 }
 
 async fn open_store(

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc as sync_mpsc},
     thread::JoinHandle,
 };
@@ -96,10 +96,11 @@ impl Store {
         let database = open_file(directory).map_err(blame)?;
         let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
         let (sender, writes) = sync_mpsc::channel();
-        let (report, folder) = (completed.clone(), directory.to_owned());
+        let report = completed.clone();
+        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database) };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
-            .spawn(move || commit_groups(&folder, database, &writes, &report))
+            .spawn(move || file.commit_groups(&writes, &report))
             .map_err(|why| blame(why.into()))?;
         Ok((Self { writer: Some((sender, thread)), completed }, found))
     }
@@ -230,46 +231,53 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
     Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers })
 }
 
-/// The store's thread: ends when the sender is gone and the queue is empty.
-fn commit_groups(
-    directory: &Path,
-    database: Database,
-    writes: &sync_mpsc::Receiver<Write>,
-    completed: &mpsc::UnboundedSender<Completed>,
-) {
-    let mut database = Some(database);
-    let mut group = Vec::new();
-    while let Ok(first) = writes.recv() {
-        group.push(first);
-        group.extend(writes.try_iter().take(MAX_GROUP - 1));
-        let outcome = commit_group(directory, &mut database, &group);
-        if let Err(why) = &outcome {
-            tracing::error!(event = "store_failed", %why);
-        }
-        // Nobody listens only while the agent stops.
-        let _ = completed.send(Completed { writes: group.len(), outcome });
-        group.clear();
-    }
+/// What the store's thread owns.
+struct OpenFile {
+    directory: PathBuf,
+    /// None after a failure, a full disk say: redb takes nothing more until its file was opened anew.
+    database: Option<Database>,
 }
 
-/// Commits one group. After an error redb refuses all that follows, so the file is then opened anew: at once, to hold
-/// on to its lock, or else before the next group.
-fn commit_group(directory: &Path, database: &mut Option<Database>, group: &[Write]) -> Result<(), String> {
-    let attempt = || {
-        let open = database.take().map_or_else(|| open_file(directory), Ok)?;
-        commit(&open, group)?;
-        *database = Some(open);
-        Ok(())
-    };
-    // A panic would leave everybody who waits for an answer without one.
-    let outcome = match catch_unwind(AssertUnwindSafe(attempt)) {
-        Ok(outcome) => outcome.map_err(|why: Unusable| format!("{why}; free space, then try again")),
-        Err(_) => Err("the store panicked, which is a defect; the log tells more".into()),
-    };
-    if database.is_none() {
-        *database = catch_unwind(|| open_file(directory).ok()).unwrap_or_default();
+impl OpenFile {
+    /// The store's thread: ends when the sender is gone and the queue is empty.
+    fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
+        let mut group = Vec::new();
+        while let Ok(first) = writes.recv() {
+            group.push(first);
+            group.extend(writes.try_iter().take(MAX_GROUP - 1));
+            let outcome = self.commit_or_reopen(&group);
+            if let Err(why) = &outcome {
+                tracing::error!(event = "store_failed", %why);
+            }
+            // Nobody listens only while the agent stops.
+            let _ = completed.send(Completed { writes: group.len(), outcome });
+            group.clear();
+        }
     }
-    outcome
+
+    /// Commits one group. Where that fails the file is opened anew at once, to hold on to its lock, or else before the
+    /// next group.
+    fn commit_or_reopen(&mut self, group: &[Write]) -> Result<(), String> {
+        // A panic would leave everybody who waits for an answer without one.
+        let outcome = match catch_unwind(AssertUnwindSafe(|| self.commit(group))) {
+            Ok(outcome) => outcome.map_err(|why| format!("{why}; free space, then try again")),
+            Err(_) => Err("the store panicked, which is a defect; the log tells more".into()),
+        };
+        if self.database.is_none() {
+            self.database = catch_unwind(|| open_file(&self.directory).ok()).unwrap_or_default();
+        }
+        outcome
+    }
+
+    fn commit(&mut self, group: &[Write]) -> Result<(), Unusable> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_file(&self.directory)?,
+        };
+        commit(&database, group)?;
+        self.database = Some(database);
+        Ok(())
+    }
 }
 
 fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
@@ -410,13 +418,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let full = Arc::new(AtomicBool::new(false));
         let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
-        let mut database = Some(Database::builder().create_with_backend(disk).unwrap());
+        let database = Some(Database::builder().create_with_backend(disk).unwrap());
+        let mut file = OpenFile { directory: directory.path().to_owned(), database };
         let group = [Write::Row("one".try_into().unwrap(), Some(vec![1]))];
-        commit_group(directory.path(), &mut database, &group).unwrap();
+        file.commit_or_reopen(&group).unwrap();
         full.store(true, Ordering::Relaxed);
-        let why = commit_group(directory.path(), &mut database, &group).unwrap_err();
+        let why = file.commit_or_reopen(&group).unwrap_err();
         assert!(why.contains("free space, then try again"), "{why}");
-        commit_group(directory.path(), &mut database, &group).unwrap();
+        file.commit_or_reopen(&group).unwrap();
     }
 
     #[test]

@@ -22,9 +22,9 @@ pub(super) struct Node {
 pub(super) struct Ready {
     node: String,
     pid: u32,
-    mesh: SocketAddr,
-    http: SocketAddr,
-    dns: SocketAddr,
+    pub(super) mesh: SocketAddr,
+    pub(super) http: SocketAddr,
+    pub(super) dns: SocketAddr,
 }
 
 impl Node {
