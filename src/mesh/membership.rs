@@ -164,6 +164,9 @@ impl Mesh {
     }
 
     fn bury(&mut self, now: Time, id: NodeId, state: MemberState) {
+        if let Some(seen) = self.roster.get_mut(id) {
+            seen.linked = false;
+        }
         self.send_copies_of_the_gone(now, id);
         self.outbox.push(Output::Drop(id));
         if state == MemberState::Left {

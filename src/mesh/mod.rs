@@ -124,6 +124,7 @@ enum Timer {
     Swim(Alarm),
     Suspicion(NodeId, Generation),
     Knock { id: NodeId, since: Time, knocks: usize },
+    Watch,
     Publish,
     Pull { owner: NodeId, from: NodeId },
     Sync,
@@ -182,6 +183,8 @@ impl Mesh {
             let _ = mesh.put(now, &registration);
         }
         mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
+        let phase = suspicion::WATCH.mul_f64(mesh.chance());
+        mesh.timers.set(now + phase, Timer::Watch);
         mesh
     }
 
@@ -359,6 +362,7 @@ impl Mesh {
             }
             Timer::Suspicion(id, generation) => self.on_suspicion(now, id, generation),
             Timer::Knock { id, since, knocks } => self.knock(now, id, since, knocks),
+            Timer::Watch => self.watch(now),
             Timer::Publish => self.publish(now),
             Timer::Pull { owner, from } => self.pull(owner, from),
             Timer::Sync => self.sync_round(now),

@@ -80,6 +80,24 @@ impl SelfDoubt {
 }
 
 impl Mesh {
+    /// Looks after the next member on the ring, so that whoever dies in silence is missed within one period however
+    /// large the mesh. Suspects on the way are looked after too: a whole rack may have died.
+    pub(super) fn watch(&mut self, now: Time) {
+        self.timers.set(now + WATCH, Timer::Watch);
+        let mut watched = Vec::new();
+        for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.state.is_shown()) {
+            if now.since(seen.heard) >= WATCH / 2 {
+                watched.push(id);
+            }
+            if seen.state == MemberState::Alive {
+                break;
+            }
+        }
+        for id in watched {
+            self.challenge(now, id);
+        }
+    }
+
     pub(super) fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
         let others = self.roster.shown();
         let Some(seen) = self.roster.get_mut(id) else { return };
@@ -215,6 +233,8 @@ const MAX_ACCUSERS: usize = 8;
 /// The paper's S: at most nine times the probe's length.
 const MAX_DOUBT: u8 = 8;
 
+/// How often a node looks after its neighbour, unless it has just heard from it.
+pub(super) const WATCH: Duration = Duration::from_secs(1);
 /// Of a member heard from so lately nobody believes that it is dead.
 const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// How long until a suspicion without enough evidence is judged again.
