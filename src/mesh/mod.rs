@@ -188,7 +188,7 @@ impl Mesh {
         mesh
     }
 
-    /// A core that already knows `peers`, all alive: how a simulation begins in the middle of a mesh's life.
+    /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
     #[must_use]
     pub fn with_peers(
         config: Config,
@@ -198,7 +198,7 @@ impl Mesh {
     ) -> Self {
         let mut mesh = Self::new(config, registrations, now);
         for (id, generation, node) in peers.iter().filter(|(id, ..)| *id != mesh.id) {
-            mesh.roster.entry(*id, || Seen::new(*generation, now));
+            mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
             mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node)));
             mesh.swim.learn(now, *id, *generation, 0, crate::model::MemberState::Alive);
         }

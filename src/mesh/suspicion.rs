@@ -109,12 +109,16 @@ impl Mesh {
         if by == self.id {
             return;
         }
-        // The suspect's neighbours look for themselves; everybody does, in a mesh too small to have others.
-        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
-        let ahead = neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count();
-        if ahead < OBSERVERS {
+        // The suspect's neighbours look for themselves.
+        if self.observes(id) {
             self.challenge(now, id);
         }
+    }
+
+    /// Whether this node is one of a member's neighbours on the ring; all are, in a mesh too small to have others.
+    pub(super) fn observes(&self, id: NodeId) -> bool {
+        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
+        neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count() < OBSERVERS
     }
 
     /// Whether `other` comes before this node on the way clockwise from `from`.
