@@ -113,6 +113,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("register web --port 1 --address a!b", 2, "address"),
         ("members --fromat json", 2, "--format"),
         ("membres", 2, "members"),
+        ("", 2, "no command was given"),
         ("service a_b", 2, "name"),
         ("service web", 1, "web"),
         ("resolve nobody", 1, "NXDOMAIN"),

@@ -25,6 +25,7 @@ use crate::{
 /// See [`Agent::start`].
 pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
+    check(&config)?;
     let tls = identify(&config)?;
     let [boot, seed] = draw()?;
 
@@ -93,6 +94,17 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let runtime = tokio::runtime::Handle::current();
     let shared = Shared { view, config, address: bound, clock, status, traffic, asks, seeds, events, stopped, runtime };
     Ok(Agent { shared: Arc::new(shared) })
+}
+
+/// Refuses what others would refuse later: nobody can dial an unspecified address.
+fn check(config: &Config) -> Result<(), StartError> {
+    match config.advertise.filter(|address| address.ip().is_unspecified()) {
+        Some(address) => Err(StartError::Config {
+            field: "advertise",
+            why: format!("cannot be {address}: nobody reaches a node there; give it an address of this machine"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// What this node proves itself with.

@@ -5,8 +5,12 @@ use std::net::SocketAddr;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::failure::Failure;
-use crate::{agent::Agent, config::Config, dns, http};
+use super::failure::{Code, Failure};
+use crate::{
+    agent::{Agent, StartError},
+    config::Config,
+    dns, http,
+};
 
 /// An agent with its faces.
 #[derive(Debug)]
@@ -31,7 +35,10 @@ impl Node {
     /// Starts all three. Where a face cannot start, the agent leaves again.
     pub(super) async fn start(config: &Config) -> Result<Self, Failure> {
         let agent = Agent::start(config.agent.clone()).await;
-        let agent = agent.map_err(|error| Failure::new("the node did not start", error, "hobnob config show"))?;
+        let agent = agent.map_err(|error| {
+            let code = if let StartError::Config { .. } = error { Code::Usage } else { Code::Runtime };
+            Failure::new("the node did not start", error, "hobnob config show").code(code)
+        })?;
         let stop = CancellationToken::new();
         match faces(&agent, config, &stop).await {
             Ok((dns, http)) => Ok(Self { agent, dns, http, stop }),

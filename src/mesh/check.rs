@@ -100,7 +100,11 @@ impl Mesh {
         let share = OUTPUTS / checks.len().max(1);
         let status = |check: &Check| {
             let output = cut(&check.status.output, share);
-            let output = if output.len() == check.status.output.len() { Arc::clone(&check.status.output) } else { output.into() };
+            let output = if output.len() == check.status.output.len() {
+                Arc::clone(&check.status.output)
+            } else {
+                output.into()
+            };
             CheckStatus { output, ..check.status.clone() }
         };
         Some(HealthReport { checks: checks.values().map(status).collect(), maintenance: None })
