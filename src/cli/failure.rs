@@ -55,14 +55,20 @@ impl Failure {
             return Self::new("", "", "").code(Code::Help);
         }
         let text = error.render().to_string();
-        let (head, usage) = text.split_once("Usage:").unwrap_or((&text, ""));
+        // What to type next is said in our own place.
+        let text = text.split("For more information").next().unwrap_or_default();
+        let (head, usage) = text.split_once("Usage:").unwrap_or((text, ""));
         let usage = usage.lines().next().unwrap_or_default().trim();
         let (what, tip) = head.split_once("tip:").unwrap_or((head, ""));
         let what = match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command was given",
             _ => what.trim().trim_start_matches("error:"),
         };
-        let why = if tip.is_empty() { format!("the command is used like this: {usage}") } else { tip.trim().into() };
+        let why = match (tip.trim(), usage) {
+            ("", "") => "the command line does not take it".into(),
+            ("", usage) => format!("the command is used like this: {usage}"),
+            (tip, _) => tip.to_owned(),
+        };
         let command: Vec<_> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
         let command = if usage.is_empty() { "hobnob".into() } else { command.join(" ") };
         Self::new(what, why, format!("{command} --help")).code(Code::Usage)

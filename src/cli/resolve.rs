@@ -1,6 +1,6 @@
 //! `hobnob resolve`: what a node's DNS answers, and why each instance is or is not in it.
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{io, net::SocketAddr, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use hyper::{Method, StatusCode};
@@ -47,8 +47,11 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         Kind::Srv => dns::Kind::Srv,
         Kind::Txt => dns::Kind::Txt,
     };
-    let reply = dns::ask(server, &question, kind).await.map_err(|error| {
-        Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable)
+    let reply = dns::ask(server, &question, kind).await.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => {
+            Failure::new(format!("{question:?} is no domain name"), error, "hobnob resolve --help").code(Code::Usage)
+        }
+        _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
     })?;
     let service = flags.name.split('.').next().unwrap_or_default();
     let instances = instances(client, service).await?;
