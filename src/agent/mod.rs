@@ -151,7 +151,6 @@ impl Agent {
     }
 
     /// An agent's settings, one by one.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }

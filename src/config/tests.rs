@@ -53,7 +53,7 @@ fn an_unknown_key_is_blamed_with_file_line_and_a_guess() {
     let error = layer::variable("HOBNOB_LISTEN__HTPP", "x").unwrap_err();
     assert_eq!(error.to_string(), "HOBNOB_LISTEN__HTPP: unknown key `htpp`; did you mean `http`?");
     let error = layer::flag("--http", "listen.http", &"nowhere".into()).unwrap_err();
-    assert_eq!(error.to_string(), "--http: invalid socket address syntax");
+    assert_eq!(error.to_string(), "--http: is no IP address with a port, such as 127.0.0.1:8500 or [::]:7946");
 }
 
 #[test]
