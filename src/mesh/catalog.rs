@@ -4,7 +4,11 @@
 //! version of each row wins, so that merging is commutative, associative and idempotent. A delta that leaves a gap is
 //! shown but not counted (law 5): the mark waits until another delta fills it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -12,7 +16,7 @@ use super::{
     ring::Ring,
     wire::{self, DELTA_SIZE, Delta, MAX_ROW, Mark, RowUpdate},
 };
-use crate::model::{Epoch, HealthReport, InstanceId, Node, NodeId, Registration, ServiceName, Time};
+use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
 
 /// The most rows one owner may have; a registration with checks takes two.
 pub(super) const MAX_ROWS: usize = 50_000;
@@ -228,8 +232,8 @@ impl Book {
         Ok(merged)
     }
 
-    /// Merges what somebody says its owner wrote.
-    pub(super) fn merge(&mut self, now: Time, delta: &Delta<'_>) -> Merged {
+    /// Merges what somebody says its owner wrote, in the mesh called `mesh`.
+    pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, delta: &Delta<'_>) -> Merged {
         let mut merged = Merged::default();
         if delta.epoch < self.mark.epoch {
             return merged;
@@ -241,6 +245,7 @@ impl Book {
         if delta.floor > self.mark.version && delta.floor > reads_up_to {
             self.doubt(delta.floor);
         }
+        self.catch_up(delta.floor, &mut merged);
         // Below the floor to be reached only a delta that knows of it has a say: an older one would bring back the dead.
         let settled = match self.reread {
             Some(reread) if delta.floor >= reread.floor => 0,
@@ -248,7 +253,7 @@ impl Book {
             None => self.mark.floor,
         };
         for update in delta.rows.iter().filter(|update| update.version > settled) {
-            self.merge_row(now, update, &mut merged);
+            self.merge_row(now, mesh, delta.owner, update, &mut merged);
         }
         merged.gap = !self.advance(delta.from.max(settled), delta.to);
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
@@ -256,13 +261,18 @@ impl Book {
             self.mark.version = self.mark.version.max(read);
             self.fold(floor, &mut merged);
         }
-        if self.reread.is_none() && delta.floor > self.mark.floor && self.mark.version >= delta.floor {
-            self.fold(delta.floor, &mut merged);
-        }
+        self.catch_up(delta.floor, &mut merged);
         merged
     }
 
-    fn merge_row(&mut self, now: Time, update: &RowUpdate<'_>, merged: &mut Merged) {
+    /// Follows the owner's floor as far as the book was read.
+    fn catch_up(&mut self, floor: u64, merged: &mut Merged) {
+        if self.reread.is_none() && floor > self.mark.floor && self.mark.version >= floor {
+            self.fold(floor, merged);
+        }
+    }
+
+    fn merge_row(&mut self, now: Time, mesh: &MeshName, owner: NodeId, update: &RowUpdate<'_>, merged: &mut Merged) {
         let Some(key) = Key::parse(update.key) else {
             merged.bad_rows += 1;
             return;
@@ -276,17 +286,18 @@ impl Book {
         if update.version < known.0 || (update.version == known.0 && !known.1) {
             return;
         }
-        let claim = match update.body.map(|body| (body.len() <= MAX_ROW).then(|| Claim::parse(&key, body)).flatten()) {
-            None => None,
+        let parsed = update.body.map(|body| Claim::parse(&key, body).filter(|_| body.len() <= MAX_ROW));
+        let claim = match parsed {
+            None if key != Key::Node => None,
+            // A node speaks of itself, under its own name.
+            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != owner => return merged.bad_rows += 1,
             Some(Some(claim)) => Some(claim),
-            Some(None) => {
-                merged.bad_rows += 1;
-                return;
-            }
+            None | Some(None) => return merged.bad_rows += 1,
         };
         let full = self.rows.as_ref().is_some_and(|rows| {
             let grown = rows.bytes + update.body.map_or(0, <[u8]>::len);
-            grown > MAX_BOOK_BYTES || (known.0 == 0 && rows.by_key.len() >= MAX_ROWS)
+            // Twice what a writer may have: tombstones and rows about to be replaced are not held against it.
+            grown > 2 * MAX_BOOK_BYTES || (known.0 == 0 && rows.by_key.len() >= 2 * MAX_ROWS)
         });
         if full {
             merged.bad_rows += 1;
@@ -345,14 +356,11 @@ impl Book {
         *self = Self { node, ..Self::new(epoch) };
     }
 
-    /// Drops every row, as when the owner has left.
+    /// Drops every row, as when the owner has left or was Down for long. The epoch stays, so that no older one rises
+    /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
         let mut merged = Merged::default();
-        let Mark { epoch, floor, version } = self.mark;
-        let node_version = self.node_version;
-        self.replace(epoch, &mut merged);
-        self.node_version = node_version;
-        self.mark = Mark { epoch, floor: floor.max(version), version };
+        self.replace(self.mark.epoch, &mut merged);
         merged
     }
 
@@ -432,6 +440,20 @@ impl Book {
                 fresh.push((row.version, key.text(), row));
             }
         }
+        fresh.sort_unstable_by_key(|(version, ..)| *version);
+        self.pieces(owner, start, &fresh)
+    }
+
+    /// The same for a reader that stands at `start`, above the floor, given the keys of all that changed since.
+    pub(super) fn deltas_of(&self, owner: NodeId, start: u64, keys: &BTreeSet<Key>) -> Vec<Bytes> {
+        let node_row = self.node_row().filter(|_| keys.contains(&Key::Node));
+        let mut fresh: Vec<(u64, String, &Row)> =
+            node_row.iter().map(|row| (row.version, Key::Node.text(), row)).collect();
+        if let Some(rows) = &self.rows {
+            let found = keys.iter().filter_map(|key| Some((key, rows.by_key.get(key)?)));
+            fresh.extend(found.map(|(key, row)| (row.version, key.text(), row)));
+        }
+        fresh.retain(|(version, ..)| *version > start);
         fresh.sort_unstable_by_key(|(version, ..)| *version);
         self.pieces(owner, start, &fresh)
     }

@@ -97,6 +97,11 @@ pub struct Mesh {
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
     renewals: VecDeque<Time>,
+    rises: VecDeque<Time>,
+    /// After a pause, not before this.
+    judges_again: Time,
+    /// Of whose garbage was told lately.
+    complaints: BTreeSet<NodeId>,
     place: Place,
     seeds: Vec<SocketAddr>,
     leaving: bool,
@@ -105,6 +110,7 @@ pub struct Mesh {
     catalog: Catalog,
     index: Index,
     checks: Checks,
+    check_serial: u64,
     wordy: BTreeSet<InstanceId>,
 
     // How it travels.
@@ -115,6 +121,10 @@ pub struct Mesh {
     publishing: bool,
     announced: bool,
     pulling: BTreeSet<NodeId>,
+    /// With whom notes are to be compared in a moment.
+    comparing: Option<NodeId>,
+    /// What this node wrote and has not sent out.
+    fresh: BTreeSet<Key>,
     ready: bool,
 }
 
@@ -128,9 +138,9 @@ enum Timer {
     Publish,
     Pull { owner: NodeId, from: NodeId },
     Sync,
-    Revived(NodeId),
+    Compare,
     Join(u32),
-    Ttl { instance: InstanceId, check: CheckName, reports: u64 },
+    Ttl { instance: InstanceId, check: CheckName, serial: u64 },
     Expire { instance: InstanceId, check: CheckName, since: u64 },
     Words,
     Forget,
@@ -158,12 +168,16 @@ impl Mesh {
             challenged: BTreeSet::new(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
+            rises: VecDeque::new(),
+            judges_again: now,
+            complaints: BTreeSet::new(),
             place: vivaldi::ORIGIN,
             seeds: Vec::new(),
             leaving: false,
             catalog: Catalog::default(),
             index: Index::default(),
             checks: Checks::new(),
+            check_serial: 0,
             wordy: BTreeSet::new(),
             rumors: Rumors::new(id),
             sync: Sync::default(),
@@ -172,6 +186,8 @@ impl Mesh {
             publishing: false,
             announced: false,
             pulling: BTreeSet::new(),
+            comparing: None,
+            fresh: BTreeSet::new(),
             ready: false,
             config,
         };
@@ -340,10 +356,17 @@ impl Mesh {
 
     fn wake(&mut self, now: Time) {
         let due = self.deadline();
-        if now.since(due) > OVERSLEPT && due != Time::NEVER {
-            // This process was paused. What others said meanwhile is still in the socket: that is heard first.
+        if now.since(due) > OVERSLEPT && due != Time::NEVER && now >= self.judges_again {
+            // This process was paused. What others said meanwhile is still in the socket: that is heard before anybody is
+            // judged. Not for ever: who is starved all the time must judge some time.
             self.swim.doubt.raise();
-            self.timers.postpone(now, now + GRACE);
+            self.judges_again = now + GRACE * 2;
+            self.timers.postpone(now, now + GRACE, |timer| {
+                matches!(
+                    timer,
+                    Timer::Swim(_) | Timer::Suspicion(..) | Timer::Knock { .. } | Timer::Watch | Timer::Ttl { .. }
+                )
+            });
         }
         for to in self.rumors.acks(now) {
             self.send_acks(to);
@@ -366,9 +389,13 @@ impl Mesh {
             Timer::Publish => self.publish(now),
             Timer::Pull { owner, from } => self.pull(owner, from),
             Timer::Sync => self.sync_round(now),
-            Timer::Revived(peer) => self.sync_with(peer),
+            Timer::Compare => {
+                if let Some(peer) = self.comparing.take() {
+                    self.sync_with(peer);
+                }
+            }
             Timer::Join(tries) => self.seek(now, tries),
-            Timer::Ttl { instance, check, reports } => self.on_ttl(now, &instance, &check, reports),
+            Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
             Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
             Timer::Words => self.publish_words(now),
             Timer::Forget => {
@@ -389,9 +416,16 @@ impl Mesh {
         for asker in self.asked.remove(&from).unwrap_or_default() {
             self.send(asker, &Frame::Vouch(from));
         }
+        let mut heavy = 0;
         for frame in wire::frames(bytes) {
             match frame {
-                Ok(Some(frame)) => self.on_frame(now, from, frame, bytes),
+                Ok(Some(frame)) => {
+                    heavy += usize::from(frame.is_heavy());
+                    if heavy > MAX_HEAVY {
+                        return self.garbage(from, "more questions at once than any peer has");
+                    }
+                    self.on_frame(now, from, frame, bytes);
+                }
                 Ok(None) => self.stats.skipped_unknown += 1,
                 Err(malformed) => self.garbage(from, malformed.why()),
             }
@@ -443,7 +477,9 @@ impl Mesh {
 
     fn garbage(&mut self, peer: NodeId, why: &'static str) {
         self.stats.dropped_malformed += 1;
-        self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(peer) {
+            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        }
     }
 
     fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
@@ -482,6 +518,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
+/// Questions in one packet that each cost a walk over all members to answer.
+const MAX_HEAVY: usize = 8;
+/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
+const MAX_COMPLAINTS: usize = 64;
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;
 

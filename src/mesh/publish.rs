@@ -10,6 +10,7 @@ use super::{
     Mesh, Timer,
     catalog::{Book, Claim, Indexed, Key, Merged, TooLarge},
     event::{Change, Done, Rejected},
+    membership::MAX_MEMBERS,
     rumor::{Copy, Rumor},
     wire::{self, Delta, Fact, Frame, Mark, Want},
 };
@@ -25,11 +26,12 @@ impl Mesh {
     pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
         let id = self.id;
         let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
-        let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
+        let merged = book.write(now, key.clone(), claim).map_err(|too_large| match too_large {
             TooLarge::Row => Rejected::Full("60 KiB in one registration"),
             TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
         })?;
         self.merged(id, merged);
+        self.fresh.insert(key);
         let due = self.publish_after;
         if now >= due {
             self.publish(now);
@@ -82,13 +84,14 @@ impl Mesh {
         self.publishing = false;
         self.publish_after = now + COALESCE;
         let mark = self.book().mark();
+        let fresh = std::mem::take(&mut self.fresh);
         if self.published >= mark.version {
             return;
         }
         // Nobody reads a rumour below the floor: who stands there takes the whole book by sync.
-        let from = Mark { version: self.published.max(mark.floor), ..mark };
+        let start = self.published.max(mark.floor);
         self.published = mark.version;
-        for delta in self.book().deltas(self.id, from) {
+        for delta in self.book().deltas_of(self.id, start, &fresh) {
             self.spread(now, &Rumor::Rows(delta), self.id);
         }
     }
@@ -108,6 +111,7 @@ impl Mesh {
             self.spread(now, &Rumor::Rows(delta), self.id);
         }
         self.published = self.book().mark().version;
+        self.fresh.clear();
     }
 
     /// Writes the whole book again under an epoch above `taken`.
@@ -176,7 +180,7 @@ impl Mesh {
         self.send_copies(&copies);
     }
 
-    /// A rumour of rows. Forwarded before anything else is thought of: the receiver answers for its arc.
+    /// A rumour of rows. Whatever it says, it is forwarded: the receiver answers for its arc.
     pub(super) fn on_rows(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, delta: Bytes) {
         self.stats.rumors_received += 1;
         if !self.rumors.receive(now, from, seq) {
@@ -212,15 +216,28 @@ impl Mesh {
     /// Merges a delta, whoever brought it. Returns how many rows were new.
     pub(super) fn merge(&mut self, now: Time, from: NodeId, delta: &Delta<'_>) -> u64 {
         if delta.owner == self.id {
-            // Law 3: nobody tells this node what it wrote. An epoch above its own comes as a fact as well.
+            // Law 3: nobody tells this node what it wrote.
             return 0;
         }
-        if self.roster.get(delta.owner).is_none_or(|seen| seen.state == MemberState::Left) {
-            self.pull_later(now, delta.owner, from);
+        let Some(seen) = self.roster.get(delta.owner) else {
+            if self.roster.len() < MAX_MEMBERS {
+                self.pull_later(now, delta.owner, from);
+            }
+            return 0;
+        };
+        if delta.epoch > seen.generation.epoch() {
+            // A new life is announced before its book. The word was lost, or there was none.
+            self.stats.dropped_unauthorized += 1;
+            self.sync_soon(now, from);
             return 0;
         }
+        if seen.state == MemberState::Left {
+            // The last words of one who is gone.
+            return 0;
+        }
+        let mesh = &self.config.mesh;
         let book = self.catalog.entry(delta.owner, || Book::new(delta.epoch));
-        let merged = book.merge(now, delta);
+        let merged = book.merge(now, mesh, delta);
         let rows = merged.rows;
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;

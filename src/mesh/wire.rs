@@ -290,6 +290,11 @@ impl<'a> Frame<'a> {
         into[start + 1..start + FRAME_HEAD].copy_from_slice(&length.to_be_bytes());
     }
 
+    /// Whether answering it may cost a walk over all members.
+    pub(super) const fn is_heavy(&self) -> bool {
+        matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_))
+    }
+
     const fn kind(&self) -> u8 {
         match self {
             Self::Swim(_) => kind::SWIM,
