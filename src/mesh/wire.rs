@@ -5,7 +5,7 @@
 //! layout changes by a new kind. What travels on beyond its receiver (a registration, a node, a report) is a map with
 //! names, kept as the bytes its owner wrote, so that fields this version does not know survive the relay.
 //!
-//! Every decoder here is bounded before it allocates: input by [`MAX_MESSAGE`], nesting by [`MAX_DEPTH`], and a list
+//! Every decoder here is bounded before it allocates: input by [`MAX_MESSAGE`], nesting by `MAX_DEPTH`, and a list
 //! grows only by elements that are really there.
 
 use std::fmt;
