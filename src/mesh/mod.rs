@@ -4,7 +4,7 @@
 //! 1. One mutation ([`Mesh::handle`] or [`Mesh::command`]), then drain [`Mesh::poll`] to `None`.
 //! 2. `now` never goes back.
 //! 3. A book is written only by its owner.
-//! 4. A mark (epoch, floor, version) only grows, in that order.
+//! 4. A mark (epoch, floor, version) only grows, in that order. A book forgotten with its owner is read anew.
 //! 5. A rumour that leaves a gap is shown but not counted: the next sync fills the gap.
 //! 6. A tombstone outlives every sync before it is folded into the floor; a reader below the floor takes the whole book.
 //! 7. What is shown is the live rows of members that are not Down. A death edits no book.

@@ -186,7 +186,9 @@ fn marks_only_grow(members: &[Member], marks: &mut BTreeMap<NodeId, (Epoch, u64)
     for member in members {
         let now = (member.epoch, member.version);
         let highest = marks.entry(member.id).or_insert(now);
-        if now < *highest {
+        // A book that was forgotten with its owner, who left or was Down for long, is read anew.
+        let forgotten = !member.state.is_shown() && member.version == 0 && member.epoch >= highest.0;
+        if now < *highest && !forgotten {
             let what = format!("{} fell from {highest:?} to {now:?}", member.node.name);
             return Err(("4: a Mark {epoch, floor, version} only grows, in that order", what));
         }
