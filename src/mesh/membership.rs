@@ -60,7 +60,7 @@ impl Mesh {
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
         if !self.sync.done {
-            self.sync_all_with(peer);
+            self.begin_with(peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);
         }
@@ -71,6 +71,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(peer) else { return };
         seen.linked = false;
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
+        self.cut_off(peer);
         match gone {
             Gone::Left => {
                 self.judge(now, &left, Cause::Left);
