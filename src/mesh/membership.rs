@@ -332,6 +332,7 @@ impl Mesh {
         let distance = seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None }));
         // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
         distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);
         }
