@@ -59,7 +59,7 @@ impl Mesh {
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
         if !self.sync.done {
-            self.sync_all_with(peer);
+            self.begin_with(peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);
         }
@@ -70,6 +70,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(peer) else { return };
         seen.linked = false;
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
+        self.cut_off(peer);
         match gone {
             Gone::Left => {
                 self.judge(now, &left, Cause::Left);
@@ -331,6 +332,7 @@ impl Mesh {
         let distance = seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None }));
         // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
         distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);
         }

@@ -177,6 +177,11 @@ impl Rumors {
         }
     }
 
+    /// A round trip to some peer: before any copy was acknowledged, the best guess there is.
+    pub(super) fn measured(&mut self, rtt: Duration) {
+        self.delay.observe(rtt + ACK_DELAY);
+    }
+
     /// The acknowledgements owed to one peer, to ride on whatever goes there now.
     pub(super) fn owed(&mut self, to: NodeId) -> Vec<u32> {
         self.owed.remove(&to).unwrap_or_default()
@@ -201,7 +206,7 @@ impl Rumors {
             }
             self.due.pop_first();
             let Some(sent) = self.sent.remove(&(to, seq)) else { continue };
-            if sent.tries + 1 >= TRIES {
+            if sent.tries + 1 == TRIES {
                 given_up.push(Copy { to, seq, until: sent.until, rumor: sent.rumor.clone() });
             }
             copies.extend(self.again(now, roster, to, seq, sent));
@@ -210,20 +215,26 @@ impl Rumors {
         (copies, given_up)
     }
 
-    fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Option<Copy> {
+    /// The next try of a copy; after [`TRIES`] its arc passes to an heir, and `to` is told for itself alone a while yet.
+    fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Vec<Copy> {
         let Sent { rumor, until, at, tries, .. } = sent;
+        let tries = tries.saturating_add(1);
         let hopeful = roster.get(to).is_some_and(|seen| seen.state.is_shown());
-        if tries + 1 < TRIES && hopeful {
-            // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
-            let due = now + self.delay.patience(tries + 1);
-            self.due.insert((due, to, seq), ());
-            let copy = Copy { to, seq, until, rumor: rumor.clone() };
-            self.sent.insert((to, seq), Sent { rumor, until, at, due, tries: tries + 1 });
-            return Some(copy);
+        let passes_on = (tries >= TRIES || !hopeful) && until != leaf(to);
+        let mut copies = Vec::new();
+        if passes_on {
+            let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
+            copies.extend(next.and_then(|(heir, _)| self.send(now, heir, until, rumor.clone(), 0)));
         }
-        let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
-        let is_leaf = until == leaf(to);
-        next.filter(|_| !is_leaf).and_then(|(heir, _)| self.send(now, heir, until, rumor, 0))
+        if hopeful && tries < LAST_TRIES {
+            // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
+            let until = if passes_on { leaf(to) } else { until };
+            let due = now + self.delay.patience(tries);
+            self.due.insert((due, to, seq), ());
+            copies.push(Copy { to, seq, until, rumor: rumor.clone() });
+            self.sent.insert((to, seq), Sent { rumor, until, at, due, tries });
+        }
+        copies
     }
 
     /// Passes on what a peer that is gone was to forward.
@@ -233,7 +244,7 @@ impl Rumors {
         for seq in open {
             let Some(mut sent) = self.sent.remove(&(peer, seq)) else { continue };
             self.due.remove(&(sent.due, peer, seq));
-            sent.tries = TRIES;
+            sent.tries = LAST_TRIES;
             copies.extend(self.again(now, roster, peer, seq, sent));
         }
         copies
@@ -287,6 +298,8 @@ const FANOUT: usize = 8;
 const TRIES: u8 = 3;
 /// Acknowledgements gather for so long, or until something else goes the same way.
 const ACK_DELAY: Duration = Duration::from_millis(2);
+/// How often it is sent to one that is seen alive, before sync is trusted with the rest.
+const LAST_TRIES: u8 = 6;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const MIN_PATIENCE: Duration = Duration::from_millis(6);
 const MAX_PATIENCE: Duration = Duration::from_millis(500);

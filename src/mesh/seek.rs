@@ -33,10 +33,11 @@ impl Mesh {
                 return self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
             }
             // The first sync's answer did not come, or not all of it.
+            self.sync.give_up();
             if let Some(peer) = self.random_member(|seen| seen.linked && seen.state.is_shown()) {
-                self.sync_all_with(peer);
+                self.begin_with(peer);
             }
-            return self.timers.set(now + SEEK, Timer::Join(0));
+            return self.timers.set(now + SEEK * 4, Timer::Join(0));
         }
         let seeds = self.seeds.clone();
         self.dial(&seeds);

@@ -25,8 +25,17 @@ pub(super) struct Sync {
     rounds: u64,
     /// One sync was carried to its end.
     pub(super) done: bool,
+    /// With whom, until it was asked once more: it may have heard of others that joined at the same time.
+    host: Option<NodeId>,
     /// What each peer's hash was when last heard, and when.
     roots: BTreeMap<NodeId, (Time, u64)>,
+}
+
+impl Sync {
+    /// Waits no longer for answers that are under way.
+    pub(super) fn give_up(&mut self) {
+        self.open.clear();
+    }
 }
 
 impl Mesh {
@@ -84,16 +93,38 @@ impl Mesh {
         self.send(peer, &Frame::Root(root));
     }
 
-    /// Compares all with a peer without asking for its hash first: it is sure to differ.
-    pub(super) fn sync_all_with(&mut self, peer: NodeId) {
+    /// Begins the first sync with a peer: says where this node is, so that the peer can tell others, and compares all
+    /// without asking for a hash, which is sure to differ.
+    pub(super) fn begin_with(&mut self, peer: NodeId) {
+        if self.sync.open.len() >= FIRST_SYNCS {
+            return;
+        }
         self.stats.syncs_started += 1;
+        // The first piece of the book holds the node's own row; the peer asks for what it lacks of the others.
+        if let Some(delta) = self.book().deltas(self.id, Mark::default()).first() {
+            self.send(peer, &Frame::Delta(delta));
+        }
         self.send_digests(peer, |_| true, &[]);
+    }
+
+    /// A peer's answers will not come any more.
+    pub(super) fn cut_off(&mut self, peer: NodeId) {
+        let open = self.sync.open.len();
+        self.sync.open.retain(|_, (with, _)| *with != peer);
+        if self.sync.done || self.sync.open.len() == open {
+            return;
+        }
+        if let Some(other) = self.random_member(|seen| seen.linked && seen.state == MemberState::Alive) {
+            self.begin_with(other);
+        }
     }
 
     /// The regular round: one random peer, and one time in four one that may be beyond a partition.
     pub(super) fn sync_round(&mut self, now: Time) {
         self.sync.rounds += 1;
-        if self.sync.rounds.is_multiple_of(LOST_EVERY) {
+        if let Some(host) = self.sync.host.take() {
+            self.sync_with(host);
+        } else if self.sync.rounds.is_multiple_of(LOST_EVERY) {
             self.seek_the_lost();
         } else if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Alive) {
             self.sync_with(peer);
@@ -114,7 +145,7 @@ impl Mesh {
         let ours = self.root_hash();
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
-            self.synced(now);
+            self.synced(now, from);
         } else if self.roster.len() < FEW {
             self.send_digests(from, |_| true, &[]);
         } else {
@@ -126,7 +157,7 @@ impl Mesh {
         self.sync.roots.insert(from, (now, theirs));
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
-            self.synced(now);
+            self.synced(now, from);
         }
     }
 
@@ -237,6 +268,9 @@ impl Mesh {
     fn answer(&mut self, to: NodeId, mut parcel: Parcel, readers: BTreeMap<NodeId, Mark>, token: u32) {
         for (owner, mark) in readers {
             let Some((book, fact)) = self.catalog.get(owner).zip(self.fact_of(owner)) else { continue };
+            if book.mark().version == 0 {
+                continue;
+            }
             for delta in book.deltas(owner, mark) {
                 self.stats.sync_deltas_sent += 1;
                 parcel.frames(&[Frame::Facts(vec![fact]), Frame::Delta(&delta)]);
@@ -260,14 +294,15 @@ impl Mesh {
         *come += 1;
         if *come >= of {
             self.sync.open.remove(&token);
-            self.synced(now);
+            self.synced(now, from);
         }
     }
 
     /// A sync was carried to its end: answers may be given, and others may know that this node is here.
-    pub(super) fn synced(&mut self, now: Time) {
+    pub(super) fn synced(&mut self, now: Time, with: NodeId) {
         if !self.sync.done {
             self.sync.done = true;
+            self.sync.host = Some(with);
             self.sync.rounds = 0;
             let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
             self.timers.set(now + soon, Timer::Sync);
@@ -307,6 +342,8 @@ const LOST_EVERY: u64 = 4;
 const FEW: usize = 48;
 /// Standings in one stream: 60 bytes each.
 const STANDINGS: usize = 500;
+/// Peers that a node which knows nothing yet compares all with at a time: a seed is called by everybody at once.
+const FIRST_SYNCS: usize = 3;
 /// Syncs of ours whose answers we wait for at a time.
 const MAX_OPEN: usize = 64;
 /// One answer aims at this; who lacks more asks again.
