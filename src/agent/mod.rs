@@ -33,6 +33,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use builder::Builder;
@@ -90,6 +91,7 @@ struct Shared {
     status: Arc<Status>,
     traffic: Arc<Traffic>,
     asks: mpsc::Sender<Ask>,
+    counts: mpsc::Sender<oneshot::Sender<Stats>>,
     seeds: mpsc::Sender<Vec<String>>,
     events: broadcast::Sender<Event>,
     /// How the loop ended, once it has.
@@ -151,7 +153,6 @@ impl Agent {
     }
 
     /// An agent's settings, one by one.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -231,14 +232,15 @@ impl Agent {
     /// # Errors
     /// When one of them does not resolve; the others are tried all the same.
     pub async fn join(&self, seeds: &[String]) -> Result<usize, String> {
+        // First of all, so that who gives up waiting for a slow name has asked for all of them.
+        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
         let (mut found, mut troubles) = (0, Vec::new());
-        for seed in seeds {
-            match seek::resolve(seed).await {
+        for answer in join_all(seeds.iter().map(|seed| seek::resolve(seed))).await {
+            match answer {
                 Ok(addresses) => found += addresses.len(),
                 Err(why) => troubles.push(why),
             }
         }
-        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
         if troubles.is_empty() { Ok(found) } else { Err(troubles.join("; ")) }
     }
 
@@ -272,6 +274,7 @@ impl Agent {
             return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
         }
         let mut reasons = self.shared.status.troubles.load().to_vec();
+        reasons.extend(self.shared.status.failed.load().iter().cloned());
         reasons.push(format!(
             "the first sync with a peer is not done; what is stored is served after {} s",
             self.shared.config.ready_after.as_secs_f32()
@@ -282,7 +285,7 @@ impl Agent {
     /// A copy of the core's counters; all zero once it has stopped.
     pub async fn stats(&self) -> Stats {
         let (reply, stats) = oneshot::channel();
-        let _ = self.shared.asks.send(Ask::Stats(reply)).await;
+        let _ = self.shared.counts.send(reply).await;
         stats.await.unwrap_or_default()
     }
 
