@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     View,
+    clock::Clock,
     hello::{Greeter, Missed},
     peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
-    model::{CheckName, Health, InstanceId, NodeId, Registration, Time},
+    model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
 /// What handles ask of the loop.
@@ -56,30 +57,6 @@ pub(super) struct Status {
     pub(super) troubles: ArcSwap<Vec<String>>,
     /// Seeds that resolve and cannot be joined.
     pub(super) failed: ArcSwap<Vec<String>>,
-}
-
-/// This process's clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    start: Instant,
-    pub(super) unix_millis: u64,
-}
-
-impl Clock {
-    /// Starts it.
-    pub(super) fn start() -> Self {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
-    }
-
-    pub(super) fn now(&self) -> Time {
-        Time::after_start(self.start.elapsed())
-    }
-
-    fn instant(&self, at: Time) -> Instant {
-        let far = Instant::now() + FAR;
-        self.start.checked_add(at.since_start()).map_or(far, |at| at.min(far))
-    }
 }
 
 /// The queues that the loop listens to.
@@ -488,8 +465,6 @@ impl Drive {
 
 /// Inputs of one kind taken for each wake: many enough to share a publication, few enough to keep time.
 const MAX_BATCH: usize = 256;
-/// A deadline that never comes, within what a timer can hold.
-const FAR: Duration = Duration::from_secs(24 * 3600);
 /// Seeds that failed and are remembered: enough to see what is wrong.
 const MAX_FAILED: usize = 64;
 /// The fingerprint costs a walk over the books' hashes: not for each packet.

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
 
 mod builder;
+mod clock;
 mod drive;
 mod hello;
 mod link;
@@ -47,7 +48,8 @@ use crate::{
     mesh::{Done, Event, Rejected, Stats},
     model::{CheckName, Health, InstanceId, MeshName, NodeName, Registration, Time},
 };
-use drive::{Ask, Clock, Status};
+use clock::Clock;
+use drive::{Ask, Status};
 
 /// What an agent needs to start.
 #[derive(Clone, Debug)]

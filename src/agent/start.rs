@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Agent, Config, Shared, StartError, Traffic, View,
-    drive::{Agenda, Clock, Drive, Inbox, Status},
+    clock::Clock,
+    drive::{Agenda, Drive, Inbox, Status},
     hello::Greeter,
     peers::{self, Peers},
     quic,
