@@ -50,6 +50,15 @@ fn main() {
             println!("{:<66} {:>12} {:>26}   {ran:>6.1} s", row.figure, row.target, row.measured);
         }
     }
+    println!("peak resident memory: {}", peak_memory().unwrap_or_else(|| "unknown".into()));
+}
+
+/// The most memory this process ever had, as Linux counts it.
+fn peak_memory() -> Option<String> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(format!("{:.2} GB", kilobytes * 1024.0 / 1e9))
 }
 
 /// One measurement, which gives some lines of the table.

@@ -119,6 +119,8 @@ async fn a_start_that_cannot_be_is_refused_with_its_cause() {
         ("--node", "a_b", 2, "--node"),
         ("--join", "seed:0", 2, "--join"),
         ("--listen", "127.0.0.1:65536", 2, "--listen"),
+        ("--advertise", "0.0.0.0:1", 2, "advertise"),
+        ("--http", "localhost:80", 2, "such as 127.0.0.1:8500"),
     ] {
         let ended = finish(mesh.agent("b", "b").args([flag, value])).await;
         let (what, why, next) = ended.failure(code);

@@ -113,6 +113,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("register web --port 1 --address a!b", 2, "address"),
         ("members --fromat json", 2, "--format"),
         ("membres", 2, "members"),
+        ("", 2, "no command was given"),
         ("service a_b", 2, "name"),
         ("service web", 1, "web"),
         ("resolve nobody", 1, "NXDOMAIN"),
@@ -215,11 +216,11 @@ async fn signals_stop_and_reload_an_agent() {
     assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
 
     let mut b = mesh.start("b", &[&a]).await;
-    for (agent, other, signal) in [(&mut b, Some("b"), Signal::INT), (&mut a, None, Signal::TERM)] {
-        agent.signal(signal);
-        assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());
-        let _ = other;
-    }
+    b.signal(Signal::INT);
+    assert_eq!(b.ended().await.code(), Some(0), "{}", b.log());
+    a.until_seen("b", "left").await;
+    a.signal(Signal::TERM);
+    assert_eq!(a.ended().await.code(), Some(0), "{}", a.log());
     assert!(!mesh.path("a.ready").exists() && !mesh.path("b.ready").exists(), "nothing points to the dead");
 }
 

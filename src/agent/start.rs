@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     mesh::{self, Mesh},
-    model::Node,
+    model::{Epoch, Node},
 };
 
 /// See [`Agent::start`].
@@ -28,7 +28,6 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
     check(&config)?;
     let tls = identify(&config)?;
-    let [boot, seed] = draw()?;
 
     let (completions, completed) = mpsc::unbounded_channel();
     let (store, found) = open_store(&config, &clock, completions).await?;
@@ -43,18 +42,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
-    let node = describe(&config, bound);
-    let own = [node.addresses.clone(), vec![bound]].concat();
-    let peers_found = found.peers;
-    let registrations = found.registrations;
-    let core = mesh::Config {
-        mesh: config.mesh.clone(),
-        node,
-        epoch: found.epoch,
-        boot,
-        seed,
-        unix_millis: clock.unix_millis,
-    };
+    let core = core(&config, bound, found.epoch, &clock)?;
+    let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
+    let (peers_found, registrations) = (found.peers, found.registrations);
     let mesh = Mesh::new(core, registrations.clone(), clock.now());
     let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     let restored = held.len();
@@ -109,8 +99,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 /// What no peer could take from us.
 fn check(config: &Config) -> Result<(), StartError> {
     if let Some(address) = config.advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
-        let why =
-            format!("is {address}, which nobody can dial: give the address and port at which others reach this node");
+        let why = format!(
+            "cannot be {address}: nobody reaches a node there; give it an address and a port that others can dial"
+        );
         return Err(StartError::Config { field: "advertise", why });
     }
     let meta: usize = config.meta.iter().map(|(key, text)| key.len() + text.len()).sum();
@@ -130,10 +121,12 @@ fn identify(config: &Config) -> Result<Tls, StartError> {
     Tls::new(&config.mesh, &config.node, &config.secrets).map_err(|why| blame(format!("is of no use: {why}")))
 }
 
-/// Two random numbers: the mark of this life of the process, and the seed of all the core's choices.
-fn draw() -> Result<[u64; 2], StartError> {
+/// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
+fn core(config: &Config, bound: SocketAddr, epoch: Epoch, clock: &Clock) -> Result<mesh::Config, StartError> {
     let blame = |why| StartError::Config { field: "node", why: format!("has no randomness to start with: {why}") };
-    Ok([getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?])
+    let [boot, seed] = [getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?];
+    let (mesh, node) = (config.mesh.clone(), describe(config, bound));
+    Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis })
 }
 
 async fn open_store(

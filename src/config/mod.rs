@@ -3,6 +3,7 @@
 //! Each source is a *layer*: a TOML table that is checked by itself, so that a mistake is blamed on the file and line,
 //! the variable or the flag it stands in. Layers are then laid over each other: flag > environment > file > default.
 
+pub mod fuzz;
 mod layer;
 mod secrets;
 mod services;

@@ -28,7 +28,7 @@ pub fn read(path: &Path) -> Result<Vec<RegistrationDraft>, Error> {
     }
 }
 
-fn json(place: &str, text: &str) -> Result<Vec<RegistrationDraft>, Error> {
+pub(super) fn json(place: &str, text: &str) -> Result<Vec<RegistrationDraft>, Error> {
     let file: Map<String, Value> = serde_json::from_str(text)
         .map_err(|error| Error::new(format!("{place}, line {}", error.line()), error.to_string()))?;
     let mut found = Vec::new();

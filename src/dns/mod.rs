@@ -11,6 +11,7 @@
 
 mod answer;
 mod ask;
+pub mod fuzz;
 mod message;
 mod names;
 mod server;

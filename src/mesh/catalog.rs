@@ -206,14 +206,19 @@ impl Book {
         self.rows.as_ref()?.by_key.get(key)?.claim.as_ref()
     }
 
+    /// Whether so many more rows, of so many bytes together, fit.
+    pub(super) fn has_room(&self, rows: usize, bytes: usize) -> bool {
+        self.len() + rows <= MAX_ROWS && self.rows.as_ref().map_or(0, |rows| rows.bytes) + bytes <= MAX_BOOK_BYTES
+    }
+
     /// Writes one row of one's own book: a claim, or its withdrawal.
     pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<Merged, TooLarge> {
         let body = claim.as_ref().map(Claim::encode).unwrap_or_default();
-        let grown = self.rows.as_ref().map_or(0, |rows| rows.bytes) + body.len();
         if body.len() > MAX_ROW {
             return Err(TooLarge::Row);
         }
-        if claim.is_some() && (self.len() >= MAX_ROWS || grown > MAX_BOOK_BYTES) {
+        let is_new = self.rows.as_ref().is_none_or(|rows| !rows.by_key.contains_key(&key));
+        if claim.is_some() && is_new && !self.has_room(1, body.len()) {
             return Err(TooLarge::Book);
         }
         self.mark.version += 1;

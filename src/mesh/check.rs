@@ -96,7 +96,18 @@ impl Mesh {
     /// What other nodes are told of an instance's checks; `None` if it has none.
     pub(super) fn report_of(&self, instance: &InstanceId) -> Option<HealthReport> {
         let checks = self.checks.get(instance)?;
-        Some(HealthReport { checks: checks.values().map(|check| check.status.clone()).collect(), maintenance: None })
+        // However many checks there are, their words fit into one row together.
+        let share = OUTPUTS / checks.len().max(1);
+        let status = |check: &Check| {
+            let output = cut(&check.status.output, share);
+            let output = if output.len() == check.status.output.len() {
+                Arc::clone(&check.status.output)
+            } else {
+                output.into()
+            };
+            CheckStatus { output, ..check.status.clone() }
+        };
+        Some(HealthReport { checks: checks.values().map(status).collect(), maintenance: None })
     }
 
     /// A result of one check.
@@ -114,8 +125,9 @@ impl Mesh {
         let unix_millis = self.unix_millis(now);
         let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name));
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
-        let changed_words = *check.status.output != *cut(output);
-        let flipped = check.take(status, cut(output).into(), unix_millis);
+        let output = cut(output, MAX_OUTPUT);
+        let changed_words = *check.status.output != *output;
+        let flipped = check.take(status, output.into(), unix_millis);
         let (spec, reports, worst) = (check.spec.clone(), check.reports, check.status.status);
         self.expect_report(now, instance, &spec, reports);
         if flipped {
@@ -163,12 +175,14 @@ impl Mesh {
     }
 }
 
-/// The first 4 KiB of an output, cut between characters.
-fn cut(output: &str) -> &str {
-    &output[..output.floor_char_boundary(MAX_OUTPUT)]
+/// The first `most` bytes of an output, cut between characters.
+fn cut(output: &str, most: usize) -> &str {
+    &output[..output.floor_char_boundary(most)]
 }
 
 /// A check's output is kept to this.
 const MAX_OUTPUT: usize = 4096;
+/// The outputs of one instance's checks together: with the names of as many checks as it may have, that fits a row.
+const OUTPUTS: usize = 36 * 1024;
 /// Outputs that changed without a change of status are published this often.
 const WORDS_EVERY: Duration = Duration::from_secs(30);

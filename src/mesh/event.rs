@@ -116,7 +116,8 @@ pub enum Output {
     Event(Event),
     /// This instance was critical for longer than it may be and is withdrawn: forget it in the store.
     Expired(InstanceId),
-    /// Another living node has our name. The mesh cannot hold both; this one should stop.
+    /// This node had to renew more often than is sane. Another living node may have its name, or somebody lies about it:
+    /// until a minute is over it does not renew again.
     NameInUse,
 }
 

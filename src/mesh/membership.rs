@@ -72,7 +72,13 @@ impl Mesh {
         seen.linked = false;
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
         match gone {
-            Gone::Left => drop(self.judge(now, &left, Cause::Left)),
+            Gone::Left => {
+                self.judge(now, &left, Cause::Left);
+                // Who has left cannot repeat what was lost of its goodbye: its neighbours do.
+                if self.observes(peer) {
+                    self.spread(now, &Rumor::Fact(left), self.id);
+                }
+            }
             Gone::Reset | Gone::Lost => self.challenge(now, peer),
             Gone::Closed => {}
         }
@@ -164,6 +170,9 @@ impl Mesh {
     }
 
     fn bury(&mut self, now: Time, id: NodeId, state: MemberState) {
+        if let Some(seen) = self.roster.get_mut(id) {
+            seen.linked = false;
+        }
         self.send_copies_of_the_gone(now, id);
         self.outbox.push(Output::Drop(id));
         if state == MemberState::Left {

@@ -124,6 +124,7 @@ enum Timer {
     Swim(Alarm),
     Suspicion(NodeId, Generation),
     Knock { id: NodeId, since: Time, knocks: usize },
+    Watch,
     Publish,
     Pull { owner: NodeId, from: NodeId },
     Sync,
@@ -182,10 +183,12 @@ impl Mesh {
             let _ = mesh.put(now, &registration);
         }
         mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
+        let phase = suspicion::WATCH.mul_f64(mesh.chance());
+        mesh.timers.set(now + phase, Timer::Watch);
         mesh
     }
 
-    /// A core that already knows `peers`, all alive: how a simulation begins in the middle of a mesh's life.
+    /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
     #[must_use]
     pub fn with_peers(
         config: Config,
@@ -195,7 +198,7 @@ impl Mesh {
     ) -> Self {
         let mut mesh = Self::new(config, registrations, now);
         for (id, generation, node) in peers.iter().filter(|(id, ..)| *id != mesh.id) {
-            mesh.roster.entry(*id, || Seen::new(*generation, now));
+            mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
             mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node)));
             mesh.swim.learn(now, *id, *generation, 0, crate::model::MemberState::Alive);
         }
@@ -359,6 +362,7 @@ impl Mesh {
             }
             Timer::Suspicion(id, generation) => self.on_suspicion(now, id, generation),
             Timer::Knock { id, since, knocks } => self.knock(now, id, since, knocks),
+            Timer::Watch => self.watch(now),
             Timer::Publish => self.publish(now),
             Timer::Pull { owner, from } => self.pull(owner, from),
             Timer::Sync => self.sync_round(now),

@@ -26,7 +26,7 @@ impl Mesh {
         let id = self.id;
         let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
         let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
-            TooLarge::Row => Rejected::Full("48 KiB in one registration"),
+            TooLarge::Row => Rejected::Full("60 KiB in one registration"),
             TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
         })?;
         self.merged(id, merged);
@@ -47,6 +47,10 @@ impl Mesh {
         let known = self.registration(id).cloned();
         let published = registration.published();
         let same_checks = self.has_checks(id, &registration.checks);
+        if known.is_none() && !self.book().has_room(2, 2 * wire::MAX_ROW) {
+            // Asked before either of its rows is written: a refusal leaves nothing half-done.
+            return Err(Rejected::Full("50,000 rows or 32 MiB of registrations"));
+        }
         if known.as_deref() == Some(&published) && same_checks {
             return Ok(Done::Unchanged);
         }

@@ -80,6 +80,24 @@ impl SelfDoubt {
 }
 
 impl Mesh {
+    /// Looks after the next member on the ring, so that whoever dies in silence is missed within one period however
+    /// large the mesh. Suspects on the way are looked after too: a whole rack may have died.
+    pub(super) fn watch(&mut self, now: Time) {
+        self.timers.set(now + WATCH, Timer::Watch);
+        let mut watched = Vec::new();
+        for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.state.is_shown()) {
+            if now.since(seen.heard) >= WATCH / 2 {
+                watched.push(id);
+            }
+            if seen.state == MemberState::Alive {
+                break;
+            }
+        }
+        for id in watched {
+            self.challenge(now, id);
+        }
+    }
+
     pub(super) fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
         let others = self.roster.shown();
         let Some(seen) = self.roster.get_mut(id) else { return };
@@ -91,12 +109,16 @@ impl Mesh {
         if by == self.id {
             return;
         }
-        // The suspect's neighbours look for themselves; everybody does, in a mesh too small to have others.
-        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
-        let ahead = neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count();
-        if ahead < OBSERVERS {
+        // The suspect's neighbours look for themselves.
+        if self.observes(id) {
             self.challenge(now, id);
         }
+    }
+
+    /// Whether this node is one of a member's neighbours on the ring; all are, in a mesh too small to have others.
+    pub(super) fn observes(&self, id: NodeId) -> bool {
+        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
+        neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count() < OBSERVERS
     }
 
     /// Whether `other` comes before this node on the way clockwise from `from`.
@@ -215,6 +237,8 @@ const MAX_ACCUSERS: usize = 8;
 /// The paper's S: at most nine times the probe's length.
 const MAX_DOUBT: u8 = 8;
 
+/// How often a node looks after its neighbour, unless it has just heard from it.
+pub(super) const WATCH: Duration = Duration::from_secs(1);
 /// Of a member heard from so lately nobody believes that it is dead.
 const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// How long until a suspicion without enough evidence is judged again.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{
     machine::{DIAL_TIMEOUT, Dial, Link, Parcel, Target},
     queue::{Event, Route},
-    world::World,
+    world::{Seen, World},
 };
 use crate::{
     mesh::{Gone, Input},
@@ -22,11 +22,11 @@ impl World {
     /// Sends a parcel to a peer, dialling first where there is no connection.
     pub(super) fn send(&mut self, from: u32, to: NodeId, parcel: Parcel) {
         let Some(process) = self.machines[from as usize].process.as_mut() else { return };
-        if let Some(&link) = process.links.get(&to) {
+        if let Some(link) = process.link(to, &self.elders) {
             let route = Route { connection: link.connection, from, to: link.peer };
-            match self.silences.get(&(link.connection, from)) {
+            match self.silences.get(&route.key()) {
                 Some(&since) if self.now.since(since) > IDLE => {
-                    self.silences.remove(&(link.connection, from));
+                    self.silences.remove(&route.key());
                     let back = Route { from: link.peer, to: from, ..route };
                     self.queue.push(self.now, Event::Closed(back, Gone::Lost));
                 }
@@ -106,12 +106,12 @@ impl World {
 
     /// Both sides have said hello. A connection that already stands between these two processes is kept instead.
     fn connect(&mut self, from: u32, to: u32) {
-        let (from_id, to_id) = (self.machines[from as usize].id, self.machines[to as usize].id);
-        let standing = |world: &Self, at: u32, peer: NodeId| {
-            world.machines[at as usize].process.as_ref().and_then(|p| p.links.get(&peer)).map(|link| link.connection)
-        };
-        let stands = standing(self, from, to_id);
-        if stands.is_some() && stands == standing(self, to, from_id) {
+        if let Some(newcomer) = self.second_holder(from, to) {
+            self.say(newcomer, Seen::NameInUse);
+            return self.stop(newcomer as usize, Gone::Closed);
+        }
+        let stands = self.link(from, to);
+        if stands.is_some() && stands == self.link(to, from) {
             return;
         }
         self.connections += 1;
@@ -121,15 +121,37 @@ impl World {
         let (Some(from_hello), Some(to_hello)) = (hello(self, from), hello(self, to)) else { return };
         for (at, peer, hello) in [(from, to, to_hello), (to, from, from_hello)] {
             let peer_id = hello.id;
-            // Two holders of one name have nothing to say to each other but this hello.
-            if from_id != to_id
-                && let Some(process) = self.machines[at as usize].process.as_mut()
-            {
-                process.links.insert(peer_id, Link { connection, peer });
+            if let Some(process) = self.machines[at as usize].process.as_mut() {
+                process.tie(peer_id, Link { connection, peer });
             }
             self.deliver(at, Input::Connected(hello));
             self.deliver(at, Input::Rtt(peer_id, round_trip));
         }
+    }
+
+    /// The connection that `at` has with the machine `peer`.
+    fn link(&self, at: u32, peer: u32) -> Option<u32> {
+        let link = self.machines[at as usize].process.as_ref()?.link(self.machines[peer as usize].id, &self.elders)?;
+        (link.peer == peer).then_some(link.connection)
+    }
+
+    /// Of two sides that have said hello, the one whose name belongs to another. Two holders see it by themselves, and
+    /// the younger yields; anybody else asks the holder he knows first whether it lives, as the agent does.
+    fn second_holder(&self, from: u32, to: u32) -> Option<u32> {
+        let machine = |n: u32| &self.machines[n as usize];
+        if machine(from).id == machine(to).id {
+            let age = |n: u32| machine(n).process.as_ref().map(|p| (p.mesh.hello().generation, p.mesh.hello().boot));
+            return Some(if age(from) < age(to) { to } else { from });
+        }
+        [(from, to), (to, from)].into_iter().find_map(|(at, newcomer)| {
+            let id = machine(newcomer).id;
+            let mesh = &machine(at).process.as_ref()?.mesh;
+            let known = mesh.member(id).filter(|member| member.state.is_shown())?;
+            let holder = *self.addresses.get(&known.address()?)?;
+            let lives = holder != newcomer && machine(holder).id == id && self.is_awake(holder);
+            let answers = !self.walls.between(at, holder) && !self.walls.between(holder, at);
+            (lives && answers).then_some(newcomer)
+        })
     }
 
     pub(super) fn dial_failed(&mut self, dial: Dial) {
@@ -159,7 +181,7 @@ impl World {
     /// A stream comes to its machine; behind a wall it is sent again until the connection is given up.
     pub(super) fn message(&mut self, route: Route, bytes: Bytes, sent: Time) {
         if self.walls.between(route.from, route.to) || self.walls.between(route.to, route.from) {
-            self.silences.entry((route.connection, route.from)).or_insert(self.now);
+            self.silences.entry(route.key()).or_insert(self.now);
             if self.now.since(sent) < IDLE {
                 self.queue.push(self.now + RETRY, Event::Message(route, bytes, sent));
             }
@@ -176,20 +198,20 @@ impl World {
             Some(_) if self.walls.between(from, to) => None,
             Some(process) => {
                 let id = self.machines[from as usize].id;
-                Some(process.links.get(&id).is_some_and(|link| link.connection == connection))
+                Some(process.link(id, &self.elders).is_some_and(|link| link.connection == connection))
             }
             None => None,
         };
         match known {
             Some(true) => {
                 if !self.silences.is_empty() {
-                    self.silences.remove(&(connection, from));
+                    self.silences.remove(&route.key());
                 }
                 return true;
             }
             Some(false) if !self.is_older(connection, to) => self.answer(route, Gone::Closed),
             Some(false) if self.settings.network.resets => self.answer(route, Gone::Reset),
-            _ => drop(self.silences.entry((connection, from)).or_insert(self.now)),
+            _ => drop(self.silences.entry(route.key()).or_insert(self.now)),
         }
         false
     }
@@ -213,8 +235,8 @@ impl World {
         }
         let peer = self.machines[from as usize].id;
         let Some(process) = self.machines[to as usize].process.as_mut() else { return };
-        if process.links.get(&peer).is_some_and(|link| link.connection == connection) {
-            process.links.remove(&peer);
+        if process.link(peer, &self.elders).is_some_and(|link| link.connection == connection) {
+            process.untie(peer);
             self.deliver(to, Input::Disconnected(peer, gone));
         }
     }
@@ -223,7 +245,8 @@ impl World {
     pub(super) fn hang_up(&mut self, at: u32, peer: NodeId, gone: Gone) {
         let Some(process) = self.machines[at as usize].process.as_mut() else { return };
         process.waiting.remove(&peer);
-        if let Some(link) = process.links.remove(&peer) {
+        if let Some(link) = process.link(peer, &self.elders) {
+            process.untie(peer);
             let route = Route { connection: link.connection, from: at, to: link.peer };
             let delay = self.settings.network.delay(at, link.peer, &mut self.rng);
             self.queue.push(self.now + delay, Event::Closed(route, gone));

@@ -1,6 +1,11 @@
 //! One machine: what its disk keeps, and the process that runs on it, if one does.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -58,12 +63,54 @@ pub(super) struct Process {
     pub(super) paused: Option<Vec<Event>>,
     /// The earliest wake-up in the queue.
     pub(super) wake: Time,
-    pub(super) links: BTreeMap<NodeId, Link>,
+    links: BTreeMap<NodeId, Link>,
+    /// Whom it has lost of those it was linked with from birth; `None` for one that was born alone. Ten thousand
+    /// machines have too many pairs to write each down.
+    parted: Option<BTreeSet<NodeId>>,
     /// What waits for a dial, by the peer dialled.
     pub(super) waiting: BTreeMap<NodeId, Vec<Parcel>>,
 }
 
 impl Process {
+    pub(super) fn born(mesh: Mesh, now: Time, first_connection: u32, birth: Birth) -> Self {
+        Self {
+            mesh,
+            started: now,
+            first_connection,
+            paused: None,
+            wake: Time::NEVER,
+            links: BTreeMap::new(),
+            parted: (birth == Birth::Linked).then(BTreeSet::new),
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// Its end of the connection with `peer`, whose machine is `n`.
+    pub(super) fn link(&self, peer: NodeId, elders: &BTreeMap<NodeId, u32>) -> Option<Link> {
+        let from_birth = || {
+            let standing = self.parted.as_ref().is_some_and(|parted| !parted.contains(&peer));
+            elders.get(&peer).filter(|_| standing).map(|&peer| Link { connection: ELDERS, peer })
+        };
+        self.links.get(&peer).copied().or_else(from_birth)
+    }
+
+    pub(super) fn tie(&mut self, peer: NodeId, link: Link) {
+        self.untie(peer);
+        self.links.insert(peer, link);
+    }
+
+    pub(super) fn untie(&mut self, peer: NodeId) {
+        self.links.remove(&peer);
+        self.parted.as_mut().map(|parted| parted.insert(peer));
+    }
+
+    /// Everybody it has a connection with.
+    pub(super) fn linked(&self, elders: &BTreeMap<NodeId, u32>) -> Vec<NodeId> {
+        let candidates = self.parted.iter().flat_map(|_| elders.keys()).chain(self.links.keys());
+        let known: BTreeSet<NodeId> = candidates.copied().collect();
+        known.into_iter().filter(|peer| *peer != self.mesh.id() && self.link(*peer, elders).is_some()).collect()
+    }
+
     /// The world's time as this process counts it.
     pub(super) fn local(&self, now: Time) -> Time {
         Time::after_start(now.since(self.started))
@@ -76,6 +123,15 @@ impl Process {
             at => self.started + at.since_start(),
         }
     }
+}
+
+/// How a process comes into the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// It has to dial.
+    Alone,
+    /// It is connected with all that were born like it.
+    Linked,
 }
 
 /// One end of a connection.
@@ -137,6 +193,8 @@ pub(super) struct Dial {
     pub(super) fails: Time,
 }
 
+/// The connection that stands for all those from birth.
+pub(super) const ELDERS: u32 = 1;
 /// The wall clock when a world begins: 2026-01-01.
 const EPOCH_START: u64 = 1_767_225_600_000;
 /// After so long a dial has failed.

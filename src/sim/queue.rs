@@ -18,6 +18,13 @@ pub(super) struct Route {
     pub(super) to: u32,
 }
 
+impl Route {
+    /// Names one direction of one connection.
+    pub(super) const fn key(self) -> (u32, u32, u32) {
+        (self.connection, self.from, self.to)
+    }
+}
+
 /// What will happen.
 #[derive(Debug)]
 pub(super) enum Event {

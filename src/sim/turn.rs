@@ -1,12 +1,10 @@
 //! One turn of the world: an event is handled by its machine's core, all that the core wants is carried out, the laws
 //! are checked.
 
-use std::collections::BTreeMap;
-
 use rand::RngExt;
 
 use super::{
-    machine::{Parcel, Process, Target},
+    machine::{Birth, Parcel, Process, Target},
     queue::Event,
     world::{Journal, Seen, World, mesh_name, number},
 };
@@ -125,7 +123,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, n: u32, seen: Seen) {
+    pub(super) fn say(&mut self, n: u32, seen: Seen) {
         let kept = match (self.settings.journal, &seen) {
             (Journal::Off, _) => false,
             (Journal::Events, Seen::Changed(_)) => false,
@@ -150,8 +148,8 @@ impl World {
 
     /// Closes all connections in order and ends the process.
     pub(super) fn stop(&mut self, n: usize, gone: Gone) {
-        let links = self.machines[n].process.as_ref().map(|process| process.links.keys().copied().collect());
-        let peers: Vec<NodeId> = links.unwrap_or_default();
+        let Some(process) = &self.machines[n].process else { return };
+        let peers: Vec<NodeId> = process.linked(&self.elders);
         peers.into_iter().for_each(|peer| self.hang_up(number(n), peer, gone));
         self.crash(n);
     }
@@ -166,18 +164,10 @@ impl World {
         mesh::Config { mesh: mesh_name(), node: machine.node.clone(), epoch, boot, seed, unix_millis }
     }
 
-    pub(super) fn begin(&mut self, n: usize, core: impl FnOnce(Time) -> Mesh) {
+    pub(super) fn begin(&mut self, n: usize, birth: Birth, core: impl FnOnce(Time) -> Mesh) {
         let machine = &mut self.machines[n];
         machine.life += 1;
-        machine.process = Some(Process {
-            mesh: core(Time::ZERO),
-            started: self.now,
-            first_connection: self.connections + 1,
-            paused: None,
-            wake: Time::NEVER,
-            links: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-        });
+        machine.process = Some(Process::born(core(Time::ZERO), self.now, self.connections + 1, birth));
         self.oracle.started(n);
         self.drain(number(n));
     }

@@ -11,7 +11,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 use super::{
-    machine::{Disk, Machine, Traffic},
+    machine::{Birth, Disk, ELDERS, Machine, Traffic},
     network::{Network, Walls},
     oracle::{Depth, Oracle},
     queue::{Event, Queue},
@@ -77,8 +77,10 @@ pub struct World {
     pub(super) walls: Walls,
     /// The number of the youngest connection.
     pub(super) connections: u32,
-    /// Since when a connection's parcels from a machine go unanswered.
-    pub(super) silences: BTreeMap<(u32, u32), Time>,
+    /// Machines that were linked with each other from birth.
+    pub(super) elders: BTreeMap<NodeId, u32>,
+    /// Since when what is sent over a connection goes unanswered: by connection, sender, receiver.
+    pub(super) silences: BTreeMap<(u32, u32, u32), Time>,
     pub(super) oracle: Oracle,
     pub(super) moves: u32,
     pub(super) steps: u64,
@@ -100,6 +102,7 @@ impl World {
             addresses: BTreeMap::new(),
             walls: Walls::default(),
             connections: 0,
+            elders: BTreeMap::new(),
             silences: BTreeMap::new(),
             moves: 0,
             steps: 0,
@@ -117,7 +120,7 @@ impl World {
         world
     }
 
-    /// A world of `machines` that have known each other for long.
+    /// A world of `machines` that have known each other for long: each has a connection with each.
     #[must_use]
     pub fn warm(settings: Settings, machines: usize) -> Self {
         let mut world = Self::new(settings);
@@ -130,8 +133,10 @@ impl World {
             .collect();
         for n in 0..machines {
             let config = world.boot(n);
-            world.begin(n, |now| Mesh::with_peers(config, Vec::new(), &peers, now));
+            world.begin(n, Birth::Linked, |now| Mesh::with_peers(config, Vec::new(), &peers, now));
         }
+        world.elders = world.machines.iter().zip(0..).map(|(machine, n)| (machine.id, n)).collect();
+        world.connections = ELDERS;
         world
     }
 
@@ -170,7 +175,7 @@ impl World {
         let own = machine.address();
         let known = machine.seeds.iter().chain(&machine.disk.peers).filter(|&&at| Some(at) != own);
         let join = Command::Join(known.copied().collect());
-        self.begin(n, |now| Mesh::new(config, registrations, now));
+        self.begin(n, Birth::Alone, |now| Mesh::new(config, registrations, now));
         self.command(n, join);
     }
 

@@ -1,0 +1,5 @@
+//! `hobnob::mesh::fuzz::hello` says what must hold.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hobnob::mesh::fuzz::hello(bytes));

@@ -1,0 +1,5 @@
+//! `hobnob::mesh::fuzz::wire` says what must hold.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| hobnob::mesh::fuzz::wire(bytes));
