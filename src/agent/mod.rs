@@ -120,6 +120,14 @@ pub enum StartError {
         /// What is wrong.
         why: String,
     },
+    /// Another process uses the data directory.
+    #[error(
+        "cannot use data directory {path}: another agent is using it: stop that one, or give this one another --data-dir"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A setting makes no sense.
     #[error("{field} {why}")]
     Config {

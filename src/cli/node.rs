@@ -70,6 +70,7 @@ impl Node {
 fn unstarted(error: StartError) -> Failure {
     let (code, next) = match &error {
         StartError::Config { .. } => (Code::Usage, "hobnob config show".into()),
+        StartError::InUse { .. } => (Code::Runtime, "hobnob agent --data-dir DIR".into()),
         StartError::Data { path, .. } => (Code::Usage, format!("ls -ld {}", path.display())),
         StartError::Listen { address, .. } => (Code::Runtime, format!("hobnob agent --listen {}", any_port(*address))),
     };
