@@ -170,7 +170,18 @@ async fn a_watcher_gets_a_snapshot_and_changes_until_the_end() {
 async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
     let node = start().await;
     let (_, status) = node.call("GET", "/api/v1/status", "").await;
-    let expected = ["agreement", "fingerprint", "instances", "members", "mesh", "node", "ready", "services", "version"];
+    let expected = [
+        "addresses",
+        "agreement",
+        "fingerprint",
+        "instances",
+        "members",
+        "mesh",
+        "node",
+        "ready",
+        "services",
+        "version",
+    ];
     assert_eq!(keys(&status), expected);
     assert_eq!(status["members"], json!({"alive": 1, "suspect": 0, "down": 0, "left": 0}));
     let (_, members) = node.call("GET", "/api/v1/members", "").await;

@@ -4,13 +4,13 @@
 //! was told "done" sees it. It waits for nothing but its queues and its timer: not for a peer, a dial or the disk.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,16 +22,17 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     View,
+    clock::Clock,
     hello::{Greeter, Missed},
-    peers::{Arrival, Holder, Parcel, Peers},
+    peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
-    writes::{Reply, Told, Writes},
+    writes::{Pending, Reply, Told, Writes},
 };
 use crate::{
     mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
-    model::{CheckName, Health, InstanceId, NodeId, Registration, Time},
+    model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
 /// What handles ask of the loop.
@@ -42,8 +43,6 @@ pub(super) enum Ask {
     Remove { id: InstanceId, reply: Reply<()> },
     /// A program's word on its own check.
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
-    /// The core's counters.
-    Stats(oneshot::Sender<Stats>),
     /// Say goodbye and stop.
     Leave,
 }
@@ -56,35 +55,15 @@ pub(super) struct Status {
     pub(super) agreement: AtomicU64,
     /// Seeds that do not resolve, as sentences.
     pub(super) troubles: ArcSwap<Vec<String>>,
-}
-
-/// This process's clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    start: Instant,
-    pub(super) unix_millis: u64,
-}
-
-impl Clock {
-    /// Starts it.
-    pub(super) fn start() -> Self {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
-    }
-
-    pub(super) fn now(&self) -> Time {
-        Time::after_start(self.start.elapsed())
-    }
-
-    fn instant(&self, at: Time) -> Instant {
-        let far = Instant::now() + FAR;
-        self.start.checked_add(at.since_start()).map_or(far, |at| at.min(far))
-    }
+    /// Seeds that resolve and cannot be joined.
+    pub(super) failed: ArcSwap<Vec<String>>,
 }
 
 /// The queues that the loop listens to.
 pub(super) struct Inbox {
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Who wants the core's counters. A queue of its own: asks wait while the disk is behind.
+    pub(super) counts: mpsc::Receiver<oneshot::Sender<Stats>>,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
     pub(super) completed: mpsc::UnboundedReceiver<Completed>,
 }
@@ -112,8 +91,12 @@ pub(super) struct Agenda {
     told: Vec<Told>,
     /// When to serve what is stored, mesh or not; `None` once answers are given.
     ready_at: Option<Instant>,
-    /// When the fingerprint was last computed.
-    summed_at: Instant,
+    /// From when on the fingerprint may be computed again.
+    sum_at: Instant,
+    /// Whether something has changed since it was: then the loop wakes for it.
+    unsummed: bool,
+    /// Why seeds are of no use; empty while anybody is connected.
+    failed: BTreeMap<SocketAddr, String>,
     save_peers_at: Option<Instant>,
     saved_peers: Vec<KnownPeer>,
     ending: Option<Ending>,
@@ -133,7 +116,9 @@ impl Agenda {
             changed: BTreeSet::new(),
             told: Vec::new(),
             ready_at: Some(now + ready_after),
-            summed_at: now,
+            sum_at: now,
+            unsummed: false,
+            failed: BTreeMap::new(),
             save_peers_at: None,
             saved_peers,
             ending: None,
@@ -144,7 +129,7 @@ impl Agenda {
 impl Drive {
     /// Publishes what was restored, before anybody can ask. With nobody to `seek`, that is all there is to know.
     pub(super) fn begin(&mut self, seek: &Seek) {
-        for registration in self.mesh.registrations() {
+        for registration in self.writes.own() {
             self.view.set_registration(&registration.id, Some(Arc::clone(registration)));
         }
         self.agenda.changed.extend(self.mesh.services().cloned().map(Change::Service));
@@ -170,6 +155,7 @@ impl Drive {
                     None => self.agenda.ending = Some(Ending::Leave),
                 },
                 Some(arrival) = inbox.arrivals.recv() => self.arrive(arrival),
+                Some(reply) = inbox.counts.recv() => drop(reply.send(self.mesh.stats())),
                 Some(completed) = inbox.completed.recv() => self.complete(&completed),
                 () = &mut timer => {}
             }
@@ -200,16 +186,12 @@ impl Drive {
 
     fn ask(&mut self, ask: Ask) {
         let told = match ask {
-            Ask::Put { registration, row, reply } => self.writes.put(&self.mesh, registration, row, reply),
-            Ask::Remove { id, reply } => self.writes.remove(&self.mesh, id, reply),
+            Ask::Put { registration, row, reply } => self.writes.put(registration, row, reply),
+            Ask::Remove { id, reply } => self.writes.remove(id, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
-            }
-            Ask::Stats(reply) => {
-                let _ = reply.send(self.mesh.stats());
-                None
             }
             Ask::Leave => {
                 self.agenda.ending = Some(Ending::Leave);
@@ -220,11 +202,17 @@ impl Drive {
     }
 
     fn complete(&mut self, completed: &Completed) {
-        for write in self.writes.confirmed(completed) {
+        self.greeter.traffic.commits.add(1);
+        let done = self.writes.confirmed(completed);
+        let asked = done.iter().any(Pending::is_asked);
+        for write in done {
             let now = self.clock.now();
             let told = self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome);
             self.agenda.told.extend(told);
             self.drain();
+        }
+        if asked {
+            self.writes.mend();
         }
     }
 
@@ -237,14 +225,20 @@ impl Drive {
             }
             Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
             Arrival::Missed(target, why) => {
-                tracing::debug!(event = "dial_failed", ?target, %why);
-                if let Missed::NameInUse(holder) = why {
-                    self.yield_name(holder.to_string());
+                match target {
+                    Target::Seed(seed) => self.note_failed(seed, &why),
+                    Target::Peer(peer) => tracing::debug!(event = "dial_failed", %peer, %why),
+                }
+                match why {
+                    Missed::NameInUse(holder) => self.yield_name(holder),
+                    Missed::NameSaidInUse(holder) => self.check_holder(holder),
+                    _ => {}
                 }
                 self.peers.miss(target).into_iter().collect()
             }
             Arrival::Ended { peer, serial, gone } => self.peers.end(peer, serial, gone).into_iter().collect(),
-            Arrival::NameInUse(holder) => return self.yield_name(holder.to_string()),
+            Arrival::NameInUse(holder) => return self.yield_name(holder),
+            Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
         };
         for input in inputs {
@@ -285,11 +279,12 @@ impl Drive {
                 Output::Event(event) => self.tell(event),
                 Output::Expired(id) => {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
-                    // Nobody waits for the answer.
-                    let told = self.writes.remove(&self.mesh, id, oneshot::channel().0);
-                    self.agenda.told.extend(told);
+                    self.writes.expire(&self.view, id);
                 }
-                Output::NameInUse => self.yield_name("an address that the mesh did not tell".into()),
+                Output::NameInUse => tracing::warn!(
+                    event = "renewals_exhausted",
+                    "this node is taken for dead again and again; is another one of its name alive?"
+                ),
             }
         }
     }
@@ -310,7 +305,25 @@ impl Drive {
         let _ = self.events.send(event);
     }
 
-    fn yield_name(&mut self, holder: String) {
+    /// Says once why a seed is of no use, and keeps it for whoever asks why this node is not ready.
+    fn note_failed(&mut self, seed: SocketAddr, why: &Missed) {
+        let why = why.to_string();
+        let failed = &mut self.agenda.failed;
+        if failed.get(&seed) == Some(&why) || failed.len() >= MAX_FAILED {
+            return;
+        }
+        tracing::warn!(event = "seed_failed", %seed, why);
+        failed.insert(seed, why);
+        let sentences = failed.iter().map(|(seed, why)| format!("seed {seed} cannot be joined: {why}"));
+        self.status.failed.store(Arc::new(sentences.collect()));
+    }
+
+    /// A peer says that we share our name: before we go, the other one must answer.
+    fn check_holder(&self, holder: SocketAddr) {
+        tokio::spawn(peers::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
+    }
+
+    fn yield_name(&mut self, holder: SocketAddr) {
         let name = &self.greeter.hello.load().node.name;
         self.agenda.ending = Some(Ending::Yield(format!(
             "another living node is called {name} at {holder}; give this one another name with --node"
@@ -320,12 +333,16 @@ impl Drive {
     /// Publishes each changed name once, then lets the replies go.
     fn publish(&mut self) {
         let now = Instant::now();
-        if !self.agenda.changed.is_empty() || now - self.agenda.summed_at > SUM_EVERY {
-            self.agenda.summed_at = now;
+        self.agenda.unsummed |= !self.agenda.changed.is_empty();
+        if self.agenda.sum_at <= now {
+            self.agenda.sum_at = now + SUM_EVERY;
+            self.agenda.unsummed = false;
             self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
-        for change in std::mem::take(&mut self.agenda.changed) {
+        let changed = std::mem::take(&mut self.agenda.changed);
+        let advances = !changed.is_empty();
+        for change in changed {
             match change {
                 Change::Service(name) => self.view.set_service(&name, self.mesh.service(&name)),
                 Change::Member(id) => self.publish_member(id),
@@ -333,8 +350,15 @@ impl Drive {
                 Change::Ready => {}
             }
         }
+        if advances {
+            self.view.advance();
+        }
         let links = self.peers.links();
         self.links.send_if_modified(|known| std::mem::replace(known, links) != links);
+        if links > 0 && !self.agenda.failed.is_empty() {
+            self.agenda.failed.clear();
+            self.status.failed.store(Arc::default());
+        }
         if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
             self.open("the first sync is done, or there is nobody to sync with");
         }
@@ -361,14 +385,16 @@ impl Drive {
 
     fn open(&mut self, why: &str) {
         self.agenda.ready_at = None;
-        self.agenda.save_peers_at.get_or_insert_with(Instant::now);
+        // Not later, as when members come and go: who is killed soon must find the mesh again.
+        self.agenda.save_peers_at = Some(Instant::now());
         self.view.set_ready(true);
         tracing::info!(event = "ready", why);
     }
 
     /// The earliest of all that waits for a moment.
     fn wake_at(&self) -> Instant {
-        let own = [self.agenda.ready_at, self.agenda.save_peers_at].into_iter().flatten().min();
+        let sum_at = self.agenda.unsummed.then_some(self.agenda.sum_at);
+        let own = [self.agenda.ready_at, self.agenda.save_peers_at, sum_at].into_iter().flatten().min();
         let core = self.clock.instant(self.mesh.deadline());
         own.map_or(core, |own| own.min(core))
     }
@@ -415,6 +441,7 @@ impl Drive {
         let (code, outcome) = match self.agenda.ending.take() {
             Some(Ending::Yield(why)) => (Code::Closed, Err(why)),
             Some(Ending::Leave) | None => {
+                self.save_peers();
                 // A core that is leaving already refuses, and that is fine.
                 let _ = self.mesh.command(self.clock.now(), Command::Leave);
                 self.drain();
@@ -438,8 +465,8 @@ impl Drive {
 
 /// Inputs of one kind taken for each wake: many enough to share a publication, few enough to keep time.
 const MAX_BATCH: usize = 256;
-/// A deadline that never comes, within what a timer can hold.
-const FAR: Duration = Duration::from_secs(24 * 3600);
+/// Seeds that failed and are remembered: enough to see what is wrong.
+const MAX_FAILED: usize = 64;
 /// The fingerprint costs a walk over the books' hashes: not for each packet.
 const SUM_EVERY: Duration = Duration::from_secs(1);
 /// Members come and go in flocks: one write for all.

@@ -7,7 +7,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use quinn::{
-    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
+    ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
+    rustls::pki_types::CertificateDer,
 };
 use tokio::time::timeout;
 
@@ -52,14 +53,29 @@ pub(super) enum Missed {
     Ourselves,
     #[error("another living node has this node's name")]
     NameInUse(SocketAddr),
+    #[error("a peer says that another node, at {0}, has this node's name")]
+    NameSaidInUse(SocketAddr),
     #[error("no answer within {} s", GREETING.as_secs())]
     TimedOut,
+    #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
+    Stranger(ConnectionError),
     #[error("{0}")]
-    Connection(#[from] ConnectionError),
+    Connection(ConnectionError),
     #[error("{0}")]
     Connect(#[from] quinn::ConnectError),
     #[error("it {0}")]
     Protocol(&'static str),
+}
+
+impl From<ConnectionError> for Missed {
+    fn from(why: ConnectionError) -> Self {
+        let code = match &why {
+            ConnectionError::TransportError(ours) => u64::from(ours.code),
+            ConnectionError::ConnectionClosed(theirs) => u64::from(theirs.error_code),
+            _ => 0,
+        };
+        if TLS_ALERTS.contains(&code) { Self::Stranger(why) } else { Self::Connection(why) }
+    }
 }
 
 impl Greeter {
@@ -129,14 +145,13 @@ impl Greeter {
         expected: Option<NodeId>,
         side: Side,
     ) -> Result<Met, Missed> {
-        let address = canonical(connection.remote_address());
         let checked = heard.and_then(|hello| {
             self.check(&connection, &hello)?;
             Ok(hello)
         });
         let hello = match checked {
             Ok(hello) => hello,
-            Err(Broken::Lost(why)) => return Err(lost(why, address)),
+            Err(Broken::Lost(why)) => return Err(self.lost(&connection, why)),
             Err(Broken::Protocol(why)) => {
                 connection.close(Code::Protocol.into(), why.as_bytes());
                 return Err(Missed::Protocol(why));
@@ -161,25 +176,31 @@ impl Greeter {
         }
         let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
         if we_came_first {
-            connection.close(Code::NameInUse.into(), NAME_IN_USE);
+            connection.close(Code::NameInUse.into(), b"");
             return Missed::Protocol("has this node's own name and was told to choose another");
         }
         connection.close(Code::Closed.into(), b"yields the name");
         Missed::NameInUse(canonical(connection.remote_address()))
     }
+
+    /// The end of a connection, as one that did not come to be.
+    fn lost(&self, connection: &Connection, why: ConnectionError) -> Missed {
+        let peer = canonical(connection.remote_address());
+        match &why {
+            ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
+                let is_namesake = proven_id(connection, &self.mesh) == Some(self.hello.load().id);
+                if is_namesake { Missed::NameInUse(peer) } else { Missed::NameSaidInUse(holder(close, peer)) }
+            }
+            _ => why.into(),
+        }
+    }
 }
 
-/// What the other side gets to read beside [`Code::NameInUse`].
-pub(super) const NAME_IN_USE: &[u8] = b"another living node has this name";
-
-/// The end of a connection, as one that did not come to be.
-fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
-    match &why {
-        ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
-            Missed::NameInUse(address)
-        }
-        _ => Missed::Connection(why),
-    }
+/// The codes that carry a TLS alert (RFC 9001 section 4.8).
+const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
+/// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
+pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
+    std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
 }
 
 /// The id that the peer's certificate proves.

@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Agent, Config, Shared, StartError, Traffic, View,
-    drive::{Agenda, Clock, Drive, Inbox, Status},
+    clock::Clock,
+    drive::{Agenda, Drive, Inbox, Status},
     hello::Greeter,
     peers::{self, Peers},
     quic,
@@ -19,41 +20,34 @@ use super::{
 };
 use crate::{
     mesh::{self, Mesh},
-    model::Node,
+    model::{Epoch, Node},
 };
 
 /// See [`Agent::start`].
 pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
-    let blame = |field, why: String| StartError::Config { field, why };
-    if config.secrets.is_empty() {
-        return Err(blame("secret", "is missing: make one with `hobnob keygen` and give it to every node".into()));
-    }
-    let tls = Tls::new(&config.mesh, &config.node, &config.secrets)
-        .map_err(|why| blame("secret", format!("is of no use: {why}")))?;
-    let [boot, seed] = [getrandom::u64(), getrandom::u64()]
-        .map(|drawn| drawn.map_err(|why| blame("node", format!("has no randomness to start with: {why}"))));
-    let (boot, seed) = (boot?, seed?);
+    check(&config)?;
+    let tls = identify(&config)?;
 
     let (completions, completed) = mpsc::unbounded_channel();
     let (store, found) = open_store(&config, &clock, completions).await?;
-    let endpoint = quic::bind(config.listen, &found.keys, tls)?;
+    let endpoint = match quic::bind(config.listen, &found.keys, tls) {
+        Ok(endpoint) => endpoint,
+        Err(why) => {
+            // Who tries again must not find the directory in use. A panic there is already in the log.
+            let _ = tokio::task::spawn_blocking(|| store.close()).await;
+            return Err(why);
+        }
+    };
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
-    let node = describe(&config, bound);
-    let own = [node.addresses.clone(), vec![bound]].concat();
-    let peers_found = found.peers;
-    let restored = found.registrations.len();
-    let core = mesh::Config {
-        mesh: config.mesh.clone(),
-        node,
-        epoch: found.epoch,
-        boot,
-        seed,
-        unix_millis: clock.unix_millis,
-    };
-    let mesh = Mesh::new(core, found.registrations, clock.now());
+    let core = core(&config, bound, found.epoch, &clock)?;
+    let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
+    let (peers_found, registrations) = (found.peers, found.registrations);
+    let mesh = Mesh::new(core, registrations.clone(), clock.now());
+    let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
+    let restored = held.len();
     let traffic = Arc::new(Traffic::default());
     let greeter = Arc::new(Greeter {
         endpoint,
@@ -63,6 +57,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     });
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
+    let (counts, counted) = mpsc::channel(1);
     let (arrivals, arrived) = mpsc::channel(MAX_ARRIVALS);
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let (links, links_seen) = watch::channel(0);
@@ -82,22 +77,56 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         peers: Peers::new(Arc::clone(&greeter), arrivals.clone(), link_tasks.clone(), seed),
         link_tasks,
         links,
-        writes: Writes::new(store, restored),
+        writes: Writes::new(store, held),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
-    drive.begin(&seek);
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored);
+    drive.begin(&seek);
 
     tokio::spawn(peers::listen(greeter, arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
-        let inbox = Inbox { asks: asked, arrivals: arrived, completed };
+        let inbox = Inbox { asks: asked, counts: counted, arrivals: arrived, completed };
         let outcome = drive.run(inbox).await;
         ended.send_replace(Some(outcome));
     });
     let runtime = tokio::runtime::Handle::current();
-    let shared = Shared { view, config, address: bound, clock, status, traffic, asks, seeds, events, stopped, runtime };
+    let shared =
+        Shared { view, config, address: bound, clock, status, traffic, asks, counts, seeds, events, stopped, runtime };
     Ok(Agent { shared: Arc::new(shared) })
+}
+
+/// What no peer could take from us.
+fn check(config: &Config) -> Result<(), StartError> {
+    if let Some(address) = config.advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
+        let why = format!(
+            "cannot be {address}: nobody reaches a node there; give it an address and a port that others can dial"
+        );
+        return Err(StartError::Config { field: "advertise", why });
+    }
+    let meta: usize = config.meta.iter().map(|(key, text)| key.len() + text.len()).sum();
+    if meta + config.zone.len() + config.datacenter.len() > MAX_DESCRIPTION {
+        let why = "together are over 3 KiB, and every hello carries them: shorten them".into();
+        return Err(StartError::Config { field: "meta, zone and datacenter", why });
+    }
+    Ok(())
+}
+
+/// What this node proves itself with.
+fn identify(config: &Config) -> Result<Tls, StartError> {
+    let blame = |why| StartError::Config { field: "secret", why };
+    if config.secrets.is_empty() {
+        return Err(blame("is missing: make one with `hobnob keygen` and give it to every node".into()));
+    }
+    Tls::new(&config.mesh, &config.node, &config.secrets).map_err(|why| blame(format!("is of no use: {why}")))
+}
+
+/// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
+fn core(config: &Config, bound: SocketAddr, epoch: Epoch, clock: &Clock) -> Result<mesh::Config, StartError> {
+    let blame = |why| StartError::Config { field: "node", why: format!("has no randomness to start with: {why}") };
+    let [boot, seed] = [getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?];
+    let (mesh, node) = (config.mesh.clone(), describe(config, bound));
+    Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis })
 }
 
 async fn open_store(
@@ -129,6 +158,8 @@ fn describe(config: &Config, bound: SocketAddr) -> Node {
     }
 }
 
+/// A hello has 4 KiB; its other fields take less than one.
+const MAX_DESCRIPTION: usize = 3 << 10;
 /// Asks that wait; beyond it callers do.
 const MAX_ASKS: usize = 1024;
 /// News from peers that wait; beyond it datagrams are dropped and streams slow down.

@@ -8,7 +8,8 @@ use std::{
     io,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{Arc, mpsc as sync_mpsc},
     thread::JoinHandle,
 };
@@ -91,14 +92,18 @@ impl Store {
             let found = Found { epoch: Epoch(unix_millis), keys, registrations: Vec::new(), peers: Vec::new() };
             return Ok((Self { writer: None, completed }, found));
         };
-        let blame = |why: Unusable| StartError::Data { path: directory.to_owned(), why: why.to_string() };
+        let blame = |why: Unusable| match why {
+            Unusable::Locked => StartError::InUse { path: directory.to_owned() },
+            why => StartError::Data { path: directory.to_owned(), why: why.to_string() },
+        };
         let database = open_file(directory).map_err(blame)?;
         let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
+        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database) };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
-            .spawn(move || commit_groups(&database, &writes, &report))
+            .spawn(move || file.commit_groups(&writes, &report))
             .map_err(|why| blame(why.into()))?;
         Ok((Self { writer: Some((sender, thread)), completed }, found))
     }
@@ -136,7 +141,7 @@ pub(super) fn row(registration: &Registration) -> Result<Vec<u8>, String> {
 /// Why a data directory cannot be used; nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("another agent is using it: stop that one, or give this one another --data-dir")]
+    #[error("another agent is using it")]
     Locked,
     #[error(
         "it belongs to node {node:?} of mesh {mesh:?}: start with --node {node} --mesh {mesh}, or give another --data-dir"
@@ -229,23 +234,52 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
     Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers })
 }
 
-/// The store's thread: ends when the sender is gone and the queue is empty.
-fn commit_groups(
-    database: &Database,
-    writes: &sync_mpsc::Receiver<Write>,
-    completed: &mpsc::UnboundedSender<Completed>,
-) {
-    let mut group = Vec::new();
-    while let Ok(first) = writes.recv() {
-        group.push(first);
-        group.extend(writes.try_iter().take(MAX_GROUP - 1));
-        let outcome = commit(database, &group).map_err(|why| why.to_string());
-        if let Err(why) = &outcome {
-            tracing::error!(event = "store_failed", %why);
+/// What the store's thread owns.
+struct OpenFile {
+    directory: PathBuf,
+    /// None after a failure, a full disk say: redb takes nothing more until its file was opened anew.
+    database: Option<Database>,
+}
+
+impl OpenFile {
+    /// The store's thread: ends when the sender is gone and the queue is empty.
+    fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
+        let mut group = Vec::new();
+        while let Ok(first) = writes.recv() {
+            group.push(first);
+            group.extend(writes.try_iter().take(MAX_GROUP - 1));
+            let outcome = self.commit_or_reopen(&group);
+            if let Err(why) = &outcome {
+                tracing::error!(event = "store_failed", %why);
+            }
+            // Nobody listens only while the agent stops.
+            let _ = completed.send(Completed { writes: group.len(), outcome });
+            group.clear();
         }
-        // Nobody listens only while the agent stops.
-        let _ = completed.send(Completed { writes: group.len(), outcome });
-        group.clear();
+    }
+
+    /// Commits one group. Where that fails the file is opened anew at once, to hold on to its lock, or else before the
+    /// next group.
+    fn commit_or_reopen(&mut self, group: &[Write]) -> Result<(), String> {
+        // A panic would leave everybody who waits for an answer without one.
+        let outcome = match catch_unwind(AssertUnwindSafe(|| self.commit(group))) {
+            Ok(outcome) => outcome.map_err(|why| format!("{why}; free space, then try again")),
+            Err(_) => Err("the store panicked, which is a defect; the log tells more".into()),
+        };
+        if self.database.is_none() {
+            self.database = catch_unwind(|| open_file(&self.directory).ok()).unwrap_or_default();
+        }
+        outcome
+    }
+
+    fn commit(&mut self, group: &[Write]) -> Result<(), Unusable> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_file(&self.directory)?,
+        };
+        commit(&database, group)?;
+        self.database = Some(database);
+        Ok(())
     }
 }
 
@@ -292,6 +326,8 @@ pub(super) const MAX_KNOWN_PEERS: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn open(directory: &Path, node: &str) -> Result<(Store, Found, mpsc::UnboundedReceiver<Completed>), StartError> {
@@ -353,6 +389,46 @@ mod tests {
         let why = open(directory.path(), "a").err().unwrap().to_string();
         assert!(why.contains("cannot be read"), "{why}");
         assert_eq!(std::fs::read(&path).unwrap(), garbage);
+    }
+
+    /// A disk that is full as long as it is told to be.
+    #[derive(Debug)]
+    struct Disk {
+        memory: redb::backends::InMemoryBackend,
+        full: Arc<AtomicBool>,
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.memory.set_len(len)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.memory.write(offset, data)
+        }
+    }
+
+    #[test]
+    fn one_failed_write_does_not_fail_those_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let full = Arc::new(AtomicBool::new(false));
+        let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
+        let database = Some(Database::builder().create_with_backend(disk).unwrap());
+        let mut file = OpenFile { directory: directory.path().to_owned(), database };
+        let group = [Write::Row("one".try_into().unwrap(), Some(vec![1]))];
+        file.commit_or_reopen(&group).unwrap();
+        full.store(true, Ordering::Relaxed);
+        let why = file.commit_or_reopen(&group).unwrap_err();
+        assert!(why.contains("free space, then try again"), "{why}");
+        file.commit_or_reopen(&group).unwrap();
     }
 
     #[test]

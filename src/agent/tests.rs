@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::MemberState;
+use crate::model::{CheckKind, CheckSpec, MemberState};
 
 /// Long beyond what any of this takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -165,6 +165,75 @@ async fn a_start_that_fails_names_the_setting() {
     assert!(matches!(taken, StartError::Listen { address, .. } if address == a.address()));
     let unnamed = builder("a b", &secret).start().await.unwrap_err().to_string();
     assert!(unnamed.starts_with("node "), "{unnamed}");
+    let nowhere = builder("b", &secret).advertise("0.0.0.0:1".parse().unwrap()).start().await.unwrap_err().to_string();
+    assert!(nowhere.starts_with("advertise cannot be 0.0.0.0:1"), "{nowhere}");
+    let wordy = builder("b", &secret).meta("story", &"x".repeat(4096)).start().await.unwrap_err().to_string();
+    assert!(wordy.starts_with("meta, zone and datacenter together are over 3 KiB"), "{wordy}");
     let open = Agent::builder().node("a").start().await.unwrap_err().to_string();
     assert!(open.starts_with("secret is missing"), "{open}");
+}
+
+fn beat(ttl: Duration, deregister_after: Option<Duration>) -> CheckSpec {
+    CheckSpec {
+        name: "beat".try_into().unwrap(),
+        kind: CheckKind::Ttl(ttl),
+        interval: ttl,
+        timeout: ttl,
+        rise: 1,
+        fall: 1,
+        initial: None,
+        deregister_after,
+    }
+}
+
+#[tokio::test]
+async fn checks_are_kept_changed_and_taken_away() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let checked = || Registration { checks: vec![beat(PATIENCE, None)], ..web(1) };
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Created);
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Unchanged);
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(*a.view().registrations()[0], checked(), "a restart keeps the checks");
+    assert_eq!(a.put(checked()).await.unwrap(), Done::Unchanged);
+    assert_eq!(a.put(web(1)).await.unwrap(), Done::Changed);
+    assert!(a.view().registrations()[0].checks.is_empty());
+}
+
+#[tokio::test]
+async fn what_expires_does_not_rise_at_the_next_start() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    let short = Duration::from_millis(100);
+    a.put(Registration { checks: vec![beat(short, Some(short))], ..web(1) }).await.unwrap();
+    until_instances(&a, "web", 0).await;
+    assert!(a.view().registrations().is_empty());
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert!(a.view().registrations().is_empty());
+}
+
+#[tokio::test]
+async fn a_seed_list_of_oneself_does_not_hide_the_stored_peers() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = builder("a", &secret).start().await.unwrap();
+    let b = stored("b", &secret, directory.path()).join([a.address().to_string()]).start().await.unwrap();
+    b.ready().await.unwrap();
+    until_state(&b, "a", MemberState::Alive).await;
+    let address = b.address();
+    b.leave().await;
+    let b = stored("b", &secret, directory.path()).listen(address).join([address.to_string()]).start().await.unwrap();
+    until_state(&b, "a", MemberState::Alive).await;
+}
+
+#[tokio::test]
+async fn a_peer_is_found_at_any_of_its_addresses() {
+    let secret = Secret::random();
+    let (a, b) = (hello::tests::greeter("a", 1, &secret), hello::tests::greeter("b", 2, &secret));
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent.local_addr().unwrap(), b.endpoint.local_addr().unwrap()];
+    let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
+    let (met, _) = tokio::join!(peers::dial_any(&a, &addresses, None), answered);
+    assert_eq!(met.unwrap().address(), addresses[1]);
 }

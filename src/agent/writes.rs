@@ -1,7 +1,7 @@
 //! Writes on their way: checked, then on disk, then in the mesh, then answered; two to one id never overtake each other.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -39,8 +39,10 @@ impl Told {
 pub(super) enum Pending {
     Put(Arc<Registration>, Reply<Done>),
     Remove(InstanceId, Reply<()>),
-    /// Nobody waits for it.
-    Unasked,
+    /// The disk goes back to what is true; nobody waits for it.
+    Mend(InstanceId),
+    /// Nobody waits for it either.
+    Peers,
 }
 
 /// The funnel. One write goes in by `put` or `remove`, and comes out by `apply` once it is durable.
@@ -49,13 +51,21 @@ pub(super) struct Writes {
     pending: VecDeque<Pending>,
     /// How many pending writes each id has.
     ids: HashMap<InstanceId, usize>,
-    /// Registrations of this node, those on their way included.
-    own: usize,
+    /// What is registered on this node, checks and all: the mesh's rows are without them.
+    own: HashMap<InstanceId, Arc<Registration>>,
+    /// Ids for which the disk may say something else than `own`: a write failed, or the mesh refused or expired it.
+    doubtful: BTreeSet<InstanceId>,
 }
 
 impl Writes {
-    pub(super) fn new(store: Store, own: usize) -> Self {
-        Self { store, pending: VecDeque::new(), ids: HashMap::new(), own }
+    pub(super) fn new(store: Store, own: impl IntoIterator<Item = Arc<Registration>>) -> Self {
+        let own = own.into_iter().map(|registration| (registration.id.clone(), registration)).collect();
+        Self { store, pending: VecDeque::new(), ids: HashMap::new(), own, doubtful: BTreeSet::new() }
+    }
+
+    /// What is registered on this node.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Arc<Registration>> {
+        self.own.values()
     }
 
     /// Whether no further write should be taken in now.
@@ -69,20 +79,14 @@ impl Writes {
     }
 
     /// Takes in a registration whose row is rendered already. An answer means that there is nothing to store.
-    pub(super) fn put(
-        &mut self,
-        mesh: &Mesh,
-        registration: Arc<Registration>,
-        row: Vec<u8>,
-        reply: Reply<Done>,
-    ) -> Option<Told> {
+    pub(super) fn put(&mut self, registration: Arc<Registration>, row: Vec<u8>, reply: Reply<Done>) -> Option<Told> {
         let id = registration.id.clone();
         let on_its_way = self.ids.contains_key(&id);
-        let present = mesh.registration(&id);
+        let present = self.own.get(&id);
         if !on_its_way && present == Some(&registration) {
             return Some(Told::Put(reply, Ok(Done::Unchanged)));
         }
-        if !on_its_way && present.is_none() && self.own + self.pending.len() >= MAX_REGISTRATIONS {
+        if !on_its_way && present.is_none() && self.own.len() + self.pending.len() >= MAX_REGISTRATIONS {
             return Some(Told::Put(reply, Err(Rejected::Full(LIMIT).into())));
         }
         self.submit(Write::Row(id, Some(row)), Pending::Put(registration, reply));
@@ -90,17 +94,25 @@ impl Writes {
     }
 
     /// Takes in a withdrawal. An answer means that there is nothing to withdraw.
-    pub(super) fn remove(&mut self, mesh: &Mesh, id: InstanceId, reply: Reply<()>) -> Option<Told> {
-        if !self.ids.contains_key(&id) && mesh.registration(&id).is_none() {
+    pub(super) fn remove(&mut self, id: InstanceId, reply: Reply<()>) -> Option<Told> {
+        if !self.ids.contains_key(&id) && !self.own.contains_key(&id) {
             return Some(Told::Other(reply, Err(not_found(&id))));
         }
         self.submit(Write::Row(id.clone(), None), Pending::Remove(id, reply));
         None
     }
 
+    /// The mesh has withdrawn an instance by itself.
+    pub(super) fn expire(&mut self, view: &View, id: InstanceId) {
+        self.own.remove(&id);
+        view.set_registration(&id, None);
+        self.doubtful.insert(id);
+        self.mend();
+    }
+
     /// Stores the peers to start from next time.
     pub(super) fn keep_peers(&mut self, peers: Vec<KnownPeer>) {
-        self.submit(Write::Peers(peers), Pending::Unasked);
+        self.submit(Write::Peers(peers), Pending::Peers);
     }
 
     fn submit(&mut self, write: Write, pending: Pending) {
@@ -134,55 +146,87 @@ impl Writes {
         write: Pending,
         outcome: &Result<(), String>,
     ) -> Option<Told> {
-        let failed = outcome.as_ref().err().map(|why| Refused::Store(why.clone()));
-        match (write, failed) {
-            (Pending::Put(_, reply), Some(why)) => Some(Told::Put(reply, Err(why))),
-            (Pending::Remove(_, reply), Some(why)) => Some(Told::Other(reply, Err(why))),
-            (Pending::Unasked, _) => None,
-            (Pending::Put(registration, reply), None) => {
-                let id = registration.id.clone();
-                let answer = mesh.command(now, Command::Register(Arc::clone(&registration)));
-                match &answer {
-                    Ok(done) => {
-                        self.own += usize::from(*done == Done::Created);
-                        view.set_registration(&id, Some(registration));
-                    }
-                    Err(_) => self.restore(mesh, id),
-                }
-                Some(Told::Put(reply, answer.map_err(Into::into)))
+        let stored = match (outcome, write.id()) {
+            (Ok(()), Some(id)) => {
+                self.doubtful.remove(id);
+                Ok(())
             }
-            (Pending::Remove(id, reply), None) => {
-                let answer = mesh.command(now, Command::Deregister(id.clone()));
-                match &answer {
-                    Ok(_) => {
-                        self.own = self.own.saturating_sub(1);
-                        view.set_registration(&id, None);
-                    }
-                    Err(_) => self.restore(mesh, id),
-                }
-                Some(Told::Other(reply, answer.map(drop).map_err(Into::into)))
+            (Err(why), Some(id)) => {
+                self.doubtful.insert(id.clone());
+                Err(Refused::Store(why.clone()))
             }
+            (_, None) => return None,
+        };
+        match write {
+            Pending::Put(registration, reply) => {
+                let done = stored.and_then(|()| self.register(mesh, view, now, registration));
+                Some(Told::Put(reply, done))
+            }
+            Pending::Remove(id, reply) => {
+                let done = stored.and_then(|()| self.deregister(mesh, view, now, id));
+                Some(Told::Other(reply, done))
+            }
+            Pending::Mend(_) | Pending::Peers => None,
         }
     }
 
-    /// The mesh refused what the disk already holds: the disk goes back to what the mesh says.
-    fn restore(&mut self, mesh: &Mesh, id: InstanceId) {
-        let row = mesh.registration(&id).and_then(|registration| store::row(registration).ok());
-        self.submit(Write::Row(id, row), Pending::Unasked);
+    fn register(
+        &mut self,
+        mesh: &mut Mesh,
+        view: &View,
+        now: Time,
+        registration: Arc<Registration>,
+    ) -> Result<Done, Refused> {
+        let id = registration.id.clone();
+        let done = mesh.command(now, Command::Register(Arc::clone(&registration)));
+        if done.is_ok() {
+            view.set_registration(&id, Some(Arc::clone(&registration)));
+            self.own.insert(id, registration);
+        } else {
+            self.doubtful.insert(id);
+        }
+        Ok(done?)
+    }
+
+    fn deregister(&mut self, mesh: &mut Mesh, view: &View, now: Time, id: InstanceId) -> Result<(), Refused> {
+        let done = mesh.command(now, Command::Deregister(id.clone()));
+        if done.is_ok() {
+            view.set_registration(&id, None);
+            self.own.remove(&id);
+        } else {
+            self.doubtful.insert(id);
+        }
+        Ok(done.map(drop)?)
+    }
+
+    /// Brings the disk back to what is true where it may say something else, so that no refused write rises at the next
+    /// start. What has a write on its way waits for that. A mend that fails is tried again with the next write.
+    pub(super) fn mend(&mut self) {
+        let still: Vec<_> = self.doubtful.iter().filter(|id| !self.ids.contains_key(*id)).cloned().collect();
+        for id in still {
+            let row = self.own.get(&id).and_then(|registration| store::row(registration).ok());
+            self.submit(Write::Row(id.clone(), row), Pending::Mend(id));
+        }
     }
 
     /// Releases the store. Blocks on the disk.
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
+        self.mend();
         self.store.close();
     }
 }
 
 impl Pending {
+    /// Whether somebody waits for it.
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Put(..) | Self::Remove(..))
+    }
+
     fn id(&self) -> Option<&InstanceId> {
         match self {
             Self::Put(registration, _) => Some(&registration.id),
-            Self::Remove(id, _) => Some(id),
-            Self::Unasked => None,
+            Self::Remove(id, _) | Self::Mend(id) => Some(id),
+            Self::Peers => None,
         }
     }
 }
@@ -193,6 +237,6 @@ fn not_found(id: &InstanceId) -> Refused {
 
 /// Writes that wait for the disk: beyond it callers wait before they are taken in.
 const MAX_PENDING: usize = 4096;
-/// The most registrations of one node. The store loads so many within a second, and peers bound what they accept.
-const MAX_REGISTRATIONS: usize = 100_000;
-const LIMIT: &str = "100,000 registrations";
+/// The most registrations of one node: with a check each, they fill the rows that peers accept of one owner.
+const MAX_REGISTRATIONS: usize = 25_000;
+const LIMIT: &str = "25,000 registrations";

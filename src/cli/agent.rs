@@ -3,6 +3,7 @@
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -107,9 +108,21 @@ impl Settings {
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     logs::start(flags.log_format, logs::DEFAULT)?;
     let config = Config::load(&flags.settings.sources())?;
+    raise_descriptor_limit();
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new("cannot start", error, "ulimit -a"))?;
-    runtime.block_on(serve(flags, &config))
+    let outcome = runtime.block_on(serve(flags, &config));
+    // Who said it twice does not wait for what still blocks, a disk or a resolver.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Takes as many file descriptors as the system grants: the usual soft limit of 1,024 is there for programs that use
+/// `select`, and a crowd of clients would fill it.
+fn raise_descriptor_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Who may not raise it has what he had.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 async fn serve(flags: &Flags, config: &Config) -> Result<ExitCode, Failure> {
@@ -119,7 +132,6 @@ async fn serve(flags: &Flags, config: &Config) -> Result<ExitCode, Failure> {
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
     let node = Node::start(config).await?;
-    info!(node = %config.agent.node, mesh = %node.agent.address(), "listening");
     let outcome = live(flags, config, &node, &mut signals).await;
     // Whatever ended it, the others are told; who cannot wait for that says so with a second signal.
     tokio::select! {
@@ -153,7 +165,10 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
                     info!("leaving");
                     return Ok(());
                 }
-                Heard::Reload => reload(flags, node, &mut ledger).await,
+                Heard::Reload => tokio::select! {
+                    () = reload(flags, node, &mut ledger) => {}
+                    () = signals.stop() => return Ok(()),
+                },
             },
         }
     }
@@ -183,7 +198,7 @@ async fn announce(flags: &Flags, node: &Node) -> Result<(), Failure> {
         }
     }
     let ready = node.ready();
-    info!(?ready, "ready");
+    info!(mesh = %ready.mesh, http = %ready.http, dns = %ready.dns, "answers are given");
     let Some(path) = &flags.ready_file else { return Ok(()) };
     let text = serde_json::to_string(&ready).map_err(|error| unwritable(path, &error.into()))?;
     ledger::replace(path, &(text + "\n")).map_err(|error| unwritable(path, &error))
@@ -229,8 +244,11 @@ impl Signals {
         }
     }
 
-    /// The next signal to stop; one to reload means nothing any more.
+    /// The next signal to stop; one to reload waits for [`Signals::next`].
     async fn stop(&mut self) {
-        while matches!(self.next().await, Heard::Reload) {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, process::ExitCode};
 
+use clap::error::ErrorKind;
+
 use crate::config;
 
 /// Why a command did not do what it was asked.
@@ -56,7 +58,10 @@ impl Failure {
         let (head, usage) = text.split_once("Usage:").unwrap_or((&text, ""));
         let usage = usage.lines().next().unwrap_or_default().trim();
         let (what, tip) = head.split_once("tip:").unwrap_or((head, ""));
-        let what = what.trim().trim_start_matches("error:");
+        let what = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command was given",
+            _ => what.trim().trim_start_matches("error:"),
+        };
         let why = if tip.is_empty() { format!("the command is used like this: {usage}") } else { tip.trim().into() };
         let command: Vec<_> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
         let command = if usage.is_empty() { "hobnob".into() } else { command.join(" ") };

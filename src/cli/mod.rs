@@ -19,7 +19,6 @@ mod members;
 mod node;
 mod output;
 mod register;
-
 mod resolve;
 mod run;
 mod services;
@@ -36,7 +35,7 @@ use output::Reading;
 
 /// Gossip-based service discovery and health mesh: no servers, no leader, no quorum.
 #[derive(Debug, Parser)]
-#[command(name = "hobnob", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "hobnob", version, propagate_version = true, args_override_self = true, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     target: Target,

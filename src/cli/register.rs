@@ -97,9 +97,9 @@ pub(super) async fn put(client: &Client, draft: RegistrationDraft) -> Result<Str
     let id = draft.clone().build().map_err(|error| wrong(&error))?.id.to_string();
     let body = serde_json::to_value(draft).map_err(|error| wrong(&error))?;
     let answer = client.call(Method::PUT, &path(&id), Some(&body)).await?;
-    let verb = if answer.status == StatusCode::CREATED { "registered" } else { "was registered already:" };
+    let again = if answer.status == StatusCode::CREATED { "" } else { " again" };
     answer.found(&path(&id))?;
-    eprintln!("{verb} {id}");
+    eprintln!("registered {id}{again}");
     Ok(id)
 }
 

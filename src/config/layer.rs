@@ -90,6 +90,9 @@ pub(super) fn lay_over(under: &mut Table, over: Table) {
 /// it knows.
 #[must_use]
 pub fn with_hint(message: &str) -> String {
+    if message.starts_with("invalid socket address") {
+        return "is no IP address with a port, such as 127.0.0.1:8500 or [::]:7946".into();
+    }
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
     match unknown.and_then(|key| closest(key, quoted).map(|near| (key, near))) {

@@ -154,12 +154,12 @@ impl Mesh {
         self.catalog.get(peer).and_then(Book::node).map_or(&[], |node| &node.addresses)
     }
 
-    /// This node's own registrations, checks and all.
+    /// This node's own registrations as they are published: without their checks.
     pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
         self.book().registrations()
     }
 
-    /// This node's own registration of that id.
+    /// This node's own registration of that id, without its checks.
     #[must_use]
     pub fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
         self.book().registration(id)

@@ -172,7 +172,8 @@ impl Stage {
             || Failure::new(format!("not within {} s: {what}", PATIENCE.as_secs()), "a node missed it", "report");
         let each = timeout(PATIENCE, all).await.map_err(|_| late())??;
         let times = Times { what, each };
-        eprintln!("  {}", times.row().join("   "));
+        let [what, nodes, first, last] = times.row();
+        eprintln!("  {what}: the first of {nodes} nodes after {first}, the last after {last}");
         self.times.push(times);
         Ok(())
     }

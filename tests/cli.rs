@@ -1,0 +1,316 @@
+//! The command line as people and scripts use it: every command against a live agent, its output, its errors, its codes.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test outside the core's virtual time")]
+
+mod process;
+
+use std::{fs, path::Path, process::Stdio};
+
+use process::{Agent, Ended, Mesh, finish, hobnob, until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+/// A command that talks to `agent`.
+fn ask(agent: &Agent, line: &str) -> Command {
+    let mut command = hobnob();
+    command.env("HOBNOB_API", format!("http://{}", agent.http)).args(line.split_whitespace());
+    command
+}
+
+async fn run(agent: &Agent, line: &str) -> Ended {
+    finish(&mut ask(agent, line)).await
+}
+
+/// What a command that must succeed prints.
+async fn out(agent: &Agent, line: &str) -> String {
+    let ended = run(agent, line).await;
+    assert_eq!(ended.code, Some(0), "{line}: {ended:?}");
+    ended.out
+}
+
+async fn plain(line: &str) -> Ended {
+    finish(hobnob().args(line.split_whitespace())).await
+}
+
+#[tokio::test]
+async fn an_instance_is_registered_read_and_withdrawn() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let line = "register web --port 8080 --id web-1 --address 10.0.0.1 --tag v2 --tag x --meta k=v --check ttl=1h,initial=passing";
+    assert_eq!(run(&a, line).await.err, "registered web-1\n");
+    assert_eq!(run(&a, line).await.err, "registered web-1 again\n");
+    assert_eq!(out(&a, "services --format name").await, "web\n");
+    assert_eq!(out(&a, "members --format name").await, "a\n");
+    assert_eq!(out(&a, "service web --format name").await, "web-1\n");
+    let json: Value = serde_json::from_str(&out(&a, "service web --format json").await).unwrap();
+    assert_eq!(
+        (&json[0]["tags"], &json[0]["meta"], &json[0]["health"]),
+        (&json!(["v2", "x"]), &json!({"k": "v"}), &json!("passing"))
+    );
+    assert_eq!(out(&a, "services --format jsonl").await.lines().count(), 1);
+    let table = out(&a, "service web").await;
+    assert!(
+        table
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .eq(["web-1", "a", "10.0.0.1", "8080", "passing", "alive", "v2,x"]),
+        "{table}"
+    );
+    assert!(out(&a, "status").await.contains("NODE"));
+    assert!(!table.contains('\u{1b}'), "no colour in a pipe");
+
+    assert_eq!(out(&a, "resolve web --format name").await, "10.0.0.1\n");
+    assert!(out(&a, "resolve web --type srv").await.contains("8080"));
+    assert!(out(&a, "resolve web --type aaaa").await.contains("of the other family"));
+    let explained: Value =
+        serde_json::from_str(&out(&a, "resolve web.service.mesh.internal --format json").await).unwrap();
+    assert_eq!(
+        (&explained["reply"]["code"], &explained["instances"][0]["answered"]),
+        (&json!("NOERROR"), &json!(true))
+    );
+
+    assert_eq!(out(&a, "service web --require --format name").await, "web-1\n");
+    assert_eq!(run(&a, "deregister web-1").await.code, Some(0));
+    run(&a, "deregister web-1").await.failure(1);
+    run(&a, "service web --require").await.failure(3);
+    run(&a, "resolve web").await.failure(1);
+    assert_eq!(out(&a, "services --format name").await, "");
+}
+
+#[tokio::test]
+async fn a_file_of_services_is_registered_as_a_whole_or_not_at_all() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let toml = "[[services]]\nname = \"web\"\nport = 80\n[[services]]\nname = \"db\"\nport = 5432\n";
+    let register = async |path: &Path| finish(ask(&a, "register --file").arg(path)).await;
+    let bad = register(&mesh.file("bad.toml", &toml.replace("5432", "0"))).await;
+    assert!(bad.failure(2).1.contains("line 4"), "{bad:?}");
+    assert_eq!(out(&a, "services --format name").await, "");
+    assert_eq!(register(&mesh.file("good.toml", toml)).await.code, Some(0));
+    let json = r#"{"service": {"name": "cache", "port": 11211, "Tags": ["a"], "check": {"ttl": "30s"}}}"#;
+    assert_eq!(register(&mesh.file("consul.json", json)).await.code, Some(0));
+    assert_eq!(out(&a, "services --format name").await, "cache\ndb\nweb\n");
+    register(&mesh.path("nowhere.toml")).await.failure(2);
+}
+
+#[tokio::test]
+async fn every_mistake_has_three_lines_and_its_code() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    for (line, code, expected) in [
+        ("register web --port 0", 2, "port"),
+        ("register web --port 65536", 2, "port"),
+        ("register web --port x", 2, "port"),
+        ("register a_b --port 1", 2, "name"),
+        ("register", 2, "<NAME>"),
+        ("register web", 2, "--port"),
+        ("register web --port 1 --meta k", 2, "KEY=VALUE"),
+        ("register web --port 1 --check ttl=never", 2, "ttl"),
+        ("register web --port 1 --check tll=1s", 2, "did you mean `ttl`?"),
+        ("register web --port 1 --address a!b", 2, "address"),
+        ("members --fromat json", 2, "--format"),
+        ("membres", 2, "members"),
+        ("", 2, "no command was given"),
+        ("service a_b", 2, "name"),
+        ("service web", 1, "web"),
+        ("resolve nobody", 1, "NXDOMAIN"),
+        ("resolve a..b", 1, "a..b"),
+        ("join nowhere:0", 2, "port 0"),
+        ("join nowhere.invalid:1", 2, "nowhere.invalid"),
+        ("completions fishy", 2, "fishy"),
+        ("--api ftp://x services", 2, "--api"),
+        ("--api http://127.0.0.1:1 services", 4, "127.0.0.1:1"),
+        ("--api unix:/nowhere services", 4, "/nowhere"),
+        ("--token-file /nowhere services", 2, "/nowhere"),
+        ("run web --port 1 -- /nowhere/program", 127, "/nowhere/program"),
+        ("run web --port 1 -- /etc", 126, "/etc"),
+    ] {
+        let ended = run(&a, line).await;
+        let (what, why, next) = ended.failure(code);
+        assert!(format!("{what}\n{why}\n{next}").contains(expected), "{line}: {ended:?}");
+        assert_eq!(ended.out, "", "{line}");
+    }
+    assert_eq!(out(&a, "services --format name").await, "", "nothing was half-done");
+}
+
+#[tokio::test]
+async fn run_registers_for_as_long_as_the_command_lives() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    assert_eq!(run(&a, "run web --port 80 -- false").await.code, Some(1));
+    for (script, code) in [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
+        let ended = finish(ask(&a, "run web --port 80 -- sh -c").arg(script)).await;
+        assert_eq!(ended.code, Some(code), "{script}: {ended:?}");
+    }
+    let pid_file = mesh.path("pid");
+    let script = format!(
+        "trap 'exit 3' TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.01; done",
+        pid_file.display()
+    );
+    let begin = async || {
+        drop(fs::remove_file(&pid_file));
+        let running = ask(&a, "run web --port 80 -- sh -c").arg(&script).stderr(Stdio::null()).spawn().unwrap();
+        a.until_resolved("web", &["80"]).await;
+        let pid = until("the command says its pid", async || fs::read_to_string(&pid_file).ok()).await;
+        (running, Pid::from_raw(pid.trim().parse().unwrap()).unwrap())
+    };
+    let (mut running, _) = begin().await;
+    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
+    kill_process(itself, Signal::TERM).unwrap();
+    assert_eq!(running.wait().await.unwrap().code(), Some(3), "the signal reaches the command");
+    assert_eq!(a.resolve("web").await.len(), 0);
+    let (mut running, child) = begin().await;
+    kill_process(child, Signal::KILL).unwrap();
+    assert_eq!(running.wait().await.unwrap().code(), Some(137));
+    assert_eq!(a.resolve("web").await.len(), 0, "gone at once");
+}
+
+#[tokio::test]
+async fn settings_are_checked_and_mistakes_are_found_with_their_line() {
+    let mesh = Mesh::new();
+    let check = async |text: &str| {
+        let file = mesh.file("hobnob.toml", text);
+        let secret = hobnob::agent::Secret::random().reveal();
+        finish(hobnob().env("HOBNOB_SECRET", &*secret).args(["config", "check", "--config"]).arg(file)).await
+    };
+    let good = check("node = \"a\"\n[[services]]\nname = \"web\"\nport = 80\n").await;
+    assert_eq!(good.code, Some(0), "{good:?}");
+    for (text, line, expected) in [
+        ("nod = \"a\"\n", "line 1", "did you mean `node`?"),
+        ("[listen]\nhtpp = \"127.0.0.1:1\"\n", "line 2", "did you mean `http`?"),
+        ("[[services]]\nname = \"web\"\nprot = 80\n", "line 3", "did you mean `port`?"),
+        ("[[services]]\nname = \"web\"\nport = 70000\n", "line 1", "port"),
+        ("node = \"a b\"\n", "line 1", "a b"),
+        ("join = [\"seed:99999\"]\n", "line 1", "seed:99999"),
+        ("node = \n", "line 1", ""),
+    ] {
+        let ended = check(text).await;
+        let (_, why, _) = ended.failure(2);
+        assert!(why.contains(line) && why.contains(expected), "{text}: {ended:?}");
+    }
+    let shown =
+        finish(hobnob().args(["config", "show", "--config"]).arg(mesh.file("hobnob.toml", "zone = \"z\"\n"))).await;
+    assert!(shown.out.contains("zone = \"z\"") && shown.out.contains("mesh = \"default\""), "{shown:?}");
+    assert!(plain("config check --config /nowhere").await.failure(2).1.contains("/nowhere"));
+}
+
+#[tokio::test]
+async fn signals_stop_and_reload_an_agent() {
+    let mesh = Mesh::new();
+    let service = |name: &str| format!("[[services]]\nname = \"{name}\"\nport = 80\n");
+    let file = mesh.file("a.toml", &service("web"));
+    let mut a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&file)).await;
+    a.until_resolved("web", &["80"]).await;
+    a.register("mine", 81).await;
+    fs::write(&file, service("db")).unwrap();
+    a.signal(Signal::HUP);
+    a.until_resolved("db", &["80"]).await;
+    a.until_resolved("web", &[]).await;
+    fs::write(&file, "nod = 1\n").unwrap();
+    a.signal(Signal::HUP);
+    until("the mistake is logged", async || a.log().contains("did you mean `node`?").then_some(())).await;
+    assert_eq!(a.resolve("db").await, ["80"], "the old settings stay");
+    assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
+
+    let mut b = mesh.start("b", &[&a]).await;
+    b.signal(Signal::INT);
+    assert_eq!(b.ended().await.code(), Some(0), "{}", b.log());
+    a.until_seen("b", "left").await;
+    a.signal(Signal::TERM);
+    assert_eq!(a.ended().await.code(), Some(0), "{}", a.log());
+    assert!(!mesh.path("a.ready").exists() && !mesh.path("b.ready").exists(), "nothing points to the dead");
+}
+
+#[tokio::test]
+async fn a_node_leaves_when_it_is_told_to() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let mut b = mesh.start("b", &[&a]).await;
+    a.until_seen("b", "alive").await;
+    assert_eq!(run(&b, "leave").await.code, Some(0));
+    assert_eq!(b.ended().await.code(), Some(0), "{}", b.log());
+    a.until_seen("b", "left").await;
+    run(&b, "services").await.failure(4);
+}
+
+#[tokio::test]
+async fn the_api_is_on_a_unix_socket_too() {
+    let mesh = Mesh::new();
+    let (socket, file) = (mesh.path("api.sock"), mesh.path("a.toml"));
+    mesh.file("a.toml", &format!("[http]\nsocket = {:?}\n", socket.display().to_string()));
+    let mut a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(file)).await;
+    let api = format!("unix:{}", socket.display());
+    let line = |words: &str| plain_at(&api, words);
+    assert_eq!(finish(&mut line("register web --port 80")).await.code, Some(0));
+    assert_eq!(finish(&mut line("services --format name")).await.out, "web\n");
+    assert_eq!(finish(&mut line("leave")).await.code, Some(0));
+    assert_eq!(a.ended().await.code(), Some(0));
+    assert!(!socket.exists());
+}
+
+fn plain_at(api: &str, words: &str) -> Command {
+    let mut command = hobnob();
+    command.args(["--api", api]).args(words.split_whitespace());
+    command
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_error() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    for number in 0..200 {
+        a.register(&format!("service-{number}"), 80).await;
+    }
+    let script = format!("{{ {} services --format json; echo $? >&2; }} | head -c 0", env!("CARGO_BIN_EXE_hobnob"));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).env("HOBNOB_API", format!("http://{}", a.http));
+    assert_eq!(finish(&mut shell).await.err, "0\n");
+}
+
+#[tokio::test]
+async fn a_demo_plays_its_story_and_a_script() {
+    let story = plain("demo --nodes 3").await;
+    assert_eq!(story.code, Some(0), "{story:?}");
+    assert!(story.out.contains("8080") && story.out.contains("web gone, by DNS"), "{story:?}");
+    let mesh = Mesh::new();
+    let script = mesh.file("script", "register db 5432 on n2\nwait db seen\nresolve db on n1\n");
+    let played = finish(hobnob().args(["demo", "--nodes", "2", "--script"]).arg(script)).await;
+    assert!(played.code == Some(0) && played.out.contains("5432"), "{played:?}");
+    let wrong = finish(hobnob().args(["demo", "--script"]).arg(mesh.file("wrong", "kill n1\nkil n2\n"))).await;
+    assert!(wrong.failure(2).0.contains("line 2"), "{wrong:?}");
+    plain("demo --nodes 0").await.failure(2);
+}
+
+#[tokio::test]
+async fn words_for_people_and_shells() {
+    let one = plain("keygen").await.out;
+    assert!(one.len() == 45 && one != plain("keygen").await.out, "{one:?}");
+    let mesh = Mesh::new();
+    let file = mesh.path("fresh");
+    assert_eq!(finish(hobnob().args(["keygen", "--out"]).arg(&file)).await.code, Some(0));
+    let again = finish(hobnob().args(["keygen", "--out"]).arg(&file)).await;
+    assert!(again.failure(1).0.contains("fresh"), "a secret is never overwritten");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(plain(&format!("completions {shell}")).await.out.contains("deregister"), "{shell}");
+    }
+    assert!(plain("--version").await.out.starts_with("hobnob "));
+    let help = plain("--help").await;
+    assert_eq!((help.code, &*help.err), (Some(0), ""));
+    let commands: Vec<_> =
+        help.out.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty()).collect();
+    assert!(commands.len() > 12, "{}", help.out);
+    for line in commands {
+        let mut words = line.split_whitespace();
+        let command = words.next().unwrap();
+        assert!(words.count() > 2, "{command} says nothing of itself");
+        let help = plain(&format!("{command} --help")).await.out;
+        let options = help.lines().filter(|line| line.trim_start().starts_with("--") && !line.contains("  "));
+        for option in options.filter(|line| line.split("--").count() > 1) {
+            let at = help.find(option).unwrap() + option.len();
+            assert!(help[at..].trim_start().starts_with(char::is_alphanumeric), "{command} {option} is not explained");
+        }
+    }
+}
