@@ -220,6 +220,7 @@ impl Drive {
     }
 
     fn complete(&mut self, completed: &Completed) {
+        self.greeter.traffic.commits.add(1);
         for write in self.writes.confirmed(completed) {
             let now = self.clock.now();
             let told = self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome);

@@ -51,7 +51,7 @@ counters! {
     dropped_incoming,
     /// Streams that were too long, too slow or broken off.
     streams_failed,
-    /// Writes taken to the disk together: one for each fsync.
+    /// Groups of writes that were stored together; on a disk each takes one fsync.
     commits,
 }
 
