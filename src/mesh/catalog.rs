@@ -126,6 +126,8 @@ struct Reread {
 #[derive(Clone, Debug, Default)]
 struct Rows {
     by_key: BTreeMap<Key, Row>,
+    /// What is fresh is asked for with every change: that must not cost a walk over the book.
+    by_version: BTreeSet<(u64, Key)>,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
     bytes: usize,
@@ -318,7 +320,12 @@ impl Book {
         let rows = self.rows.get_or_insert_default();
         rows.bytes += row.body.len();
         let new = row.claim.clone();
+        let fresh = (row.version, key.clone());
         let old = rows.by_key.insert(key.clone(), row);
+        if let Some(old) = &old {
+            rows.by_version.remove(&(old.version, key.clone()));
+        }
+        rows.by_version.insert(fresh);
         rows.bytes -= old.as_ref().map_or(0, |old| old.body.len());
         let old = old.and_then(|row| row.claim);
         if old != new {
@@ -410,6 +417,7 @@ impl Book {
             let Some(row) = self.rows.as_mut().and_then(|rows| rows.by_key.remove(&key)) else { continue };
             if let Some(rows) = &mut self.rows {
                 rows.bytes -= row.body.len();
+                rows.by_version.remove(&(row.version, key.clone()));
             }
             if row.claim.is_some() {
                 self.note(&key, row.claim, None, merged);
@@ -435,25 +443,11 @@ impl Book {
         if let Some(row) = node_row.as_ref().filter(|row| row.version > start) {
             fresh.push((row.version, Key::Node.text(), row));
         }
-        for (key, row) in self.rows.iter().flat_map(|rows| &rows.by_key) {
-            if row.version > start {
-                fresh.push((row.version, key.text(), row));
-            }
-        }
-        fresh.sort_unstable_by_key(|(version, ..)| *version);
-        self.pieces(owner, start, &fresh)
-    }
-
-    /// The same for a reader that stands at `start`, above the floor, given the keys of all that changed since.
-    pub(super) fn deltas_of(&self, owner: NodeId, start: u64, keys: &BTreeSet<Key>) -> Vec<Bytes> {
-        let node_row = self.node_row().filter(|_| keys.contains(&Key::Node));
-        let mut fresh: Vec<(u64, String, &Row)> =
-            node_row.iter().map(|row| (row.version, Key::Node.text(), row)).collect();
         if let Some(rows) = &self.rows {
-            let found = keys.iter().filter_map(|key| Some((key, rows.by_key.get(key)?)));
-            fresh.extend(found.map(|(key, row)| (row.version, key.text(), row)));
+            let newer = rows.by_version.range((start.saturating_add(1), Key::Node)..);
+            let rows = newer.filter_map(|(version, key)| Some((*version, key.text(), rows.by_key.get(key)?)));
+            fresh.extend(rows);
         }
-        fresh.retain(|(version, ..)| *version > start);
         fresh.sort_unstable_by_key(|(version, ..)| *version);
         self.pieces(owner, start, &fresh)
     }

@@ -123,8 +123,6 @@ pub struct Mesh {
     pulling: BTreeSet<NodeId>,
     /// With whom notes are to be compared in a moment.
     comparing: Option<NodeId>,
-    /// What this node wrote and has not sent out.
-    fresh: BTreeSet<Key>,
     ready: bool,
 }
 
@@ -187,7 +185,6 @@ impl Mesh {
             announced: false,
             pulling: BTreeSet::new(),
             comparing: None,
-            fresh: BTreeSet::new(),
             ready: false,
             config,
         };

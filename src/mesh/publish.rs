@@ -26,12 +26,11 @@ impl Mesh {
     pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
         let id = self.id;
         let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
-        let merged = book.write(now, key.clone(), claim).map_err(|too_large| match too_large {
+        let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
             TooLarge::Row => Rejected::Full("60 KiB in one registration"),
             TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
         })?;
         self.merged(id, merged);
-        self.fresh.insert(key);
         let due = self.publish_after;
         if now >= due {
             self.publish(now);
@@ -84,14 +83,13 @@ impl Mesh {
         self.publishing = false;
         self.publish_after = now + COALESCE;
         let mark = self.book().mark();
-        let fresh = std::mem::take(&mut self.fresh);
         if self.published >= mark.version {
             return;
         }
         // Nobody reads a rumour below the floor: who stands there takes the whole book by sync.
-        let start = self.published.max(mark.floor);
+        let reader = Mark { version: self.published.max(mark.floor), ..mark };
         self.published = mark.version;
-        for delta in self.book().deltas_of(self.id, start, &fresh) {
+        for delta in self.book().deltas(self.id, reader) {
             self.spread(now, &Rumor::Rows(delta), self.id);
         }
     }
@@ -111,7 +109,6 @@ impl Mesh {
             self.spread(now, &Rumor::Rows(delta), self.id);
         }
         self.published = self.book().mark().version;
-        self.fresh.clear();
     }
 
     /// Writes the whole book again under an epoch above `taken`.
