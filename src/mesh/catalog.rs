@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
+    claim::{Claim, Key},
     ring::Ring,
     wire::{self, DELTA_SIZE, Delta, MAX_ROW, Mark, RowUpdate},
 };
@@ -26,69 +27,6 @@ pub(super) const MAX_BOOK_BYTES: usize = 32 << 20;
 const MAX_AHEAD: usize = 32;
 /// How long a tombstone is kept before it folds into the floor: longer than any sync can be late (law 6).
 pub(super) const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
-
-/// What a row is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
-    Node,
-    Service(InstanceId),
-    Health(InstanceId),
-}
-
-impl Key {
-    fn parse(text: &str) -> Option<Self> {
-        match text.split_once(':') {
-            None if text == "n" => Some(Self::Node),
-            Some(("s", id)) => id.try_into().ok().map(Self::Service),
-            Some(("h", id)) => id.try_into().ok().map(Self::Health),
-            _ => None,
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Node => "n".into(),
-            Self::Service(id) => format!("s:{id}"),
-            Self::Health(id) => format!("h:{id}"),
-        }
-    }
-}
-
-/// What a live row says.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Claim {
-    Node(Arc<Node>),
-    Service(Arc<Registration>),
-    Health(Arc<HealthReport>),
-}
-
-impl Claim {
-    fn parse(key: &Key, body: &[u8]) -> Option<Self> {
-        match key {
-            Key::Node => wire::decode::<Node>(body).ok().filter(is_reachable).map(|node| Self::Node(Arc::new(node))),
-            Key::Service(id) => wire::decode::<Registration>(body)
-                .ok()
-                .filter(|registration| registration.id == *id && registration.validate().is_ok())
-                .map(|registration| Self::Service(Arc::new(registration))),
-            Key::Health(_) => wire::decode::<HealthReport>(body).ok().map(|report| Self::Health(Arc::new(report))),
-        }
-    }
-
-    fn encode(&self) -> Bytes {
-        match self {
-            Self::Node(node) => wire::encode_named(&**node),
-            Self::Service(registration) => wire::encode_named(&registration.published()),
-            Self::Health(report) => wire::encode_named(&**report),
-        }
-    }
-}
-
-/// Whether others could dial a node that says this of itself.
-pub(super) fn is_reachable(node: &Node) -> bool {
-    let count = node.addresses.len();
-    (1..=Node::MAX_ADDRESSES).contains(&count)
-        && node.addresses.iter().all(|address| !address.ip().is_unspecified() && address.port() != 0)
-}
 
 /// One claim with its number; no claim is a tombstone.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Mesh, Timer,
-    catalog::{Claim, Key},
+    claim::{Claim, Key},
     event::{Done, Output, Rejected},
 };
 use crate::model::{CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};

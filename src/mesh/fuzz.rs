@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Command, Config, Generation, Hello, Input, Mesh,
-    catalog::{Book, Claim, Key},
+    catalog::Book,
+    claim::{Claim, Key},
     wire::{self, Delta, Mark},
 };
 use crate::model::{Epoch, InstanceId, Node, NodeId, Registration, Time};

@@ -9,7 +9,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     DOWN_KEPT, Mesh, ROWS_KEPT, Timer,
-    catalog::{Book, is_reachable},
+    catalog::Book,
+    claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,

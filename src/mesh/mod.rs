@@ -13,6 +13,7 @@
 
 mod catalog;
 mod check;
+mod claim;
 pub mod event;
 pub mod fuzz;
 mod membership;
@@ -29,6 +30,7 @@ mod sync;
 mod timer;
 mod view;
 mod vivaldi;
+mod warm;
 pub mod wire;
 
 use std::{
@@ -46,8 +48,9 @@ pub use stats::Stats;
 pub use view::{Instance, Member};
 
 use self::{
-    catalog::{Book, Catalog, Claim, Key},
+    catalog::{Book, Catalog},
     check::Checks,
+    claim::{Claim, Key},
     outbox::Outbox,
     roster::{Roster, Seen},
     rumor::Rumors,
@@ -198,31 +201,6 @@ impl Mesh {
         mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
         let phase = suspicion::WATCH.mul_f64(mesh.chance());
         mesh.timers.set(now + phase, Timer::Watch);
-        mesh
-    }
-
-    /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
-    #[must_use]
-    pub fn with_peers(
-        config: Config,
-        registrations: Vec<Arc<Registration>>,
-        peers: &[(NodeId, Generation, Arc<Node>)],
-        now: Time,
-    ) -> Self {
-        let mut mesh = Self::new(config, registrations, now);
-        for (id, generation, node) in peers.iter().filter(|(id, ..)| *id != mesh.id) {
-            mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
-            mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node)));
-            mesh.swim.learn(now, *id, *generation, 0, crate::model::MemberState::Alive);
-        }
-        mesh.carry_out(now);
-        mesh.sync.done = true;
-        mesh.announced = true;
-        mesh.published = mesh.book().mark().version.min(1);
-        let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
-        mesh.timers.set(now + first_sync, Timer::Sync);
-        mesh.set_ready();
-        mesh.publish(now);
         mesh
     }
 

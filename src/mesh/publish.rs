@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use super::{
     Mesh, Timer,
-    catalog::{Book, Claim, Indexed, Key, Merged, TooLarge},
+    catalog::{Book, Indexed, Merged, TooLarge},
+    claim::{Claim, Key},
     event::{Change, Done, Rejected},
     membership::MAX_MEMBERS,
     rumor::{Copy, Rumor},
