@@ -108,7 +108,7 @@ async fn a_start_that_cannot_be_is_refused_with_its_cause() {
     std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     for (flag, value, code, expected) in [
         ("--data-dir", &*home, 1, "another agent is using it"),
-        ("--data-dir", &file, 1, &file),
+        ("--data-dir", &file, 2, &file),
         ("--listen", &mesh_port, 1, &mesh_port),
         ("--http", &tcp_port, 1, "--http"),
         ("--dns", &tcp_port, 1, "--dns"),

@@ -4,13 +4,13 @@
 //! was told "done" sees it. It waits for nothing but its queues and its timer: not for a peer, a dial or the disk.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,8 +22,9 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     View,
+    clock::Clock,
     hello::{Greeter, Missed},
-    peers::{Arrival, Holder, Parcel, Peers, Target},
+    peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
-    model::{CheckName, Health, InstanceId, NodeId, Registration, Time},
+    model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
 /// What handles ask of the loop.
@@ -42,8 +43,6 @@ pub(super) enum Ask {
     Remove { id: InstanceId, reply: Reply<()> },
     /// A program's word on its own check.
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
-    /// The core's counters.
-    Stats(oneshot::Sender<Stats>),
     /// Say goodbye and stop.
     Leave,
 }
@@ -56,35 +55,15 @@ pub(super) struct Status {
     pub(super) agreement: AtomicU64,
     /// Seeds that do not resolve, as sentences.
     pub(super) troubles: ArcSwap<Vec<String>>,
-}
-
-/// This process's clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    start: Instant,
-    pub(super) unix_millis: u64,
-}
-
-impl Clock {
-    /// Starts it.
-    pub(super) fn start() -> Self {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
-    }
-
-    pub(super) fn now(&self) -> Time {
-        Time::after_start(self.start.elapsed())
-    }
-
-    fn instant(&self, at: Time) -> Instant {
-        let far = Instant::now() + FAR;
-        self.start.checked_add(at.since_start()).map_or(far, |at| at.min(far))
-    }
+    /// Seeds that resolve and cannot be joined.
+    pub(super) failed: ArcSwap<Vec<String>>,
 }
 
 /// The queues that the loop listens to.
 pub(super) struct Inbox {
     pub(super) asks: mpsc::Receiver<Ask>,
+    /// Who wants the core's counters. A queue of its own: asks wait while the disk is behind.
+    pub(super) counts: mpsc::Receiver<oneshot::Sender<Stats>>,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
     pub(super) completed: mpsc::UnboundedReceiver<Completed>,
 }
@@ -112,8 +91,12 @@ pub(super) struct Agenda {
     told: Vec<Told>,
     /// When to serve what is stored, mesh or not; `None` once answers are given.
     ready_at: Option<Instant>,
-    /// When the fingerprint was last computed.
-    summed_at: Instant,
+    /// From when on the fingerprint may be computed again.
+    sum_at: Instant,
+    /// Whether something has changed since it was: then the loop wakes for it.
+    unsummed: bool,
+    /// Why seeds are of no use; empty while anybody is connected.
+    failed: BTreeMap<SocketAddr, String>,
     save_peers_at: Option<Instant>,
     saved_peers: Vec<KnownPeer>,
     ending: Option<Ending>,
@@ -133,7 +116,9 @@ impl Agenda {
             changed: BTreeSet::new(),
             told: Vec::new(),
             ready_at: Some(now + ready_after),
-            summed_at: now,
+            sum_at: now,
+            unsummed: false,
+            failed: BTreeMap::new(),
             save_peers_at: None,
             saved_peers,
             ending: None,
@@ -170,6 +155,7 @@ impl Drive {
                     None => self.agenda.ending = Some(Ending::Leave),
                 },
                 Some(arrival) = inbox.arrivals.recv() => self.arrive(arrival),
+                Some(reply) = inbox.counts.recv() => drop(reply.send(self.mesh.stats())),
                 Some(completed) = inbox.completed.recv() => self.complete(&completed),
                 () = &mut timer => {}
             }
@@ -207,10 +193,6 @@ impl Drive {
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
-            Ask::Stats(reply) => {
-                let _ = reply.send(self.mesh.stats());
-                None
-            }
             Ask::Leave => {
                 self.agenda.ending = Some(Ending::Leave);
                 None
@@ -244,16 +226,19 @@ impl Drive {
             Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
             Arrival::Missed(target, why) => {
                 match target {
-                    Target::Seed(seed) => tracing::warn!(event = "seed_failed", %seed, %why),
+                    Target::Seed(seed) => self.note_failed(seed, &why),
                     Target::Peer(peer) => tracing::debug!(event = "dial_failed", %peer, %why),
                 }
-                if let Missed::NameInUse(holder) = why {
-                    self.yield_name(holder.to_string());
+                match why {
+                    Missed::NameInUse(holder) => self.yield_name(holder),
+                    Missed::NameSaidInUse(holder) => self.check_holder(holder),
+                    _ => {}
                 }
                 self.peers.miss(target).into_iter().collect()
             }
             Arrival::Ended { peer, serial, gone } => self.peers.end(peer, serial, gone).into_iter().collect(),
-            Arrival::NameInUse(holder) => return self.yield_name(holder.to_string()),
+            Arrival::NameInUse(holder) => return self.yield_name(holder),
+            Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
         };
         for input in inputs {
@@ -296,7 +281,10 @@ impl Drive {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
                     self.writes.expire(&self.view, id);
                 }
-                Output::NameInUse => self.yield_name("an address that the mesh did not tell".into()),
+                Output::NameInUse => tracing::warn!(
+                    event = "renewals_exhausted",
+                    "this node is taken for dead again and again; is another one of its name alive?"
+                ),
             }
         }
     }
@@ -317,7 +305,25 @@ impl Drive {
         let _ = self.events.send(event);
     }
 
-    fn yield_name(&mut self, holder: String) {
+    /// Says once why a seed is of no use, and keeps it for whoever asks why this node is not ready.
+    fn note_failed(&mut self, seed: SocketAddr, why: &Missed) {
+        let why = why.to_string();
+        let failed = &mut self.agenda.failed;
+        if failed.get(&seed) == Some(&why) || failed.len() >= MAX_FAILED {
+            return;
+        }
+        tracing::warn!(event = "seed_failed", %seed, why);
+        failed.insert(seed, why);
+        let sentences = failed.iter().map(|(seed, why)| format!("seed {seed} cannot be joined: {why}"));
+        self.status.failed.store(Arc::new(sentences.collect()));
+    }
+
+    /// A peer says that we share our name: before we go, the other one must answer.
+    fn check_holder(&self, holder: SocketAddr) {
+        tokio::spawn(peers::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
+    }
+
+    fn yield_name(&mut self, holder: SocketAddr) {
         let name = &self.greeter.hello.load().node.name;
         self.agenda.ending = Some(Ending::Yield(format!(
             "another living node is called {name} at {holder}; give this one another name with --node"
@@ -327,12 +333,16 @@ impl Drive {
     /// Publishes each changed name once, then lets the replies go.
     fn publish(&mut self) {
         let now = Instant::now();
-        if !self.agenda.changed.is_empty() || now - self.agenda.summed_at > SUM_EVERY {
-            self.agenda.summed_at = now;
+        self.agenda.unsummed |= !self.agenda.changed.is_empty();
+        if self.agenda.sum_at <= now {
+            self.agenda.sum_at = now + SUM_EVERY;
+            self.agenda.unsummed = false;
             self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
-        for change in std::mem::take(&mut self.agenda.changed) {
+        let changed = std::mem::take(&mut self.agenda.changed);
+        let advances = !changed.is_empty();
+        for change in changed {
             match change {
                 Change::Service(name) => self.view.set_service(&name, self.mesh.service(&name)),
                 Change::Member(id) => self.publish_member(id),
@@ -340,8 +350,15 @@ impl Drive {
                 Change::Ready => {}
             }
         }
+        if advances {
+            self.view.advance();
+        }
         let links = self.peers.links();
         self.links.send_if_modified(|known| std::mem::replace(known, links) != links);
+        if links > 0 && !self.agenda.failed.is_empty() {
+            self.agenda.failed.clear();
+            self.status.failed.store(Arc::default());
+        }
         if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
             self.open("the first sync is done, or there is nobody to sync with");
         }
@@ -376,7 +393,8 @@ impl Drive {
 
     /// The earliest of all that waits for a moment.
     fn wake_at(&self) -> Instant {
-        let own = [self.agenda.ready_at, self.agenda.save_peers_at].into_iter().flatten().min();
+        let sum_at = self.agenda.unsummed.then_some(self.agenda.sum_at);
+        let own = [self.agenda.ready_at, self.agenda.save_peers_at, sum_at].into_iter().flatten().min();
         let core = self.clock.instant(self.mesh.deadline());
         own.map_or(core, |own| own.min(core))
     }
@@ -447,8 +465,8 @@ impl Drive {
 
 /// Inputs of one kind taken for each wake: many enough to share a publication, few enough to keep time.
 const MAX_BATCH: usize = 256;
-/// A deadline that never comes, within what a timer can hold.
-const FAR: Duration = Duration::from_secs(24 * 3600);
+/// Seeds that failed and are remembered: enough to see what is wrong.
+const MAX_FAILED: usize = 64;
 /// The fingerprint costs a walk over the books' hashes: not for each packet.
 const SUM_EVERY: Duration = Duration::from_secs(1);
 /// Members come and go in flocks: one write for all.

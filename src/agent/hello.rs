@@ -53,6 +53,8 @@ pub(super) enum Missed {
     Ourselves,
     #[error("another living node has this node's name")]
     NameInUse(SocketAddr),
+    #[error("a peer says that another node, at {0}, has this node's name")]
+    NameSaidInUse(SocketAddr),
     #[error("no answer within {} s", GREETING.as_secs())]
     TimedOut,
     #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
@@ -143,14 +145,13 @@ impl Greeter {
         expected: Option<NodeId>,
         side: Side,
     ) -> Result<Met, Missed> {
-        let address = canonical(connection.remote_address());
         let checked = heard.and_then(|hello| {
             self.check(&connection, &hello)?;
             Ok(hello)
         });
         let hello = match checked {
             Ok(hello) => hello,
-            Err(Broken::Lost(why)) => return Err(lost(why, address)),
+            Err(Broken::Lost(why)) => return Err(self.lost(&connection, why)),
             Err(Broken::Protocol(why)) => {
                 connection.close(Code::Protocol.into(), why.as_bytes());
                 return Err(Missed::Protocol(why));
@@ -181,6 +182,18 @@ impl Greeter {
         connection.close(Code::Closed.into(), b"yields the name");
         Missed::NameInUse(canonical(connection.remote_address()))
     }
+
+    /// The end of a connection, as one that did not come to be.
+    fn lost(&self, connection: &Connection, why: ConnectionError) -> Missed {
+        let peer = canonical(connection.remote_address());
+        match &why {
+            ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
+                let is_namesake = proven_id(connection, &self.mesh) == Some(self.hello.load().id);
+                if is_namesake { Missed::NameInUse(peer) } else { Missed::NameSaidInUse(holder(close, peer)) }
+            }
+            _ => why.into(),
+        }
+    }
 }
 
 /// The codes that carry a TLS alert (RFC 9001 section 4.8).
@@ -188,16 +201,6 @@ const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 /// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
 pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
     std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
-}
-
-/// The end of a connection, as one that did not come to be.
-fn lost(why: ConnectionError, address: SocketAddr) -> Missed {
-    match &why {
-        ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
-            Missed::NameInUse(holder(close, address))
-        }
-        _ => why.into(),
-    }
 }
 
 /// The id that the peer's certificate proves.

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::{
     sync::mpsc,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -45,7 +45,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Runs until the connection ends; told to close it, or when `orders` is closed, it first lets go what is under way.
+    /// Runs until the connection ends. Told to leave, it first sends what is under way; told to close for another reason
+    /// it lingers for that; when `orders` is closed, it closes at once.
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
         // Streams in both directions, each a small future; the limits of QUIC and of `orders` bound them.
         let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
@@ -128,12 +129,12 @@ impl Link {
 
     async fn write(&self, message: Bytes) {
         let length = message.len();
-        match timeout(STREAM_TIMEOUT, write_all(&self.connection, message)).await {
-            Ok(Some(())) => {
+        match write_all(&self.connection, message).await {
+            Some(()) => {
                 self.traffic.streams_sent.add(1);
                 self.traffic.stream_bytes_sent.add(length);
             }
-            Ok(None) | Err(_) => self.traffic.streams_failed.add(1),
+            None => self.traffic.streams_failed.add(1),
         }
     }
 
@@ -143,7 +144,7 @@ impl Link {
                 Some(Code::Leave) => Gone::Left,
                 Some(Code::NameInUse) => {
                     let holder = hello::holder(close, canonical(self.connection.remote_address()));
-                    let _ = self.arrivals.send(Arrival::NameInUse(holder)).await;
+                    let _ = self.arrivals.send(Arrival::NameSaidInUse(holder)).await;
                     Gone::Closed
                 }
                 _ => Gone::Closed,
@@ -159,10 +160,19 @@ impl Link {
 
 /// Writes one message and waits until the peer has all of it; `None` if it never will.
 async fn write_all(connection: &Connection, message: Bytes) -> Option<()> {
-    let mut stream = connection.open_uni().await.ok()?;
-    stream.write_chunk(message).await.ok()?;
-    stream.finish().ok()?;
-    stream.stopped().await.ok()?.is_none().then_some(())
+    let deadline = Instant::now() + STREAM_TIMEOUT;
+    let mut stream = timeout_at(deadline, connection.open_uni()).await.ok()?.ok()?;
+    let written = timeout_at(deadline, async {
+        stream.write_chunk(message).await.ok()?;
+        stream.finish().ok()?;
+        stream.stopped().await.ok()?.is_none().then_some(())
+    });
+    let written = written.await.ok().flatten();
+    if written.is_none() {
+        // A stream that is dropped ends in order: the peer would take the part for the whole.
+        let _ = stream.reset(Code::Closed.into());
+    }
+    written
 }
 
 /// Asks the process at the other end whether it lives: an open connection does not say so.

@@ -128,10 +128,12 @@ impl Agent {
             fit.retain(|instance| *instance.node.zone == **zone);
             return;
         }
-        let rtt = |name: &NodeName| self.view().node(name.as_str()).and_then(|member| member.rtt).unwrap_or_default();
+        // Nobody knows how far an unmeasured one is: it is not near.
+        let rtt =
+            |name: &NodeName| self.view().node(name.as_str()).and_then(|member| member.rtt).unwrap_or(Duration::MAX);
         if fit.len() > 1 {
             let nearest = fit.iter().map(|instance| rtt(&instance.node.name)).min().unwrap_or_default();
-            fit.retain(|instance| rtt(&instance.node.name) <= nearest * 2 + NEAR);
+            fit.retain(|instance| rtt(&instance.node.name) <= nearest.saturating_mul(2).saturating_add(NEAR));
         }
     }
 }

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
 
 mod builder;
+mod clock;
 mod drive;
 mod hello;
 mod link;
@@ -33,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use builder::Builder;
@@ -46,7 +48,8 @@ use crate::{
     mesh::{Done, Event, Rejected, Stats},
     model::{CheckName, Health, InstanceId, MeshName, NodeName, Registration, Time},
 };
-use drive::{Ask, Clock, Status};
+use clock::Clock;
+use drive::{Ask, Status};
 
 /// What an agent needs to start.
 #[derive(Clone, Debug)]
@@ -90,6 +93,7 @@ struct Shared {
     status: Arc<Status>,
     traffic: Arc<Traffic>,
     asks: mpsc::Sender<Ask>,
+    counts: mpsc::Sender<oneshot::Sender<Stats>>,
     seeds: mpsc::Sender<Vec<String>>,
     events: broadcast::Sender<Event>,
     /// How the loop ended, once it has.
@@ -115,6 +119,14 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong.
         why: String,
+    },
+    /// Another process uses the data directory.
+    #[error(
+        "cannot use data directory {path}: another agent is using it: stop that one, or give this one another --data-dir"
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
     },
     /// A setting makes no sense.
     #[error("{field} {why}")]
@@ -230,14 +242,15 @@ impl Agent {
     /// # Errors
     /// When one of them does not resolve; the others are tried all the same.
     pub async fn join(&self, seeds: &[String]) -> Result<usize, String> {
+        // First of all, so that who gives up waiting for a slow name has asked for all of them.
+        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
         let (mut found, mut troubles) = (0, Vec::new());
-        for seed in seeds {
-            match seek::resolve(seed).await {
+        for answer in join_all(seeds.iter().map(|seed| seek::resolve(seed))).await {
+            match answer {
                 Ok(addresses) => found += addresses.len(),
                 Err(why) => troubles.push(why),
             }
         }
-        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
         if troubles.is_empty() { Ok(found) } else { Err(troubles.join("; ")) }
     }
 
@@ -271,6 +284,7 @@ impl Agent {
             return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
         }
         let mut reasons = self.shared.status.troubles.load().to_vec();
+        reasons.extend(self.shared.status.failed.load().iter().cloned());
         reasons.push(format!(
             "the first sync with a peer is not done; what is stored is served after {} s",
             self.shared.config.ready_after.as_secs_f32()
@@ -281,7 +295,7 @@ impl Agent {
     /// A copy of the core's counters; all zero once it has stopped.
     pub async fn stats(&self) -> Stats {
         let (reply, stats) = oneshot::channel();
-        let _ = self.shared.asks.send(Ask::Stats(reply)).await;
+        let _ = self.shared.counts.send(reply).await;
         stats.await.unwrap_or_default()
     }
 

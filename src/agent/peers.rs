@@ -5,18 +5,19 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::Connection;
 use rand::RngExt;
 use rand_pcg::Pcg32;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    sync::{Semaphore, mpsc},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
 
@@ -44,8 +45,10 @@ pub(super) enum Arrival {
     Judged(Box<Met>, Option<SocketAddr>),
     /// Where to look for the mesh.
     Found(Vec<SocketAddr>),
-    /// A peer knows another living node of our name.
+    /// Another living node of our name has shown itself, and it came first.
     NameInUse(SocketAddr),
+    /// A peer says that there is one.
+    NameSaidInUse(SocketAddr),
 }
 
 /// Whom a dial is for.
@@ -92,6 +95,8 @@ struct Peer {
     /// A newcomer waits until this peer's link has been asked whether it lives.
     challenged: bool,
     waiting: VecDeque<Parcel>,
+    /// Where the last dial found it.
+    answered_at: Option<SocketAddr>,
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -128,6 +133,11 @@ impl Peers {
         }
     }
 
+    /// Where to report.
+    pub(super) fn arrivals(&self) -> mpsc::Sender<Arrival> {
+        self.arrivals.clone()
+    }
+
     /// How many links stand.
     pub(super) const fn links(&self) -> usize {
         self.links
@@ -147,7 +157,11 @@ impl Peers {
         } else {
             peer.dialling = true;
             peer.waiting.push_back(parcel);
-            self.dial(Target::Peer(to), addresses());
+            let mut addresses = addresses();
+            if let Some(good) = addresses.iter().position(|address| peer.answered_at == Some(canonical(*address))) {
+                addresses[..=good].rotate_right(1);
+            }
+            self.dial(Target::Peer(to), addresses);
         }
     }
 
@@ -229,7 +243,7 @@ impl Peers {
         let peer = self.table.get_mut(&id)?;
         peer.link.take_if(|link| link.serial == serial)?;
         self.links -= 1;
-        if !peer.dialling {
+        if !peer.dialling && peer.answered_at.is_none() {
             self.table.remove(&id);
         }
         Some(Input::Disconnected(id, gone))
@@ -266,6 +280,7 @@ impl Peers {
         let orders = self.run_link(&met);
         let now = Instant::now();
         let rtt = met.connection.rtt();
+        let answered_at = met.dialled.then(|| met.address());
         let (id, boot) = (met.hello.id, met.hello.boot);
         let mut link = Standing {
             connection: met.connection,
@@ -281,6 +296,7 @@ impl Peers {
             link.send(parcel, &self.greeter);
         }
         (peer.failures, peer.retry_at) = (0, None);
+        peer.answered_at = answered_at.or(peer.answered_at);
         match peer.link.replace(link) {
             Some(old) if old.boot == boot => drop(old.orders.try_send(Order::Close(Code::Duplicate))),
             Some(old) => old.connection.close(Code::Closed.into(), b""),
@@ -329,7 +345,7 @@ impl Peers {
         }
     }
 
-    /// Dials one address after the other, when it is its turn.
+    /// Dials, when it is its turn.
     fn dial(&mut self, target: Target, addresses: Vec<SocketAddr>) {
         let now = Instant::now();
         self.dial_slot = self.dial_slot.max(now) + DIAL_SPACING;
@@ -338,20 +354,11 @@ impl Peers {
         let (greeter, arrivals) = (Arc::clone(&self.greeter), self.arrivals.clone());
         tokio::spawn(async move {
             sleep_until(turn).await;
-            let mut missed = Missed::Protocol("has no address");
-            for address in addresses {
-                match greeter.dial(address, expected).await {
-                    Ok(met) => {
-                        let _ = arrivals.send(Arrival::Met(Box::new(met), Some(target))).await;
-                        return;
-                    }
-                    Err(why) => missed = why,
-                }
-                if matches!(missed, Missed::NameInUse(_)) {
-                    break;
-                }
-            }
-            let _ = arrivals.send(Arrival::Missed(target, missed)).await;
+            let arrival = match dial_any(&greeter, &addresses, expected).await {
+                Ok(met) => Arrival::Met(Box::new(met), Some(target)),
+                Err(why) => Arrival::Missed(target, why),
+            };
+            let _ = arrivals.send(arrival).await;
         });
     }
 }
@@ -388,23 +395,54 @@ impl Holder {
     }
 }
 
-/// Where another process of the newcomer's name answers, if it does so soon.
-async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
-    for address in addresses {
-        let dialled = timeout(PING_TIMEOUT, greeter.dial(address, Some(newcomer.hello.id))).await;
-        if let Ok(Ok(met)) = dialled {
-            met.connection.close(Code::Closed.into(), b"");
-            if met.hello.boot != newcomer.hello.boot {
-                return Some(address);
-            }
+/// Dials one address after the other, the next as soon as the one before has failed or had its head start: some of a
+/// machine's addresses may lead nowhere, and silently (RFC 8305 section 5). The first that answers wins.
+pub(super) async fn dial_any(
+    greeter: &Greeter,
+    addresses: &[SocketAddr],
+    expected: Option<NodeId>,
+) -> Result<Met, Missed> {
+    let mut missed = Missed::Protocol("has no address");
+    let (mut rest, mut dials) = (addresses.iter(), FuturesUnordered::new());
+    loop {
+        match rest.next() {
+            Some(address) => dials.push(greeter.dial(*address, expected)),
+            None if dials.is_empty() => return Err(missed),
+            None => {}
+        }
+        tokio::select! {
+            Some(met) = dials.next() => match met {
+                Ok(met) => return Ok(met),
+                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(_))) => return Err(why),
+                Err(why) => missed = why,
+            },
+            () = sleep(HEAD_START), if rest.len() > 0 => {}
         }
     }
-    None
+}
+
+/// Where another process of the newcomer's name answers, if it does so soon.
+async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+    let met = timeout(PING_TIMEOUT, dial_any(greeter, &addresses, Some(newcomer.hello.id))).await.ok()?.ok()?;
+    met.connection.close(Code::Closed.into(), b"");
+    (met.hello.boot != newcomer.hello.boot).then(|| met.address())
+}
+
+/// Whether a node of our own name, which came first, answers at `holder`: a peer said so, and may be wrong.
+pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
+    match greeter.dial(holder, None).await {
+        Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+        Ok(_) => {
+            tracing::warn!(event = "name_disputed", %holder, "another node than this one's namesake answers there")
+        }
+        Err(why) => tracing::warn!(event = "name_disputed", %holder, %why),
+    }
 }
 
 /// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
 pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival>) {
-    let answering = Arc::new(tokio::sync::Semaphore::new(MAX_ANSWERING));
+    let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
+    let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
         let busy = answering.available_permits() < MAX_ANSWERING - MAX_UNPROVEN;
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
@@ -413,18 +451,26 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
             let _ = incoming.retry();
             continue;
         }
-        let Ok(permit) = Arc::clone(&answering).try_acquire_owned() else {
+        // Only this task hands them out: who alone holds it has no caller under way.
+        sources.retain(|_, seats| Arc::strong_count(seats) > 1);
+        let source = canonical(incoming.remote_address()).ip();
+        // A machine's own nodes may all start at once.
+        let most = if source.is_loopback() { MAX_ANSWERING } else { MAX_ANSWERING_ONE };
+        let seats = sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        let permits = [Arc::clone(&answering), Arc::clone(seats)].map(Semaphore::try_acquire_owned);
+        let [Ok(everywhere), Ok(here)] = permits else {
             greeter.traffic.refused.add(1);
             incoming.refuse();
             continue;
         };
         let (greeter, arrivals) = (Arc::clone(&greeter), arrivals.clone());
         tokio::spawn(async move {
-            let _permit = permit;
+            let _permits = (everywhere, here);
             let from = canonical(incoming.remote_address());
             match greeter.answer(incoming).await {
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+                Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
                 Err(why @ Missed::Stranger(_)) => tracing::warn!(event = "stranger", %from, %why),
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
@@ -432,6 +478,8 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
     }
 }
 
+/// How long an address has to answer before the next is tried too (RFC 8305 section 8).
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Parcels that wait for a dial: a round of packets, not more, since they grow stale.
 const MAX_WAITING: usize = 64;
 /// Messages that wait on a link.
@@ -445,5 +493,7 @@ const DIAL_SPACING: Duration = Duration::from_millis(20);
 const DIAL_BURST: Duration = Duration::from_secs(1);
 /// Handshakes under way from now on for callers who have proved their address.
 const MAX_ANSWERING: usize = 256;
-/// And how many of them for callers who have not.
+/// And how many of them for one address, so that it does not take all seats.
+const MAX_ANSWERING_ONE: usize = 32;
+/// And how many for callers who have not.
 const MAX_UNPROVEN: usize = 64;

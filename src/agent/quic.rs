@@ -117,8 +117,7 @@ fn transport() -> TransportConfig {
 /// The addresses to tell others, best first; at least one.
 pub(super) fn advertised(bound: SocketAddr, advertise: Option<SocketAddr>) -> Vec<SocketAddr> {
     if let Some(address) = advertise {
-        let port = if address.port() == 0 { bound.port() } else { address.port() };
-        return vec![SocketAddr::new(address.ip(), port)];
+        return vec![address];
     }
     if !bound.ip().is_unspecified() {
         return vec![bound];
@@ -192,7 +191,7 @@ mod tests {
     fn others_are_told_what_reaches_us() {
         let [any, given] = ["0.0.0.0:7946", "10.1.2.3:9"].map(|a| a.parse::<SocketAddr>().unwrap());
         assert_eq!(advertised(given, None), [given]);
-        assert_eq!(advertised(any, Some("10.1.2.3:0".parse().unwrap())), ["10.1.2.3:7946".parse().unwrap()]);
+        assert_eq!(advertised(any, Some(given)), [given]);
         let found = advertised(any, None);
         assert!(!found.is_empty() && found.iter().all(|a| a.is_ipv4() && a.port() == 7946), "{found:?}");
         assert!(rank("docker0", [172, 17, 0, 1].into()) > rank("eth0", [10, 0, 0, 1].into()));

@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{
     net::lookup_host,
     sync::{mpsc, watch},
@@ -66,8 +67,9 @@ impl Seek {
 
     async fn try_once(&self, round: usize, arrivals: &mpsc::Sender<Arrival>, status: &Status) {
         let (mut found, mut troubles) = (Vec::new(), Vec::new());
-        for seed in &self.seeds {
-            match resolve(seed).await {
+        let answers = join_all(self.seeds.iter().map(|seed| resolve(seed))).await;
+        for (seed, answer) in self.seeds.iter().zip(answers) {
+            match answer {
                 Ok(addresses) => found.extend(addresses),
                 Err(why) => {
                     tracing::warn!(event = "seed_unresolved", %seed, %why);
@@ -77,11 +79,12 @@ impl Seek {
         }
         let all_resolved = troubles.is_empty();
         status.troubles.store(Arc::new(troubles));
+        // Before it is asked whether anybody was found: a list of seeds that holds only oneself names nobody.
+        found.retain(|address| !self.own.contains(address));
         if round > 0 || found.is_empty() {
             let first = round * STORED_AT_ONCE % self.stored.len().max(1);
             found.extend(self.stored.iter().cycle().skip(first).take(STORED_AT_ONCE.min(self.stored.len())));
         }
-        found.retain(|address| !self.own.contains(address));
         found.sort_unstable();
         found.dedup();
         if all_resolved || !found.is_empty() {

@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Agent, Config, Shared, StartError, Traffic, View,
-    drive::{Agenda, Clock, Drive, Inbox, Status},
+    clock::Clock,
+    drive::{Agenda, Drive, Inbox, Status},
     hello::Greeter,
     peers::{self, Peers},
     quic,
@@ -30,7 +31,14 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 
     let (completions, completed) = mpsc::unbounded_channel();
     let (store, found) = open_store(&config, &clock, completions).await?;
-    let endpoint = quic::bind(config.listen, &found.keys, tls)?;
+    let endpoint = match quic::bind(config.listen, &found.keys, tls) {
+        Ok(endpoint) => endpoint,
+        Err(why) => {
+            // Who tries again must not find the directory in use. A panic there is already in the log.
+            let _ = tokio::task::spawn_blocking(|| store.close()).await;
+            return Err(why);
+        }
+    };
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
@@ -49,6 +57,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     });
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
+    let (counts, counted) = mpsc::channel(1);
     let (arrivals, arrived) = mpsc::channel(MAX_ARRIVALS);
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let (links, links_seen) = watch::channel(0);
@@ -77,24 +86,30 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     tokio::spawn(peers::listen(greeter, arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
-        let inbox = Inbox { asks: asked, arrivals: arrived, completed };
+        let inbox = Inbox { asks: asked, counts: counted, arrivals: arrived, completed };
         let outcome = drive.run(inbox).await;
         ended.send_replace(Some(outcome));
     });
     let runtime = tokio::runtime::Handle::current();
-    let shared = Shared { view, config, address: bound, clock, status, traffic, asks, seeds, events, stopped, runtime };
+    let shared =
+        Shared { view, config, address: bound, clock, status, traffic, asks, counts, seeds, events, stopped, runtime };
     Ok(Agent { shared: Arc::new(shared) })
 }
 
-/// Refuses what others would refuse later: nobody can dial an unspecified address.
+/// What no peer could take from us.
 fn check(config: &Config) -> Result<(), StartError> {
-    match config.advertise.filter(|address| address.ip().is_unspecified()) {
-        Some(address) => Err(StartError::Config {
-            field: "advertise",
-            why: format!("cannot be {address}: nobody reaches a node there; give it an address of this machine"),
-        }),
-        None => Ok(()),
+    if let Some(address) = config.advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
+        let why = format!(
+            "cannot be {address}: nobody reaches a node there; give it an address and a port that others can dial"
+        );
+        return Err(StartError::Config { field: "advertise", why });
     }
+    let meta: usize = config.meta.iter().map(|(key, text)| key.len() + text.len()).sum();
+    if meta + config.zone.len() + config.datacenter.len() > MAX_DESCRIPTION {
+        let why = "together are over 3 KiB, and every hello carries them: shorten them".into();
+        return Err(StartError::Config { field: "meta, zone and datacenter", why });
+    }
+    Ok(())
 }
 
 /// What this node proves itself with.
@@ -143,6 +158,8 @@ fn describe(config: &Config, bound: SocketAddr) -> Node {
     }
 }
 
+/// A hello has 4 KiB; its other fields take less than one.
+const MAX_DESCRIPTION: usize = 3 << 10;
 /// Asks that wait; beyond it callers do.
 const MAX_ASKS: usize = 1024;
 /// News from peers that wait; beyond it datagrams are dropped and streams slow down.

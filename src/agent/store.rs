@@ -92,7 +92,10 @@ impl Store {
             let found = Found { epoch: Epoch(unix_millis), keys, registrations: Vec::new(), peers: Vec::new() };
             return Ok((Self { writer: None, completed }, found));
         };
-        let blame = |why: Unusable| StartError::Data { path: directory.to_owned(), why: why.to_string() };
+        let blame = |why: Unusable| match why {
+            Unusable::Locked => StartError::InUse { path: directory.to_owned() },
+            why => StartError::Data { path: directory.to_owned(), why: why.to_string() },
+        };
         let database = open_file(directory).map_err(blame)?;
         let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
         let (sender, writes) = sync_mpsc::channel();
@@ -138,7 +141,7 @@ pub(super) fn row(registration: &Registration) -> Result<Vec<u8>, String> {
 /// Why a data directory cannot be used; nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("another agent is using it: stop that one, or give this one another --data-dir")]
+    #[error("another agent is using it")]
     Locked,
     #[error(
         "it belongs to node {node:?} of mesh {mesh:?}: start with --node {node} --mesh {mesh}, or give another --data-dir"

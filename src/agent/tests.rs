@@ -165,6 +165,10 @@ async fn a_start_that_fails_names_the_setting() {
     assert!(matches!(taken, StartError::Listen { address, .. } if address == a.address()));
     let unnamed = builder("a b", &secret).start().await.unwrap_err().to_string();
     assert!(unnamed.starts_with("node "), "{unnamed}");
+    let nowhere = builder("b", &secret).advertise("0.0.0.0:1".parse().unwrap()).start().await.unwrap_err().to_string();
+    assert!(nowhere.starts_with("advertise cannot be 0.0.0.0:1"), "{nowhere}");
+    let wordy = builder("b", &secret).meta("story", &"x".repeat(4096)).start().await.unwrap_err().to_string();
+    assert!(wordy.starts_with("meta, zone and datacenter together are over 3 KiB"), "{wordy}");
     let open = Agent::builder().node("a").start().await.unwrap_err().to_string();
     assert!(open.starts_with("secret is missing"), "{open}");
 }
@@ -208,4 +212,28 @@ async fn what_expires_does_not_rise_at_the_next_start() {
     a.leave().await;
     let a = stored("a", &secret, directory.path()).start().await.unwrap();
     assert!(a.view().registrations().is_empty());
+}
+
+#[tokio::test]
+async fn a_seed_list_of_oneself_does_not_hide_the_stored_peers() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = builder("a", &secret).start().await.unwrap();
+    let b = stored("b", &secret, directory.path()).join([a.address().to_string()]).start().await.unwrap();
+    b.ready().await.unwrap();
+    until_state(&b, "a", MemberState::Alive).await;
+    let address = b.address();
+    b.leave().await;
+    let b = stored("b", &secret, directory.path()).listen(address).join([address.to_string()]).start().await.unwrap();
+    until_state(&b, "a", MemberState::Alive).await;
+}
+
+#[tokio::test]
+async fn a_peer_is_found_at_any_of_its_addresses() {
+    let secret = Secret::random();
+    let (a, b) = (hello::tests::greeter("a", 1, &secret), hello::tests::greeter("b", 2, &secret));
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent.local_addr().unwrap(), b.endpoint.local_addr().unwrap()];
+    let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
+    let (met, _) = tokio::join!(peers::dial_any(&a, &addresses, None), answered);
+    assert_eq!(met.unwrap().address(), addresses[1]);
 }

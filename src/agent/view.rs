@@ -127,7 +127,7 @@ impl View {
         self.own.get(id).map(|found| Arc::clone(&found))
     }
 
-    /// Publishes a service; `None` when nobody registers it any more.
+    /// Publishes a service; `None` when nobody registers it any more. [`View::advance`] tells of it.
     pub fn set_service(&self, name: &ServiceName, instances: Option<Vec<Instance>>) {
         match instances {
             Some(mut instances) => {
@@ -139,16 +139,14 @@ impl View {
             }
             None => drop(self.services.remove(&name.folded())),
         }
-        self.advance();
     }
 
-    /// Publishes a node; `None` when it is forgotten.
+    /// Publishes a node; `None` when it is forgotten. [`View::advance`] tells of it.
     pub fn set_node(&self, name: &NodeName, member: Option<Member>) {
         match member {
             Some(member) => drop(self.nodes.insert(name.as_str().to_ascii_lowercase(), Arc::new(member))),
             None => drop(self.nodes.remove(&name.as_str().to_ascii_lowercase())),
         }
-        self.advance();
     }
 
     /// Publishes which of the nodes is this one.
@@ -176,7 +174,8 @@ impl View {
         self.nodes.iter().find(|entry| entry.id == id).map(|entry| Arc::clone(entry.value()))
     }
 
-    fn advance(&self) {
+    /// Wakes those who wait for a change: once for all that was published since the last time.
+    pub fn advance(&self) {
         let next = self.index.fetch_add(1, Ordering::AcqRel) + 1;
         self.changed.send_replace(next);
     }

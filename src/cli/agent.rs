@@ -111,7 +111,10 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     raise_descriptor_limit();
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new("cannot start", error, "ulimit -a"))?;
-    runtime.block_on(serve(flags, &config))
+    let outcome = runtime.block_on(serve(flags, &config));
+    // Who said it twice does not wait for what still blocks, a disk or a resolver.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Takes as many file descriptors as the system grants: the usual soft limit of 1,024 is there for programs that use
@@ -162,7 +165,10 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
                     info!("leaving");
                     return Ok(());
                 }
-                Heard::Reload => reload(flags, node, &mut ledger).await,
+                Heard::Reload => tokio::select! {
+                    () = reload(flags, node, &mut ledger) => {}
+                    () = signals.stop() => return Ok(()),
+                },
             },
         }
     }
@@ -238,8 +244,11 @@ impl Signals {
         }
     }
 
-    /// The next signal to stop; one to reload means nothing any more.
+    /// The next signal to stop; one to reload waits for [`Signals::next`].
     async fn stop(&mut self) {
-        while matches!(self.next().await, Heard::Reload) {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use futures_util::{StreamExt, stream};
+
 use crate::{
     agent::{Agent, Refused},
     mesh::Rejected,
@@ -52,9 +54,12 @@ impl Ledger {
         // Written down before it is done, so that a crash in between forgets no instance.
         self.ids.extend(wanted);
         self.save()?;
-        for service in services {
-            agent.put(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))?;
-        }
+        // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
+        let put = async |service: &Registration| {
+            agent.put(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))
+        };
+        let done: Vec<_> = stream::iter(services).map(put).buffer_unordered(AT_ONCE).collect().await;
+        done.into_iter().collect::<Result<Vec<_>, _>>()?;
         for id in &gone {
             match agent.remove(id).await {
                 Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => drop(self.ids.remove(id)),
@@ -83,6 +88,8 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// The ledger's name in the data directory.
 const FILE: &str = "services-from-files";
+/// Registrations on their way to the disk at a time: more would hold up those of others.
+const AT_ONCE: usize = 256;
 
 #[cfg(test)]
 mod tests {

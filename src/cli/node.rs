@@ -32,22 +32,23 @@ pub(super) struct Ready {
 }
 
 impl Node {
-    /// Starts all three. Where a face cannot start, the agent leaves again.
+    /// Starts all three. Every port is open before the mesh hears of this node.
     pub(super) async fn start(config: &Config) -> Result<Self, Failure> {
-        let agent = Agent::start(config.agent.clone()).await;
-        let agent = agent.map_err(|error| {
-            let code = if let StartError::Config { .. } = error { Code::Usage } else { Code::Runtime };
-            Failure::new("the node did not start", error, "hobnob config show").code(code)
-        })?;
+        let listen = config.listen;
+        let taken = |face: &str, flag: &str, address: SocketAddr, why: &dyn std::fmt::Display| {
+            let next = format!("hobnob agent {flag} {}, or stop what listens there", any_port(address));
+            Failure::new(format!("cannot serve {face}"), why, next)
+        };
+        let dns = dns::bind(listen.dns).await;
+        let dns = dns.map_err(|why| taken("DNS", "--dns", listen.dns, &format_args!("{}: {why}", listen.dns)))?;
+        let settings = http::Config { dns: Some(dns.address()), ..config.http.clone() };
+        let http = http::bind(settings, listen.http).await;
+        let http = http.map_err(|why| taken("HTTP", "--http", listen.http, &why))?;
+        let agent = Agent::start(config.agent.clone()).await.map_err(unstarted)?;
         let stop = CancellationToken::new();
-        match faces(&agent, config, &stop).await {
-            Ok((dns, http)) => Ok(Self { agent, dns, http, stop }),
-            Err(failure) => {
-                stop.cancel();
-                agent.leave().await;
-                Err(failure)
-            }
-        }
+        let dns = dns.serve(agent.view().clone(), config.dns.clone(), stop.clone());
+        let http = http.serve(agent.clone(), stop.clone());
+        Ok(Self { agent, dns, http, stop })
     }
 
     /// Where it listens.
@@ -65,20 +66,18 @@ impl Node {
     }
 }
 
-async fn faces(
-    agent: &Agent,
-    config: &Config,
-    stop: &CancellationToken,
-) -> Result<(dns::Running, http::Running), Failure> {
-    let taken = |face: &str, flag: &str, address: SocketAddr, why: &dyn std::fmt::Display| {
-        let next = format!("hobnob agent {flag} {}:0, or stop what listens there", address.ip());
-        Failure::new(format!("cannot serve {face} on {address}"), why, next)
+/// Whose fault it is that the agent did not start, and what helps.
+fn unstarted(error: StartError) -> Failure {
+    let (code, next) = match &error {
+        StartError::Config { .. } => (Code::Usage, "hobnob config show".into()),
+        StartError::InUse { .. } => (Code::Runtime, "hobnob agent --data-dir DIR".into()),
+        StartError::Data { path, .. } => (Code::Usage, format!("ls -ld {}", path.display())),
+        StartError::Listen { address, .. } => (Code::Runtime, format!("hobnob agent --listen {}", any_port(*address))),
     };
-    let (listen, view) = (config.listen, agent.view().clone());
-    let dns = dns::serve(view, config.dns.clone(), listen.dns, stop.clone());
-    let dns = dns.await.map_err(|error| taken("DNS", "--dns", listen.dns, &error))?;
-    let settings = http::Config { dns: Some(dns.address()), ..config.http.clone() };
-    let http = http::serve(agent.clone(), settings, listen.http, stop.clone());
-    let http = http.await.map_err(|error| taken("HTTP", "--http", listen.http, &error))?;
-    Ok((dns, http))
+    Failure::new("the node did not start", error, next).code(code)
+}
+
+/// The same address with a port that is free.
+fn any_port(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), 0)
 }

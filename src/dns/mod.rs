@@ -23,5 +23,5 @@ mod tests;
 
 pub use ask::{Kind, Record, Reply, ask};
 pub use message::{Transport, respond};
-pub use server::{Running, serve};
+pub use server::{Bound, Running, bind, serve};
 pub use zone::{Config, Dialect, Zone};

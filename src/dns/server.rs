@@ -40,31 +40,61 @@ impl Running {
     }
 }
 
-/// Answers questions about `view` on `listen` until `stop` is cancelled. Port 0 takes any port that is free for both
-/// transports.
+/// The sockets, open and not yet served: whoever asks waits.
+#[derive(Debug)]
+pub struct Bound {
+    udp: UdpSocket,
+    tcp: TcpListener,
+    address: SocketAddr,
+}
+
+/// Opens `listen` for both transports. Port 0 takes any port that is free for both.
 ///
 /// # Errors
 /// When the port cannot be opened; nothing is left behind.
+pub async fn bind(listen: SocketAddr) -> io::Result<Bound> {
+    let (udp, tcp) = open(listen).await?;
+    let address = udp.local_addr()?;
+    Ok(Bound { udp, tcp, address })
+}
+
+/// Answers questions about `view` on `listen` until `stop` is cancelled.
+///
+/// # Errors
+/// See [`bind`].
 pub async fn serve(
     view: Arc<View>,
     config: Config,
     listen: SocketAddr,
     stop: CancellationToken,
 ) -> io::Result<Running> {
-    let (udp, tcp) = bind(listen).await?;
-    let address = udp.local_addr()?;
-    let tasks = TaskTracker::new();
-    let face = Arc::new(Face { view, config, stop: stop.clone() });
-    tasks.spawn({
-        let (face, stop) = (Arc::clone(&face), stop.clone());
-        async move { stop.run_until_cancelled_owned(answer_packets(&face, &udp)).await }
-    });
-    tasks.spawn({
-        let tasks = tasks.clone();
-        async move { stop.run_until_cancelled_owned(accept(&face, &tcp, &tasks)).await }
-    });
-    tasks.close();
-    Ok(Running { address, tasks })
+    Ok(bind(listen).await?.serve(view, config, stop))
+}
+
+impl Bound {
+    /// The address in use, for UDP and TCP alike.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers questions about `view` until `stop` is cancelled.
+    #[must_use]
+    pub fn serve(self, view: Arc<View>, config: Config, stop: CancellationToken) -> Running {
+        let Self { udp, tcp, address } = self;
+        let tasks = TaskTracker::new();
+        let face = Arc::new(Face { view, config, stop: stop.clone() });
+        tasks.spawn({
+            let (face, stop) = (Arc::clone(&face), stop.clone());
+            async move { stop.run_until_cancelled_owned(answer_packets(&face, &udp)).await }
+        });
+        tasks.spawn({
+            let tasks = tasks.clone();
+            async move { stop.run_until_cancelled_owned(accept(&face, &tcp, &tasks)).await }
+        });
+        tasks.close();
+        Running { address, tasks }
+    }
 }
 
 struct Face {
@@ -74,7 +104,7 @@ struct Face {
 }
 
 /// Both sockets on one port. For port 0, TCP chooses and UDP follows; where UDP's is taken, TCP chooses again.
-async fn bind(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+async fn open(listen: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     let mut tries = if listen.port() == 0 { BIND_TRIES } else { 1 };
     loop {
         let tcp = TcpListener::bind(listen).await?;

@@ -20,6 +20,7 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
     process(&mut page, &app);
     mesh(&mut page, &app);
     page.counters("hobnob", app.agent.stats().await.each());
+    page.counters("hobnob_driver", app.agent.traffic().each());
     page.family("hobnob_http_requests", "counter", "Requests answered, by route and class of status.");
     for (route, code, count) in app.requests.each() {
         page.sample("hobnob_http_requests_total", &[("route", route), ("code", code)], count);

@@ -22,7 +22,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Sy
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-pub use server::{Running, serve};
+pub use server::{Bound, Running, bind, serve};
 
 use crate::{agent::Agent, model::Host};
 use problem::Problem;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::{agent::Refused, mesh::Rejected, model::FieldError};
 
-/// Why a request was not carried out. Nothing was changed.
+/// Why a request was not carried out. Nothing was changed, unless the detail says that it may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     status: StatusCode,

@@ -5,7 +5,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -57,46 +57,76 @@ impl Running {
     }
 }
 
-/// Serves the agent's HTTP API on `listen`, and on the unix socket if there is one, until `stop` is cancelled.
+/// The sockets, open and not yet served: whoever connects waits.
+#[derive(Debug)]
+pub struct Bound {
+    tcp: TcpListener,
+    unix: Option<(UnixListener, PathBuf)>,
+    address: SocketAddr,
+    config: Config,
+}
+
+/// Opens `listen`, and the unix socket if there is one.
 ///
 /// # Errors
 /// When an address is in use or not ours, or the socket's path holds something else. Nothing is left behind.
-pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: CancellationToken) -> io::Result<Running> {
+pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
     let tcp = TcpListener::bind(listen).await.map_err(|why| cannot(&listen, &why))?;
     let address = tcp.local_addr()?;
-    let unix = match config.socket {
-        Some(path) => Some((bind(&path).await.map_err(|why| cannot(&path.display(), &why))?, path)),
+    let unix = match &config.socket {
+        Some(path) => {
+            let listener =
+                bind_unix(path).await.map_err(|why| cannot(&format_args!("unix:{}", path.display()), &why))?;
+            Some((listener, path.clone()))
+        }
         None => None,
     };
-    let mut requests = Requests::default();
-    let routes = native::routes(&mut requests);
-    let refused = requests.route("refused");
-    let app = Arc::new(App {
-        agent,
-        addresses: (address, config.dns),
-        requests,
-        started: SystemTime::now(),
-        stop: stop.clone(),
-    });
-    let door = Arc::new(Door {
-        router: routes.with_state(app),
-        hosts: config.hosts,
-        refused,
-        seats: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
-        stop,
-        tasks: TaskTracker::new(),
-    });
-    let tasks = door.tasks.clone();
-    if let Some((listener, path)) = unix {
-        let door = Arc::clone(&door);
-        tasks.spawn(async move {
-            door.accept(listener, |_| Via::Unix).await;
-            drop(fs::remove_file(path));
+    Ok(Bound { tcp, unix, address, config })
+}
+
+/// Serves the agent's HTTP API on `listen`, and on the unix socket if there is one, until `stop` is cancelled.
+///
+/// # Errors
+/// See [`bind`].
+pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: CancellationToken) -> io::Result<Running> {
+    Ok(bind(config, listen).await?.serve(agent, stop))
+}
+
+impl Bound {
+    /// Serves the agent's HTTP API until `stop` is cancelled.
+    #[must_use]
+    pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
+        let Self { tcp, unix, address, config } = self;
+        let mut requests = Requests::default();
+        let routes = native::routes(&mut requests);
+        let refused = requests.route("refused");
+        let app = Arc::new(App {
+            agent,
+            addresses: (address, config.dns),
+            requests,
+            started: SystemTime::now(),
+            stop: stop.clone(),
         });
+        let door = Arc::new(Door {
+            router: routes.with_state(app),
+            hosts: config.hosts,
+            refused,
+            seats: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
+            stop,
+            tasks: TaskTracker::new(),
+        });
+        let tasks = door.tasks.clone();
+        if let Some((listener, path)) = unix {
+            let door = Arc::clone(&door);
+            tasks.spawn(async move {
+                door.accept(listener, |_| Via::Unix).await;
+                drop(fs::remove_file(path));
+            });
+        }
+        tasks.spawn(async move { door.accept(tcp, greet).await });
+        tasks.close();
+        Running { address, tasks }
     }
-    tasks.spawn(async move { door.accept(tcp, greet).await });
-    tasks.close();
-    Ok(Running { address, tasks })
 }
 
 /// What all connections pass through.
@@ -162,7 +192,7 @@ impl Door {
         }
         match timeout(DEADLINE, self.router.clone().oneshot(request)).await {
             Ok(response) => response,
-            Err(_) => refuse(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no answer was ready within 30 s")),
+            Err(_) => refuse(Problem::new(StatusCode::SERVICE_UNAVAILABLE, LATE)),
         }
     }
 }
@@ -176,7 +206,7 @@ fn greet(stream: &TcpStream) -> Via {
 }
 
 /// Binds a unix socket for the owner and the group; takes the place of one that nobody listens on.
-async fn bind(path: &Path) -> io::Result<UnixListener> {
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match UnixStream::connect(path).await {
         Err(why) if why.kind() == io::ErrorKind::NotFound => {}
         Err(why) if why.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => fs::remove_file(path)?,
@@ -201,6 +231,8 @@ fn cannot(place: &dyn std::fmt::Display, why: &io::Error) -> io::Error {
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a handler may take until its answer begins, and a client to acknowledge what it was sent.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A write that waits for the disk is not taken back.
+const LATE: &str = "no answer was ready within 30 s; what was to be written may still be: GET it to see";
 /// How long requests under way may take to end once the server stops.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most bytes of a request's head: far above any honest one, far below what would hurt 20,000 times.
@@ -302,14 +334,14 @@ mod tests {
     async fn a_unix_socket_takes_the_place_of_a_dead_one_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("http.sock");
-        let first = bind(&path).await.unwrap();
+        let first = bind_unix(&path).await.unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, SOCKET_MODE);
-        assert_eq!(bind(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind_unix(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        bind(&path).await.unwrap();
+        bind_unix(&path).await.unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "precious").unwrap();
-        bind(&file).await.unwrap_err();
+        bind_unix(&file).await.unwrap_err();
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     }
 }

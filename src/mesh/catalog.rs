@@ -4,15 +4,20 @@
 //! version of each row wins, so that merging is commutative, associative and idempotent. A delta that leaves a gap is
 //! shown but not counted (law 5): the mark waits until another delta fills it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use super::{
+    claim::{Claim, Key},
     ring::Ring,
     wire::{self, DELTA_SIZE, Delta, MAX_ROW, Mark, RowUpdate},
 };
-use crate::model::{Epoch, HealthReport, InstanceId, Node, NodeId, Registration, ServiceName, Time};
+use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
 
 /// The most rows one owner may have; a registration with checks takes two.
 pub(super) const MAX_ROWS: usize = 50_000;
@@ -22,69 +27,6 @@ pub(super) const MAX_BOOK_BYTES: usize = 32 << 20;
 const MAX_AHEAD: usize = 32;
 /// How long a tombstone is kept before it folds into the floor: longer than any sync can be late (law 6).
 pub(super) const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
-
-/// What a row is about.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
-    Node,
-    Service(InstanceId),
-    Health(InstanceId),
-}
-
-impl Key {
-    fn parse(text: &str) -> Option<Self> {
-        match text.split_once(':') {
-            None if text == "n" => Some(Self::Node),
-            Some(("s", id)) => id.try_into().ok().map(Self::Service),
-            Some(("h", id)) => id.try_into().ok().map(Self::Health),
-            _ => None,
-        }
-    }
-
-    fn text(&self) -> String {
-        match self {
-            Self::Node => "n".into(),
-            Self::Service(id) => format!("s:{id}"),
-            Self::Health(id) => format!("h:{id}"),
-        }
-    }
-}
-
-/// What a live row says.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Claim {
-    Node(Arc<Node>),
-    Service(Arc<Registration>),
-    Health(Arc<HealthReport>),
-}
-
-impl Claim {
-    fn parse(key: &Key, body: &[u8]) -> Option<Self> {
-        match key {
-            Key::Node => wire::decode::<Node>(body).ok().filter(is_reachable).map(|node| Self::Node(Arc::new(node))),
-            Key::Service(id) => wire::decode::<Registration>(body)
-                .ok()
-                .filter(|registration| registration.id == *id && registration.validate().is_ok())
-                .map(|registration| Self::Service(Arc::new(registration))),
-            Key::Health(_) => wire::decode::<HealthReport>(body).ok().map(|report| Self::Health(Arc::new(report))),
-        }
-    }
-
-    fn encode(&self) -> Bytes {
-        match self {
-            Self::Node(node) => wire::encode_named(&**node),
-            Self::Service(registration) => wire::encode_named(&registration.published()),
-            Self::Health(report) => wire::encode_named(&**report),
-        }
-    }
-}
-
-/// Whether others could dial a node that says this of itself.
-pub(super) fn is_reachable(node: &Node) -> bool {
-    let count = node.addresses.len();
-    (1..=Node::MAX_ADDRESSES).contains(&count)
-        && node.addresses.iter().all(|address| !address.ip().is_unspecified() && address.port() != 0)
-}
 
 /// One claim with its number; no claim is a tombstone.
 #[derive(Clone, Debug)]
@@ -122,6 +64,8 @@ struct Reread {
 #[derive(Clone, Debug, Default)]
 struct Rows {
     by_key: BTreeMap<Key, Row>,
+    /// What is fresh is asked for with every change: that must not cost a walk over the book.
+    by_version: BTreeSet<(u64, Key)>,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
     bytes: usize,
@@ -228,8 +172,8 @@ impl Book {
         Ok(merged)
     }
 
-    /// Merges what somebody says its owner wrote.
-    pub(super) fn merge(&mut self, now: Time, delta: &Delta<'_>) -> Merged {
+    /// Merges what somebody says its owner wrote, in the mesh called `mesh`.
+    pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, delta: &Delta<'_>) -> Merged {
         let mut merged = Merged::default();
         if delta.epoch < self.mark.epoch {
             return merged;
@@ -241,6 +185,7 @@ impl Book {
         if delta.floor > self.mark.version && delta.floor > reads_up_to {
             self.doubt(delta.floor);
         }
+        self.catch_up(delta.floor, &mut merged);
         // Below the floor to be reached only a delta that knows of it has a say: an older one would bring back the dead.
         let settled = match self.reread {
             Some(reread) if delta.floor >= reread.floor => 0,
@@ -248,7 +193,7 @@ impl Book {
             None => self.mark.floor,
         };
         for update in delta.rows.iter().filter(|update| update.version > settled) {
-            self.merge_row(now, update, &mut merged);
+            self.merge_row(now, mesh, delta.owner, update, &mut merged);
         }
         merged.gap = !self.advance(delta.from.max(settled), delta.to);
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
@@ -256,13 +201,18 @@ impl Book {
             self.mark.version = self.mark.version.max(read);
             self.fold(floor, &mut merged);
         }
-        if self.reread.is_none() && delta.floor > self.mark.floor && self.mark.version >= delta.floor {
-            self.fold(delta.floor, &mut merged);
-        }
+        self.catch_up(delta.floor, &mut merged);
         merged
     }
 
-    fn merge_row(&mut self, now: Time, update: &RowUpdate<'_>, merged: &mut Merged) {
+    /// Follows the owner's floor as far as the book was read.
+    fn catch_up(&mut self, floor: u64, merged: &mut Merged) {
+        if self.reread.is_none() && floor > self.mark.floor && self.mark.version >= floor {
+            self.fold(floor, merged);
+        }
+    }
+
+    fn merge_row(&mut self, now: Time, mesh: &MeshName, owner: NodeId, update: &RowUpdate<'_>, merged: &mut Merged) {
         let Some(key) = Key::parse(update.key) else {
             merged.bad_rows += 1;
             return;
@@ -276,17 +226,18 @@ impl Book {
         if update.version < known.0 || (update.version == known.0 && !known.1) {
             return;
         }
-        let claim = match update.body.map(|body| (body.len() <= MAX_ROW).then(|| Claim::parse(&key, body)).flatten()) {
-            None => None,
+        let parsed = update.body.map(|body| Claim::parse(&key, body).filter(|_| body.len() <= MAX_ROW));
+        let claim = match parsed {
+            None if key != Key::Node => None,
+            // A node speaks of itself, under its own name.
+            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != owner => return merged.bad_rows += 1,
             Some(Some(claim)) => Some(claim),
-            Some(None) => {
-                merged.bad_rows += 1;
-                return;
-            }
+            None | Some(None) => return merged.bad_rows += 1,
         };
         let full = self.rows.as_ref().is_some_and(|rows| {
             let grown = rows.bytes + update.body.map_or(0, <[u8]>::len);
-            grown > MAX_BOOK_BYTES || (known.0 == 0 && rows.by_key.len() >= MAX_ROWS)
+            // Twice what a writer may have: tombstones and rows about to be replaced are not held against it.
+            grown > 2 * MAX_BOOK_BYTES || (known.0 == 0 && rows.by_key.len() >= 2 * MAX_ROWS)
         });
         if full {
             merged.bad_rows += 1;
@@ -307,7 +258,12 @@ impl Book {
         let rows = self.rows.get_or_insert_default();
         rows.bytes += row.body.len();
         let new = row.claim.clone();
+        let fresh = (row.version, key.clone());
         let old = rows.by_key.insert(key.clone(), row);
+        if let Some(old) = &old {
+            rows.by_version.remove(&(old.version, key.clone()));
+        }
+        rows.by_version.insert(fresh);
         rows.bytes -= old.as_ref().map_or(0, |old| old.body.len());
         let old = old.and_then(|row| row.claim);
         if old != new {
@@ -345,14 +301,11 @@ impl Book {
         *self = Self { node, ..Self::new(epoch) };
     }
 
-    /// Drops every row, as when the owner has left.
+    /// Drops every row, as when the owner has left or was Down for long. The epoch stays, so that no older one rises
+    /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
         let mut merged = Merged::default();
-        let Mark { epoch, floor, version } = self.mark;
-        let node_version = self.node_version;
-        self.replace(epoch, &mut merged);
-        self.node_version = node_version;
-        self.mark = Mark { epoch, floor: floor.max(version), version };
+        self.replace(self.mark.epoch, &mut merged);
         merged
     }
 
@@ -402,6 +355,7 @@ impl Book {
             let Some(row) = self.rows.as_mut().and_then(|rows| rows.by_key.remove(&key)) else { continue };
             if let Some(rows) = &mut self.rows {
                 rows.bytes -= row.body.len();
+                rows.by_version.remove(&(row.version, key.clone()));
             }
             if row.claim.is_some() {
                 self.note(&key, row.claim, None, merged);
@@ -427,10 +381,10 @@ impl Book {
         if let Some(row) = node_row.as_ref().filter(|row| row.version > start) {
             fresh.push((row.version, Key::Node.text(), row));
         }
-        for (key, row) in self.rows.iter().flat_map(|rows| &rows.by_key) {
-            if row.version > start {
-                fresh.push((row.version, key.text(), row));
-            }
+        if let Some(rows) = &self.rows {
+            let newer = rows.by_version.range((start.saturating_add(1), Key::Node)..);
+            let rows = newer.filter_map(|(version, key)| Some((*version, key.text(), rows.by_key.get(key)?)));
+            fresh.extend(rows);
         }
         fresh.sort_unstable_by_key(|(version, ..)| *version);
         self.pieces(owner, start, &fresh)

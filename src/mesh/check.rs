@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Mesh, Timer,
-    catalog::{Claim, Key},
+    claim::{Claim, Key},
     event::{Done, Output, Rejected},
 };
 use crate::model::{CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};
@@ -17,24 +17,26 @@ pub(super) struct Check {
     /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
     judged: bool,
-    /// Counts reports, so that a timer knows whether it is still meant.
-    reports: u64,
+    /// Unlike that of any check before it, so that a timer knows whether it is still meant.
+    serial: u64,
+    /// When its TTL runs out, and whether a timer waits for that.
+    runs_out: Time,
+    awaited: bool,
 }
 
 /// The checks of this node's instances.
 pub(super) type Checks = BTreeMap<InstanceId, BTreeMap<CheckName, Check>>;
 
 impl Check {
-    fn new(spec: CheckSpec, unix_millis: u64) -> Self {
+    fn new(spec: CheckSpec, serial: u64, unix_millis: u64) -> Self {
         let status = spec.initial.unwrap_or(Health::Critical);
         let output = if spec.initial.is_some() { "" } else { "no result yet" };
         let status = CheckStatus { name: spec.name.clone(), status, output: output.into(), since: unix_millis };
-        Self { spec, status, streak: 0, judged: false, reports: 0 }
+        Self { spec, status, streak: 0, judged: false, serial, runs_out: Time::NEVER, awaited: false }
     }
 
     /// Takes in one result. True if the status changed.
     fn take(&mut self, result: Health, output: Arc<str>, unix_millis: u64) -> bool {
-        self.reports += 1;
         self.status.output = output;
         if result == self.status.status {
             self.streak = 0;
@@ -62,15 +64,18 @@ impl Mesh {
         let mut checks = BTreeMap::new();
         for spec in specs {
             let kept = old.remove(&spec.name).filter(|check| check.spec == *spec);
-            let fresh = kept.is_none();
-            checks.insert(spec.name.clone(), kept.unwrap_or_else(|| Check::new(spec.clone(), unix_millis)));
-            if fresh {
-                self.expect_report(now, instance, spec, 0);
+            if kept.is_none() {
                 self.expect_recovery(now, instance, spec, unix_millis);
             }
+            self.check_serial += 1;
+            let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
+            checks.insert(spec.name.clone(), check);
         }
         if !checks.is_empty() {
             self.checks.insert(instance.clone(), checks);
+        }
+        for spec in specs {
+            self.expect_report(now, instance, &spec.name);
         }
     }
 
@@ -82,9 +87,15 @@ impl Mesh {
             && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.name)).is_some_and(|c| c.spec == *spec))
     }
 
-    fn expect_report(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, reports: u64) {
-        let CheckKind::Ttl(ttl) = spec.kind;
-        self.timers.set(now + ttl, Timer::Ttl { instance: instance.clone(), check: spec.name.clone(), reports });
+    /// Has a check's TTL run anew; the one timer that waits for it finds out when it fires.
+    fn expect_report(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
+        let Some(check) = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name)) else { return };
+        let CheckKind::Ttl(ttl) = check.spec.kind;
+        check.runs_out = now + ttl;
+        if !std::mem::replace(&mut check.awaited, true) {
+            let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial: check.serial };
+            self.timers.set(check.runs_out, timer);
+        }
     }
 
     fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, since: u64) {
@@ -128,10 +139,10 @@ impl Mesh {
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
         let flipped = check.take(status, output.into(), unix_millis);
-        let (spec, reports, worst) = (check.spec.clone(), check.reports, check.status.status);
-        self.expect_report(now, instance, &spec, reports);
+        let critical = (check.status.status == Health::Critical).then(|| check.spec.clone());
+        self.expect_report(now, instance, name);
         if flipped {
-            if worst == Health::Critical {
+            if let Some(spec) = critical {
                 self.expect_recovery(now, instance, &spec, unix_millis);
             }
             self.publish_report(now, instance)?;
@@ -156,13 +167,25 @@ impl Mesh {
         }
     }
 
-    /// A TTL has run out, unless a report came meanwhile.
-    pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, reports: u64) {
-        let check = self.checks.get(instance).and_then(|checks| checks.get(name));
-        let Some(check) = check.filter(|check| check.reports == reports) else { return };
+    /// A TTL has run out, unless a report came meanwhile. Then the next report has it run again.
+    pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64) {
+        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name));
+        let Some(check) = check.filter(|check| check.serial == serial) else { return };
+        if check.runs_out > now {
+            let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial };
+            return self.timers.set(check.runs_out, timer);
+        }
         let CheckKind::Ttl(ttl) = check.spec.kind;
         let words = format!("no report within its TTL of {ttl:?}");
-        let _ = self.report(now, instance, name, Health::Critical, &words);
+        let unix_millis = self.config.unix_millis.saturating_add(super::millis(now.since_start()));
+        let flipped = check.take(Health::Critical, words.into(), unix_millis);
+        check.awaited = false;
+        let spec = check.spec.clone();
+        if flipped {
+            self.expect_recovery(now, instance, &spec, unix_millis);
+            // What does not fit into a full book follows with the next report.
+            let _ = self.publish_report(now, instance);
+        }
     }
 
     /// A check was critical for as long as its instance may be.

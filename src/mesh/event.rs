@@ -223,5 +223,5 @@ impl Generation {
     }
 }
 
-/// Renewals per epoch: 65,536. At the cap of five a minute they last nine days, after which the epoch's low bit moves.
+/// Renewals per epoch: 65,536. At the cap of five a minute they last nine days; then the node takes a new epoch.
 const RENEWAL_BITS: u32 = 16;

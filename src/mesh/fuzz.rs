@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use super::{
     Command, Config, Generation, Hello, Input, Mesh,
-    catalog::{Book, Claim, Key},
+    catalog::Book,
+    claim::{Claim, Key},
     wire::{self, Delta, Mark},
 };
 use crate::model::{Epoch, InstanceId, Node, NodeId, Registration, Time};
@@ -93,7 +94,8 @@ fn write(book: &mut Book, now: Time, instance: u8, port: Option<u16>) {
 fn read(reader: &mut Book, now: Time, delta: &[u8]) {
     let before = reader.mark();
     let delta: Delta<'_> = wire::decode(delta).expect("S13: what was encoded is decoded");
-    reader.merge(now, &delta);
+    let mesh = "fuzz".try_into().expect("a valid name");
+    reader.merge(now, &mesh, &delta);
     assert!(reader.mark() >= before, "law 4: a mark only grows");
 }
 

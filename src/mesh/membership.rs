@@ -5,18 +5,19 @@
 //! seen alive is told to that somebody, who renews its generation: a healed partition so costs one renewal each and not
 //! one flap. Only Left is final at once, and only from the mouth of the one who leaves.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use super::{
     DOWN_KEPT, Mesh, ROWS_KEPT, Timer,
-    catalog::{Book, is_reachable},
+    catalog::Book,
+    claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Kind},
     wire::{Fact, Frame, Place},
 };
-use crate::model::{MemberState, NodeId, Time};
+use crate::model::{Epoch, MemberState, NodeId, Time};
 
 impl Mesh {
     /// What this node says of itself.
@@ -39,13 +40,12 @@ impl Mesh {
         if peer == self.id || hello.mesh != self.config.mesh || NodeId::of(&hello.mesh, &hello.node.name) != peer {
             return self.garbage(peer, "a hello in a name that is not its own");
         }
-        if !is_reachable(&hello.node) || !self.is_plausible(now, hello.generation) {
+        // A clock far ahead of ours is not held against its owner, who speaks here for himself.
+        if !is_reachable(&hello.node) || hello.generation.epoch() > LAST_EPOCH {
             return self.garbage(peer, "a hello with an impossible address or generation");
         }
         let known = self.roster.get(peer).map(|seen| (seen.generation, seen.state));
-        if known.is_none_or(|(generation, _)| generation.epoch() != hello.generation.epoch()) {
-            self.rumors.restarted(peer);
-        }
+        self.rumors.met(peer, hello.boot);
         let alive =
             Fact { id: peer, generation: hello.generation, incarnation: 0, state: MemberState::Alive, by: peer };
         if !self.judge(now, &alive, Cause::Hello) {
@@ -60,7 +60,7 @@ impl Mesh {
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
         if !self.sync.done {
-            self.sync_all_with(peer);
+            self.begin_with(peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);
         }
@@ -71,6 +71,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(peer) else { return };
         seen.linked = false;
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
+        self.cut_off(peer);
         match gone {
             Gone::Left => {
                 self.judge(now, &left, Cause::Left);
@@ -86,18 +87,18 @@ impl Mesh {
 
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
-        if !self.is_plausible(now, fact.generation) {
+        let forged = match fact.state {
+            MemberState::Left => fact.by != fact.id,
+            MemberState::Suspect => fact.by != self.id && self.roster.get(fact.by).is_none(),
+            MemberState::Alive | MemberState::Down => false,
+        };
+        if forged || !self.is_plausible(now, fact.id, fact.generation) {
             self.stats.dropped_unauthorized += 1;
             return;
         }
         if fact.id == self.id {
-            return self.hear_of_this(now, fact);
+            return self.hear_of_this(now, from, fact);
         }
-        if fact.state == MemberState::Left && fact.by != fact.id {
-            self.stats.dropped_unauthorized += 1;
-            return;
-        }
-        let _ = from;
         let cause = if fact.state == MemberState::Left { Cause::Left } else { Cause::Told };
         self.judge(now, fact, cause);
     }
@@ -111,8 +112,7 @@ impl Mesh {
             Verdict::News { was } => self.changed(now, fact, was, cause),
             Verdict::Confirmed => self.confirm(now, id, fact.by),
             Verdict::Accused => {
-                let generation = seen.generation;
-                self.send(id, &Frame::Renew(generation));
+                self.send(id, &Frame::Renew(fact.generation));
                 self.challenge(now, id);
             }
         }
@@ -124,7 +124,8 @@ impl Mesh {
             self.stats.dropped_full += 1;
             return false;
         }
-        if fact.state == MemberState::Left {
+        if !fact.state.is_shown() {
+            // Of the dead that one never met there is nothing to show, and remembering them would make them immortal.
             return true;
         }
         let mut seen = Seen::new(fact.generation, now);
@@ -143,8 +144,7 @@ impl Mesh {
         match state {
             MemberState::Alive => {
                 if was.is_some_and(|was| !was.is_shown()) {
-                    let soon = REVIVED.mul_f64(self.chance());
-                    self.timers.set(now + soon, Timer::Revived(id));
+                    self.sync_soon(now, id);
                 }
             }
             MemberState::Suspect => self.begin_suspicion(now, id, by),
@@ -158,6 +158,15 @@ impl Mesh {
         self.show(id);
         if was != Some(state) {
             self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
+        }
+    }
+
+    /// Compares notes with a peer in a moment, unless that is about to be done with another.
+    pub(super) fn sync_soon(&mut self, now: Time, peer: NodeId) {
+        if self.comparing.is_none() {
+            self.comparing = Some(peer);
+            let soon = SOON.mul_f64(self.chance());
+            self.timers.set(now + soon, Timer::Compare);
         }
     }
 
@@ -191,25 +200,28 @@ impl Mesh {
     }
 
     /// Somebody speaks of this node.
-    fn hear_of_this(&mut self, now: Time, fact: &Fact) {
-        let ours = self.swim.generation();
-        if fact.generation > ours {
+    fn hear_of_this(&mut self, now: Time, from: NodeId, fact: &Fact) {
+        let ours = self.fact_of_this(MemberState::Alive);
+        if fact.state == MemberState::Alive && fact.generation <= ours.generation {
+            return;
+        }
+        if fact.generation > ours.generation {
             self.rise(now, fact.generation);
-        } else if fact.generation == ours {
-            match fact.state {
-                MemberState::Suspect if self.swim.refute(now, fact.incarnation) => {
-                    self.carry_out(now);
-                    self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
-                }
-                MemberState::Down | MemberState::Left if !self.leaving => self.renew(now),
-                _ => {}
-            }
+        } else if (fact.generation, fact.incarnation) < (ours.generation, ours.incarnation) && !self.leaving {
+            // Refuted already, and the word did not get there.
+            self.send(from, &Frame::Facts(vec![ours]));
+        } else if fact.state == MemberState::Suspect && fact.incarnation < LAST_INCARNATION {
+            self.swim.refute(now, fact.incarnation);
+            self.carry_out(now);
+            self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
+        } else if !self.leaving {
+            self.renew(now);
         }
     }
 
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
     pub(super) fn on_renew(&mut self, now: Time, generation: Generation) {
-        if !self.is_plausible(now, generation) {
+        if !self.is_plausible(now, self.id, generation) {
             self.stats.dropped_unauthorized += 1;
         } else if generation > self.swim.generation() {
             self.rise(now, generation);
@@ -219,39 +231,29 @@ impl Mesh {
     }
 
     fn renew(&mut self, now: Time) {
-        if self.may_renew(now) {
+        let generation = self.swim.generation();
+        if generation.next().epoch() != self.epoch {
+            self.rise(now, generation);
+        } else if ration(&mut self.renewals, now) {
             self.swim.renew(now);
             self.carry_out(now);
         }
     }
 
-    /// Others know a larger generation of this name: an earlier life with a clock ahead of ours, or a second holder.
-    fn rise(&mut self, now: Time, above: Generation) {
-        if !self.may_renew(now) {
+    /// Others know more of this name than this process ever said: an earlier life with a clock ahead of ours, a second
+    /// holder, or a liar. The book is written again under an epoch above all that.
+    pub(super) fn rise(&mut self, now: Time, above: Generation) {
+        if !ration(&mut self.rises, now) {
+            if self.rises.len() == RENEWALS_A_MINUTE && self.sync.done {
+                self.rises.push_back(now);
+                self.outbox.push(Output::NameInUse);
+            }
             return;
         }
-        if above.epoch() > self.epoch {
-            self.rewrite_book(now, above.epoch());
-            self.swim.rise(now, Generation::first(self.epoch));
-        } else {
-            self.swim.rise(now, above.next());
-        }
+        self.rewrite_book(now, above.epoch().max(self.epoch));
+        self.swim.rise(now, Generation::first(self.epoch));
         self.carry_out(now);
         self.announce_anew(now);
-    }
-
-    /// Renewals are rationed, so that two holders of one name cannot chase each other for ever.
-    fn may_renew(&mut self, now: Time) -> bool {
-        self.renewals.retain(|at| now.since(*at) < Duration::from_secs(60));
-        if self.renewals.len() >= RENEWALS_A_MINUTE {
-            if self.renewals.len() == RENEWALS_A_MINUTE && self.sync.done {
-                self.outbox.push(Output::NameInUse);
-                self.renewals.push_back(now);
-            }
-            return false;
-        }
-        self.renewals.push_back(now);
-        true
     }
 
     /// A SWIM packet: its head is judged first, and foca sees it only if its sender is who it says and is a member.
@@ -260,7 +262,8 @@ impl Mesh {
             return self.garbage(from, "a SWIM packet in another's name");
         };
         let unknown = |id| self.roster.get(id).is_none() && id != self.id;
-        if !self.is_plausible(now, head.source.generation) || head.third.is_some_and(|third| unknown(third.node)) {
+        if !self.is_plausible(now, from, head.source.generation) || head.third.is_some_and(|third| unknown(third.node))
+        {
             self.stats.dropped_unauthorized += 1;
             return;
         }
@@ -271,6 +274,11 @@ impl Mesh {
         if !seen.state.is_shown() || seen.generation > generation {
             let known = seen.generation;
             return self.send(from, &Frame::Renew(known));
+        }
+        if head.target.node == self.id && head.target.generation != self.swim.generation() {
+            // It speaks to who this node was before it renewed.
+            let ours = self.fact_of_this(MemberState::Alive);
+            return self.send(from, &Frame::Facts(vec![ours]));
         }
         if seen.state == MemberState::Suspect && head.kind == Kind::Ping {
             // The suspect is told on the spot, so that it can refute within a round trip (Lifeguard's buddy system).
@@ -294,7 +302,7 @@ impl Mesh {
                         self.accuse(now, identity.node);
                     }
                 }
-                Effect::Answered(id, rtt) => self.answered(id, rtt),
+                Effect::Answered(id, rtt) => rtt.into_iter().for_each(|rtt| self.on_rtt(id, rtt)),
                 Effect::Renewed => {
                     self.stats.renewals += 1;
                     self.outbox.push(Output::Event(Event::Renewed));
@@ -318,12 +326,6 @@ impl Mesh {
         self.send(to, &Frame::Swim(packet));
     }
 
-    fn answered(&mut self, id: NodeId, rtt: Option<Duration>) {
-        if let Some(rtt) = rtt {
-            self.on_rtt(id, rtt);
-        }
-    }
-
     /// A round trip was measured.
     pub(super) fn on_rtt(&mut self, id: NodeId, rtt: Duration) {
         let spread = self.chance() - 0.5;
@@ -331,6 +333,7 @@ impl Mesh {
         let distance = seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None }));
         // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
         distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);
         }
@@ -359,29 +362,47 @@ impl Mesh {
         }
         for id in forgotten {
             self.changes.insert(Change::Member(id));
-            self.roster.remove(id);
+            if let Some(seen) = self.roster.remove(id) {
+                self.swim.forget(now, id, seen.generation);
+            }
             self.catalog.remove(id);
             self.rumors.forget(id);
         }
         self.asked.clear();
+        self.complaints.clear();
         let id = self.id;
         if let Some(book) = self.catalog.get_mut(id) {
             book.bury(now);
         }
     }
 
-    /// Whether a generation can be: no process starts more than a day from now.
-    fn is_plausible(&self, now: Time, generation: Generation) -> bool {
-        let latest = self.config.unix_millis.saturating_add(super::millis(now.since_start() + CLOCKS_DIFFER));
-        generation.epoch().0 <= latest.max(self.epoch.0)
+    /// Whether a generation can be: no process starts more than a day from now, unless it has told us so itself.
+    fn is_plausible(&self, now: Time, id: NodeId, generation: Generation) -> bool {
+        let latest = self.unix_millis(now + CLOCKS_DIFFER);
+        let known = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() >= generation.epoch());
+        known || generation.epoch().0 <= latest.max(self.epoch.0)
     }
 }
 
+/// Whether one more is within what a minute allows; if so it is counted.
+fn ration(spent: &mut VecDeque<Time>, now: Time) -> bool {
+    spent.retain(|at| now.since(*at) < Duration::from_secs(60));
+    let within = spent.len() < RENEWALS_A_MINUTE;
+    if within {
+        spent.push_back(now);
+    }
+    within
+}
+
 /// The most members, Down ones included, that are remembered.
-const MAX_MEMBERS: usize = 20_000;
+pub(super) const MAX_MEMBERS: usize = 20_000;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
-const REVIVED: Duration = Duration::from_millis(400);
+const SOON: Duration = Duration::from_millis(400);
+/// Epochs have 48 bits: milliseconds up to the year 10,889. One bit is kept for those who rise above them.
+const LAST_EPOCH: Epoch = Epoch(1 << 47);
+/// A generation's incarnations are 16 bits; it is renewed well before they run out.
+const LAST_INCARNATION: u16 = u16::MAX - 1_000;
 /// How far a peer's clock may be ahead of ours before its epoch is held for an attack.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);

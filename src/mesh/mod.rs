@@ -4,7 +4,7 @@
 //! 1. One mutation ([`Mesh::handle`] or [`Mesh::command`]), then drain [`Mesh::poll`] to `None`.
 //! 2. `now` never goes back.
 //! 3. A book is written only by its owner.
-//! 4. A mark (epoch, floor, version) only grows, in that order.
+//! 4. A mark (epoch, floor, version) only grows, in that order. A book forgotten with its owner is read anew.
 //! 5. A rumour that leaves a gap is shown but not counted: the next sync fills the gap.
 //! 6. A tombstone outlives every sync before it is folded into the floor; a reader below the floor takes the whole book.
 //! 7. What is shown is the live rows of members that are not Down. A death edits no book.
@@ -13,6 +13,7 @@
 
 mod catalog;
 mod check;
+mod claim;
 pub mod event;
 pub mod fuzz;
 mod membership;
@@ -29,6 +30,7 @@ mod sync;
 mod timer;
 mod view;
 mod vivaldi;
+mod warm;
 pub mod wire;
 
 use std::{
@@ -46,8 +48,9 @@ pub use stats::Stats;
 pub use view::{Instance, Member};
 
 use self::{
-    catalog::{Book, Catalog, Claim, Key},
+    catalog::{Book, Catalog},
     check::Checks,
+    claim::{Claim, Key},
     outbox::Outbox,
     roster::{Roster, Seen},
     rumor::Rumors,
@@ -97,6 +100,11 @@ pub struct Mesh {
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
     renewals: VecDeque<Time>,
+    rises: VecDeque<Time>,
+    /// After a pause, not before this.
+    judges_again: Time,
+    /// Of whose garbage was told lately.
+    complaints: BTreeSet<NodeId>,
     place: Place,
     seeds: Vec<SocketAddr>,
     leaving: bool,
@@ -105,6 +113,7 @@ pub struct Mesh {
     catalog: Catalog,
     index: Index,
     checks: Checks,
+    check_serial: u64,
     wordy: BTreeSet<InstanceId>,
 
     // How it travels.
@@ -115,6 +124,8 @@ pub struct Mesh {
     publishing: bool,
     announced: bool,
     pulling: BTreeSet<NodeId>,
+    /// With whom notes are to be compared in a moment.
+    comparing: Option<NodeId>,
     ready: bool,
 }
 
@@ -128,9 +139,9 @@ enum Timer {
     Publish,
     Pull { owner: NodeId, from: NodeId },
     Sync,
-    Revived(NodeId),
+    Compare,
     Join(u32),
-    Ttl { instance: InstanceId, check: CheckName, reports: u64 },
+    Ttl { instance: InstanceId, check: CheckName, serial: u64 },
     Expire { instance: InstanceId, check: CheckName, since: u64 },
     Words,
     Forget,
@@ -158,12 +169,16 @@ impl Mesh {
             challenged: BTreeSet::new(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
+            rises: VecDeque::new(),
+            judges_again: now,
+            complaints: BTreeSet::new(),
             place: vivaldi::ORIGIN,
             seeds: Vec::new(),
             leaving: false,
             catalog: Catalog::default(),
             index: Index::default(),
             checks: Checks::new(),
+            check_serial: 0,
             wordy: BTreeSet::new(),
             rumors: Rumors::new(id),
             sync: Sync::default(),
@@ -172,6 +187,7 @@ impl Mesh {
             publishing: false,
             announced: false,
             pulling: BTreeSet::new(),
+            comparing: None,
             ready: false,
             config,
         };
@@ -185,31 +201,6 @@ impl Mesh {
         mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
         let phase = suspicion::WATCH.mul_f64(mesh.chance());
         mesh.timers.set(now + phase, Timer::Watch);
-        mesh
-    }
-
-    /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
-    #[must_use]
-    pub fn with_peers(
-        config: Config,
-        registrations: Vec<Arc<Registration>>,
-        peers: &[(NodeId, Generation, Arc<Node>)],
-        now: Time,
-    ) -> Self {
-        let mut mesh = Self::new(config, registrations, now);
-        for (id, generation, node) in peers.iter().filter(|(id, ..)| *id != mesh.id) {
-            mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
-            mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node)));
-            mesh.swim.learn(now, *id, *generation, 0, crate::model::MemberState::Alive);
-        }
-        mesh.carry_out(now);
-        mesh.sync.done = true;
-        mesh.announced = true;
-        mesh.published = mesh.book().mark().version.min(1);
-        let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
-        mesh.timers.set(now + first_sync, Timer::Sync);
-        mesh.set_ready();
-        mesh.publish(now);
         mesh
     }
 
@@ -340,10 +331,17 @@ impl Mesh {
 
     fn wake(&mut self, now: Time) {
         let due = self.deadline();
-        if now.since(due) > OVERSLEPT && due != Time::NEVER {
-            // This process was paused. What others said meanwhile is still in the socket: that is heard first.
+        if now.since(due) > OVERSLEPT && due != Time::NEVER && now >= self.judges_again {
+            // This process was paused. What others said meanwhile is still in the socket: that is heard before anybody is
+            // judged. Not for ever: who is starved all the time must judge some time.
             self.swim.doubt.raise();
-            self.timers.postpone(now, now + GRACE);
+            self.judges_again = now + GRACE * 2;
+            self.timers.postpone(now, now + GRACE, |timer| {
+                matches!(
+                    timer,
+                    Timer::Swim(_) | Timer::Suspicion(..) | Timer::Knock { .. } | Timer::Watch | Timer::Ttl { .. }
+                )
+            });
         }
         for to in self.rumors.acks(now) {
             self.send_acks(to);
@@ -366,9 +364,13 @@ impl Mesh {
             Timer::Publish => self.publish(now),
             Timer::Pull { owner, from } => self.pull(owner, from),
             Timer::Sync => self.sync_round(now),
-            Timer::Revived(peer) => self.sync_with(peer),
+            Timer::Compare => {
+                if let Some(peer) = self.comparing.take() {
+                    self.sync_with(peer);
+                }
+            }
             Timer::Join(tries) => self.seek(now, tries),
-            Timer::Ttl { instance, check, reports } => self.on_ttl(now, &instance, &check, reports),
+            Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
             Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
             Timer::Words => self.publish_words(now),
             Timer::Forget => {
@@ -389,9 +391,16 @@ impl Mesh {
         for asker in self.asked.remove(&from).unwrap_or_default() {
             self.send(asker, &Frame::Vouch(from));
         }
+        let mut heavy = 0;
         for frame in wire::frames(bytes) {
             match frame {
-                Ok(Some(frame)) => self.on_frame(now, from, frame, bytes),
+                Ok(Some(frame)) => {
+                    heavy += usize::from(frame.is_heavy());
+                    if heavy > MAX_HEAVY {
+                        return self.garbage(from, "more questions at once than any peer has");
+                    }
+                    self.on_frame(now, from, frame, bytes);
+                }
                 Ok(None) => self.stats.skipped_unknown += 1,
                 Err(malformed) => self.garbage(from, malformed.why()),
             }
@@ -443,7 +452,9 @@ impl Mesh {
 
     fn garbage(&mut self, peer: NodeId, why: &'static str) {
         self.stats.dropped_malformed += 1;
-        self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(peer) {
+            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        }
     }
 
     fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
@@ -482,6 +493,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
+/// Questions in one packet that each cost a walk over all members to answer.
+const MAX_HEAVY: usize = 8;
+/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
+const MAX_COMPLAINTS: usize = 64;
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;
 

@@ -80,29 +80,50 @@ impl Outbox {
 #[derive(Debug, Default)]
 pub(super) struct Parcel {
     bodies: Vec<Vec<u8>>,
+    size: usize,
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum End {
+    /// It is whole: each stream says how many belong to it.
+    Token(u32),
+    /// There is more: here is the sender's hash, to compare and ask again.
+    Again(u64),
 }
 
 impl Parcel {
-    pub(super) fn frame(&mut self, frame: &Frame<'_>) {
+    /// Adds frames that stay together in one stream.
+    pub(super) fn frames(&mut self, frames: &[Frame<'_>]) {
         let mut bytes = Vec::new();
-        frame.write(&mut bytes);
+        frames.iter().for_each(|frame| frame.write(&mut bytes));
+        self.size += bytes.len();
         match self.bodies.last_mut() {
             Some(body) if body.len() + bytes.len() <= STREAM_SIZE => body.extend(bytes),
             _ => self.bodies.push(bytes),
         }
     }
 
-    /// The streams, each closed by a frame that says how many there are; one, if there is nothing to say but that.
-    pub(super) fn streams(mut self, token: u32) -> impl Iterator<Item = Vec<u8>> {
+    /// How many bytes it holds.
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The streams; one, if there is nothing to say but how it ends.
+    pub(super) fn streams(mut self, end: End) -> impl Iterator<Item = Vec<u8>> {
         if self.bodies.is_empty() {
             self.bodies.push(Vec::new());
         }
         let of = u16::try_from(self.bodies.len()).unwrap_or(u16::MAX);
-        self.bodies.into_iter().map(move |body| {
-            let mut bytes = Vec::with_capacity(1 + FRAME_HEAD + PART_SIZE + body.len());
+        self.bodies.into_iter().enumerate().map(move |(at, body)| {
+            let mut bytes = Vec::with_capacity(1 + body.len() + FRAME_HEAD + PART_SIZE);
             bytes.push(VERSION);
             bytes.extend(body);
-            Frame::Part { token, of }.write(&mut bytes);
+            match end {
+                End::Token(token) => Frame::Part { token, of }.write(&mut bytes),
+                End::Again(root) if at + 1 == usize::from(of) => Frame::Root(root).write(&mut bytes),
+                End::Again(_) => {}
+            }
             bytes
         })
     }
@@ -110,5 +131,5 @@ impl Parcel {
 
 /// What one stream of a sync aims at: room for a delta of the usual size and some more.
 const STREAM_SIZE: usize = 32 * 1024;
-/// An upper bound for a part's head.
+/// An upper bound for the frame that ends a stream.
 const PART_SIZE: usize = 16;

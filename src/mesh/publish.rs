@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::{
     Mesh, Timer,
-    catalog::{Book, Claim, Indexed, Key, Merged, TooLarge},
+    catalog::{Book, Indexed, Merged, TooLarge},
+    claim::{Claim, Key},
     event::{Change, Done, Rejected},
+    membership::MAX_MEMBERS,
     rumor::{Copy, Rumor},
     wire::{self, Delta, Fact, Frame, Mark, Want},
 };
@@ -86,9 +88,9 @@ impl Mesh {
             return;
         }
         // Nobody reads a rumour below the floor: who stands there takes the whole book by sync.
-        let from = Mark { version: self.published.max(mark.floor), ..mark };
+        let reader = Mark { version: self.published.max(mark.floor), ..mark };
         self.published = mark.version;
-        for delta in self.book().deltas(self.id, from) {
+        for delta in self.book().deltas(self.id, reader) {
             self.spread(now, &Rumor::Rows(delta), self.id);
         }
     }
@@ -176,7 +178,7 @@ impl Mesh {
         self.send_copies(&copies);
     }
 
-    /// A rumour of rows. Forwarded before anything else is thought of: the receiver answers for its arc.
+    /// A rumour of rows. Whatever it says, it is forwarded: the receiver answers for its arc.
     pub(super) fn on_rows(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, delta: Bytes) {
         self.stats.rumors_received += 1;
         if !self.rumors.receive(now, from, seq) {
@@ -212,15 +214,28 @@ impl Mesh {
     /// Merges a delta, whoever brought it. Returns how many rows were new.
     pub(super) fn merge(&mut self, now: Time, from: NodeId, delta: &Delta<'_>) -> u64 {
         if delta.owner == self.id {
-            // Law 3: nobody tells this node what it wrote. An epoch above its own comes as a fact as well.
+            // Law 3: nobody tells this node what it wrote.
             return 0;
         }
-        if self.roster.get(delta.owner).is_none_or(|seen| seen.state == MemberState::Left) {
-            self.pull_later(now, delta.owner, from);
+        let Some(seen) = self.roster.get(delta.owner) else {
+            if self.roster.len() < MAX_MEMBERS {
+                self.pull_later(now, delta.owner, from);
+            }
+            return 0;
+        };
+        if delta.epoch > seen.generation.epoch() {
+            // A new life is announced before its book. The word was lost, or there was none.
+            self.stats.dropped_unauthorized += 1;
+            self.sync_soon(now, from);
             return 0;
         }
+        if seen.state == MemberState::Left {
+            // The last words of one who is gone.
+            return 0;
+        }
+        let mesh = &self.config.mesh;
         let book = self.catalog.entry(delta.owner, || Book::new(delta.epoch));
-        let merged = book.merge(now, delta);
+        let merged = book.merge(now, mesh, delta);
         let rows = merged.rows;
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;

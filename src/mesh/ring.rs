@@ -2,7 +2,7 @@
 
 use crate::model::NodeId;
 
-/// A map from node to `T` in ring order. Grows by insertion, at 16 bytes a node and no slack worth naming.
+/// A map from node to `T` in ring order.
 #[derive(Clone, Debug)]
 pub(super) struct Ring<T> {
     slots: Vec<(NodeId, T)>,

@@ -114,6 +114,12 @@ impl Seen {
         self.heard.max(self.vouched)
     }
 
+    /// Whether that was so lately.
+    pub(super) fn lived_within(&self, now: Time, lately: Duration) -> bool {
+        let sign = self.sign_of_life();
+        sign > Time::ZERO && now.since(sign) < lately
+    }
+
     fn take(&mut self, now: Time, fact: &Fact) {
         self.incarnation = fact.incarnation;
         if self.state != fact.state {

@@ -45,8 +45,8 @@ struct Link {
     /// The largest number received, and which of those just below it were.
     top: u32,
     received: u128,
-    /// Numbers received and not yet acknowledged.
-    owed: Vec<u32>,
+    /// The process at the other end: another one begins to number anew.
+    boot: u64,
 }
 
 /// A copy to be handed to the outbox.
@@ -83,6 +83,8 @@ pub(super) struct Rumors {
     links: BTreeMap<NodeId, Link>,
     sent: BTreeMap<(NodeId, u32), Sent>,
     due: BTreeMap<(Time, NodeId, u32), ()>,
+    /// Numbers received and not yet acknowledged.
+    owed: BTreeMap<NodeId, Vec<u32>>,
     acks_due: Time,
     delay: Delay,
     pub(super) resent: u64,
@@ -96,6 +98,7 @@ impl Rumors {
             links: BTreeMap::new(),
             sent: BTreeMap::new(),
             due: BTreeMap::new(),
+            owed: BTreeMap::new(),
             acks_due: Time::NEVER,
             delay: Delay { mean: FIRST_DELAY, spread: Duration::ZERO },
             resent: 0,
@@ -147,8 +150,8 @@ impl Rumors {
 
     /// Notes a copy from a peer. False if that very copy came before: it is acknowledged again and means nothing.
     pub(super) fn receive(&mut self, now: Time, from: NodeId, seq: u32) -> bool {
+        self.owed.entry(from).or_default().push(seq);
         let link = self.links.entry(from).or_default();
-        link.owed.push(seq);
         self.acks_due = self.acks_due.min(now + ACK_DELAY);
         let ahead = seq.wrapping_sub(link.top);
         if ahead != 0 && ahead < u32::MAX / 2 {
@@ -174,9 +177,14 @@ impl Rumors {
         }
     }
 
+    /// A round trip to some peer: before any copy was acknowledged, the best guess there is.
+    pub(super) fn measured(&mut self, rtt: Duration) {
+        self.delay.observe(rtt + ACK_DELAY);
+    }
+
     /// The acknowledgements owed to one peer, to ride on whatever goes there now.
     pub(super) fn owed(&mut self, to: NodeId) -> Vec<u32> {
-        self.links.get_mut(&to).map(|link| std::mem::take(&mut link.owed)).unwrap_or_default()
+        self.owed.remove(&to).unwrap_or_default()
     }
 
     /// The peers whose acknowledgements can wait no longer.
@@ -185,7 +193,7 @@ impl Rumors {
             return Vec::new();
         }
         self.acks_due = Time::NEVER;
-        self.links.iter().filter(|(_, link)| !link.owed.is_empty()).map(|(id, _)| *id).collect()
+        self.owed.keys().copied().collect()
     }
 
     /// What is to be sent again, or to somebody else, because nobody acknowledged it; and what was given up.
@@ -198,7 +206,7 @@ impl Rumors {
             }
             self.due.pop_first();
             let Some(sent) = self.sent.remove(&(to, seq)) else { continue };
-            if sent.tries + 1 >= TRIES {
+            if sent.tries + 1 == TRIES {
                 given_up.push(Copy { to, seq, until: sent.until, rumor: sent.rumor.clone() });
             }
             copies.extend(self.again(now, roster, to, seq, sent));
@@ -207,20 +215,26 @@ impl Rumors {
         (copies, given_up)
     }
 
-    fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Option<Copy> {
+    /// The next try of a copy; after [`TRIES`] its arc passes to an heir, and `to` is told for itself alone a while yet.
+    fn again(&mut self, now: Time, roster: &Roster, to: NodeId, seq: u32, sent: Sent) -> Vec<Copy> {
         let Sent { rumor, until, at, tries, .. } = sent;
-        let hopeful = roster.get(to).is_some_and(|seen| seen.state == MemberState::Alive);
-        if tries + 1 < TRIES && hopeful {
-            // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
-            let due = now + self.delay.patience(tries + 1);
-            self.due.insert((due, to, seq), ());
-            let copy = Copy { to, seq, until, rumor: rumor.clone() };
-            self.sent.insert((to, seq), Sent { rumor, until, at, due, tries: tries + 1 });
-            return Some(copy);
+        let tries = tries.saturating_add(1);
+        let hopeful = roster.get(to).is_some_and(|seen| seen.state.is_shown());
+        let passes_on = (tries >= TRIES || !hopeful) && until != leaf(to);
+        let mut copies = Vec::new();
+        if passes_on {
+            let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
+            copies.extend(next.and_then(|(heir, _)| self.send(now, heir, until, rumor.clone(), 0)));
         }
-        let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
-        let is_leaf = until == leaf(to);
-        next.filter(|_| !is_leaf).and_then(|(heir, _)| self.send(now, heir, until, rumor, 0))
+        if hopeful && tries < LAST_TRIES {
+            // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
+            let until = if passes_on { leaf(to) } else { until };
+            let due = now + self.delay.patience(tries);
+            self.due.insert((due, to, seq), ());
+            copies.push(Copy { to, seq, until, rumor: rumor.clone() });
+            self.sent.insert((to, seq), Sent { rumor, until, at, due, tries });
+        }
+        copies
     }
 
     /// Passes on what a peer that is gone was to forward.
@@ -230,7 +244,7 @@ impl Rumors {
         for seq in open {
             let Some(mut sent) = self.sent.remove(&(peer, seq)) else { continue };
             self.due.remove(&(sent.due, peer, seq));
-            sent.tries = TRIES;
+            sent.tries = LAST_TRIES;
             copies.extend(self.again(now, roster, peer, seq, sent));
         }
         copies
@@ -239,13 +253,15 @@ impl Rumors {
     /// Forgets a peer for good.
     pub(super) fn forget(&mut self, peer: NodeId) {
         self.links.remove(&peer);
+        self.owed.remove(&peer);
     }
 
-    /// A peer has restarted: its numbers begin anew.
-    pub(super) fn restarted(&mut self, peer: NodeId) {
-        if let Some(link) = self.links.get_mut(&peer) {
-            (link.top, link.received) = (0, 0);
-            link.owed.clear();
+    /// A peer has said which process it is: another one than before begins to number anew.
+    pub(super) fn met(&mut self, peer: NodeId, boot: u64) {
+        let link = self.links.entry(peer).or_default();
+        if link.boot != boot {
+            (link.boot, link.top, link.received) = (boot, 0, 0);
+            self.owed.remove(&peer);
         }
     }
 }
@@ -282,6 +298,8 @@ const FANOUT: usize = 8;
 const TRIES: u8 = 3;
 /// Acknowledgements gather for so long, or until something else goes the same way.
 const ACK_DELAY: Duration = Duration::from_millis(2);
+/// How often it is sent to one that is seen alive, before sync is trusted with the rest.
+const LAST_TRIES: u8 = 6;
 const FIRST_DELAY: Duration = Duration::from_millis(20);
 const MIN_PATIENCE: Duration = Duration::from_millis(6);
 const MAX_PATIENCE: Duration = Duration::from_millis(500);

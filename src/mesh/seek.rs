@@ -29,8 +29,15 @@ impl Mesh {
     pub(super) fn seek(&mut self, now: Time, tries: u32) {
         if self.roster.iter().any(|(_, seen)| seen.linked && seen.state.is_shown()) || self.leaving {
             // Found; should all be lost again, the next round begins from here.
-            self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
-            return;
+            if self.sync.done || self.leaving {
+                return self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
+            }
+            // The first sync's answer did not come, or not all of it.
+            self.sync.give_up();
+            if let Some(peer) = self.random_member(|seen| seen.linked && seen.state.is_shown()) {
+                self.begin_with(peer);
+            }
+            return self.timers.set(now + SEEK * 4, Timer::Join(0));
         }
         let seeds = self.seeds.clone();
         self.dial(&seeds);

@@ -99,7 +99,7 @@ impl Mesh {
     }
 
     pub(super) fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown();
+        let others = self.roster.shown().saturating_sub(1);
         let Some(seen) = self.roster.get_mut(id) else { return };
         let suspicion = Suspicion::new(now, by);
         let deadline = suspicion.deadline(others);
@@ -127,7 +127,7 @@ impl Mesh {
     }
 
     pub(super) fn confirm(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown();
+        let others = self.roster.shown().saturating_sub(1);
         let Some(seen) = self.roster.get_mut(id) else { return };
         let generation = seen.generation;
         let Some(suspicion) = &mut seen.suspicion else { return };
@@ -143,10 +143,10 @@ impl Mesh {
         let this = self.id;
         let Some(seen) = self.roster.get_mut(id) else { return };
         let Some(suspicion) = seen.suspicion.as_ref().filter(|_| seen.generation == generation) else { return };
-        if suspicion.deadline(others) > now {
+        if suspicion.deadline(others.saturating_sub(1)) > now {
             return;
         }
-        let heard_lately = now.since(seen.sign_of_life()) < HEARD_LATELY;
+        let heard_lately = seen.lived_within(now, HEARD_LATELY);
         let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
         if heard_lately || !enough {
             self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
@@ -185,6 +185,10 @@ impl Mesh {
             self.challenged.remove(&id);
         } else if let Some(wait) = KNOCKS.get(knocks) {
             self.send(id, &Frame::Knock);
+            if let Some(seen) = self.roster.get(id).filter(|seen| seen.state == MemberState::Suspect) {
+                let accusation = seen.fact(id, self.id);
+                self.send(id, &Frame::Facts(vec![accusation]));
+            }
             if knocks > 0 {
                 self.ask_others(id);
             }
@@ -208,7 +212,7 @@ impl Mesh {
 
     pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
         let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
-        if now.since(seen.heard) < HEARD_LATELY {
+        if seen.heard > Time::ZERO && now.since(seen.heard) < HEARD_LATELY {
             self.send(from, &Frame::Vouch(about));
         } else if self.asked.len() < MAX_ASKED {
             self.asked.entry(about).or_default().insert(from);

@@ -146,21 +146,19 @@ impl Swim {
         self.with(now, |foca, sink| foca.apply_many(std::iter::once(member), false, sink));
     }
 
-    /// Somebody suspects this node in its present generation: answers with a larger incarnation. False if it is old news.
-    pub(super) fn refute(&mut self, now: Time, incarnation: u16) -> bool {
-        if incarnation < self.incarnation {
-            return false;
-        }
+    /// Somebody suspects this node in its present generation and incarnation: answers with a larger one.
+    pub(super) fn refute(&mut self, now: Time, incarnation: u16) {
         self.doubt.raise();
-        if incarnation >= LAST_INCARNATION {
-            self.renew(now);
-            return true;
-        }
         let this = *self.foca.identity();
         self.incarnation = incarnation + 1;
         let suspected = foca::Member::new(this, incarnation, foca::State::Suspect);
         self.with(now, |foca, sink| foca.apply_many(std::iter::once(suspected), false, sink));
-        true
+    }
+
+    /// Forgets a member that has been Down for long.
+    pub(super) fn forget(&mut self, now: Time, node: NodeId, generation: Generation) {
+        let gone = Timer::RemoveDown(Identity { node, generation });
+        self.with(now, |foca, sink| foca.handle_timer(gone, sink));
     }
 
     /// Takes the next generation, as after being taken for dead.
@@ -246,7 +244,8 @@ fn config() -> foca::Config {
         // Updates travel as rumours; foca keeps what it wants to piggyback for one packet, and that goes out bare.
         max_transmissions: const { NonZeroU8::new(1).unwrap() },
         suspect_to_down_after: Duration::from_secs(86_400),
-        remove_down_after: Some(super::DOWN_KEPT),
+        // `Mesh` says when: one timer for all instead of one each.
+        remove_down_after: None,
         max_packet_size: const { NonZeroUsize::new(MAX_PACKET).unwrap() },
         notify_down_members: false,
         periodic_announce: None,
@@ -408,5 +407,3 @@ const PROBE_RTT: Duration = Duration::from_millis(400);
 /// When an unanswered ping is repeated.
 const REPEATS: [Duration; 4] =
     [Duration::from_millis(80), Duration::from_millis(200), Duration::from_millis(450), Duration::from_millis(700)];
-/// A generation's incarnations are 16 bits; it is renewed well before they run out.
-const LAST_INCARNATION: u16 = u16::MAX - 1_000;

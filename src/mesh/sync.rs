@@ -9,8 +9,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Mesh, Timer,
+    catalog::Book,
     event::{Change, Generation},
-    outbox::Parcel,
+    outbox::{End, Parcel},
     wire::{Digest, Fact, Frame, Mark, Standing, Want},
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -24,8 +25,17 @@ pub(super) struct Sync {
     rounds: u64,
     /// One sync was carried to its end.
     pub(super) done: bool,
+    /// With whom, until it was asked once more: it may have heard of others that joined at the same time.
+    host: Option<NodeId>,
     /// What each peer's hash was when last heard, and when.
     roots: BTreeMap<NodeId, (Time, u64)>,
+}
+
+impl Sync {
+    /// Waits no longer for answers that are under way.
+    pub(super) fn give_up(&mut self) {
+        self.open.clear();
+    }
 }
 
 impl Mesh {
@@ -49,7 +59,7 @@ impl Mesh {
         let this = self.standing_of_this();
         add(self.id, Self::imprint(self.id, this.fact.generation, this.mark));
         for (id, seen) in self.roster.iter().filter(|(_, seen)| seen.state.is_shown()) {
-            let mark = self.catalog.get(id).map(super::catalog::Book::mark).unwrap_or_default();
+            let mark = self.catalog.get(id).map(Book::mark).unwrap_or_default();
             add(id, Self::imprint(id, seen.generation, mark));
         }
         buckets
@@ -71,7 +81,7 @@ impl Mesh {
         let others = self.roster.iter().filter(|(id, seen)| wanted(*id) && seen.state != MemberState::Left);
         let others = others.map(|(id, seen)| Standing {
             fact: seen.fact(id, self.id),
-            mark: self.catalog.get(id).map(super::catalog::Book::mark).unwrap_or_default(),
+            mark: self.catalog.get(id).map(Book::mark).unwrap_or_default(),
         });
         this.into_iter().chain(others).collect()
     }
@@ -83,16 +93,38 @@ impl Mesh {
         self.send(peer, &Frame::Root(root));
     }
 
-    /// Compares all with a peer without asking for its hash first: it is sure to differ.
-    pub(super) fn sync_all_with(&mut self, peer: NodeId) {
+    /// Begins the first sync with a peer: says where this node is, so that the peer can tell others, and compares all
+    /// without asking for a hash, which is sure to differ.
+    pub(super) fn begin_with(&mut self, peer: NodeId) {
+        if self.sync.open.len() >= FIRST_SYNCS {
+            return;
+        }
         self.stats.syncs_started += 1;
+        // The first piece of the book holds the node's own row; the peer asks for what it lacks of the others.
+        if let Some(delta) = self.book().deltas(self.id, Mark::default()).first() {
+            self.send(peer, &Frame::Delta(delta));
+        }
         self.send_digests(peer, |_| true, &[]);
+    }
+
+    /// A peer's answers will not come any more.
+    pub(super) fn cut_off(&mut self, peer: NodeId) {
+        let open = self.sync.open.len();
+        self.sync.open.retain(|_, (with, _)| *with != peer);
+        if self.sync.done || self.sync.open.len() == open {
+            return;
+        }
+        if let Some(other) = self.random_member(|seen| seen.linked && seen.state == MemberState::Alive) {
+            self.begin_with(other);
+        }
     }
 
     /// The regular round: one random peer, and one time in four one that may be beyond a partition.
     pub(super) fn sync_round(&mut self, now: Time) {
         self.sync.rounds += 1;
-        if self.sync.rounds.is_multiple_of(LOST_EVERY) {
+        if let Some(host) = self.sync.host.take() {
+            self.sync_with(host);
+        } else if self.sync.rounds.is_multiple_of(LOST_EVERY) {
             self.seek_the_lost();
         } else if let Some(peer) = self.random_member(|seen| seen.state == MemberState::Alive) {
             self.sync_with(peer);
@@ -106,10 +138,14 @@ impl Mesh {
 
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
+        let last = self.sync.roots.insert(from, (now, theirs));
+        if last.is_some_and(|(at, root)| root == theirs && now.since(at) < ASK_AGAIN) {
+            return;
+        }
         let ours = self.root_hash();
-        self.sync.roots.insert(from, (now, theirs));
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
+            self.synced(now, from);
         } else if self.roster.len() < FEW {
             self.send_digests(from, |_| true, &[]);
         } else {
@@ -119,8 +155,10 @@ impl Mesh {
 
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
         self.sync.roots.insert(from, (now, theirs));
-        self.stats.syncs_equal += 1;
-        self.synced(now);
+        if theirs == self.root_hash() {
+            self.stats.syncs_equal += 1;
+            self.synced(now, from);
+        }
     }
 
     pub(super) fn on_buckets(&mut self, from: NodeId, theirs: &[u64]) {
@@ -136,24 +174,26 @@ impl Mesh {
 
     /// Sends what is known of the members `wanted`, split so that each stream stays small.
     fn send_digests(&mut self, peer: NodeId, wanted: impl Fn(NodeId) -> bool, buckets: &[u8]) {
-        let standings = self.standings(wanted);
+        let mut standings = self.standings(wanted);
         if standings.len() <= STANDINGS {
             return self.send_digest(peer, buckets.to_vec(), standings);
         }
+        standings.sort_unstable_by_key(|standing| standing.fact.id);
         let all: Vec<u8> = (0..=255).collect();
-        let mut group = (Vec::new(), Vec::new());
+        let mut asked: Vec<u8> = Vec::new();
+        let mut group: Vec<Standing> = Vec::new();
+        let mut rest = &standings[..];
         for bucket in if buckets.is_empty() { &all } else { buckets } {
-            let mut inside: Vec<_> = standings.iter().filter(|s| bucket_of(s.fact.id) == *bucket).copied().collect();
-            if group.1.len() + inside.len() > STANDINGS && !group.0.is_empty() {
-                let (buckets, standings) = std::mem::take(&mut group);
-                self.send_digest(peer, buckets, standings);
+            let inside;
+            (inside, rest) = rest.split_at(rest.partition_point(|standing| bucket_of(standing.fact.id) <= *bucket));
+            if group.len() + inside.len() > STANDINGS && !asked.is_empty() {
+                self.send_digest(peer, std::mem::take(&mut asked), std::mem::take(&mut group));
             }
-            group.0.push(*bucket);
+            asked.push(*bucket);
             // A bucket beyond any honest mesh's is cut; its rest follows in later syncs.
-            inside.truncate(STANDINGS);
-            group.1.extend(inside);
+            group.extend(inside.iter().take(STANDINGS));
         }
-        self.send_digest(peer, group.0, group.1);
+        self.send_digest(peer, asked, group);
     }
 
     fn send_digest(&mut self, peer: NodeId, buckets: Vec<u8>, standings: Vec<Standing>) {
@@ -168,10 +208,12 @@ impl Mesh {
 
     /// Answers a digest: what the other lacks, and a request for what is lacking here.
     pub(super) fn on_digest(&mut self, now: Time, from: NodeId, digest: &Digest) {
-        let mut parcel = Parcel::default();
+        if digest.standings.len() > STANDINGS {
+            return self.garbage(from, "a digest longer than any peer sends");
+        }
         let mut want = Want { marks: Vec::new() };
         let mut facts: Vec<Fact> = Vec::new();
-        let mut behind: Vec<(NodeId, Mark)> = Vec::new();
+        let mut behind: BTreeMap<NodeId, Mark> = BTreeMap::new();
         let mut told: Vec<NodeId> = digest.standings.iter().map(|standing| standing.fact.id).collect();
         told.sort_unstable();
         for Standing { fact, mark } in &digest.standings {
@@ -181,52 +223,65 @@ impl Mesh {
             {
                 facts.push(ours);
             }
-            let ours = self.catalog.get(fact.id).map(super::catalog::Book::mark).unwrap_or_default();
+            let ours = self.catalog.get(fact.id).map(Book::mark).unwrap_or_default();
             let (we, they) = ((ours.epoch, ours.version), (mark.epoch, mark.version));
             if we > they {
-                behind.push((fact.id, *mark));
-            } else if we < they && fact.id != self.id && self.roster.get(fact.id).is_some() {
+                behind.insert(fact.id, *mark);
+            } else if we < they && fact.id == self.id {
+                // Somebody knows more of this node's book than it ever wrote.
+                self.rise(now, Generation::first(mark.epoch));
+            } else if we < they && self.roster.get(fact.id).is_some_and(|seen| seen.state.is_shown()) {
                 want.marks.push((fact.id, ours));
             }
         }
         let covered = |id: NodeId| digest.buckets.is_empty() || digest.buckets.contains(&bucket_of(id));
         for Standing { fact, .. } in self.standings(covered) {
-            if told.binary_search(&fact.id).is_err() {
-                facts.push(fact);
-                if fact.state.is_shown() {
-                    behind.push((fact.id, Mark::default()));
-                }
+            if told.binary_search(&fact.id).is_err() && fact.state.is_shown() {
+                behind.insert(fact.id, Mark::default());
             }
         }
+        let mut parcel = Parcel::default();
         for chunk in facts.chunks(STANDINGS) {
-            parcel.frame(&Frame::Facts(chunk.to_vec()));
+            parcel.frames(&[Frame::Facts(chunk.to_vec())]);
         }
-        self.pack(&mut parcel, &behind);
         if !want.marks.is_empty() {
-            parcel.frame(&Frame::Want(want));
+            parcel.frames(&[Frame::Want(want)]);
         }
-        for stream in parcel.streams(digest.token) {
-            self.outbox.message(from, stream, &mut self.stats);
-        }
+        self.answer(from, parcel, behind, digest.token);
     }
 
     /// Answers a request for rows.
     pub(super) fn on_want(&mut self, from: NodeId, want: &Want) {
-        let mut parcel = Parcel::default();
-        self.pack(&mut parcel, &want.marks);
-        // Nobody counts the parts of this: it is the second half of a sync whose first half was counted.
-        for stream in parcel.streams(0) {
-            self.outbox.message(from, stream, &mut self.stats);
+        if want.marks.len() > STANDINGS {
+            return self.garbage(from, "a request longer than any peer sends");
         }
+        let mut readers: BTreeMap<NodeId, Mark> = want.marks.iter().copied().collect();
+        readers.retain(|owner, mark| {
+            let ours = self.catalog.get(*owner).map(Book::mark).unwrap_or_default();
+            (ours.epoch, ours.version) > (mark.epoch, mark.version)
+        });
+        // Nobody counts the parts of this: it is the second half of a sync whose first half was counted.
+        self.answer(from, Parcel::default(), readers, 0);
     }
 
-    fn pack(&mut self, parcel: &mut Parcel, readers: &[(NodeId, Mark)]) {
+    /// Sends what these readers are missing, each owner's fact ahead of its rows: streams overtake one another.
+    fn answer(&mut self, to: NodeId, mut parcel: Parcel, readers: BTreeMap<NodeId, Mark>, token: u32) {
         for (owner, mark) in readers {
-            let Some(book) = self.catalog.get(*owner) else { continue };
-            for delta in book.deltas(*owner, *mark) {
-                self.stats.sync_deltas_sent += 1;
-                parcel.frame(&Frame::Delta(&delta));
+            let Some((book, fact)) = self.catalog.get(owner).zip(self.fact_of(owner)) else { continue };
+            if book.mark().version == 0 {
+                continue;
             }
+            for delta in book.deltas(owner, mark) {
+                self.stats.sync_deltas_sent += 1;
+                parcel.frames(&[Frame::Facts(vec![fact]), Frame::Delta(&delta)]);
+            }
+            if parcel.size() > MAX_ANSWER {
+                break;
+            }
+        }
+        let end = if parcel.size() > MAX_ANSWER { End::Again(self.root_hash()) } else { End::Token(token) };
+        for stream in parcel.streams(end) {
+            self.outbox.message(to, stream, &mut self.stats);
         }
     }
 
@@ -239,14 +294,15 @@ impl Mesh {
         *come += 1;
         if *come >= of {
             self.sync.open.remove(&token);
-            self.synced(now);
+            self.synced(now, from);
         }
     }
 
     /// A sync was carried to its end: answers may be given, and others may know that this node is here.
-    pub(super) fn synced(&mut self, now: Time) {
+    pub(super) fn synced(&mut self, now: Time, with: NodeId) {
         if !self.sync.done {
             self.sync.done = true;
+            self.sync.host = Some(with);
             self.sync.rounds = 0;
             let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
             self.timers.set(now + soon, Timer::Sync);
@@ -286,7 +342,13 @@ const LOST_EVERY: u64 = 4;
 const FEW: usize = 48;
 /// Standings in one stream: 60 bytes each.
 const STANDINGS: usize = 500;
+/// Peers that a node which knows nothing yet compares all with at a time: a seed is called by everybody at once.
+const FIRST_SYNCS: usize = 3;
 /// Syncs of ours whose answers we wait for at a time.
 const MAX_OPEN: usize = 64;
+/// One answer aims at this; who lacks more asks again.
+const MAX_ANSWER: usize = 1 << 20;
+/// The same question from the same peer is answered once within this.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 /// A peer's hash counts for `agreement` as long as this.
 const ROOTS_KEPT: Duration = Duration::from_secs(60);

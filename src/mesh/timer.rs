@@ -35,11 +35,11 @@ impl<T> Timers<T> {
         (entry.key().0 <= now).then(|| entry.remove())
     }
 
-    /// Moves all that has fallen due to `until`, keeping its order.
-    pub(super) fn postpone(&mut self, now: Time, until: Time) {
+    /// Moves what has fallen due and is `wanted` to `until`, keeping its order.
+    pub(super) fn postpone(&mut self, now: Time, until: Time, wanted: impl Fn(&T) -> bool) {
         let late: Vec<T> = std::iter::from_fn(|| self.due(now)).collect();
         for what in late {
-            self.set(until, what);
+            self.set(if wanted(&what) { until } else { now }, what);
         }
     }
 }
@@ -59,8 +59,9 @@ mod tests {
         timers.set(at(1), "b");
         assert_eq!(timers.next(), at(1));
         assert_eq!(std::iter::from_fn(|| timers.due(at(1))).collect::<Vec<_>>(), ["a", "b"]);
-        timers.postpone(at(3), at(4));
-        assert_eq!((timers.due(at(3)), timers.due(at(4))), (None, Some("c")));
+        timers.set(at(2), "d");
+        timers.postpone(at(3), at(4), |what| *what == "c");
+        assert_eq!((timers.due(at(3)), timers.due(at(3)), timers.due(at(4))), (Some("d"), None, Some("c")));
         assert_eq!(timers.next(), Time::NEVER);
     }
 }

@@ -5,7 +5,7 @@
 //! layout changes by a new kind. What travels on beyond its receiver (a registration, a node, a report) is a map with
 //! names, kept as the bytes its owner wrote, so that fields this version does not know survive the relay.
 //!
-//! Every decoder here is bounded before it allocates: input by [`MAX_MESSAGE`], nesting by [`MAX_DEPTH`], and a list
+//! Every decoder here is bounded before it allocates: input by [`MAX_MESSAGE`], nesting by `MAX_DEPTH`, and a list
 //! grows only by elements that are really there.
 
 use std::fmt;
@@ -288,6 +288,11 @@ impl<'a> Frame<'a> {
         let length = u16::try_from(into.len() - start - FRAME_HEAD).unwrap_or(u16::MAX);
         debug_assert!(usize::from(length) == into.len() - start - FRAME_HEAD, "a frame outgrew its limit");
         into[start + 1..start + FRAME_HEAD].copy_from_slice(&length.to_be_bytes());
+    }
+
+    /// Whether answering it may cost a walk over all members.
+    pub(super) const fn is_heavy(&self) -> bool {
+        matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_))
     }
 
     const fn kind(&self) -> u8 {

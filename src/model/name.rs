@@ -110,8 +110,8 @@ macro_rules! word {
         impl PartialOrd for $name { fn partial_cmp(&self, other: &Self) -> Option<Ordering> { Some(self.cmp(other)) } }
         impl Ord for $name {
             fn cmp(&self, other: &Self) -> Ordering {
-                let fold = |name: &Self| name.0.bytes().map(|b| b.to_ascii_lowercase()).collect::<smallvec::SmallVec<[u8; 64]>>();
-                if self.0.eq_ignore_ascii_case(&other.0) { Ordering::Equal } else { fold(self).cmp(&fold(other)) }
+                let fold = |byte: u8| byte.to_ascii_lowercase();
+                self.0.bytes().map(fold).cmp(other.0.bytes().map(fold))
             }
         }
         impl Hash for $name {

@@ -151,6 +151,10 @@ impl Registration {
             }
         }
         for (at, check) in self.checks.iter().enumerate() {
+            let super::CheckKind::Ttl(ttl) = check.kind;
+            if ttl < super::health::MIN_INTERVAL {
+                return Err(FieldError::new(&format!("checks[{at}].ttl"), "must be at least 100ms"));
+            }
             if self.checks[..at].iter().any(|other| other.name == check.name) {
                 return Err(FieldError::new(&format!("checks[{at}].name"), "is used twice"));
             }

@@ -11,6 +11,9 @@ use crate::{
     model::{Epoch, InstanceId, MemberState, NodeId, Registration},
 };
 
+/// Registrations as others are told, by owner and instance.
+type Registrations = BTreeMap<NodeId, BTreeMap<InstanceId, Registration>>;
+
 /// How often the laws are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -117,41 +120,45 @@ impl World {
     pub fn disagreement(&self) -> Option<(usize, String)> {
         let running: BTreeMap<NodeId, usize> = self.running().map(|n| (self.id(n), n)).collect();
         let first = self.mesh(*running.values().min()?)?.root();
+        let wanted = self.wanted();
         self.running().find_map(|n| {
             let mesh = self.mesh(n)?;
             let differs = || format!("its root is {:016x}, that of the first machine {first:016x}", mesh.root());
             let what = (!mesh.is_ready())
                 .then(|| "it is not ready".into())
                 .or_else(|| strangers(mesh, &running))
-                .or_else(|| running.values().find_map(|&owner| self.missing(n, owner)))
-                .or_else(|| self.surplus(n, &running))
+                .or_else(|| self.differs_from(n, &wanted))
                 .or_else(|| (mesh.root() != first).then(differs))?;
             Some((n, what))
         })
     }
 
-    /// An instance of `owner` that machine `n` does not show as it is registered.
-    fn missing(&self, n: usize, owner: usize) -> Option<String> {
-        self.registrations(owner).find_map(|wanted| {
-            let shown = self.shown(n, &wanted.name);
-            let found = shown.iter().find(|i| i.owner == self.id(owner) && i.registration.id == wanted.id);
-            match found {
-                Some(instance) if instance.registration.published() == wanted.published() => None,
-                Some(_) => Some(format!("it shows an old {} of machine {owner}", wanted.id)),
-                None => Some(format!("it lacks {} of machine {owner} ({})", wanted.id, self.id(owner))),
-            }
-        })
+    /// All that is registered on machines that run, as others are told.
+    fn wanted(&self) -> Registrations {
+        let published = |n| self.registrations(n).map(|one| (one.id.clone(), one.published())).collect();
+        self.running().map(|n| (self.id(n), published(n))).collect()
     }
 
-    /// An instance that machine `n` shows although nobody has it.
-    fn surplus(&self, n: usize, running: &BTreeMap<NodeId, usize>) -> Option<String> {
+    /// What machine `n` shows and should not, or should and does not.
+    fn differs_from(&self, n: usize, wanted: &Registrations) -> Option<String> {
         let mesh = self.mesh(n)?;
-        mesh.services().flat_map(|name| mesh.service(name).unwrap_or_default()).find_map(|instance| {
-            let id = &instance.registration.id;
-            let owner = running.get(&instance.owner).map(|&owner| &self.machines[owner].disk);
-            let wanted = owner.is_some_and(|disk| disk.registrations.contains_key(id));
-            (!wanted).then(|| format!("it shows {id} of {}, which is not registered", instance.node.name))
-        })
+        let mut found = 0;
+        for instance in mesh.services().flat_map(|name| mesh.service(name).unwrap_or_default()) {
+            let (id, owner) = (&instance.registration.id, &instance.node.name);
+            match wanted.get(&instance.owner).and_then(|of| of.get(id)) {
+                Some(published) if is_published_as(published, &instance.registration) => found += 1,
+                Some(_) => return Some(format!("it shows an old {id} of {owner}")),
+                None => return Some(format!("it shows {id} of {owner}, which is not registered")),
+            }
+        }
+        if found == wanted.values().map(BTreeMap::len).sum::<usize>() {
+            return None;
+        }
+        let shows = |owner: NodeId, one: &Registration| {
+            self.shown(n, &one.name).iter().any(|shown| shown.owner == owner && shown.registration.id == one.id)
+        };
+        let mut all = wanted.iter().flat_map(|(owner, of)| of.values().map(move |one| (*owner, one)));
+        all.find(|(owner, one)| !shows(*owner, one)).map(|(owner, one)| format!("it lacks {} of {owner}", one.id))
     }
 
     /// Ends the run: names the law, the place, the time, and how to see it again.
@@ -186,7 +193,9 @@ fn marks_only_grow(members: &[Member], marks: &mut BTreeMap<NodeId, (Epoch, u64)
     for member in members {
         let now = (member.epoch, member.version);
         let highest = marks.entry(member.id).or_insert(now);
-        if now < *highest {
+        // A book that was forgotten with its owner, who left or was Down for long, is read anew.
+        let forgotten = !member.state.is_shown() && member.version == 0 && member.epoch >= highest.0;
+        if now < *highest && !forgotten {
             let what = format!("{} fell from {highest:?} to {now:?}", member.node.name);
             return Err(("4: a Mark {epoch, floor, version} only grows, in that order", what));
         }

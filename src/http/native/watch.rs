@@ -127,12 +127,16 @@ mod tests {
         assert_eq!(names(&mut feed, &view), Some(("snapshot", 3)));
         assert_eq!(names(&mut feed, &view), None);
         view.set_service(&"other".try_into().unwrap(), Some(Vec::new()));
+        view.advance();
         assert_eq!(names(&mut feed, &view), None);
         view.set_service(&web, Some(Vec::new()));
+        view.advance();
         view.set_service(&web, None);
+        view.advance();
         assert_eq!(names(&mut feed, &view), Some(("change", 0)));
         assert_eq!(names(&mut feed, &view), None);
         view.set_service(&web, Some(fixtures::web().instances));
+        view.advance();
         assert_eq!(names(&mut feed, &view), Some(("change", 3)));
     }
 
