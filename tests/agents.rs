@@ -129,7 +129,7 @@ async fn a_start_that_cannot_be_is_refused_with_its_cause() {
     }
     drop(holder);
     a.kill().await;
-    let (_, why, _) = finish(&mut mesh.agent("b", "a")).await.failure(1);
+    let (_, why, _) = finish(&mut mesh.agent("b", "a")).await.failure(2);
     assert!(why.contains("it belongs to node \"a\"") && why.contains("--node a"), "{why}");
 }
 

@@ -28,7 +28,6 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
     check(&config)?;
     let tls = identify(&config)?;
-
     let (completions, completed) = mpsc::unbounded_channel();
     let (store, found) = open_store(&config, &clock, completions).await?;
     let endpoint = match quic::bind(config.listen, &found.keys, tls) {
