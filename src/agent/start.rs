@@ -27,17 +27,8 @@ use crate::{
 pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
     check(&config)?;
-    let tls = identify(&config)?;
     let (completions, completed) = mpsc::unbounded_channel();
-    let (store, found) = open_store(&config, &clock, completions).await?;
-    let endpoint = match quic::bind(config.listen, &found.keys, tls) {
-        Ok(endpoint) => endpoint,
-        Err(why) => {
-            // Who tries again must not find the directory in use. A panic there is already in the log.
-            let _ = tokio::task::spawn_blocking(|| store.close()).await;
-            return Err(why);
-        }
-    };
+    let (store, found, endpoint) = open(&config, &clock, completions).await?;
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
@@ -126,6 +117,24 @@ fn core(config: &Config, bound: SocketAddr, epoch: Epoch, clock: &Clock) -> Resu
     let [boot, seed] = [getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?];
     let (mesh, node) = (config.mesh.clone(), describe(config, bound));
     Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis })
+}
+
+/// Store and port. Who tries again after a port that could not be had must not find the directory in use.
+async fn open(
+    config: &Config,
+    clock: &Clock,
+    completions: mpsc::UnboundedSender<super::store::Completed>,
+) -> Result<(Store, Found, quinn::Endpoint), StartError> {
+    let tls = identify(config)?;
+    let (store, found) = open_store(config, clock, completions).await?;
+    match quic::bind(config.listen, &found.keys, tls) {
+        Ok(endpoint) => Ok((store, found, endpoint)),
+        Err(why) => {
+            // A panic there is already in the log.
+            let _ = tokio::task::spawn_blocking(|| store.close()).await;
+            Err(why)
+        }
+    }
 }
 
 async fn open_store(

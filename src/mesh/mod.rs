@@ -16,6 +16,7 @@ mod check;
 mod claim;
 pub mod event;
 pub mod fuzz;
+mod inbox;
 mod membership;
 mod outbox;
 mod publish;
@@ -40,7 +41,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 pub use event::{Cause, Change, Command, Done, Event, Generation, Gone, Hello, Input, Output, Rejected};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -58,7 +58,7 @@ use self::{
     sync::Sync,
     timer::Timers,
     view::Index,
-    wire::{Delta, Frame, Place},
+    wire::{Frame, Place},
 };
 use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, Time};
 
@@ -380,60 +380,6 @@ impl Mesh {
         }
     }
 
-    fn read(&mut self, now: Time, from: NodeId, bytes: &Bytes) {
-        if self.roster.get(from).is_none() {
-            // Law of the border: nothing is accepted before the hello.
-            return self.garbage(from, "a packet before its hello");
-        }
-        if let Some(seen) = self.roster.get_mut(from) {
-            seen.heard = now;
-        }
-        for asker in self.asked.remove(&from).unwrap_or_default() {
-            self.send(asker, &Frame::Vouch(from));
-        }
-        let mut heavy = 0;
-        for frame in wire::frames(bytes) {
-            match frame {
-                Ok(Some(frame)) => {
-                    heavy += usize::from(frame.is_heavy());
-                    if heavy > MAX_HEAVY {
-                        return self.garbage(from, "more questions at once than any peer has");
-                    }
-                    self.on_frame(now, from, frame, bytes);
-                }
-                Ok(None) => self.stats.skipped_unknown += 1,
-                Err(malformed) => self.garbage(from, malformed.why()),
-            }
-        }
-    }
-
-    fn on_frame(&mut self, now: Time, from: NodeId, frame: Frame<'_>, bytes: &Bytes) {
-        match frame {
-            Frame::Swim(packet) => self.on_swim(now, from, packet),
-            Frame::Rows { seq, until, delta } => self.on_rows(now, from, seq, until, bytes.slice_ref(delta)),
-            Frame::Fact { seq, until, fact } => self.on_fact(now, from, seq, until, fact),
-            Frame::Ack(seqs) => self.rumors.acked(now, from, &seqs),
-            Frame::Root(root) => self.on_root(now, from, root),
-            Frame::Same(root) => self.on_same(now, from, root),
-            Frame::Buckets(hashes) => self.on_buckets(from, &hashes),
-            Frame::Digest(digest) => self.on_digest(now, from, &digest),
-            Frame::Want(want) => self.on_want(from, &want),
-            Frame::Delta(delta) => match wire::decode::<Delta<'_>>(delta) {
-                Ok(delta) => drop(self.merge(now, from, &delta)),
-                Err(malformed) => self.garbage(from, malformed.why()),
-            },
-            Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
-            Frame::Part { token, of } => self.on_part(now, from, token, of),
-            Frame::Renew(generation) => self.on_renew(now, generation),
-            Frame::Place(place) => self.on_place(from, place),
-            Frame::Knock => self.send(from, &Frame::Here),
-            Frame::Here => {}
-            Frame::Ask(about) => self.on_ask(now, from, about),
-            Frame::Vouch(about) => self.on_vouch(now, from, about),
-            Frame::Pass { to, frame } => self.on_pass(from, to, frame),
-        }
-    }
-
     fn send(&mut self, to: NodeId, frame: &Frame<'_>) {
         self.outbox.frame(to, frame, &mut self.stats);
     }
@@ -447,13 +393,6 @@ impl Mesh {
     fn send_acks(&mut self, to: NodeId) {
         for seqs in self.rumors.owed(to).chunks(ACKS) {
             self.send(to, &Frame::Ack(seqs.to_vec()));
-        }
-    }
-
-    fn garbage(&mut self, peer: NodeId, why: &'static str) {
-        self.stats.dropped_malformed += 1;
-        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(peer) {
-            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
         }
     }
 
@@ -493,10 +432,6 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
-/// Questions in one packet that each cost a walk over all members to answer.
-const MAX_HEAVY: usize = 8;
-/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
-const MAX_COMPLAINTS: usize = 64;
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;
 

@@ -1,0 +1,80 @@
+//! What comes in, frame by frame: each goes to the part of the core that knows what it means.
+
+use bytes::Bytes;
+
+use super::{
+    Mesh,
+    event::{Event, Output},
+    wire::{self, Delta, Frame},
+};
+use crate::model::{NodeId, Time};
+
+impl Mesh {
+    /// Reads a datagram or a stream.
+    pub(super) fn read(&mut self, now: Time, from: NodeId, bytes: &Bytes) {
+        if self.roster.get(from).is_none() {
+            // Law of the border: nothing is accepted before the hello.
+            return self.garbage(from, "a packet before its hello");
+        }
+        if let Some(seen) = self.roster.get_mut(from) {
+            seen.heard = now;
+        }
+        for asker in self.asked.remove(&from).unwrap_or_default() {
+            self.send(asker, &Frame::Vouch(from));
+        }
+        let mut heavy = 0;
+        for frame in wire::frames(bytes) {
+            match frame {
+                Ok(Some(frame)) => {
+                    heavy += usize::from(frame.is_heavy());
+                    if heavy > MAX_HEAVY {
+                        return self.garbage(from, "more questions at once than any peer has");
+                    }
+                    self.on_frame(now, from, frame, bytes);
+                }
+                Ok(None) => self.stats.skipped_unknown += 1,
+                Err(malformed) => self.garbage(from, malformed.why()),
+            }
+        }
+    }
+
+    fn on_frame(&mut self, now: Time, from: NodeId, frame: Frame<'_>, bytes: &Bytes) {
+        match frame {
+            Frame::Swim(packet) => self.on_swim(now, from, packet),
+            Frame::Rows { seq, until, delta } => self.on_rows(now, from, seq, until, bytes.slice_ref(delta)),
+            Frame::Fact { seq, until, fact } => self.on_fact(now, from, seq, until, fact),
+            Frame::Ack(seqs) => self.rumors.acked(now, from, &seqs),
+            Frame::Root(root) => self.on_root(now, from, root),
+            Frame::Same(root) => self.on_same(now, from, root),
+            Frame::Buckets(hashes) => self.on_buckets(from, &hashes),
+            Frame::Digest(digest) => self.on_digest(now, from, &digest),
+            Frame::Want(want) => self.on_want(from, &want),
+            Frame::Delta(delta) => match wire::decode::<Delta<'_>>(delta) {
+                Ok(delta) => drop(self.merge(now, from, &delta)),
+                Err(malformed) => self.garbage(from, malformed.why()),
+            },
+            Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
+            Frame::Part { token, of } => self.on_part(now, from, token, of),
+            Frame::Renew(generation) => self.on_renew(now, generation),
+            Frame::Place(place) => self.on_place(from, place),
+            Frame::Knock => self.send(from, &Frame::Here),
+            Frame::Here => {}
+            Frame::Ask(about) => self.on_ask(now, from, about),
+            Frame::Vouch(about) => self.on_vouch(now, from, about),
+            Frame::Pass { to, frame } => self.on_pass(from, to, frame),
+        }
+    }
+
+    /// Counts what no honest peer sends, and tells of it once in a while.
+    pub(super) fn garbage(&mut self, peer: NodeId, why: &'static str) {
+        self.stats.dropped_malformed += 1;
+        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(peer) {
+            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        }
+    }
+}
+
+/// Questions in one packet that each cost a walk over all members to answer.
+const MAX_HEAVY: usize = 8;
+/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
+const MAX_COMPLAINTS: usize = 64;
