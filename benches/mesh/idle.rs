@@ -12,7 +12,8 @@ use crate::{
 
 /// The rows for memory, processor and traffic.
 pub(crate) fn idle(effort: Effort) -> Vec<Row> {
-    let (settle, watched) = effort.pick((30, 60), (5, 10));
+    // Each node dials each other as it comes to probe it, one a second: idle is what follows.
+    let (settle, watched) = effort.pick((150, 60), (5, 10));
     let (settle, watched) = (Duration::from_secs(settle), Duration::from_secs(watched));
     let ours = {
         let fleet = Fleet::start(NODES);

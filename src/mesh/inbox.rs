@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{
     Mesh,
     event::{Event, Output},
+    rumor::Rumor,
     wire::{self, Delta, Frame},
 };
 use crate::model::{NodeId, Time};
@@ -23,6 +24,7 @@ impl Mesh {
             self.send(asker, &Frame::Vouch(from));
         }
         let mut heavy = 0;
+        self.revived.clear();
         for frame in wire::frames(bytes) {
             match frame {
                 Ok(Some(frame)) => {
@@ -35,6 +37,10 @@ impl Mesh {
                 Ok(None) => self.stats.skipped_unknown += 1,
                 Err(malformed) => self.garbage(from, malformed.why()),
             }
+        }
+        // Who is back was heard by comparing notes, as after a partition: this side of it does not know yet.
+        for fact in std::mem::take(&mut self.revived) {
+            self.spread(now, &Rumor::Fact(fact), self.id);
         }
     }
 

@@ -144,6 +144,7 @@ impl Mesh {
         match state {
             MemberState::Alive => {
                 if was.is_some_and(|was| !was.is_shown()) {
+                    self.revived.push(*fact);
                     self.sync_soon(now, id);
                 }
             }
@@ -399,7 +400,7 @@ pub(super) const MAX_MEMBERS: usize = 20_000;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
-const SOON: Duration = Duration::from_millis(400);
+const SOON: Duration = Duration::from_millis(150);
 /// Epochs have 48 bits: milliseconds up to the year 10,889. One bit is kept for those who rise above them.
 const LAST_EPOCH: Epoch = Epoch(1 << 47);
 /// A generation's incarnations are 16 bits; it is renewed well before they run out.

@@ -124,6 +124,8 @@ pub struct Mesh {
     publishing: bool,
     announced: bool,
     pulling: BTreeSet<NodeId>,
+    /// Who was found to be back while one packet was read.
+    revived: Vec<wire::Fact>,
     /// With whom notes are to be compared in a moment.
     comparing: Option<NodeId>,
     ready: bool,
@@ -187,6 +189,7 @@ impl Mesh {
             publishing: false,
             announced: false,
             pulling: BTreeSet::new(),
+            revived: Vec::new(),
             comparing: None,
             ready: false,
             config,

@@ -208,6 +208,7 @@ impl Mesh {
             return;
         }
         self.hear(now, from, &fact);
+        self.revived.clear();
         self.spread(now, &Rumor::Fact(fact), until);
     }
 
