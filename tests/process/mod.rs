@@ -243,3 +243,14 @@ pub(crate) fn ports(reply: &Reply) -> Vec<String> {
     ports.sort();
     ports
 }
+
+/// Whether a program of the system is there; says that the test is skipped where it is not.
+pub fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|at| at.join(program).is_file());
+    if !found {
+        eprintln!("skipped: `{program}` is not installed; .ci/run installs it");
+    }
+    found
+}
