@@ -245,7 +245,7 @@ pub(crate) fn ports(reply: &Reply) -> Vec<String> {
 }
 
 /// Whether a program of the system is there; says that the test is skipped where it is not.
-pub fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|at| at.join(program).is_file());
