@@ -333,7 +333,8 @@ impl Drive {
     /// Publishes each changed name once, then lets the replies go.
     fn publish(&mut self) {
         let now = Instant::now();
-        self.agenda.unsummed |= !self.agenda.changed.is_empty();
+        let advances = self.agenda.changed.iter().any(|change| !matches!(change, Change::Distance(_)));
+        self.agenda.unsummed |= advances;
         if self.agenda.sum_at <= now {
             self.agenda.sum_at = now + SUM_EVERY;
             self.agenda.unsummed = false;
@@ -341,11 +342,14 @@ impl Drive {
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
         let changed = std::mem::take(&mut self.agenda.changed);
-        let advances = !changed.is_empty();
         for change in changed {
             match change {
                 Change::Service(name) => self.view.set_service(&name, self.mesh.service(&name)),
-                Change::Member(id) => self.publish_member(id),
+                Change::Member(id) => {
+                    self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
+                    self.publish_member(id);
+                }
+                Change::Distance(id) => self.publish_member(id),
                 // Asked for below: it may have come before there was anybody to tell.
                 Change::Ready => {}
             }
@@ -366,7 +370,6 @@ impl Drive {
     }
 
     fn publish_member(&mut self, id: NodeId) {
-        self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
         match self.mesh.member(id) {
             Some(member) => {
                 if id == self.mesh.id() {

@@ -82,18 +82,17 @@ impl Agent {
     #[must_use]
     pub fn watch(&self, service: &str) -> Changes {
         let view = Arc::clone(&self.shared.view);
-        let (index, stopped) = (view.subscribe(), self.shared.stopped.clone());
-        let start = (view, index, stopped, service.to_owned(), None);
-        Changes(Box::pin(stream::unfold(start, |(view, mut index, mut stopped, name, last)| async move {
+        let (changes, stopped) = (view.subscribe_service(service), self.shared.stopped.clone());
+        let start = (view, changes, stopped, service.to_owned(), None);
+        Changes(Box::pin(stream::unfold(start, |(view, mut changes, mut stopped, name, last)| async move {
             loop {
-                index.mark_unchanged();
                 let now = Instances(view.service(&name));
                 if last != Some(now.index()) {
                     let last = Some(now.index());
-                    return Some((now, (view, index, stopped, name, last)));
+                    return Some((now, (view, changes, stopped, name, last)));
                 }
                 tokio::select! {
-                    changed = index.changed() => changed.ok()?,
+                    () = changes.changed() => {}
                     _ = stopped.wait_for(Option::is_some) => return None,
                 }
             }

@@ -42,7 +42,7 @@ pub use lookup::{Changes, Instances, NoInstance};
 pub use registered::Registered;
 pub use secret::Secret;
 pub use traffic::{Counter, Traffic};
-pub use view::{Service, View};
+pub use view::{Service, ServiceChanges, View};
 
 use crate::{
     mesh::{Done, Event, Rejected, Stats},

@@ -37,6 +37,8 @@ pub struct View {
     ready: AtomicBool,
     this: ArcSwapOption<Member>,
     changed: watch::Sender<u64>,
+    /// By service: whoever waits for that one alone.
+    waiting: DashMap<String, watch::Sender<()>>,
 }
 
 impl Default for View {
@@ -49,6 +51,7 @@ impl Default for View {
             ready: AtomicBool::new(false),
             this: ArcSwapOption::empty(),
             changed: watch::channel(1).0,
+            waiting: DashMap::new(),
         }
     }
 }
@@ -70,6 +73,15 @@ impl View {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Wakes when that service's answer is another one, and for nothing else: a crowd of watchers costs a busy mesh
+    /// nothing. Subscribe, then look.
+    #[must_use]
+    pub fn subscribe_service(self: &Arc<Self>, name: &str) -> ServiceChanges {
+        let name = fold(name).into_owned();
+        let heard = self.waiting.entry(name.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
+        ServiceChanges { view: Arc::clone(self), name, heard }
     }
 
     /// The service of that name, in any case; `None` if nobody has registered it.
@@ -139,6 +151,9 @@ impl View {
             }
             None => drop(self.services.remove(&name.folded())),
         }
+        if let Some(waiting) = self.waiting.get(&name.folded()) {
+            waiting.send_replace(());
+        }
     }
 
     /// Publishes a node; `None` when it is forgotten. [`View::advance`] tells of it.
@@ -178,6 +193,29 @@ impl View {
     pub fn advance(&self) {
         let next = self.index.fetch_add(1, Ordering::AcqRel) + 1;
         self.changed.send_replace(next);
+    }
+}
+
+/// Made by [`View::subscribe_service`].
+#[derive(Debug)]
+pub struct ServiceChanges {
+    view: Arc<View>,
+    name: String,
+    heard: watch::Receiver<()>,
+}
+
+impl ServiceChanges {
+    /// Resolves when the service has changed since this last resolved, or since it was made. Cancel-safe.
+    pub async fn changed(&mut self) {
+        // Its sender stays as long as this receiver is there.
+        let _ = self.heard.changed().await;
+    }
+}
+
+impl Drop for ServiceChanges {
+    /// The last to wait for a name takes it away: names come from clients, who may think of many.
+    fn drop(&mut self) {
+        self.view.waiting.remove_if(&self.name, |_, waiting| waiting.receiver_count() <= 1);
     }
 }
 

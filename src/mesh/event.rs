@@ -128,6 +128,8 @@ pub enum Change {
     Service(ServiceName),
     /// A member: its state, its node.
     Member(NodeId),
+    /// How far away a member is: shown, and no reason to wake anybody.
+    Distance(NodeId),
     /// The first sync is done (or there is nobody to sync with): answers may be given.
     Ready,
 }

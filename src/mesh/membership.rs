@@ -337,7 +337,9 @@ impl Mesh {
         self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);
+            self.changes.insert(Change::Distance(self.id));
         }
+        self.changes.insert(Change::Distance(id));
     }
 
     pub(super) fn on_place(&mut self, from: NodeId, place: Place) {
@@ -346,6 +348,7 @@ impl Mesh {
         }
         if let Some(seen) = self.roster.get_mut(from) {
             seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None })).place = Some(place);
+            self.changes.insert(Change::Distance(from));
         }
     }
 

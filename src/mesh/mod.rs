@@ -46,6 +46,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
 pub use view::{Instance, Member};
+pub use wire::Place;
 
 use self::{
     catalog::{Book, Catalog},
@@ -58,7 +59,7 @@ use self::{
     sync::Sync,
     timer::Timers,
     view::Index,
-    wire::{Frame, Place},
+    wire::Frame,
 };
 use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, Time};
 

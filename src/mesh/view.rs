@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Mesh, catalog::Book};
+use super::{Mesh, catalog::Book, wire::Place};
 use crate::model::{
     Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time,
 };
@@ -61,6 +61,8 @@ pub struct Member {
     pub since: Time,
     /// The round trip to it: measured, or estimated from coordinates.
     pub rtt: Option<Duration>,
+    /// Where it says it is in the network.
+    pub place: Option<Place>,
     /// The version its book has reached here.
     pub version: u64,
 }
@@ -70,6 +72,12 @@ impl Member {
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.node.addresses.first().copied()
+    }
+
+    /// The round trip between two nodes, estimated from where they say they are.
+    #[must_use]
+    pub fn rtt_to(&self, other: &Self) -> Option<Duration> {
+        if self.id == other.id { Some(Duration::ZERO) } else { Some(self.place?.rtt_to(&other.place?)) }
     }
 }
 
@@ -131,16 +139,18 @@ impl Mesh {
         let version = mark.version;
         if id == self.id {
             let (state, epoch, since) = (MemberState::Alive, self.epoch, Time::ZERO);
-            return Some(Member { id, node, state, epoch, since, rtt: Some(Duration::ZERO), version });
+            let (rtt, place) = (Some(Duration::ZERO), Some(self.place));
+            return Some(Member { id, node, state, epoch, since, rtt, place, version });
         }
         let seen = self.roster.get(id)?;
         let distance = seen.distance.as_deref();
+        let place = distance.and_then(|distance| distance.place);
         let measured = distance.and_then(|distance| distance.rtt);
-        let rtt = measured.or_else(|| distance?.place.map(|place| self.place.rtt_to(&place)));
+        let rtt = measured.or_else(|| Some(self.place.rtt_to(&place?)));
         // A node that has come back is known before its new book is.
         let epoch = seen.generation.epoch().max(mark.epoch);
         let version = if mark.epoch == epoch { version } else { 0 };
-        Some(Member { id, node, state: seen.state, epoch, since: seen.since, rtt, version })
+        Some(Member { id, node, state: seen.state, epoch, since: seen.since, rtt, place, version })
     }
 
     /// All members in any state, this node too, by id.

@@ -17,7 +17,8 @@ impl Place {
     }
 
     /// The round trip between two places.
-    pub(super) fn rtt_to(&self, other: &Self) -> Duration {
+    #[must_use]
+    pub fn rtt_to(&self, other: &Self) -> Duration {
         Duration::from_secs_f32(self.distance(other).clamp(0.0, FAR))
     }
 

@@ -101,10 +101,13 @@ pub(super) struct Want {
 
 /// A place in Vivaldi's space, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Place {
-    pub(super) at: [f32; 4],
-    pub(super) height: f32,
-    pub(super) error: f32,
+pub struct Place {
+    /// Where on the plane.
+    pub at: [f32; 4],
+    /// How far above it: the way to the network's core.
+    pub height: f32,
+    /// How sure it is of that: 0 is certain, 1 is a guess.
+    pub error: f32,
 }
 
 /// One frame.

@@ -43,8 +43,16 @@ impl World {
     fn node(&self, node: Node, state: MemberState) {
         let id = NodeId::of(&MeshName::try_from("test").unwrap(), &node.name);
         let name = node.name.clone();
-        let member =
-            Member { id, node: Arc::new(node), state, epoch: Epoch(1), since: Time::ZERO, rtt: None, version: 1 };
+        let member = Member {
+            id,
+            node: Arc::new(node),
+            state,
+            epoch: Epoch(1),
+            since: Time::ZERO,
+            rtt: None,
+            place: None,
+            version: 1,
+        };
         self.view.set_node(&name, Some(member));
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     agent::{Service, View},
-    mesh::{Instance, Member},
+    mesh::{Instance, Member, Place},
     model::{CheckStatus, Epoch, Health, HealthReport, MemberState, Node, NodeId, Registration, Time},
 };
 
@@ -25,13 +25,15 @@ fn member(name: &str, last: u8, state: MemberState, rtt: Option<u64>) -> Member 
         epoch: Epoch(5),
         since: Time::ZERO,
         rtt: rtt.map(Duration::from_micros),
+        // On a line, so that b stands between a and c.
+        place: Some(Place { at: [f32::from(last) / 1e3, 0.0, 0.0, 0.0], height: 1e-5, error: 0.1 }),
         version: 1,
     }
 }
 
 fn members() -> [Member; 3] {
     [
-        member("a", 1, MemberState::Alive, None),
+        member("a", 1, MemberState::Alive, Some(0)),
         member("b", 2, MemberState::Suspect, Some(1_250)),
         member("c", 3, MemberState::Down, None),
     ]

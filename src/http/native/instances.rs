@@ -1,6 +1,6 @@
 //! `GET /api/v1/services/{name}`: the instances of a service, all or filtered, by name of node or by distance.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, response::IntoResponse};
 use serde::Serialize;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     agent::View,
     http::{Answer, Problem, Shared},
-    mesh::Instance,
+    mesh::{Instance, Member},
     model::{
         CheckName, CheckStatus, Health, Host, InstanceId, MemberState, NodeName, Port, PortName, ServiceName, Tag,
         Weight,
@@ -96,15 +96,20 @@ impl Filter {
     }
 }
 
-/// The nearest first, by round trip from this node; those never measured last. Others keep their order.
-fn sort_by_distance(instances: &mut [&Instance], view: &View) {
-    let this = view.this().map(|this| this.id);
+/// The nearest first, by round trip: measured from this node, from others estimated by where they say they are. Those
+/// never measured come last; equals keep their order.
+fn sort_by_distance(instances: &mut [&Instance], from: &Member, view: &View) {
+    let is_this = view.this().is_some_and(|this| this.id == from.id);
     instances.sort_by_cached_key(|instance| {
-        if Some(instance.owner) == this {
-            return Duration::ZERO;
-        }
-        view.node(instance.node.name.as_str()).and_then(|member| member.rtt).unwrap_or(Duration::MAX)
+        let to = view.node(instance.node.name.as_str());
+        to.and_then(|to| if is_this { to.rtt } else { from.rtt_to(&to) }).unwrap_or(Duration::MAX)
     });
+}
+
+/// The node that distances are asked from: `_agent`, this one, or any other by name.
+fn origin(near: &str, view: &View) -> Result<Arc<Member>, Problem> {
+    let found = if near == "_agent" { view.this() } else { view.node(near) };
+    found.ok_or_else(|| Problem::field("near", &format!("must be _agent or a node's name; nobody is called {near:?}")))
 }
 
 /// A name that nobody registers has no instances: programs ask before the first one comes.
@@ -113,18 +118,14 @@ pub(super) async fn instances(State(app): Shared, Segments(name): Segments<Strin
     let filter = Filter::take(&mut params)?;
     let near = params.one("near")?;
     params.end()?;
-    let this = &app.agent.config().node;
-    if near.as_deref().is_some_and(|near| near != "_agent" && !near.eq_ignore_ascii_case(this.as_str())) {
-        let why = format!("must be _agent or {this}: distances are known from this node alone; ask the other node");
-        return Err(Problem::field("near", &why));
-    }
     app.ready()?;
     let view = app.agent.view();
+    let near = near.map(|near| origin(&near, view)).transpose()?;
     let service = view.service(name.as_str());
     let all = service.iter().flat_map(|service| &service.instances);
     let mut shown: Vec<_> = all.filter(|instance| filter.admits(instance)).collect();
-    if near.is_some() {
-        sort_by_distance(&mut shown, view);
+    if let Some(near) = near {
+        sort_by_distance(&mut shown, &near, view);
     }
     Ok(Json(shown.into_iter().map(Row::from).collect::<Vec<_>>()).into_response())
 }
@@ -172,8 +173,11 @@ mod tests {
     #[test]
     fn the_nearest_comes_first() {
         let (view, web) = (fixtures::view(), fixtures::web());
-        let mut shown: Vec<_> = web.instances.iter().rev().collect();
-        sort_by_distance(&mut shown, &view);
-        assert_eq!(shown.iter().map(|i| i.node.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        for (near, order) in [("_agent", ["a", "b", "c"]), ("A", ["a", "b", "c"]), ("c", ["c", "b", "a"])] {
+            let mut shown: Vec<_> = web.instances.iter().collect();
+            sort_by_distance(&mut shown, &origin(near, &view).unwrap(), &view);
+            assert_eq!(shown.iter().map(|i| i.node.name.as_str()).collect::<Vec<_>>(), order, "{near}");
+        }
+        assert!(origin("nowhere", &view).is_err());
     }
 }
