@@ -344,7 +344,7 @@ impl Drive {
         let changed = std::mem::take(&mut self.agenda.changed);
         for change in changed {
             match change {
-                Change::Service(name) => self.view.set_service(&name, self.mesh.service(&name)),
+                Change::Service(name) => self.view.set_service(&name, self.mesh.rows(&name)),
                 Change::Member(id) => {
                     self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
                     self.publish_member(id);

@@ -13,6 +13,7 @@ mod drive;
 mod hello;
 mod link;
 mod lookup;
+mod marks;
 mod peers;
 mod quic;
 mod registered;
@@ -39,10 +40,11 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 pub use builder::Builder;
 pub use lookup::{Changes, Instances, NoInstance};
+pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
 pub use traffic::{Counter, Traffic};
-pub use view::{Service, ServiceChanges, View};
+pub use view::{Service, View, Waiter};
 
 use crate::{
     mesh::{Done, Event, Rejected, Stats},

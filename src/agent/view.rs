@@ -11,9 +11,10 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+use super::marks::{Marks, Topic};
 use crate::{
     mesh::{Instance, Member},
-    model::{InstanceId, NodeId, NodeName, Registration, ServiceName},
+    model::{InstanceId, NodeId, NodeName, Registration, ServiceName, Tag},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
@@ -23,6 +24,9 @@ pub struct Service {
     pub name: ServiceName,
     /// Its instances by node name, then id. All healths; members that are Alive or Suspect.
     pub instances: Vec<Instance>,
+    /// What catalogues list besides, and nobody is sent to: instances of members that are Down, and rows that stand for
+    /// something else than an instance. In the same order.
+    pub beside: Vec<Instance>,
     /// The view's index at its last change.
     pub index: u64,
 }
@@ -37,21 +41,21 @@ pub struct View {
     ready: AtomicBool,
     this: ArcSwapOption<Member>,
     changed: watch::Sender<u64>,
-    /// By service: whoever waits for that one alone.
-    waiting: DashMap<String, watch::Sender<()>>,
+    marks: Marks,
 }
 
 impl Default for View {
     fn default() -> Self {
+        let marks = Marks::default();
         Self {
             services: DashMap::new(),
             nodes: DashMap::new(),
             own: DashMap::new(),
-            index: AtomicU64::new(1),
+            index: AtomicU64::new(marks.first()),
             ready: AtomicBool::new(false),
             this: ArcSwapOption::empty(),
-            changed: watch::channel(1).0,
-            waiting: DashMap::new(),
+            changed: watch::channel(marks.first()).0,
+            marks,
         }
     }
 }
@@ -75,13 +79,30 @@ impl View {
         self.changed.subscribe()
     }
 
-    /// Wakes when that service's answer is another one, and for nothing else: a crowd of watchers costs a busy mesh
-    /// nothing. Subscribe, then look.
+    /// The number of a topic's last change: what is read afterwards is at least as new.
     #[must_use]
-    pub fn subscribe_service(self: &Arc<Self>, name: &str) -> ServiceChanges {
-        let name = fold(name).into_owned();
-        let heard = self.waiting.entry(name.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
-        ServiceChanges { view: Arc::clone(self), name, heard }
+    pub fn mark(&self, topic: &Topic) -> u64 {
+        self.marks.of(topic)
+    }
+
+    /// Whether this start of the process issued a number of [`View::index`] or [`View::mark`].
+    #[must_use]
+    pub fn has_issued(&self, number: u64) -> bool {
+        self.marks.is_ours(number)
+    }
+
+    /// A place among those who wait for a topic, and for nothing else: a crowd of readers costs a busy mesh nothing.
+    /// Subscribe, then look.
+    #[must_use]
+    pub fn wait(self: &Arc<Self>, topic: Topic) -> Waiter {
+        let heard = self.marks.wait(&topic);
+        Waiter { view: Arc::clone(self), topic, heard }
+    }
+
+    /// As [`View::wait`], for the service of that name.
+    #[must_use]
+    pub fn subscribe_service(self: &Arc<Self>, name: &str) -> Waiter {
+        self.wait(Topic::Service(fold(name).into_owned()))
     }
 
     /// The service of that name, in any case; `None` if nobody has registered it.
@@ -93,6 +114,14 @@ impl View {
     /// All services, by name.
     #[must_use]
     pub fn services(&self) -> Vec<Arc<Service>> {
+        let mut all = self.rows();
+        all.retain(|service| !service.instances.is_empty() || service.beside.iter().all(|row| !has_role(row)));
+        all
+    }
+
+    /// As [`View::services`], with the names under which nothing but rows in another role stand.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Arc<Service>> {
         let mut all: Vec<_> = self.services.iter().map(|entry| Arc::clone(entry.value())).collect();
         all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         all
@@ -139,28 +168,61 @@ impl View {
         self.own.get(id).map(|found| Arc::clone(&found))
     }
 
-    /// Publishes a service; `None` when nobody registers it any more. [`View::advance`] tells of it.
-    pub fn set_service(&self, name: &ServiceName, instances: Option<Vec<Instance>>) {
-        match instances {
-            Some(mut instances) => {
-                instances.sort_unstable_by(|a, b| {
-                    (&a.node.name, &a.registration.id).cmp(&(&b.node.name, &b.registration.id))
-                });
-                let index = self.index.load(Ordering::Acquire) + 1;
-                self.services.insert(name.folded(), Arc::new(Service { name: name.clone(), instances, index }));
+    /// Publishes a service: all its rows, those of members that are Down too; `None` when nobody registers it any more.
+    /// [`View::advance`] tells of it.
+    pub fn set_service(&self, name: &ServiceName, rows: Option<Vec<Instance>>) {
+        let key = name.folded();
+        let Some(mut rows) = rows else {
+            if let Some((_, old)) = self.services.remove(&key) {
+                self.marks.bury(Topic::Service(key));
+                self.marks.touch(Topic::Services);
+                old.rows().for_each(|row| self.touch_row(row));
             }
-            None => drop(self.services.remove(&name.folded())),
+            return;
+        };
+        rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
+        let (instances, beside) = rows.into_iter().partition(|row| row.member.is_shown() && !has_role(row));
+        let new = Arc::new(Service { name: name.clone(), instances, beside, index: self.marks.coming() });
+        let old = self.services.get(&key).map(|old| Arc::clone(&old));
+        let mut changed = Vec::new();
+        let (instances, beside) = old.as_ref().map_or((&[][..], &[][..]), |old| (&old.instances, &old.beside));
+        differences(instances, &new.instances, &mut changed);
+        differences(beside, &new.beside, &mut changed);
+        if changed.is_empty() && old.is_some() {
+            return;
         }
-        if let Some(waiting) = self.waiting.get(&name.folded()) {
-            waiting.send_replace(());
+        self.services.insert(key.clone(), Arc::clone(&new));
+        self.marks.touch(Topic::Service(key));
+        changed.iter().for_each(|row| self.touch_row(row));
+        if old.as_ref().is_none_or(|old| !old.tags().eq(new.tags())) {
+            self.marks.touch(Topic::Services);
         }
+    }
+
+    fn touch_row(&self, row: &Instance) {
+        if row.registration.echo.as_ref().is_some_and(|echo| echo.node.is_some()) {
+            self.marks.touch(Topic::Foreign);
+            self.marks.touch(Topic::Nodes);
+        } else {
+            self.marks.touch(Topic::Node(fold(row.node.name.as_str()).into_owned()));
+        }
+        self.marks.touch(Topic::Checks);
     }
 
     /// Publishes a node; `None` when it is forgotten. [`View::advance`] tells of it.
     pub fn set_node(&self, name: &NodeName, member: Option<Member>) {
-        match member {
-            Some(member) => drop(self.nodes.insert(name.as_str().to_ascii_lowercase(), Arc::new(member))),
-            None => drop(self.nodes.remove(&name.as_str().to_ascii_lowercase())),
+        let key = fold(name.as_str()).into_owned();
+        let Some(member) = member.map(Arc::new) else {
+            self.nodes.remove(&key);
+            self.marks.bury(Topic::Node(key));
+            self.marks.touch(Topic::Nodes);
+            return self.marks.touch(Topic::Checks);
+        };
+        let old = self.nodes.insert(key.clone(), Arc::clone(&member));
+        if old.is_none_or(|old| (&old.node, old.state, old.epoch) != (&member.node, member.state, member.epoch)) {
+            self.marks.touch(Topic::Node(key));
+            self.marks.touch(Topic::Nodes);
+            self.marks.touch(Topic::Checks);
         }
     }
 
@@ -175,6 +237,7 @@ impl View {
             Some(registration) => drop(self.own.insert(id.clone(), registration)),
             None => drop(self.own.remove(id)),
         }
+        self.marks.touch(Topic::Own);
     }
 
     /// Lets answers be given, or not any more.
@@ -191,31 +254,81 @@ impl View {
 
     /// Wakes those who wait for a change: once for all that was published since the last time.
     pub fn advance(&self) {
-        let next = self.index.fetch_add(1, Ordering::AcqRel) + 1;
+        let next = self.marks.publish();
+        self.index.store(next, Ordering::Release);
         self.changed.send_replace(next);
     }
 }
 
-/// Made by [`View::subscribe_service`].
+/// Made by [`View::wait`].
 #[derive(Debug)]
-pub struct ServiceChanges {
+pub struct Waiter {
     view: Arc<View>,
-    name: String,
+    topic: Topic,
     heard: watch::Receiver<()>,
 }
 
-impl ServiceChanges {
-    /// Resolves when the service has changed since this last resolved, or since it was made. Cancel-safe.
+impl Waiter {
+    /// Resolves when the topic has changed since this last resolved, or since it was made. Cancel-safe.
     pub async fn changed(&mut self) {
         // Its sender stays as long as this receiver is there.
         let _ = self.heard.changed().await;
     }
 }
 
-impl Drop for ServiceChanges {
-    /// The last to wait for a name takes it away: names come from clients, who may think of many.
+impl Drop for Waiter {
+    /// The last to wait for a topic takes it away: names come from clients, who may think of many.
     fn drop(&mut self) {
-        self.view.waiting.remove_if(&self.name, |_, waiting| waiting.receiver_count() <= 1);
+        self.view.marks.leave(&self.topic);
+    }
+}
+
+impl Service {
+    /// All rows: what is shown, then what stands beside.
+    pub fn rows(&self) -> impl Iterator<Item = &Instance> {
+        self.instances.iter().chain(&self.beside)
+    }
+
+    /// The tags of all rows, each as often as it is carried.
+    fn tags(&self) -> impl Iterator<Item = &Tag> {
+        self.rows().flat_map(|row| &row.registration.tags)
+    }
+}
+
+/// Where a row stands in the order of its service.
+fn place(row: &Instance) -> (&NodeName, &InstanceId) {
+    (&row.node.name, &row.registration.id)
+}
+
+/// Whether a row stands for something else than an instance.
+fn has_role(row: &Instance) -> bool {
+    row.registration.echo.as_ref().is_some_and(|echo| echo.role.is_some())
+}
+
+/// The rows that are new, gone or different; both lists are in order.
+fn differences<'a>(mut old: &'a [Instance], mut new: &'a [Instance], changed: &mut Vec<&'a Instance>) {
+    loop {
+        match (old, new) {
+            ([a, older @ ..], [b, newer @ ..]) if place(a) == place(b) => {
+                let same =
+                    (&a.registration, &a.report, &a.node, a.member) == (&b.registration, &b.report, &b.node, b.member);
+                changed.extend((!same).then_some(b));
+                (old, new) = (older, newer);
+            }
+            ([a, older @ ..], [b, ..]) if place(a) < place(b) => {
+                changed.push(a);
+                old = older;
+            }
+            (_, [b, newer @ ..]) => {
+                changed.push(b);
+                new = newer;
+            }
+            ([a, older @ ..], []) => {
+                changed.push(a);
+                old = older;
+            }
+            ([], []) => return,
+        }
     }
 }
 

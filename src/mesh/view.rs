@@ -23,7 +23,7 @@ pub struct Instance {
     pub registration: Arc<Registration>,
     /// What its checks say.
     pub report: Arc<HealthReport>,
-    /// How the mesh sees its owner: Alive or Suspect.
+    /// How the mesh sees its owner: Alive or Suspect where it may be shown.
     pub member: MemberState,
 }
 
@@ -110,12 +110,21 @@ impl Mesh {
     /// What may be shown of a service: `None` when nobody registers it, empty when all who do are Down.
     #[must_use]
     pub fn service(&self, name: &ServiceName) -> Option<Vec<Instance>> {
+        let mut rows = self.rows(name)?;
+        rows.retain(|row| row.member.is_shown());
+        Some(rows)
+    }
+
+    /// All rows under a service's name, those of members that are Down too: a catalogue lists them and shows nobody the
+    /// way there.
+    #[must_use]
+    pub fn rows(&self, name: &ServiceName) -> Option<Vec<Instance>> {
         let instances = self.index.names.get(name)?;
         Some(instances.iter().filter_map(|(owner, id)| self.instance(*owner, id)).collect())
     }
 
     fn instance(&self, owner: NodeId, id: &InstanceId) -> Option<Instance> {
-        let member = self.state_of(owner).filter(|state| state.is_shown())?;
+        let member = self.state_of(owner).filter(|state| *state != MemberState::Left)?;
         let book = self.catalog.get(owner)?;
         Some(Instance {
             owner,

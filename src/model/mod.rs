@@ -1,11 +1,13 @@
 //! Floor 0, the words: parsed once at the border, and cannot be wrong afterwards.
 
+mod echo;
 mod health;
 mod name;
 mod node;
 mod service;
 mod time;
 
+pub use echo::{Echo, EchoCheck, EchoNode, Role};
 pub use health::{
     CheckDraft, CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, parse_duration,
 };

@@ -1,12 +1,12 @@
 //! What a user asks for: a registration, checked once where it enters (RFC 2782 for ports, priorities and weights,
 //! RFC 6763 section 6 for the pairs that become TXT).
 
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckSpec, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
+    CheckSpec, Echo, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
     health::{CheckDraft, FieldError},
 };
 
@@ -58,6 +58,9 @@ pub struct Registration {
     /// How its health is found out. Kept by the owner alone: other nodes are told results, not recipes.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub checks: Vec<CheckSpec>,
+    /// What was said of it in Consul's words and has none of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<Arc<Echo>>,
 }
 
 impl Registration {
@@ -78,6 +81,7 @@ impl Registration {
             weight: 1,
             priority: 1,
             checks: Vec::new(),
+            echo: None,
         })
     }
 
@@ -150,6 +154,9 @@ impl Registration {
                 return Err(FieldError::new(&field, "is longer than 512 bytes"));
             }
         }
+        if let Some(echo) = &self.echo {
+            echo.validate()?;
+        }
         for (at, check) in self.checks.iter().enumerate() {
             let super::CheckKind::Ttl(ttl) = check.kind;
             if ttl < super::health::MIN_INTERVAL {
@@ -218,7 +225,19 @@ impl RegistrationDraft {
         for (n, check) in self.checks.into_iter().enumerate() {
             checks.push(check.build(n, &format!("checks[{n}]"))?);
         }
-        let built = Registration { id, name, address, port, ports, tags, meta: self.meta, weight, priority, checks };
+        let built = Registration {
+            id,
+            name,
+            address,
+            port,
+            ports,
+            tags,
+            meta: self.meta,
+            weight,
+            priority,
+            checks,
+            echo: None,
+        };
         built.validate()?;
         Ok(built)
     }

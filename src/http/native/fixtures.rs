@@ -1,4 +1,4 @@
-//! A view for tests: nodes a (this one), b (suspect) and c (down), three instances of web.
+//! A view for tests: nodes a (this one), b (suspect) and c (down), an instance of web on each; that on c is not shown.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -66,7 +66,7 @@ pub(super) fn web() -> Service {
         instance(&b, "web-2", "v2", vec![late]),
         instance(&c, "web-3", "blue", Vec::new()),
     ];
-    Service { name: "web".try_into().unwrap(), instances, index: 2 }
+    Service { name: "web".try_into().unwrap(), instances, beside: Vec::new(), index: 2 }
 }
 
 /// All of them, published.
