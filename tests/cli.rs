@@ -87,7 +87,7 @@ async fn a_file_of_services_is_registered_as_a_whole_or_not_at_all() {
     let toml = "[[services]]\nname = \"web\"\nport = 80\n[[services]]\nname = \"db\"\nport = 5432\n";
     let register = async |path: &Path| finish(ask(&a, "register --file").arg(path)).await;
     let bad = register(&mesh.file("bad.toml", &toml.replace("5432", "0"))).await;
-    assert!(bad.failure(2).1.contains("line 4"), "{bad:?}");
+    assert!(bad.failure(2).1.contains("line 6"), "{bad:?}");
     assert_eq!(out(&a, "services --format name").await, "");
     assert_eq!(register(&mesh.file("good.toml", toml)).await.code, Some(0));
     let json = r#"{"service": {"name": "cache", "port": 11211, "Tags": ["a"], "check": {"ttl": "30s"}}}"#;
@@ -181,7 +181,7 @@ async fn settings_are_checked_and_mistakes_are_found_with_their_line() {
         ("nod = \"a\"\n", "line 1", "did you mean `node`?"),
         ("[listen]\nhtpp = \"127.0.0.1:1\"\n", "line 2", "did you mean `http`?"),
         ("[[services]]\nname = \"web\"\nprot = 80\n", "line 3", "did you mean `port`?"),
-        ("[[services]]\nname = \"web\"\nport = 70000\n", "line 1", "port"),
+        ("[[services]]\nname = \"web\"\nport = 70000\n", "line 3", "port"),
         ("node = \"a b\"\n", "line 1", "a b"),
         ("join = [\"seed:99999\"]\n", "line 1", "seed:99999"),
         ("node = \n", "line 1", ""),
@@ -194,6 +194,10 @@ async fn settings_are_checked_and_mistakes_are_found_with_their_line() {
         finish(hobnob().args(["config", "show", "--config"]).arg(mesh.file("hobnob.toml", "zone = \"z\"\n"))).await;
     assert!(shown.out.contains("zone = \"z\"") && shown.out.contains("mesh = \"default\""), "{shown:?}");
     assert!(plain("config check --config /nowhere").await.failure(2).1.contains("/nowhere"));
+    let both = check("nod = \"a\"\n[[services]]\nname = \"web\"\nport = 0\n").await;
+    assert!(both.failure(2).0.contains("2 mistakes"), "{both:?}");
+    let lines: Vec<_> = both.out.lines().map(|line| line.rsplit_once("hobnob.toml, ").unwrap().1).collect();
+    assert!(lines[0].starts_with("line 1: unknown key `nod`") && lines[1].starts_with("line 4: "), "{both:?}");
 }
 
 #[tokio::test]
@@ -204,9 +208,10 @@ async fn signals_stop_and_reload_an_agent() {
     let mut a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&file)).await;
     a.until_resolved("web", &["80"]).await;
     a.register("mine", 81).await;
-    fs::write(&file, service("db")).unwrap();
+    fs::write(&file, format!("zone = \"z\"\n{}", service("db"))).unwrap();
     a.signal(Signal::HUP);
     a.until_resolved("db", &["80"]).await;
+    assert!(a.log().contains("setting=\"zone\""), "what waits for a restart is named");
     a.until_resolved("web", &[]).await;
     fs::write(&file, "nod = 1\n").unwrap();
     a.signal(Signal::HUP);

@@ -8,7 +8,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
 };
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{
     failure::{Code, Failure},
@@ -166,7 +166,7 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
                     return Ok(());
                 }
                 Heard::Reload => tokio::select! {
-                    () = reload(flags, node, &mut ledger) => {}
+                    () = reload(flags, config, node, &mut ledger) => {}
                     () = signals.stop() => return Ok(()),
                 },
             },
@@ -175,11 +175,19 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
 }
 
 /// Reads the files again: services follow them at once, new seeds are tried, the rest waits for a restart.
-async fn reload(flags: &Flags, node: &Node, ledger: &mut Ledger) {
+async fn reload(flags: &Flags, old: &Config, node: &Node, ledger: &mut Ledger) {
     let config = match Config::load(&flags.settings.sources()) {
         Ok(config) => config,
-        Err(why) => return error!(%why, "not reloaded; the old settings stay"),
+        Err(mistakes) => {
+            for why in mistakes.all() {
+                error!(%why, "not reloaded; the old settings stay");
+            }
+            return;
+        }
     };
+    for setting in old.fixed(&config) {
+        warn!(setting, "has changed in the files, and waits for a restart");
+    }
     match ledger.apply(&node.agent, &config.services).await {
         Ok((registered, withdrawn)) => info!(registered, withdrawn, "reloaded services and seeds"),
         Err(why) => error!(%why, "reloaded in part"),

@@ -88,9 +88,15 @@ impl Failure {
     }
 }
 
-impl From<config::Error> for Failure {
-    fn from(error: config::Error) -> Self {
-        Self::new("the settings cannot be used", &error, &error.next).code(Code::Usage)
+impl From<config::Mistakes> for Failure {
+    fn from(mistakes: config::Mistakes) -> Self {
+        let (first, count) = (mistakes.first(), mistakes.all().len());
+        let what = match count {
+            1 => "the settings cannot be used".to_owned(),
+            _ => format!("the settings cannot be used: {count} mistakes"),
+        };
+        let next = if count == 1 { first.next.clone() } else { "hobnob config check, which tells them all".into() };
+        Self::new(what, first, next).code(Code::Usage)
     }
 }
 

@@ -24,7 +24,15 @@ pub(super) struct Flags {
 pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(flags) => {
-            let config = Config::load(&flags.settings.sources())?;
+            let config = match Config::load(&flags.settings.sources()) {
+                Ok(config) => config,
+                Err(mistakes) => {
+                    // Data, for editors and pipelines to read; the failure that follows names the first alone.
+                    let lines: Vec<_> = mistakes.all().iter().map(ToString::to_string).collect();
+                    output::print(&lines.join("\n"));
+                    return Err(mistakes.into());
+                }
+            };
             eprintln!("the settings of node {} are fine; it registers {}", config.agent.node, config.services.len());
         }
         Command::Show(flags) => output::print(config::show(&flags.settings.sources())?.trim_end()),

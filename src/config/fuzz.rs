@@ -1,6 +1,11 @@
 //! What the fuzzer and the test over its corpus call: files and requests that somebody wrote, or mangled.
 
-use super::{layer, secrets, services, settings};
+use super::{
+    document::Source,
+    layer, secrets,
+    services::{self, Wanted},
+    settings,
+};
 use crate::model::RegistrationDraft;
 
 /// Reads a text as everything a file of ours may be: settings, service files of both forms, secrets. What is accepted
@@ -10,16 +15,13 @@ use crate::model::RegistrationDraft;
 /// When it does not.
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    match layer::parse("a", text) {
-        Ok((table, drafts)) => {
-            buildable(drafts);
-            assert!(settings(table).is_ok(), "a layer that was checked is settings");
-        }
-        Err(error) => assert!(!error.why.is_empty() && error.place.starts_with('a'), "{error:?}"),
-    }
-    match services::json("a", text) {
-        Ok(drafts) => buildable(drafts),
-        Err(error) => assert!(!error.why.is_empty() && error.place.starts_with('a'), "{error:?}"),
+    let mut mistakes = Vec::new();
+    let (table, wanted) = layer::parse(Source { name: "a.toml", text }, &mut mistakes);
+    assert!(settings(table).is_ok(), "a layer that was checked is settings");
+    buildable(wanted);
+    buildable(services::parse(Source { name: "a.json", text }, &mut mistakes));
+    for mistake in mistakes {
+        assert!(!mistake.why.is_empty() && mistake.place.starts_with("a."), "{mistake:?}");
     }
     drop(secrets::parse("a", text));
     if let Some((name, value)) = text.split_once('=') {
@@ -43,9 +45,9 @@ pub fn registration(bytes: &[u8]) {
     }
 }
 
-fn buildable(drafts: Vec<RegistrationDraft>) {
-    for draft in drafts {
-        let built = draft.build();
+fn buildable(all: Vec<Wanted>) {
+    for wanted in all {
+        let built = wanted.draft.build();
         assert!(built.is_ok(), "{built:?} was accepted");
     }
 }

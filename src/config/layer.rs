@@ -3,50 +3,43 @@
 use std::{fs, path::Path};
 
 use serde::Deserialize;
-use toml::{Spanned, Table, Value};
+use toml::{Table, Value};
 
-use super::{Error, settings::Settings};
-use crate::model::RegistrationDraft;
+use super::{
+    Error,
+    document::{Document, Source},
+    mistake::by_line,
+    services::{self, Wanted},
+    settings::Settings,
+};
 
-/// Reads one TOML file: its settings, and what it wants registered, both checked.
-pub(super) fn file(path: &Path) -> Result<(Table, Vec<RegistrationDraft>), Error> {
-    let text = fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
-    parse(&path.display().to_string(), &text)
-}
-
-/// The same of a text that is called `name` in errors.
-pub(super) fn parse(name: &str, text: &str) -> Result<(Table, Vec<RegistrationDraft>), Error> {
-    let blame = |error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| line(text, span.start));
-        Error::new(format!("{name}, line {line}"), with_hint(error.message()))
-    };
-    toml::from_str::<Settings>(text).map_err(blame)?;
-    let drafts = toml::from_str::<Services>(text).map_err(blame)?.services;
-    let mut services = Vec::with_capacity(drafts.len());
-    for (at, draft) in drafts.into_iter().enumerate() {
-        let line = line(text, draft.span().start);
-        let wrong = |error| Error::new(format!("{name}, line {line}"), format!("services[{at}].{error}"));
-        draft.get_ref().clone().build().map_err(wrong)?;
-        services.push(draft.into_inner());
+/// Reads one TOML file: its settings, and what it wants registered, both checked. What is wrong is noted.
+pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(Source { name: &path.display().to_string(), text: &text }, mistakes),
+        Err(error) => {
+            mistakes.push(Error::io(path, &error));
+            Default::default()
+        }
     }
-    let mut table: Table = toml::from_str(text).map_err(blame)?;
-    table.remove("services");
-    Ok((table, services))
 }
 
-/// The part of a file that wants something registered; [`Settings`] has already refused unknown keys.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Services {
-    services: Vec<Spanned<RegistrationDraft>>,
+/// The same of a text.
+pub(super) fn parse(source: Source<'_>, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
+    let before = mistakes.len();
+    let Some(mut document) = Document::toml(source, mistakes) else { return Default::default() };
+    let services = document.take("services");
+    let services = services.map(|services| services::list(source, services, mistakes)).unwrap_or_default();
+    // Read as settings, so that each is of its type; kept as a table, so that layers can be laid over each other.
+    let sound = document.read::<Settings>(mistakes).and_then(|_| document.read::<Table>(mistakes));
+    by_line(&mut mistakes[before..]);
+    (sound.unwrap_or_default(), services)
 }
 
 /// A variable as a layer: `HOBNOB_LISTEN__HTTP` sets `listen.http`. `None` if it is not a setting.
 pub(super) fn variable(name: &str, value: &str) -> Result<Option<Table>, Error> {
     let Some(key) = name.strip_prefix("HOBNOB_") else { return Ok(None) };
-    // Kubernetes tells every pod about a service called `hobnob` in such variables.
-    let of_kubernetes = key == "PORT" || key.starts_with("PORT_") || key.starts_with("SERVICE_");
-    if of_kubernetes || NOT_SETTINGS.contains(&name) {
+    if is_of_kubernetes(key, value) || NOT_SETTINGS.contains(&name) {
         return Ok(None);
     }
     let path = key.to_ascii_lowercase().replace("__", ".");
@@ -62,6 +55,17 @@ pub(super) fn variable(name: &str, value: &str) -> Result<Option<Table>, Error> 
         }
     }
     Err(Error::new(name, first.unwrap_or_default()).next(format!("unset {name}, or give it a value that fits")))
+}
+
+/// Kubernetes tells every pod of each service, in variables that begin with the service's name: of one called `hobnob`,
+/// and of one called `hobnob-dns`, in `HOBNOB_DNS_SERVICE_HOST`, `HOBNOB_DNS_PORT` and `HOBNOB_DNS_PORT_53_UDP_ADDR`.
+fn is_of_kubernetes(key: &str, value: &str) -> bool {
+    let words: Vec<&str> = key.split('_').collect();
+    let protocol = |word: &str| ["TCP", "UDP", "SCTP"].contains(&word);
+    words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
+        || words.windows(3).any(|three| three[0] == "PORT" && three[1].parse::<u16>().is_ok() && protocol(three[2]))
+        || words.ends_with(&["PORT"])
+            && value.split_once("://").is_some_and(|(scheme, _)| protocol(&scheme.to_uppercase()))
 }
 
 /// A flag as a layer.
@@ -105,11 +109,6 @@ pub fn with_hint(message: &str) -> String {
 fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), candidate);
     known.into_iter().min_by_key(|known| distance(known)).filter(|known| distance(known) <= word.len().max(3) / 2)
-}
-
-/// The line that byte `at` of `text` stands in, from 1.
-fn line(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
 /// Variables with a meaning of their own: the secret is no setting, the others are read by commands.

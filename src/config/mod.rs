@@ -3,29 +3,37 @@
 //! Each source is a *layer*: a TOML table that is checked by itself, so that a mistake is blamed on the file and line,
 //! the variable or the flag it stands in. Layers are then laid over each other: flag > environment > file > default.
 
+mod consul;
+mod document;
 pub mod fuzz;
 mod layer;
+mod mistake;
+mod places;
 mod secrets;
 mod services;
 mod settings;
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
 };
 
 use toml::{Table, Value};
 
 pub use layer::with_hint;
+pub use mistake::{Error, Mistakes};
+pub use places::folders;
 pub use services::read as read_services;
 pub use settings::{Listen, Seed};
 
 use crate::{
     agent::{self, Secret},
     dns, http,
-    model::{NodeName, Registration, RegistrationDraft},
+    model::{NodeName, Registration},
 };
+use places::Places;
+use services::Wanted;
 use settings::Settings;
 
 /// All that `hobnob agent` needs to run.
@@ -41,10 +49,12 @@ pub struct Config {
     pub listen: Listen,
     /// What it registers by itself.
     pub services: Vec<Registration>,
+    /// The settings as they were given, layers laid over each other.
+    effective: Table,
 }
 
 /// What the settings are read from. Nothing is read from the process itself, so that tests need none of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// Files and folders, later ones over earlier ones; `/etc/hobnob`, if there is one, when empty.
     pub files: Vec<PathBuf>,
@@ -54,6 +64,20 @@ pub struct Sources {
     pub flags: Vec<(&'static str, &'static str, Value)>,
     /// What for.
     pub purpose: Purpose,
+}
+
+/// The names alone: a variable may hold a secret.
+impl fmt::Debug for Sources {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags: Vec<_> = self.flags.iter().map(|(flag, ..)| flag).collect();
+        let variables: Vec<_> = self.environment.keys().filter(|name| name.starts_with("HOBNOB_")).collect();
+        out.debug_struct("Sources")
+            .field("files", &self.files)
+            .field("environment", &variables)
+            .field("flags", &flags)
+            .field("purpose", &self.purpose)
+            .finish()
+    }
 }
 
 /// What an agent is started for.
@@ -66,108 +90,122 @@ pub enum Purpose {
     Try,
 }
 
-/// Why the settings cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {why}")]
-pub struct Error {
-    /// The file and line, the variable or the flag to blame.
-    pub place: String,
-    /// What is wrong there.
-    pub why: String,
-    /// What to type next.
-    pub next: String,
-}
-
-impl Error {
-    fn new(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { place: place.into(), why: why.into(), next: "hobnob config check".into() }
-    }
-
-    fn next(self, next: impl Into<String>) -> Self {
-        Self { next: next.into(), ..self }
-    }
-
-    fn io(path: &Path, error: &io::Error) -> Self {
-        Self::new(path.display().to_string(), error.to_string()).next(format!("ls -l {}", path.display()))
-    }
-}
-
 impl Config {
     /// Reads and checks everything.
     ///
     /// # Errors
-    /// The first mistake, and whom to blame for it.
-    pub fn load(sources: &Sources) -> Result<Self, Error> {
-        let (table, services) = read(sources)?;
-        let settings = settings(table)?;
-        let secrets = find_secrets(sources, &settings)?;
-        let node = settings.node.clone().or_else(host_name).ok_or_else(|| {
-            Error::new("node", "is not given, and this host's name is no DNS label").next("hobnob agent --node NAME")
-        })?;
-        let agent = agent::Config {
-            node,
-            mesh: settings.mesh,
-            datacenter: settings.datacenter,
-            zone: settings.zone,
-            meta: settings.meta,
-            listen: settings.listen.mesh,
-            advertise: settings.advertise,
-            join: settings.join.into_iter().map(String::from).collect(),
-            secrets,
-            data_dir: settings.data_dir,
-            ready_after: settings.ready_after,
-        };
-        let build = |draft: RegistrationDraft| draft.build().map_err(|error| Error::new("services", error.to_string()));
-        let services = services.into_iter().map(build).collect::<Result<_, _>>()?;
-        Ok(Self { agent, dns: settings.dns, http: settings.http, listen: settings.listen, services })
+    /// All mistakes, and whom to blame for each.
+    pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let (table, services) = read(sources, &mut mistakes);
+        let config = assemble(sources, table, services, &mut mistakes);
+        Mistakes::unless(mistakes, config)
     }
+
+    /// The settings that differ in `newer` and that a running node cannot take over.
+    #[must_use]
+    pub fn fixed(&self, newer: &Self) -> Vec<String> {
+        let mut changed = Vec::new();
+        differences("", &self.effective, &newer.effective, &mut changed);
+        changed.retain(|setting| !RELOADED.contains(&setting.as_str()));
+        changed
+    }
+}
+
+/// Makes what an agent needs of the laid-out layers.
+fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &mut Vec<Error>) -> Option<Config> {
+    let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
+    let secrets = find_secrets(sources, &settings).map_err(|error| mistakes.push(error)).ok();
+    let Some(node) = settings.node.clone().or_else(host_name) else {
+        let nameless = Error::new("node", "is not given, and this host's name is no DNS label");
+        mistakes.push(nameless.next("hobnob agent --node NAME"));
+        return None;
+    };
+    let agent = agent::Config {
+        node,
+        mesh: settings.mesh,
+        datacenter: settings.datacenter,
+        zone: settings.zone,
+        meta: settings.meta,
+        listen: settings.listen.mesh,
+        advertise: settings.advertise,
+        join: settings.join.into_iter().map(String::from).collect(),
+        secrets: secrets?,
+        data_dir: settings.data_dir,
+        ready_after: settings.ready_after,
+    };
+    let build = |wanted: Wanted| wanted.draft.build().map_err(|error| Error::new(wanted.place, error.to_string()));
+    let services = services.into_iter().map(build).collect::<Result<_, _>>();
+    let services = services.map_err(|error| mistakes.push(error)).ok()?;
+    Some(Config { agent, dns: settings.dns, http: settings.http, listen: settings.listen, services, effective: table })
 }
 
 /// The settings in effect, defaults included, as TOML. Secrets live in files of their own and are not among them.
 ///
 /// # Errors
-/// As [`Config::load`].
-pub fn show(sources: &Sources) -> Result<String, Error> {
-    let (given, services) = read(sources)?;
+/// As [`Config::load`], but for the secrets, which need not be there.
+pub fn show(sources: &Sources) -> Result<String, Mistakes> {
+    let mut mistakes = Vec::new();
+    let (given, services) = read(sources, &mut mistakes);
+    Mistakes::unless(mistakes, Some(()))?;
     let mut settings = settings(given.clone())?;
     settings.node = settings.node.or_else(host_name);
     let wrong = |error: toml::ser::Error| Error::new("settings", error.to_string());
     let mut table = Table::try_from(&settings).map_err(wrong)?;
-    table.extend(given.into_iter().filter(|(key, _)| key == "dns" || key == "http"));
+    layer::lay_over(&mut table, given);
     let text = toml::to_string(&table).map_err(wrong)?;
-    let names = services.iter().map(|service| format!("# registers {}\n", id(service)));
+    let names = services.iter().map(|service| format!("# registers {}\n", service.id()));
     Ok(text + &names.collect::<String>())
 }
 
 /// Lays all layers over each other and collects what is to be registered.
-fn read(sources: &Sources) -> Result<(Table, Vec<RegistrationDraft>), Error> {
+fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
     let mut table = defaults(sources);
     let mut services = Vec::new();
-    let places = Places::find(sources)?;
+    let places = Places::find(sources, mistakes);
     for path in &places.settings {
-        let (layer, found) = layer::file(path)?;
+        let (layer, found) = layer::file(path, mistakes);
         layer::lay_over(&mut table, layer);
         services.extend(found);
     }
     for path in &places.services {
-        services.extend(services::read(path)?);
+        services.extend(services::file(path, mistakes));
     }
-    for (name, value) in &sources.environment {
-        if let Some(layer) = layer::variable(name, value)? {
-            layer::lay_over(&mut table, layer);
+    let variables = sources.environment.iter().map(|(name, value)| layer::variable(name, value));
+    let flags = sources.flags.iter().map(|(flag, path, value)| layer::flag(flag, path, value).map(Some));
+    for layer in variables.chain(flags) {
+        match layer {
+            Ok(layer) => layer::lay_over(&mut table, layer.unwrap_or_default()),
+            Err(error) => mistakes.push(error),
         }
     }
-    for (flag, path, value) in &sources.flags {
-        layer::lay_over(&mut table, layer::flag(flag, path, value)?);
+    let mut places = BTreeMap::new();
+    for service in &services {
+        if let Some(first) = places.insert(service.id(), &service.place) {
+            let why = format!("{:?} is in {first} too; give each instance its own id", service.id());
+            mistakes.push(Error::new(&service.place, why));
+        }
     }
-    if let Some(twice) = first_twice(&services) {
-        return Err(Error::new(format!("service {twice:?}"), "is in the files twice; give each instance its own id"));
-    }
-    Ok((table, services))
+    (table, services)
 }
 
 fn settings(table: Table) -> Result<Settings, Error> {
     table.try_into().map_err(|error: toml::de::Error| Error::new("settings", error.message()))
+}
+
+/// The paths of the settings that differ between two tables.
+fn differences(path: &str, one: &Table, other: &Table, found: &mut Vec<String>) {
+    let keys: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    for key in keys {
+        let below = format!("{path}{key}");
+        match (one.get(key), other.get(key)) {
+            (Some(Value::Table(one)), Some(Value::Table(other))) => {
+                differences(&format!("{below}."), one, other, found);
+            }
+            (one, other) if one != other => found.push(below),
+            _ => {}
+        }
+    }
 }
 
 /// The layer under all others: what cannot be a constant.
@@ -196,74 +234,13 @@ fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, E
     }
 }
 
-/// Which files there are to read.
-struct Places {
-    settings: Vec<PathBuf>,
-    services: Vec<PathBuf>,
-}
-
-impl Places {
-    fn find(sources: &Sources) -> Result<Self, Error> {
-        let mut places = Self { settings: Vec::new(), services: Vec::new() };
-        if sources.files.is_empty() && sources.purpose == Purpose::Serve {
-            places.folder(Path::new(CONFIG_DIR))?;
-        }
-        for path in &sources.files {
-            match fs::metadata(path) {
-                Ok(found) if found.is_dir() => places.folder(path)?,
-                Ok(_) => places.settings.push(path.clone()),
-                Err(error) => return Err(Error::io(path, &error)),
-            }
-        }
-        Ok(places)
-    }
-
-    /// A folder laid out like `/etc/hobnob`; any part of it may be missing.
-    fn folder(&mut self, folder: &Path) -> Result<(), Error> {
-        let main = folder.join("hobnob.toml");
-        if main.exists() {
-            self.settings.push(main);
-        }
-        self.settings.extend(list(&folder.join("conf.d"), &["toml"])?);
-        self.services.extend(list(&folder.join("services.d"), &["toml", "json"])?);
-        Ok(())
-    }
-}
-
-/// The files of a folder that end in one of `endings`, by name; none if there is no such folder.
-fn list(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io(folder, &error)),
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|error| Error::io(folder, &error))?.path();
-        if path.extension().is_some_and(|ending| endings.iter().any(|wanted| ending == *wanted)) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// The nearest node name to this host's name.
 fn host_name() -> Option<NodeName> {
     NodeName::from_hostname(&rustix::system::uname().nodename().to_string_lossy())
 }
 
-fn id(service: &RegistrationDraft) -> &str {
-    service.id.as_deref().unwrap_or(&service.name)
-}
-
-fn first_twice(services: &[RegistrationDraft]) -> Option<&str> {
-    let twice = |at: &usize| services[..*at].iter().any(|earlier| id(earlier) == id(&services[*at]));
-    (0..services.len()).find(twice).map(|at| id(&services[at]))
-}
-
-/// Where settings are looked for when no `--config` is given.
-const CONFIG_DIR: &str = "/etc/hobnob";
+/// What a running node takes over when it reads its files again.
+const RELOADED: [&str; 1] = ["join"];
 /// Where state is kept unless told otherwise.
 const DATA_DIR: &str = "/var/lib/hobnob";
 

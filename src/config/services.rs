@@ -1,107 +1,106 @@
-//! Service files: TOML with `[[services]]`, and Consul's JSON (`{"service": {...}}`, `{"services": [...]}`) as far as a
-//! registration can say the same. A key that would change nothing is skipped; one that would be lost is an error.
+//! Service files: TOML with `[[services]]`, and Consul's JSON. Each is checked as a whole, and every mistake is told.
 
 use std::{fs, path::Path};
 
-use serde_json::{Map, Value};
+use toml::{Spanned, de::DeValue};
 
 use super::{
-    Error,
-    layer::{self, with_hint},
+    Error, Mistakes, consul,
+    document::{self, Document, Source},
+    mistake::by_line,
 };
 use crate::model::RegistrationDraft;
 
 /// Reads the services in one file, by its ending: `.json` is Consul's form, anything else TOML. They are checked.
 ///
 /// # Errors
-/// The first mistake, with its place.
-pub fn read(path: &Path) -> Result<Vec<RegistrationDraft>, Error> {
-    let place = path.display().to_string();
-    if path.extension().is_some_and(|ending| ending == "json") {
-        let text = fs::read_to_string(path).map_err(|error| Error::io(path, &error))?;
-        return json(&place, &text);
-    }
-    let (settings, services) = layer::file(path)?;
-    match settings.keys().next() {
-        None => Ok(services),
-        Some(key) => Err(Error::new(place, format!("holds `{key}`: a service file holds [[services]] alone"))),
+/// All mistakes, each with its place.
+pub fn read(path: &Path) -> Result<Vec<RegistrationDraft>, Mistakes> {
+    let mut mistakes = Vec::new();
+    let services = file(path, &mut mistakes).into_iter().map(|service| service.draft).collect();
+    Mistakes::unless(mistakes, Some(services))
+}
+
+/// A registration and the place that asks for it.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) draft: RegistrationDraft,
+    pub(super) place: String,
+}
+
+impl Wanted {
+    /// What tells it from the others.
+    pub(super) fn id(&self) -> &str {
+        self.draft.id.as_deref().unwrap_or(&self.draft.name)
     }
 }
 
-pub(super) fn json(place: &str, text: &str) -> Result<Vec<RegistrationDraft>, Error> {
-    let file: Map<String, Value> = serde_json::from_str(text)
-        .map_err(|error| Error::new(format!("{place}, line {}", error.line()), error.to_string()))?;
-    let mut found = Vec::new();
-    for (key, value) in file {
-        match (&*folded(&key), value) {
-            ("service", one) => found.push(("service".to_owned(), one)),
-            ("services", Value::Array(all)) => {
-                found.extend(all.into_iter().enumerate().map(|(at, one)| (format!("services[{at}]"), one)));
-            }
-            _ => return Err(Error::new(place, format!("`{key}` is not `service` or a list of `services`"))),
+/// What one file wants registered. What is wrong with it is noted.
+pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(Source { name: &path.display().to_string(), text: &text }, mistakes),
+        Err(error) => {
+            mistakes.push(Error::io(path, &error));
+            Vec::new()
         }
     }
-    found
-        .into_iter()
-        .map(|(path, one)| registration(one).map_err(|why| Error::new(format!("{place}, {path}"), why)))
-        .collect()
 }
 
-fn registration(consul: Value) -> Result<RegistrationDraft, String> {
-    let Value::Object(consul) = consul else { return Err("is not an object".into()) };
-    let mut ours = Map::new();
-    let mut checks = Vec::new();
-    for (key, value) in consul {
-        match &*folded(&key) {
-            "check" => checks.push(value),
-            "checks" => match value {
-                Value::Array(all) => checks.extend(all),
-                _ => return Err("`checks` is not a list".into()),
-            },
-            "weights" => {
-                let passing = value.as_object().into_iter().flatten().find(|(key, _)| folded(key) == "passing");
-                ours.extend(passing.map(|(_, weight)| ("weight".to_owned(), weight.clone())));
-            }
-            "enabletagoverride" | "token" | "taggedaddresses" => {}
-            known => drop(ours.insert(known.to_owned(), value)),
-        }
+/// The same of a text.
+pub(super) fn parse(source: Source<'_>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
+    let before = mistakes.len();
+    let read = if source.name.ends_with(".json") { json } else { toml };
+    let services = read(source, mistakes);
+    by_line(&mut mistakes[before..]);
+    services
+}
+
+fn toml(source: Source<'_>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
+    let Some(mut document) = Document::toml(source, mistakes) else { return Vec::new() };
+    let services = document.take("services");
+    for (key, at) in document.keys() {
+        mistakes.push(source.blame(at, format!("holds `{key}`: a service file holds [[services]] alone")));
     }
-    let checks = checks.into_iter().map(check).collect::<Result<_, _>>()?;
-    ours.insert("checks".into(), Value::Array(checks));
-    let draft: RegistrationDraft = serde_json::from_value(ours.into()).map_err(|e| with_hint(&e.to_string()))?;
-    draft.clone().build().map_err(|error| error.to_string())?;
-    Ok(draft)
+    services.map(|services| list(source, services, mistakes)).unwrap_or_default()
 }
 
-/// Consul's words for a check in ours. A kind is passed on as it is: whether it can be run is the check's own affair.
-fn check(consul: Value) -> Result<Value, String> {
-    let Value::Object(consul) = consul else { return Err("a check is not an object".into()) };
-    let mut ours = Map::new();
-    for (key, value) in consul {
-        let folded = folded(&key);
-        let key = match &*folded {
-            "id" | "checkid" | "name" if ours.contains_key("name") => continue,
-            "id" | "checkid" | "name" => "name",
-            "status" => "initial",
-            "deregistercriticalserviceafter" => "deregister_after",
-            // Consul counts what comes before the change, we count the change too.
-            "successbeforepassing" => {
-                ours.insert("rise".into(), (value.as_u64().unwrap_or(0) + 1).into());
-                continue;
-            }
-            "failuresbeforecritical" => {
-                ours.insert("fall".into(), (value.as_u64().unwrap_or(0) + 1).into());
-                continue;
-            }
-            "notes" => continue,
-            other => other,
-        };
-        ours.insert(key.to_owned(), value);
-    }
-    Ok(ours.into())
+/// The services in `[[services]]`.
+pub(super) fn list(source: Source<'_>, services: Spanned<DeValue<'_>>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
+    let at = services.span().start;
+    let DeValue::Array(services) = services.into_inner() else {
+        mistakes.push(source.blame(at, "`services` is not a list: write [[services]]"));
+        return Vec::new();
+    };
+    let each = services.into_iter().enumerate();
+    each.filter_map(|(n, service)| one(source, service, format!("services[{n}]."), mistakes)).collect()
 }
 
-/// Consul takes its keys in any case, with and without underscores.
-fn folded(key: &str) -> String {
-    key.replace('_', "").to_ascii_lowercase()
+fn json(source: Source<'_>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
+    let services = document::json(source).and_then(|tree| consul::services(source, tree));
+    let services = services.unwrap_or_else(|error| {
+        mistakes.push(error);
+        Vec::new()
+    });
+    let each = services.into_iter();
+    each.filter_map(|(path, service)| {
+        let ours = consul::service(source, service, mistakes)?;
+        one(source, ours, format!("{path}."), mistakes)
+    })
+    .collect()
+}
+
+fn one<'t>(
+    source: Source<'t>,
+    service: Spanned<DeValue<'t>>,
+    prefix: String,
+    mistakes: &mut Vec<Error>,
+) -> Option<Wanted> {
+    let span = service.span();
+    let DeValue::Table(table) = service.into_inner() else {
+        mistakes.push(source.blame(span.start, format!("{} is not a table", prefix.trim_end_matches('.'))));
+        return None;
+    };
+    let place = source.blame(span.start, "").place;
+    let document = Document::part(source, Spanned::new(span, table), prefix);
+    document.registration(mistakes).map(|draft| Wanted { draft, place })
 }

@@ -1,6 +1,6 @@
 //! What settings become, and whom a mistake is blamed on.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use tempfile::TempDir;
 
@@ -24,7 +24,16 @@ fn sources(folder: &TempDir) -> Sources {
 }
 
 fn refusal(files: &[(&str, &str)]) -> Error {
-    Config::load(&sources(&folder(files))).unwrap_err()
+    let mistakes = Config::load(&sources(&folder(files))).unwrap_err();
+    let [error] = mistakes.all() else { panic!("{mistakes}") };
+    error.clone()
+}
+
+/// A wrong text's mistakes: the line and the reason of each.
+fn mistakes(name: &str, text: &str) -> Vec<(usize, String)> {
+    let mistakes = Config::load(&sources(&folder(&[(name, text)]))).unwrap_err();
+    let line = |error: &Error| error.place.rsplit(' ').next().unwrap().parse().unwrap();
+    mistakes.all().iter().map(|error| (line(error), error.why.clone())).collect()
 }
 
 #[test]
@@ -59,13 +68,13 @@ fn an_unknown_key_is_blamed_with_file_line_and_a_guess() {
 #[test]
 fn a_mistake_in_a_service_is_blamed_with_its_line() {
     let error = refusal(&[("hobnob.toml", "\n[[services]]\nname = \"a\"\n\n[[services]]\nname = \"b\"\nport = 0\n")]);
-    assert!(error.place.ends_with("line 5"), "{error}");
+    assert!(error.place.ends_with("line 7"), "{error}");
     assert_eq!(error.why, "services[1].port is 0; a port is 1 to 65535");
     let error = refusal(&[
         ("hobnob.toml", "[[services]]\nname = \"a\"\n"),
         ("services.d/a.toml", "[[services]]\nname = \"a\"\n"),
     ]);
-    assert!(error.why.contains("twice"), "{error}");
+    assert!(error.place.ends_with("a.toml, line 1") && error.why.contains("hobnob.toml, line 1"), "{error}");
     let error = refusal(&[("services.d/a.toml", "node = \"x\"")]);
     assert!(error.why.contains("[[services]] alone"), "{error}");
 }
@@ -80,7 +89,70 @@ fn consul_s_service_files_are_read() {
     assert_eq!((web.id.as_str(), web.name.as_str(), web.weight), ("web-1", "web", 5));
     assert_eq!(web.checks[0].name.as_str(), "alive");
     let error = refusal(&[("services.d/web.json", "{\"service\": {\"name\": \"web\", \"prot\": 80}}")]);
-    assert_eq!(error.why, "unknown key `prot`; did you mean `port`?");
+    assert_eq!(error.why, "service: unknown key `prot`; did you mean `port`?");
+}
+
+#[test]
+fn every_mistake_of_a_file_is_told_with_its_line() {
+    let text = "nod = \"a\"\nzone = 3\njoin = [\"a:0\", \"b:1\"]\n[listen]\nhtpp = \"x\"\ndns = \"nowhere\"\n\
+                [[services]]\nname = \"a b\"\nport = 0\ntags = [\"ok\", \"\\t\", \"\\n\"]\n[[services.checks]]\n\
+                tll = \"1s\"\n[[services]]\nport = 1\n";
+    let found = mistakes("hobnob.toml", text);
+    let lines: Vec<usize> = found.iter().map(|(line, _)| *line).collect();
+    assert_eq!(lines, [1, 2, 3, 5, 6, 8, 9, 10, 10, 12, 13], "{found:#?}");
+    let said = |line: usize, words: &str| found.iter().any(|(at, why)| *at == line && why.contains(words));
+    for (line, words) in [
+        (1, "did you mean `node`?"),
+        (3, "port 0"),
+        (5, "did you mean `http`?"),
+        (6, "no IP address"),
+        (8, "services[0].name"),
+        (9, "services[0].port is 0"),
+        (10, "services[0].tags[1]"),
+        (10, "services[0].tags[2]"),
+        (12, "did you mean `ttl`?"),
+        (13, "services[1].name is missing"),
+    ] {
+        assert!(said(line, words), "{line} {words}: {found:#?}");
+    }
+    let found = mistakes("conf.d/a.toml", "node =\nzone = \"a\nmesh = \"b\"\n");
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2], "{found:?}");
+}
+
+#[test]
+fn every_mistake_of_consul_s_json_is_told_with_its_line() {
+    let text = "{\"services\": [\n{\"Name\": \"web\",\n \"port\": \"80\",\n \"connect\": {\"native\": true},\n \
+                \"check\": {\"tll\": \"1s\"}},\n{\"name\": \"db\", \"tags\": [\"\\t\"],\n \"meta\": {\"\": \"v\"}}]}";
+    let found = mistakes("services.d/a.json", text);
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [3, 4, 5, 6, 7], "{found:#?}");
+    for (name, text, line) in
+        [("a", "{\n\"service\": [}", 2), ("b", "{\n\n\"checks\": []}", 3), ("c", "", 1), ("d", "7", 1)]
+    {
+        assert_eq!(mistakes(&format!("services.d/{name}.json"), text)[0].0, line, "{text}");
+    }
+    let deep = "[".repeat(100_000);
+    assert_eq!(mistakes("services.d/e.json", &deep).len(), 1);
+}
+
+#[test]
+fn mistakes_of_all_sources_are_told_together() {
+    let folder = folder(&[("hobnob.toml", "nod = 1\n"), ("services.d/a.json", "{}"), ("services.d/b.toml", "x = 1")]);
+    let mut sources = sources(&folder);
+    sources.environment.insert("HOBNOB_ZOEN".into(), "a".into());
+    sources.environment.insert("HOBNOB_SECRET".into(), "hunter2".into());
+    sources.flags.push(("--http", "listen.http", "nowhere".into()));
+    let found = Config::load(&sources).unwrap_err();
+    let places: Vec<_> = found.all().iter().map(|error| error.place.rsplit('/').next().unwrap()).collect();
+    assert_eq!(places, ["hobnob.toml, line 1", "b.toml, line 1", "HOBNOB_ZOEN", "--http", "HOBNOB_SECRET"]);
+    assert!(!format!("{found} {sources:?}").contains("hunter2"), "a secret is never told");
+}
+
+#[test]
+fn what_a_reload_cannot_change_is_known() {
+    let load = |text: &str| Config::load(&sources(&folder(&[("hobnob.toml", text)]))).unwrap();
+    let old = load("node = \"a\"\njoin = [\"a:1\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n");
+    assert_eq!(old.fixed(&load("node = \"a\"\njoin = [\"b:1\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n")), [""; 0]);
+    assert_eq!(old.fixed(&load("node = \"b\"\nzone = \"c\"\n")), ["join", "listen", "node", "zone"][1..]);
 }
 
 #[test]
@@ -101,7 +173,7 @@ fn a_secret_file_is_for_its_owner_alone() {
 fn serving_needs_a_secret_and_trying_does_not() {
     let folder = folder(&[("hobnob.toml", "node = \"n1\"")]);
     let mut sources = Sources { files: vec![folder.path().into()], ..Sources::default() };
-    assert!(Config::load(&sources).unwrap_err().next.starts_with("hobnob keygen"));
+    assert!(Config::load(&sources).unwrap_err().first().next.starts_with("hobnob keygen"));
     sources.purpose = Purpose::Try;
     let config = Config::load(&sources).unwrap();
     assert!(config.agent.data_dir.is_none() && config.agent.listen.ip().is_loopback());
@@ -113,14 +185,27 @@ fn serving_needs_a_secret_and_trying_does_not() {
 fn what_is_shown_can_be_read_again() {
     let folder = folder(&[("hobnob.toml", "node = \"n1\"\nready_after = \"1m\"")]);
     let shown = show(&sources(&folder)).unwrap();
-    assert!(shown.contains("ready_after = \"60000ms\""), "{shown}");
-    layer::parse("shown", &shown).unwrap();
+    assert!(shown.contains("ready_after = \"1m\""), "{shown}");
+    let mut mistakes = Vec::new();
+    layer::parse(document::Source { name: "shown", text: &shown }, &mut mistakes);
+    assert_eq!(mistakes, []);
 }
 
 #[test]
 fn kubernetes_may_talk_of_a_service_called_hobnob() {
     assert_eq!(layer::variable("HOBNOB_SERVICE_HOST", "10.0.0.1"), Ok(None));
     assert_eq!(layer::variable("HOBNOB_PORT_8500_TCP", "tcp://10.0.0.1"), Ok(None));
+    for (name, value) in [
+        ("HOBNOB_PORT", "tcp://10.0.0.1:8500"),
+        ("HOBNOB_DNS_SERVICE_HOST", "10.0.0.1"),
+        ("HOBNOB_DNS_SERVICE_PORT_DNS_UDP", "53"),
+        ("HOBNOB_DNS_PORT", "udp://10.0.0.1:53"),
+        ("HOBNOB_DNS_PORT_53_UDP_ADDR", "10.0.0.1"),
+        ("HOBNOB_WEB_UI_PORT_80_TCP", "tcp://10.0.0.1:80"),
+    ] {
+        assert_eq!(layer::variable(name, value), Ok(None), "{name}");
+    }
+    assert!(layer::variable("HOBNOB_DNS_PORT", "53").is_err(), "that is somebody's mistake");
 }
 
 #[test]

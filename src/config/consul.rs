@@ -1,0 +1,144 @@
+//! Consul's service files in our words: `{"service": {...}}` and `{"services": [...]}`, keys in any case, with and without
+//! underscores. A key that would change nothing is skipped; one whose meaning would be lost is a mistake.
+
+use std::borrow::Cow;
+
+use toml::{
+    Spanned,
+    de::{DeArray, DeTable, DeValue},
+};
+
+use super::{Error, document::Source};
+
+type Value<'t> = Spanned<DeValue<'t>>;
+type Key<'t> = Spanned<Cow<'t, str>>;
+
+/// The services of a file, each with its path.
+pub(super) fn services<'t>(source: Source<'t>, tree: Value<'t>) -> Result<Vec<(String, Value<'t>)>, Error> {
+    let at = tree.span().start;
+    let DeValue::Table(file) = tree.into_inner() else {
+        return Err(source.blame(at, "is not {\"service\": {...}} or {\"services\": [...]}"));
+    };
+    let mut found = Vec::new();
+    for (key, value) in file {
+        match (&*folded(&key), value.get_ref()) {
+            ("service", DeValue::Table(_)) => found.push(("service".to_owned(), value)),
+            ("services", DeValue::Array(_)) => {
+                let DeValue::Array(all) = value.into_inner() else { continue };
+                found.extend(all.into_iter().enumerate().map(|(at, one)| (format!("services[{at}]"), one)));
+            }
+            ("check" | "checks", _) => {
+                let why = "a check belongs to a service: move it into one, or give it an alias check there";
+                return Err(source.blame(key.span().start, why));
+            }
+            _ => {
+                let why = format!("`{}` is not a `service` or a list of `services`", key.get_ref());
+                return Err(source.blame(key.span().start, why));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// One service in our words. What cannot be said in them is noted.
+pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -> Option<Value<'t>> {
+    let span = consul.span();
+    let DeValue::Table(consul) = consul.into_inner() else {
+        mistakes.push(source.blame(span.start, "a service is not an object"));
+        return None;
+    };
+    let (mut ours, mut checks) = (DeTable::new(), Vec::new());
+    for (key, value) in consul {
+        match &*folded(&key) {
+            "check" => checks.push(value),
+            "checks" => match value.into_inner() {
+                DeValue::Array(all) => checks.extend(all),
+                _ => mistakes.push(source.blame(key.span().start, "`checks` is not a list")),
+            },
+            "weights" => weights(value, &mut ours),
+            known if SERVICE_SKIPPED.contains(&known) || is_nothing(&value) => {}
+            known if SERVICE_LOST.contains(&known) => {
+                let why = format!("`{}` is not supported: it would be lost", key.get_ref());
+                mistakes.push(source.blame(key.span().start, why));
+            }
+            _ => drop(ours.insert(renamed(&key, folded(&key)), value)),
+        }
+    }
+    let checks: DeArray<'_> = checks.into_iter().filter_map(|one| check(source, one, mistakes)).collect();
+    ours.insert(Spanned::new(span.clone(), "checks".into()), Spanned::new(span.clone(), DeValue::Array(checks)));
+    Some(Spanned::new(span, DeValue::Table(ours)))
+}
+
+/// `{"passing": 10, "warning": 1}`: the share of traffic in either state.
+fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
+    let DeValue::Table(weights) = value.into_inner() else { return };
+    for (key, weight) in weights {
+        if folded(&key) == "passing" {
+            ours.insert(renamed(&key, "weight".into()), weight);
+        }
+    }
+}
+
+/// Consul's words for a check in ours. A kind is passed on as it is: whether it can be run is the check's own affair.
+fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -> Option<Value<'t>> {
+    let span = consul.span();
+    let DeValue::Table(consul) = consul.into_inner() else {
+        mistakes.push(source.blame(span.start, "a check is not an object"));
+        return None;
+    };
+    let (mut ours, mut name, mut id) = (DeTable::new(), None, None);
+    for (key, value) in consul {
+        match &*folded(&key) {
+            known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
+            "id" | "checkid" => id = Some((renamed(&key, "name".into()), value)),
+            "name" => name = Some((key, value)),
+            "status" => drop(ours.insert(renamed(&key, "initial".into()), value)),
+            "deregistercriticalserviceafter" => drop(ours.insert(renamed(&key, "deregister_after".into()), value)),
+            "successbeforepassing" => drop(ours.insert(renamed(&key, "rise".into()), one_more(value))),
+            "failuresbeforecritical" => drop(ours.insert(renamed(&key, "fall".into()), one_more(value))),
+            other => drop(ours.insert(renamed(&key, other.to_owned()), value)),
+        }
+    }
+    // Both may be given; the id is what tells checks apart.
+    ours.extend(id.or(name));
+    Some(Spanned::new(span, DeValue::Table(ours)))
+}
+
+/// Consul counts what comes before the change, we count the change too.
+fn one_more(value: Value<'_>) -> Value<'_> {
+    let before = value.get_ref().as_integer().and_then(|number| number.as_str().parse::<usize>().ok());
+    // A tree of TOML borrows its numbers from a text.
+    let more = before.map(|before| DeValue::parse(COUNTS[before.min(COUNTS.len() - 1)]));
+    match more {
+        Some(Ok(more)) => Spanned::new(value.span(), more.into_inner()),
+        _ => value,
+    }
+}
+
+/// Consul's tools write what was not given as an empty text, list or object, or as 0 or false.
+fn is_nothing(value: &Value<'_>) -> bool {
+    match value.get_ref() {
+        DeValue::String(text) => text.is_empty(),
+        DeValue::Array(items) => items.is_empty(),
+        DeValue::Table(table) => table.is_empty(),
+        DeValue::Boolean(is) => !is,
+        _ => false,
+    }
+}
+
+fn renamed<'t>(key: &Key<'t>, name: String) -> Key<'t> {
+    Spanned::new(key.span(), name.into())
+}
+
+fn folded(key: &Key<'_>) -> String {
+    key.get_ref().replace(['_', '-'], "").to_ascii_lowercase()
+}
+
+/// What makes no difference here: the mesh has no tokens in files, no overrides by others, no areas of a WAN.
+const SERVICE_SKIPPED: [&str; 5] = ["enabletagoverride", "token", "taggedaddresses", "locality", "ports"];
+/// What somebody relies on who wrote it.
+const SERVICE_LOST: [&str; 6] = ["connect", "proxy", "kind", "socketpath", "namespace", "partition"];
+/// What makes no difference to a check.
+const CHECK_SKIPPED: [&str; 3] = ["notes", "outputmaxsize", "serviceid"];
+/// The count after each; who wants more in a row than that will not see the difference.
+const COUNTS: [&str; 10] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];

@@ -1,0 +1,82 @@
+//! What is wrong with settings, and whom to blame: the file and line, the variable or the flag. All of it is told at
+//! once, so that nobody has to mend a file by trying again and again.
+
+use std::{fmt, io, path::Path};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {why}")]
+pub struct Error {
+    /// The file and line, the variable or the flag to blame.
+    pub place: String,
+    /// What is wrong there.
+    pub why: String,
+    /// What to type next.
+    pub next: String,
+}
+
+impl Error {
+    pub(super) fn new(place: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { place: place.into(), why: why.into(), next: "hobnob config check".into() }
+    }
+
+    pub(super) fn next(self, next: impl Into<String>) -> Self {
+        Self { next: next.into(), ..self }
+    }
+
+    pub(super) fn io(path: &Path, error: &io::Error) -> Self {
+        Self::new(path.display().to_string(), error.to_string()).next(format!("ls -l {}", path.display()))
+    }
+
+    /// The line its place ends in.
+    fn line(&self) -> Option<usize> {
+        self.place.rsplit_once(", line ")?.1.parse().ok()
+    }
+}
+
+/// Sorts what was found in one file as a reader meets it.
+pub(super) fn by_line(found: &mut [Error]) {
+    found.sort_by_key(Error::line);
+}
+
+/// All that is wrong: at least one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(Vec<Error>);
+
+impl Mistakes {
+    /// `value`, unless something is wrong.
+    pub(super) fn unless<T>(all: Vec<Error>, value: Option<T>) -> Result<T, Self> {
+        match (all.is_empty(), value) {
+            (true, Some(value)) => Ok(value),
+            (true, None) => Err(Error::new("settings", "cannot be used").into()),
+            (false, _) => Err(Self(all)),
+        }
+    }
+
+    /// Each of them, in the order they were found.
+    #[must_use]
+    pub fn all(&self) -> &[Error] {
+        &self.0
+    }
+
+    /// The one to mend first.
+    #[must_use]
+    pub fn first(&self) -> &Error {
+        &self.0[0]
+    }
+}
+
+impl From<Error> for Mistakes {
+    fn from(error: Error) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut between = "";
+        self.0.iter().try_for_each(|error| write!(out, "{}{error}", std::mem::replace(&mut between, "; ")))
+    }
+}
+
+impl std::error::Error for Mistakes {}
