@@ -149,6 +149,9 @@ pub enum Refused {
     /// It could not be stored durably.
     #[error("could not be stored: {0}")]
     Store(String),
+    /// Who asks may not ask for that.
+    #[error("{0}")]
+    Forbidden(String),
     /// The agent has stopped.
     #[error("the agent has stopped")]
     Stopped,
@@ -203,12 +206,28 @@ impl Agent {
         Ok(())
     }
 
+    /// Registers or changes one instance on behalf of somebody else: [`Agent::put_local`] without the checks that are for
+    /// this machine's own files and programs alone. Dropping the future does not take the registration back.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn put(&self, registration: Registration) -> Result<Done, Refused> {
+        if let Some(check) = registration.local_only_check() {
+            return Err(Refused::Forbidden(format!(
+                "check {} runs a program or uses a key of this machine: only this machine's files may ask for that; \
+                 write the service into services.d",
+                check.id
+            )));
+        }
+        self.put_local(registration).await
+    }
+
     /// Registers or changes one instance. Once this returns it is on disk, visible here, and on its way to the others.
     /// Dropping the future does not take the registration back.
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed.
-    pub async fn put(&self, registration: Registration) -> Result<Done, Refused> {
+    pub async fn put_local(&self, registration: Registration) -> Result<Done, Refused> {
         registration.validate().map_err(Rejected::from)?;
         let row = store::row(&registration).map_err(Refused::Store)?;
         let registration = Arc::new(registration);

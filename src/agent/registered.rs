@@ -15,14 +15,14 @@ pub struct Registered {
 }
 
 impl Agent {
-    /// Registers one instance for as long as the guard lives; [`Agent::put`] is the same without one.
+    /// Registers one instance for as long as the guard lives; [`Agent::put_local`] is the same without one.
     /// Dropping the future before it is done may leave the instance registered.
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn register(&self, registration: Registration) -> Result<Registered, Refused> {
         let id = registration.id.clone();
-        self.put(registration).await?;
+        self.put_local(registration).await?;
         Ok(Registered { agent: self.clone(), id: Some(id) })
     }
 }

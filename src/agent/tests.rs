@@ -175,6 +175,7 @@ async fn a_start_that_fails_names_the_setting() {
 
 fn beat(ttl: Duration, deregister_after: Option<Duration>) -> CheckSpec {
     CheckSpec {
+        id: "beat".try_into().unwrap(),
         name: "beat".try_into().unwrap(),
         kind: CheckKind::Ttl(ttl),
         interval: ttl,

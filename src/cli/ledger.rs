@@ -56,7 +56,7 @@ impl Ledger {
         self.save()?;
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
         let put = async |service: &Registration| {
-            agent.put(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))
+            agent.put_local(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))
         };
         let done: Vec<_> = stream::iter(services).map(put).buffer_unordered(AT_ONCE).collect().await;
         done.into_iter().collect::<Result<Vec<_>, _>>()?;

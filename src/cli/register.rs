@@ -151,10 +151,7 @@ mod tests {
     fn a_check_is_written_in_one_word() {
         let draft = check("ttl=30s,rise=2,initial=passing").unwrap();
         assert_eq!((draft.ttl.as_deref(), draft.rise), (Some("30s"), Some(2)));
-        assert_eq!(
-            check("ttl=a,b=c,d").unwrap_err(),
-            "unknown key `b`, expected one of `name`, `ttl`, `rise`, `fall`, `initial`, `deregister_after`"
-        );
+        assert!(check("ttl=a,b=c,d").unwrap_err().starts_with("unknown key `b`, expected one of `ttl`, `http`"));
         assert!(check("ttl=1s,rsie=2").unwrap_err().ends_with("did you mean `rise`?"));
         assert!(check("30s").is_err());
     }

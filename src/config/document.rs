@@ -12,8 +12,8 @@ use toml::{
     de::{DeArray, DeTable, DeValue, Deserializer},
 };
 
-use super::{Error, layer::with_hint};
-use crate::model::{FieldError, RegistrationDraft};
+use super::Error;
+use crate::model::{FieldError, RegistrationDraft, with_hint};
 
 /// Part of a file that is still to be read.
 #[derive(Debug)]

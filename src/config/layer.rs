@@ -12,6 +12,7 @@ use super::{
     services::{self, Wanted},
     settings::Settings,
 };
+use crate::model::with_hint;
 
 /// Reads one TOML file: its settings, and what it wants registered, both checked. What is wrong is noted.
 pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
@@ -88,27 +89,6 @@ pub(super) fn lay_over(under: &mut Table, over: Table) {
             (_, value) => drop(under.insert(key, value)),
         }
     }
-}
-
-/// serde's message on one line, with "did you mean" when it is about an unknown key. It quotes that key first, then those
-/// it knows.
-#[must_use]
-pub fn with_hint(message: &str) -> String {
-    if message.starts_with("invalid socket address") {
-        return "is no IP address with a port, such as 127.0.0.1:8500 or [::]:7946".into();
-    }
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
-    match unknown.and_then(|key| closest(key, quoted).map(|near| (key, near))) {
-        Some((key, near)) => format!("unknown key `{key}`; did you mean `{near}`?"),
-        None => message.replace("unknown field", "unknown key").trim().replace('\n', " "),
-    }
-}
-
-/// The word among `known` that `word` was most likely meant to be.
-fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), candidate);
-    known.into_iter().min_by_key(|known| distance(known)).filter(|known| distance(known) <= word.len().max(3) / 2)
 }
 
 /// Variables with a meaning of their own: the secret is no setting, the others are read by commands.

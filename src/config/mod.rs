@@ -21,7 +21,7 @@ use std::{
 
 use toml::{Table, Value};
 
-pub use layer::with_hint;
+pub use crate::model::with_hint;
 pub use mistake::{Error, Mistakes};
 pub use places::folders;
 pub use services::read as read_services;

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::problem::Problem;
+use crate::model::with_hint;
 
 /// A request's body, parsed.
 #[derive(Debug)]
@@ -63,7 +64,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Only a body that is wrong is parsed again to learn where.
     let mut again = serde_json::Deserializer::from_slice(bytes);
     let path = serde_path_to_error::deserialize::<_, T>(&mut again).err().map(|wrong| wrong.path().to_string());
-    Err(Problem::field(blamed(path.as_deref().unwrap_or("."), &why.to_string()), &format!("is wrong: {why}")))
+    Err(Problem::field(
+        blamed(path.as_deref().unwrap_or("."), &why.to_string()),
+        &format!("is wrong: {}", with_hint(&why.to_string())),
+    ))
 }
 
 /// The field to blame. Where one is missing or stands twice, serde blames the object around it and names it in the text.

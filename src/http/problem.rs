@@ -51,6 +51,7 @@ impl From<Refused> for Problem {
             Refused::Rejected(Rejected::NotFound(_)) => StatusCode::NOT_FOUND,
             Refused::Rejected(Rejected::Full(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Refused::Rejected(Rejected::Leaving) | Refused::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Refused::Forbidden(_) => StatusCode::FORBIDDEN,
             Refused::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, refused.to_string())

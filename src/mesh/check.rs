@@ -7,7 +7,7 @@ use super::{
     claim::{Claim, Key},
     event::{Done, Output, Rejected},
 };
-use crate::model::{CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};
+use crate::model::{CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};
 
 /// Where one check of this node stands.
 #[derive(Clone, Debug)]
@@ -31,7 +31,13 @@ impl Check {
     fn new(spec: CheckSpec, serial: u64, unix_millis: u64) -> Self {
         let status = spec.initial.unwrap_or(Health::Critical);
         let output = if spec.initial.is_some() { "" } else { "no result yet" };
-        let status = CheckStatus { name: spec.name.clone(), status, output: output.into(), since: unix_millis };
+        let status = CheckStatus {
+            id: spec.id.clone(),
+            name: spec.name.clone(),
+            status,
+            output: output.into(),
+            since: unix_millis,
+        };
         Self { spec, status, streak: 0, judged: false, serial, runs_out: Time::NEVER, awaited: false }
     }
 
@@ -63,19 +69,19 @@ impl Mesh {
         let mut old = self.checks.remove(instance).unwrap_or_default();
         let mut checks = BTreeMap::new();
         for spec in specs {
-            let kept = old.remove(&spec.name).filter(|check| check.spec == *spec);
+            let kept = old.remove(&spec.id).filter(|check| check.spec == *spec);
             if kept.is_none() {
                 self.expect_recovery(now, instance, spec, unix_millis);
             }
             self.check_serial += 1;
             let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
-            checks.insert(spec.name.clone(), check);
+            checks.insert(spec.id.clone(), check);
         }
         if !checks.is_empty() {
             self.checks.insert(instance.clone(), checks);
         }
         for spec in specs {
-            self.expect_report(now, instance, &spec.name);
+            self.expect_report(now, instance, &spec.id);
         }
     }
 
@@ -84,13 +90,13 @@ impl Mesh {
         let checks = self.checks.get(instance);
         let count = checks.map_or(0, BTreeMap::len);
         count == specs.len()
-            && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.name)).is_some_and(|c| c.spec == *spec))
+            && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.id)).is_some_and(|c| c.spec == *spec))
     }
 
     /// Has a check's TTL run anew; the one timer that waits for it finds out when it fires.
     fn expect_report(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
         let Some(check) = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name)) else { return };
-        let CheckKind::Ttl(ttl) = check.spec.kind;
+        let Some(ttl) = check.spec.kind.ttl() else { return };
         check.runs_out = now + ttl;
         if !std::mem::replace(&mut check.awaited, true) {
             let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial: check.serial };
@@ -100,7 +106,7 @@ impl Mesh {
 
     fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, since: u64) {
         if let Some(after) = spec.deregister_after {
-            self.timers.set(now + after, Timer::Expire { instance: instance.clone(), check: spec.name.clone(), since });
+            self.timers.set(now + after, Timer::Expire { instance: instance.clone(), check: spec.id.clone(), since });
         }
     }
 
@@ -175,7 +181,7 @@ impl Mesh {
             let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial };
             return self.timers.set(check.runs_out, timer);
         }
-        let CheckKind::Ttl(ttl) = check.spec.kind;
+        let Some(ttl) = check.spec.kind.ttl() else { return };
         let words = format!("no report within its TTL of {ttl:?}");
         let unix_millis = self.config.unix_millis.saturating_add(super::millis(now.since_start()));
         let flipped = check.take(Health::Critical, words.into(), unix_millis);

@@ -1,10 +1,10 @@
-//! How checks see an instance, and how they are asked for.
+//! How checks see an instance, and what other nodes are told of it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::Invalid;
+use super::{CheckName, Invalid};
 
 /// How checks see an instance; the worst of its checks, worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -46,44 +46,12 @@ impl fmt::Display for Health {
     }
 }
 
-/// What tells the checks of one instance apart: free text, 1 to 255 bytes.
-pub type CheckName = super::InstanceId;
-
-/// How one check is run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckSpec {
-    /// Its name, unique within the instance.
-    pub name: CheckName,
-    /// What it does.
-    pub kind: CheckKind,
-    /// From one start to the next.
-    pub interval: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// How many good results in a row turn it good.
-    pub rise: u32,
-    /// How many bad results in a row turn it bad.
-    pub fall: u32,
-    /// What it counts as before the first result; critical when `None`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub initial: Option<Health>,
-    /// Critical for so long, the instance is deregistered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deregister_after: Option<Duration>,
-}
-
-/// What a check does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckKind {
-    /// The program itself reports, at least this often.
-    Ttl(Duration),
-}
-
 /// Where one check stands, as every node is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckStatus {
-    /// Its name within the instance.
+    /// What tells it from the instance's other checks.
+    pub id: CheckName,
+    /// What people call it.
     pub name: CheckName,
     /// Passing, warning or critical.
     pub status: Health,
@@ -140,124 +108,19 @@ impl From<Invalid> for FieldError {
     }
 }
 
-/// A check as people write it: the kind is the key.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CheckDraft {
-    /// The name; the kind and its place in the list unless given.
-    pub name: Option<String>,
-    /// The kind `ttl`: how often the program reports, such as `30s`.
-    pub ttl: Option<String>,
-    /// How many good results in a row turn it good; 1 unless given.
-    pub rise: Option<u32>,
-    /// How many bad results in a row turn it bad; 1 unless given.
-    pub fall: Option<u32>,
-    /// What it counts as before the first result.
-    pub initial: Option<Health>,
-    /// Critical for so long, the instance is deregistered.
-    pub deregister_after: Option<String>,
-}
-
-impl CheckDraft {
-    /// The check this draft asks for; `place` is its number in its list, `path` what to call it in errors.
-    ///
-    /// # Errors
-    /// Names the field that is wrong, and why.
-    pub fn build(self, place: usize, path: &str) -> Result<CheckSpec, FieldError> {
-        let blame = |field: &str, why: &str| FieldError::new(&format!("{path}.{field}"), why);
-        let Some(ttl) = &self.ttl else {
-            return Err(FieldError::new(
-                path,
-                "names no kind: this version runs ttl checks, such as {\"ttl\": \"30s\"}",
-            ));
-        };
-        let ttl = parse_duration(ttl).map_err(|why| blame("ttl", why))?;
-        if ttl < MIN_INTERVAL {
-            return Err(blame("ttl", "must be at least 100ms"));
-        }
-        let deregister_after = self
-            .deregister_after
-            .as_deref()
-            .map(parse_duration)
-            .transpose()
-            .map_err(|why| blame("deregister_after", why))?;
-        if self.rise == Some(0) || self.fall == Some(0) {
-            return Err(blame("rise", "and fall must be at least 1"));
-        }
-        if self.initial == Some(Health::Maintenance) {
-            return Err(blame("initial", "must be passing, warning or critical"));
-        }
-        let name = self.name.unwrap_or_else(|| format!("ttl-{}", place + 1));
-        let name = name.as_str().try_into().map_err(|invalid: Invalid| blame("name", invalid.why))?;
-        let (rise, fall) = (self.rise.unwrap_or(1), self.fall.unwrap_or(1));
-        Ok(CheckSpec {
-            name,
-            kind: CheckKind::Ttl(ttl),
-            interval: ttl,
-            timeout: ttl,
-            rise,
-            fall,
-            initial: self.initial,
-            deregister_after,
-        })
-    }
-}
-
-/// Parses durations such as `10s`, `1m30s`, `100ms`, `1.5h`: what Go's `time.ParseDuration` takes, without signs.
-///
-/// # Errors
-/// Says what a duration looks like.
-pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const WHY: &str = "is not a duration such as 10s, 100ms or 1m30s";
-    let mut rest = text.trim();
-    let mut total = Duration::ZERO;
-    if rest.is_empty() {
-        return Err(WHY);
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(WHY)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| WHY)?;
-        rest = &rest[digits..];
-        let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let unit = match &rest[..unit_end] {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            _ => return Err(WHY),
-        };
-        rest = &rest[unit_end..];
-        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| WHY)?;
-        total = total.checked_add(part).ok_or(WHY)?;
-    }
-    Ok(total)
-}
-
-/// The shortest time between two runs of a check.
-pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_go_s() {
-        for (text, millis) in
-            [("10s", 10_000), ("1m30s", 90_000), ("100ms", 100), ("1.5h", 5_400_000), ("1d", 86_400_000)]
-        {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for bad in ["", "10", "s", "10x", "-1s", "1e400s", "1..5s", "99999999999999999999h"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn the_worst_check_counts_and_maintenance_most() {
-        let status = |status| CheckStatus { name: "c".try_into().unwrap(), status, output: "".into(), since: 0 };
+        let status = |status| CheckStatus {
+            id: "c".try_into().unwrap(),
+            name: "c".try_into().unwrap(),
+            status,
+            output: "".into(),
+            since: 0,
+        };
         let mut report = HealthReport::default();
         assert_eq!(report.health(), Health::Passing);
         report.checks = vec![status(Health::Passing), status(Health::Critical), status(Health::Warning)];

@@ -1,22 +1,33 @@
 //! Floor 0, the words: parsed once at the border, and cannot be wrong afterwards.
 
+mod check;
+mod draft;
 mod echo;
 mod health;
+mod hint;
 mod name;
 mod node;
 mod service;
+mod statuses;
+mod target;
 mod time;
 
-pub use echo::{Echo, EchoCheck, EchoNode, Role};
-pub use health::{
-    CheckDraft, CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, parse_duration,
+pub use check::{
+    Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, TcpCheck,
+    TlsOptions, UdpCheck,
 };
+pub use draft::CheckDraft;
+pub use echo::{Echo, EchoCheck, EchoNode, Role};
+pub use health::{CheckStatus, FieldError, Health, HealthReport};
+pub use hint::with_hint;
 pub use name::{Host, InstanceId, Invalid, MeshName, NodeName, PortName, ServiceName, Tag};
 pub use node::{Epoch, MemberState, Node, NodeId};
 pub use service::{
     MAX_CHECKS, MAX_META, MAX_META_BYTES, MAX_PORTS, MAX_TAGS, Port, Registration, RegistrationDraft, Weight,
 };
-pub use time::Time;
+pub use statuses::{StatusDraft, Statuses};
+pub use target::{Target, Url};
+pub use time::{Time, format_duration, parse_duration};
 
 use serde::{Deserialize, Deserializer, de};
 

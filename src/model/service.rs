@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckSpec, Echo, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
-    health::{CheckDraft, FieldError},
+    CheckDraft, CheckKind, CheckSpec, Echo, FieldError, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
+    draft::MIN_INTERVAL,
 };
 
 /// A TCP or UDP port that somebody can listen on: 1 to 65535.
@@ -158,15 +158,34 @@ impl Registration {
             echo.validate()?;
         }
         for (at, check) in self.checks.iter().enumerate() {
-            let super::CheckKind::Ttl(ttl) = check.kind;
-            if ttl < super::health::MIN_INTERVAL {
-                return Err(FieldError::new(&format!("checks[{at}].ttl"), "must be at least 100ms"));
-            }
-            if self.checks[..at].iter().any(|other| other.name == check.name) {
-                return Err(FieldError::new(&format!("checks[{at}].name"), "is used twice"));
-            }
+            self.validate_check(at, check)?;
         }
         Ok(())
+    }
+
+    fn validate_check(&self, at: usize, check: &CheckSpec) -> Result<(), FieldError> {
+        let blame = |field: &str, why: &str| Err(FieldError::new(&format!("checks[{at}].{field}"), why));
+        if check.interval < MIN_INTERVAL || check.kind.ttl().is_some_and(|ttl| ttl < MIN_INTERVAL) {
+            return blame(if check.kind.ttl().is_some() { "ttl" } else { "interval" }, "must be at least 100ms");
+        }
+        if self.checks[..at].iter().any(|other| other.id == check.id) {
+            return blame("id", "is used twice, given or derived from the name");
+        }
+        if check.kind.target().is_some_and(|target| !target.has_port()) && self.port.is_none() {
+            return blame(check.kind.as_str(), "names no port, and neither does the registration");
+        }
+        match &check.kind {
+            CheckKind::Alias(alias) if alias.node.is_none() && alias.of == self.id => {
+                blame("alias", "is the instance itself: its health would be its own cause")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it has a check that only who may write this machine's files may ask for, and which.
+    #[must_use]
+    pub fn local_only_check(&self) -> Option<&CheckSpec> {
+        self.checks.iter().find(|check| check.kind.is_local_only())
     }
 }
 
@@ -248,10 +267,11 @@ fn at<T>(field: &str, parsed: Result<T, Invalid>) -> Result<T, FieldError> {
 }
 
 fn port(field: &str, number: i64) -> Result<Port, FieldError> {
-    u16::try_from(number)
-        .ok()
-        .and_then(Port::new)
-        .ok_or_else(|| FieldError::new(field, &format!("is {number}; a port is 1 to 65535")))
+    parse_port(number).map_err(|why| FieldError::new(field, &why))
+}
+
+pub(super) fn parse_port(number: i64) -> Result<Port, String> {
+    u16::try_from(number).ok().and_then(Port::new).ok_or_else(|| format!("is {number}; a port is 1 to 65535"))
 }
 
 fn u16_field(field: &str, number: Option<i64>) -> Result<u16, FieldError> {

@@ -54,3 +54,73 @@ impl fmt::Display for Time {
         write!(out, "{:.6}s", self.since_start().as_secs_f64())
     }
 }
+
+/// Parses durations such as `10s`, `1m30s`, `100ms`, `1.5h`: what Go's `time.ParseDuration` takes, without signs.
+///
+/// # Errors
+/// Says what a duration looks like.
+pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
+    const WHY: &str = "is not a duration such as 10s, 100ms or 1m30s";
+    let mut rest = text.trim();
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return Err(WHY);
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(WHY)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| WHY)?;
+        rest = &rest[digits..];
+        let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let unit = match &rest[..unit_end] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return Err(WHY),
+        };
+        rest = &rest[unit_end..];
+        let part = Duration::try_from_secs_f64(number * unit).map_err(|_| WHY)?;
+        total = total.checked_add(part).ok_or(WHY)?;
+    }
+    Ok(total)
+}
+
+/// Writes a duration so that [`parse_duration`] reads the same: `90s`, `100ms`.
+#[must_use]
+pub fn format_duration(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_nanos()) {
+        (secs, 0) => format!("{secs}s"),
+        (0, nanos) if nanos.is_multiple_of(1_000_000) => format!("{}ms", nanos / 1_000_000),
+        (0, nanos) => format!("{nanos}ns"),
+        (secs, nanos) if nanos.is_multiple_of(1_000_000) => format!("{secs}s{}ms", nanos / 1_000_000),
+        (secs, nanos) => format!("{secs}s{nanos}ns"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_go_s() {
+        for (text, millis) in
+            [("10s", 10_000), ("1m30s", 90_000), ("100ms", 100), ("1.5h", 5_400_000), ("1d", 86_400_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for bad in ["", "10", "s", "10x", "-1s", "1e400s", "1..5s", "99999999999999999999h"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_duration_is_read_as_it_was_written() {
+        for nanos in [0, 1, 999, 100_000_000, 1_500_000_000, 90_000_000_000, 1_000_000_007] {
+            let duration = Duration::from_nanos(nanos);
+            assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+        }
+    }
+}

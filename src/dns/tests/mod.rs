@@ -128,6 +128,7 @@ fn web(address: &str) -> Registration {
 }
 
 fn with_health(instance: Instance, status: Health) -> Instance {
-    let check = CheckStatus { name: "c".try_into().unwrap(), status, output: "".into(), since: 0 };
+    let check =
+        CheckStatus { id: "c".try_into().unwrap(), name: "c".try_into().unwrap(), status, output: "".into(), since: 0 };
     Instance { report: Arc::new(HealthReport { checks: vec![check], maintenance: None }), ..instance }
 }

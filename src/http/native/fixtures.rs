@@ -55,6 +55,7 @@ pub(super) fn web() -> Service {
         member: member.state,
     };
     let late = CheckStatus {
+        id: "ttl-1".try_into().unwrap(),
         name: "ttl-1".try_into().unwrap(),
         status: Health::Critical,
         output: "late".into(),

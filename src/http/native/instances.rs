@@ -35,7 +35,6 @@ pub(super) struct Row<'a> {
     checks: Vec<Check<'a>>,
 }
 
-/// A check's id is its name: it is unique within the instance.
 #[derive(Debug, Serialize)]
 struct Check<'a> {
     id: &'a CheckName,
@@ -69,7 +68,7 @@ impl<'a> From<&'a Instance> for Row<'a> {
 
 impl<'a> From<&'a CheckStatus> for Check<'a> {
     fn from(check: &'a CheckStatus) -> Self {
-        Self { id: &check.name, name: &check.name, status: check.status, output: &check.output, since: check.since }
+        Self { id: &check.id, name: &check.name, status: check.status, output: &check.output, since: check.since }
     }
 }
 

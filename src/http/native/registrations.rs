@@ -1,6 +1,6 @@
 //! `/api/v1/registrations`: what this node publishes. What is read here can be written back as it is.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -8,15 +8,12 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::{
     http::{Answer, Problem, Shared, body::Parsed},
     mesh::Done,
-    model::{
-        CheckKind, CheckName, CheckSpec, Health, Host, InstanceId, Port, PortName, Registration, RegistrationDraft,
-        ServiceName, Tag, Weight,
-    },
+    model::{CheckDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag, Weight},
 };
 
 use super::params::{Params, Segments, word};
@@ -32,20 +29,7 @@ struct Row<'a> {
     meta: &'a BTreeMap<String, String>,
     weight: Weight,
     priority: u16,
-    checks: Vec<Check<'a>>,
-}
-
-/// A check as people write it: the kind is the key.
-#[derive(Serialize)]
-struct Check<'a> {
-    name: &'a CheckName,
-    #[serde(serialize_with = "seconds")]
-    ttl: Duration,
-    rise: u32,
-    fall: u32,
-    initial: Option<Health>,
-    #[serde(serialize_with = "maybe_seconds")]
-    deregister_after: Option<Duration>,
+    checks: Vec<CheckDraft>,
 }
 
 impl<'a> From<&'a Registration> for Row<'a> {
@@ -60,28 +44,8 @@ impl<'a> From<&'a Registration> for Row<'a> {
             meta: &own.meta,
             weight: own.weight,
             priority: own.priority,
-            checks: own.checks.iter().map(Check::from).collect(),
+            checks: own.checks.iter().map(CheckDraft::from).collect(),
         }
-    }
-}
-
-impl<'a> From<&'a CheckSpec> for Check<'a> {
-    fn from(spec: &'a CheckSpec) -> Self {
-        let CheckKind::Ttl(ttl) = spec.kind;
-        let CheckSpec { name, rise, fall, initial, deregister_after, .. } = spec;
-        Self { name, ttl, rise: *rise, fall: *fall, initial: *initial, deregister_after: *deregister_after }
-    }
-}
-
-/// `30s`, `0.1s`: the shortest text that reads back as the same.
-fn seconds<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(&format_args!("{}s", duration.as_secs_f64()))
-}
-
-fn maybe_seconds<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    match duration {
-        Some(duration) => seconds(duration, to),
-        None => to.serialize_none(),
     }
 }
 
@@ -137,8 +101,10 @@ mod tests {
     const FULL: &str = r#"{
         "id": "web-1", "name": "web", "address": "10.0.0.9", "port": 8080, "ports": {"admin": 9000}, "tags": ["v2"],
         "meta": {"k": "v"}, "weight": 3, "priority": 2, "checks": [
-            {"name": "beat", "ttl": "30s", "rise": 2, "fall": 3, "initial": "passing", "deregister_after": "600s"},
-            {"name": "ttl-2", "ttl": "0.1s", "rise": 1, "fall": 1, "initial": null, "deregister_after": null}]}"#;
+            {"ttl": "30s", "id": "beat", "name": "Beat", "rise": 2, "fall": 3, "initial": "passing", "deregister_after": "600s"},
+            {"http": "https://127.0.0.1:8443/health", "id": "http-2", "name": "http-2", "interval": "100ms",
+             "timeout": "1s", "rise": 1, "fall": 1, "method": "HEAD", "headers": {"host": "web"}, "status": ["200-299"],
+             "redirects": 0, "tls": {"ca": "/ca.pem", "verify": true}}]}"#;
 
     #[test]
     fn what_is_read_can_be_written_back() {
