@@ -300,6 +300,20 @@ impl Drive {
                 self.greeter.hello.store(Arc::new(self.mesh.hello()));
             }
             Event::Garbage { peer, why } => tracing::warn!(event = "garbage", peer = name(*peer), why),
+            Event::PartitionBegan { missing, of } => {
+                tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
+            }
+            Event::PartitionEnded { missing } => tracing::warn!(event = "partition_ended", missing),
+            Event::ProtectionBegan { service, kept, of } => {
+                tracing::warn!(event = "protection_began", %service, kept, of, "serving its last healthy instances");
+            }
+            Event::ProtectionEnded { service, why } => {
+                tracing::warn!(event = "protection_ended", %service, why = ?why);
+            }
+            Event::Flapping { node, returns, hidden_for } => {
+                tracing::warn!(event = "flapping", node = name(*node), returns, hidden_for = ?hidden_for);
+            }
+            Event::Paused { late } => tracing::warn!(event = "paused", late = ?late, "this process did not run"),
         }
         // Nobody may be listening.
         let _ = self.events.send(event);

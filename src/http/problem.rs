@@ -50,6 +50,7 @@ impl From<Refused> for Problem {
             Refused::Rejected(Rejected::Field(wrong)) => return wrong.into(),
             Refused::Rejected(Rejected::NotFound(_)) => StatusCode::NOT_FOUND,
             Refused::Rejected(Rejected::Full(_)) => StatusCode::INSUFFICIENT_STORAGE,
+            Refused::Rejected(Rejected::Alive(..)) => StatusCode::CONFLICT,
             Refused::Rejected(Rejected::Leaving) | Refused::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Forbidden(_) => StatusCode::FORBIDDEN,
             Refused::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -32,7 +32,26 @@ pub enum Input {
     Rtt(NodeId, Duration),
     /// This node's own addresses or meta data changed.
     Moved(Box<Node>),
+    /// A peer's last will: its process of that epoch has died without a goodbye, says whoever outlived it.
+    ///
+    /// The driver vouches that the statement came over a connection that the peer's *own* certificate opened; what another
+    /// member says is no will. The peer is Down here at once ([`Cause::Will`]). All linked members are told on their own
+    /// connections, the others by rumour; each believes [`ANNOUNCERS`] who heard it themselves, or fewer and its own quick
+    /// look, so that no single member can bury a healthy one. Hence the parent should tell [`HEIRS`] members at a time:
+    /// then all know one hop later. A will of an earlier epoch than the one known here does nothing; should the peer
+    /// live after all, it hears of it and comes back by itself.
+    Will {
+        /// Whose will it is.
+        node: NodeId,
+        /// The epoch of the process that died.
+        epoch: Epoch,
+    },
 }
+
+/// How many members a will is brought to: so many that [`ANNOUNCERS`] of them are alive and heard on a bad day.
+pub const HEIRS: usize = 8;
+/// Members whose own words together are proof of another's will: as many as it takes to be above a conspiracy of two.
+pub const ANNOUNCERS: usize = 3;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +88,12 @@ pub enum Command {
     },
     /// Say goodbye. Afterwards nothing but [`Output`]s already queued should leave.
     Leave,
+    /// Have a member that is Down, and will not come back, forgotten as if it had left. Should it live after all, it comes
+    /// back under a larger epoch. Refused while the member is seen alive.
+    ForceLeave(NodeId),
+    /// Ask others when they last heard from a member and how they see it. Their answers come within a round trip and stand
+    /// in [`Mesh::explain`](super::Mesh::explain) for a minute.
+    Inquire(NodeId),
 }
 
 /// What a command that was carried out did.
@@ -94,6 +119,9 @@ pub enum Rejected {
     /// A limit of this node is reached.
     #[error("this node already holds {0}, its limit")]
     Full(&'static str),
+    /// The member is seen alive: only itself can say that it leaves.
+    #[error("{0} is {1} here: only a member that is down can be made to leave; an alive one leaves by itself")]
+    Alive(NodeId, MemberState),
     /// The node is leaving and takes no more writes.
     #[error("this node is leaving the mesh and takes no more registrations")]
     Leaving,
@@ -157,6 +185,59 @@ pub enum Event {
         /// What was wrong.
         why: &'static str,
     },
+    /// More than half of the mesh went silent within one suspicion window: this node is the one cut off. It goes on
+    /// serving what it last knew, marked [`Held::CutOff`](super::Held).
+    PartitionBegan {
+        /// How many members do not answer.
+        missing: usize,
+        /// Of how many that were asked, this node counted.
+        of: usize,
+    },
+    /// Most of the mesh is back: those who are not are Down for good.
+    PartitionEnded {
+        /// How many that were held are still missing.
+        missing: usize,
+    },
+    /// Most healthy instances of a service turned critical within moments: they are served as they were.
+    ProtectionBegan {
+        /// The service.
+        service: ServiceName,
+        /// How many instances are kept.
+        kept: usize,
+        /// Of how many that were healthy.
+        of: usize,
+    },
+    /// A service's instances are served as their checks see them again.
+    ProtectionEnded {
+        /// The service.
+        service: ServiceName,
+        /// Why.
+        why: Unprotected,
+    },
+    /// A member went Down and came back once too often: what it serves is shown again only after a while.
+    Flapping {
+        /// Who.
+        node: NodeId,
+        /// How often it came back lately.
+        returns: usize,
+        /// How long it has to stay.
+        hidden_for: Duration,
+    },
+    /// This process did not run for a while; it listens before it judges anybody.
+    Paused {
+        /// How late it woke.
+        late: Duration,
+    },
+}
+
+/// Why a service's protection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unprotected {
+    /// Most of it is healthy again.
+    Recovered,
+    /// It has lasted as long as it may.
+    Expired,
 }
 
 /// Why a member is seen as it is.
@@ -177,6 +258,10 @@ pub enum Cause {
     Left,
     /// It came back with a new generation.
     Returned,
+    /// Its process died, says its own last will.
+    Will,
+    /// An operator declared that it will not come back.
+    Forced,
 }
 
 /// The first words of each side on every connection; nothing else is accepted before them.

@@ -67,6 +67,9 @@ impl Mesh {
             Frame::Here => {}
             Frame::Ask(about) => self.on_ask(now, from, about),
             Frame::Vouch(about) => self.on_vouch(now, from, about),
+            Frame::Will { id, generation } => self.on_will(now, from, id, generation),
+            Frame::Inquire(about) => self.on_inquire(now, from, about),
+            Frame::Witness(witness) => self.on_witness(now, from, &witness),
             Frame::Pass { to, frame } => self.on_pass(from, to, frame),
         }
     }

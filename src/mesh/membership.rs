@@ -1,7 +1,7 @@
 //! Who is here: what is heard about members is judged, and what follows from it is done.
 //!
 //! A member's word is evidence, not a verdict. Suspect needs somebody's failed probe. Down needs this node's own failed
-//! probe or several independent accusers, and the time in which the suspect could have refuted. A remote Down of somebody
+//! look and the time in which the suspect could have refuted, or the member's own last will. A remote Down of somebody
 //! seen alive is told to that somebody, who renews its generation: a healed partition so costs one renewal each and not
 //! one flap. Only Left is final at once, and only from the mouth of the one who leaves.
 
@@ -12,6 +12,7 @@ use super::{
     catalog::Book,
     claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
+    look::Purpose,
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Kind},
@@ -80,27 +81,23 @@ impl Mesh {
                     self.spread(now, &Rumor::Fact(left), self.id);
                 }
             }
-            Gone::Reset | Gone::Lost => self.challenge(now, peer),
+            Gone::Reset | Gone::Lost => self.look(now, peer, Purpose::Watch),
             Gone::Closed => {}
         }
     }
 
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
-        let forged = match fact.state {
-            MemberState::Left => fact.by != fact.id,
-            MemberState::Suspect => fact.by != self.id && self.roster.get(fact.by).is_none(),
-            MemberState::Alive | MemberState::Down => false,
-        };
+        let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
         if forged || !self.is_plausible(now, fact.id, fact.generation) {
             self.stats.dropped_unauthorized += 1;
-            return;
+        } else if fact.id == self.id {
+            self.hear_of_this(now, from, fact);
+        } else if fact.state == MemberState::Left {
+            self.hear_of_a_goodbye(now, from, fact);
+        } else {
+            self.judge(now, fact, Cause::Told);
         }
-        if fact.id == self.id {
-            return self.hear_of_this(now, from, fact);
-        }
-        let cause = if fact.state == MemberState::Left { Cause::Left } else { Cause::Told };
-        self.judge(now, fact, cause);
     }
 
     /// Takes a claim over where it wins. False where there is no room for one more member.
@@ -113,7 +110,7 @@ impl Mesh {
             Verdict::Confirmed => self.confirm(now, id, fact.by),
             Verdict::Accused => {
                 self.send(id, &Frame::Renew(fact.generation));
-                self.challenge(now, id);
+                self.look_on_the_word_of(now, id, fact.by);
             }
         }
         true
@@ -158,6 +155,7 @@ impl Mesh {
         };
         self.show(id);
         if was != Some(state) {
+            self.roster.get_mut(id).into_iter().for_each(|seen| seen.cause = cause);
             self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
         }
     }
@@ -201,7 +199,7 @@ impl Mesh {
     }
 
     /// Somebody speaks of this node.
-    fn hear_of_this(&mut self, now: Time, from: NodeId, fact: &Fact) {
+    pub(super) fn hear_of_this(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let ours = self.fact_of_this(MemberState::Alive);
         if fact.state == MemberState::Alive && fact.generation <= ours.generation {
             return;
@@ -331,9 +329,8 @@ impl Mesh {
     pub(super) fn on_rtt(&mut self, id: NodeId, rtt: Duration) {
         let spread = self.chance() - 0.5;
         let Some(seen) = self.roster.get_mut(id) else { return };
-        let distance = seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None }));
-        // Smoothed as in RFC 6298, so that one late answer does not move a node across the map.
-        distance.rtt = Some(distance.rtt.map_or(rtt, |old| (old * 7 + rtt) / 8));
+        let distance = seen.distance.get_or_insert_with(Box::<Distance>::default);
+        distance.observe(rtt);
         self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);
@@ -347,7 +344,7 @@ impl Mesh {
             return self.garbage(from, "a place outside the world");
         }
         if let Some(seen) = self.roster.get_mut(from) {
-            seen.distance.get_or_insert_with(|| Box::new(Distance { rtt: None, place: None })).place = Some(place);
+            seen.distance.get_or_insert_with(Box::<Distance>::default).place = Some(place);
             self.changes.insert(Change::Distance(from));
         }
     }
@@ -381,7 +378,7 @@ impl Mesh {
     }
 
     /// Whether a generation can be: no process starts more than a day from now, unless it has told us so itself.
-    fn is_plausible(&self, now: Time, id: NodeId, generation: Generation) -> bool {
+    pub(super) fn is_plausible(&self, now: Time, id: NodeId, generation: Generation) -> bool {
         let latest = self.unix_millis(now + CLOCKS_DIFFER);
         let known = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() >= generation.epoch());
         known || generation.epoch().0 <= latest.max(self.epoch.0)

@@ -15,8 +15,11 @@ mod catalog;
 mod check;
 mod claim;
 pub mod event;
+mod explain;
 pub mod fuzz;
 mod inbox;
+mod leave;
+mod look;
 mod membership;
 mod outbox;
 mod publish;
@@ -32,6 +35,7 @@ mod timer;
 mod view;
 mod vivaldi;
 mod warm;
+mod will;
 pub mod wire;
 
 use std::{
@@ -41,17 +45,23 @@ use std::{
     time::Duration,
 };
 
-pub use event::{Cause, Change, Command, Done, Event, Generation, Gone, Hello, Input, Output, Rejected};
+pub use event::{
+    ANNOUNCERS, Cause, Change, Command, Done, Event, Generation, Gone, HEIRS, Hello, Input, Output, Rejected,
+    Unprotected,
+};
+pub use explain::{Explanation, Flapping, Suspected, Testimony};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
-pub use view::{Instance, Member};
+pub use view::{Held, Instance, Member};
 pub use wire::Place;
 
 use self::{
     catalog::{Book, Catalog},
     check::Checks,
     claim::{Claim, Key},
+    explain::Inquiry,
+    look::Look,
     outbox::Outbox,
     roster::{Roster, Seen},
     rumor::Rumors,
@@ -59,6 +69,7 @@ use self::{
     sync::Sync,
     timer::Timers,
     view::Index,
+    will::Announced,
     wire::Frame,
 };
 use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, Time};
@@ -97,7 +108,10 @@ pub struct Mesh {
     // Who is here.
     swim: Swim,
     roster: Roster,
-    challenged: BTreeSet<NodeId>,
+    /// At whom it looks, to see whether they are there.
+    looks: BTreeMap<NodeId, Look>,
+    wills: BTreeMap<NodeId, Announced>,
+    inquiries: BTreeMap<NodeId, Inquiry>,
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
     renewals: VecDeque<Time>,
@@ -137,7 +151,7 @@ pub struct Mesh {
 enum Timer {
     Swim(Alarm),
     Suspicion(NodeId, Generation),
-    Knock { id: NodeId, since: Time, knocks: usize },
+    Knock { id: NodeId, began: Time },
     Watch,
     Publish,
     Pull { owner: NodeId, from: NodeId },
@@ -169,7 +183,9 @@ impl Mesh {
             stats: Stats::default(),
             swim,
             roster: Roster::default(),
-            challenged: BTreeSet::new(),
+            looks: BTreeMap::new(),
+            wills: BTreeMap::new(),
+            inquiries: BTreeMap::new(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
             rises: VecDeque::new(),
@@ -226,6 +242,7 @@ impl Mesh {
                 self.read(now, from, &bytes);
             }
             Input::Rtt(peer, rtt) => self.on_rtt(peer, rtt),
+            Input::Will { node, epoch } => self.inherit(now, node, epoch),
             Input::Moved(node) => {
                 self.config.node = *node;
                 let claim = Claim::Node(Arc::new(self.config.node.clone()));
@@ -249,6 +266,8 @@ impl Mesh {
             Command::Register(registration) => self.put(now, &registration),
             Command::Deregister(id) => self.deregister(now, &id).map(|()| Done::Changed),
             Command::Report { instance, check, status, output } => self.report(now, &instance, &check, status, &output),
+            Command::Inquire(about) => self.inquire(now, about),
+            Command::ForceLeave(id) => self.force_leave(now, id),
             Command::Leave => {
                 self.leaving = true;
                 let left = self.fact_of_this(crate::model::MemberState::Left);
@@ -363,7 +382,7 @@ impl Mesh {
                 self.carry_out(now);
             }
             Timer::Suspicion(id, generation) => self.on_suspicion(now, id, generation),
-            Timer::Knock { id, since, knocks } => self.knock(now, id, since, knocks),
+            Timer::Knock { id, began } => self.knock(now, id, began),
             Timer::Watch => self.watch(now),
             Timer::Publish => self.publish(now),
             Timer::Pull { owner, from } => self.pull(owner, from),

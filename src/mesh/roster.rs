@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    event::Generation,
+    event::{Cause, Generation},
     ring::Ring,
     suspicion::Suspicion,
     wire::{Fact, Place},
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     pub(super) linked: bool,
     /// Since when it is seen so.
     pub(super) since: Time,
+    /// Why.
+    pub(super) cause: Cause,
     /// When it was last heard from directly.
     pub(super) heard: Time,
     /// When another member last vouched for it.
@@ -33,10 +35,21 @@ pub(super) struct Seen {
 }
 
 /// How far away another node is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Distance {
     pub(super) rtt: Option<Duration>,
+    /// How much the round trip varies.
+    pub(super) spread: Duration,
     pub(super) place: Option<Place>,
+}
+
+impl Distance {
+    /// One more round trip, smoothed as in RFC 6298, so that one late answer does not move a node across the map.
+    pub(super) fn observe(&mut self, rtt: Duration) {
+        let old = self.rtt.unwrap_or(rtt);
+        self.spread = if self.rtt.is_some() { (self.spread * 3 + old.abs_diff(rtt)) / 4 } else { rtt / 2 };
+        self.rtt = Some((old * 7 + rtt) / 8);
+    }
 }
 
 /// All other nodes, by id.
@@ -66,6 +79,7 @@ impl Seen {
             state: MemberState::Alive,
             linked: false,
             since: now,
+            cause: Cause::Told,
             heard: Time::ZERO,
             vouched: Time::ZERO,
             suspicion: None,
@@ -120,6 +134,12 @@ impl Seen {
         sign > Time::ZERO && now.since(sign) < lately
     }
 
+    /// Takes over a verdict: this node's own, or one that needs none.
+    pub(super) fn end(&mut self, now: Time, fact: &Fact) {
+        self.generation = fact.generation;
+        self.take(now, fact);
+    }
+
     fn take(&mut self, now: Time, fact: &Fact) {
         self.incarnation = fact.incarnation;
         if self.state != fact.state {
@@ -131,9 +151,9 @@ impl Seen {
         }
     }
 
-    /// The claim that says what is seen, in the name of `by`; that somebody left is always his own word.
+    /// The claim that says what is seen, in the name of `by`; that somebody left is his own word, or an operator's.
     pub(super) fn fact(&self, id: NodeId, by: NodeId) -> Fact {
-        let by = if self.state == MemberState::Left { id } else { by };
+        let by = if self.state == MemberState::Left && self.cause != Cause::Forced { id } else { by };
         Fact { id, generation: self.generation, incarnation: self.incarnation, state: self.state, by }
     }
 }

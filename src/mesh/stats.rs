@@ -49,6 +49,8 @@ counters! {
     sync_deltas_sent,
     /// Probes that nobody answered.
     probes_failed,
+    /// Vouches that nobody asked for, or that came too late.
+    vouches_unasked,
     /// Times this node renewed its generation.
     renewals,
     /// Members declared Down.

@@ -1,16 +1,20 @@
 //! From a missed answer to a verdict, by Lifeguard (Dadgar, Phillips, Currey 2017): a node that misses its own deadlines
 //! doubts itself first, and a suspicion grows short only by independent confirmations.
 //!
-//! Suspect needs somebody's failed probe, direct and through others. Down needs this node's own failed probe or several
-//! accusers, and the time in which the suspect could have refuted.
+//! Suspect needs somebody's failed probe, direct and through others. Down needs this node's own failed look since the last
+//! sign of life, and the time in which the suspect could have refuted. Who else accuses is written in a rumour that anybody
+//! could have forged: other voices make a suspicion shorter, never a verdict.
 
 use std::time::Duration;
 
 use super::{
     Mesh, Timer,
     event::{Cause, Generation},
+    explain::Suspected,
+    look::Purpose,
+    roster::Seen,
     rumor::Rumor,
-    wire::{Fact, Frame},
+    wire::Fact,
 };
 use crate::model::{MemberState, NodeId, Time};
 
@@ -20,11 +24,13 @@ pub(super) struct Suspicion {
     since: Time,
     /// Whoever says so from his own evidence, each once.
     accusers: Vec<NodeId>,
+    /// When this node's own look failed.
+    witnessed: Option<Time>,
 }
 
 impl Suspicion {
     pub(super) fn new(since: Time, accuser: NodeId) -> Self {
-        Self { since, accusers: vec![accuser] }
+        Self { since, accusers: vec![accuser], witnessed: None }
     }
 
     /// Counts one more voice; false if it was counted before or counts no more.
@@ -40,14 +46,16 @@ impl Suspicion {
         self.accusers.contains(&node)
     }
 
-    pub(super) fn voices(&self) -> usize {
-        self.accusers.len()
-    }
-
     /// When it becomes a verdict, unless refuted. `others` is how many members could have an opinion.
     pub(super) fn deadline(&self, others: usize) -> Time {
         let confirmations = self.accusers.len().saturating_sub(1);
         self.since + timeout(confirmations, others.min(EXPECTED), MIN_SUSPICION, MAX_SUSPICION)
+    }
+
+    /// The same for those who ask why.
+    pub(super) fn report(&self, others: usize) -> Suspected {
+        let (accusers, until) = (self.accusers.clone(), self.deadline(others));
+        Suspected { since: self.since, until, accusers, witnessed: self.witnessed }
     }
 }
 
@@ -73,9 +81,21 @@ impl SelfDoubt {
         self.0 = (self.0 + 1).min(MAX_DOUBT);
     }
 
+    pub(super) const fn points(self) -> u8 {
+        self.0
+    }
+
     /// A probe's duration under this doubt.
     pub(super) fn stretch(self, probe: Duration) -> Duration {
         probe * (u32::from(self.0) + 1)
+    }
+}
+
+impl Seen {
+    /// Whether this node's own look has failed since the member last gave a sign of life.
+    fn is_witnessed(&self) -> bool {
+        let at = self.suspicion.as_ref().and_then(|suspicion| suspicion.witnessed);
+        at.is_some_and(|at| at >= self.sign_of_life())
     }
 }
 
@@ -94,25 +114,30 @@ impl Mesh {
             }
         }
         for id in watched {
-            self.challenge(now, id);
+            self.look(now, id, Purpose::Watch);
         }
     }
 
     pub(super) fn begin_suspicion(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown().saturating_sub(1);
+        let this = self.id;
         let Some(seen) = self.roster.get_mut(id) else { return };
-        let suspicion = Suspicion::new(now, by);
-        let deadline = suspicion.deadline(others);
-        let generation = seen.generation;
-        seen.suspicion = Some(Box::new(suspicion));
-        self.timers.set(deadline, Timer::Suspicion(id, generation));
-        if by == self.id {
-            return;
-        }
+        let witnessed = (by == this).then_some(now);
+        seen.suspicion = Some(Box::new(Suspicion { witnessed, ..Suspicion::new(now, by) }));
+        self.await_verdict(now, id);
         // The suspect's neighbours look for themselves.
-        if self.observes(id) {
-            self.challenge(now, id);
+        if by != this && self.observes(id) {
+            self.look(now, id, Purpose::Watch);
         }
+    }
+
+    /// Has a suspicion looked at when it may become a verdict, or before, in time to look for oneself.
+    fn await_verdict(&mut self, now: Time, id: NodeId) {
+        let others = self.roster.shown().saturating_sub(1);
+        let Some(seen) = self.roster.get(id) else { return };
+        let Some(suspicion) = &seen.suspicion else { return };
+        let deadline = suspicion.deadline(others);
+        let at = if seen.is_witnessed() { deadline } else { deadline.before(seen.look_takes()) };
+        self.timers.set(at.max(now), Timer::Suspicion(id, seen.generation));
     }
 
     /// Whether this node is one of a member's neighbours on the ring; all are, in a mesh too small to have others.
@@ -127,34 +152,54 @@ impl Mesh {
     }
 
     pub(super) fn confirm(&mut self, now: Time, id: NodeId, by: NodeId) {
-        let others = self.roster.shown().saturating_sub(1);
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let generation = seen.generation;
-        let Some(suspicion) = &mut seen.suspicion else { return };
-        if suspicion.confirm(by) {
-            let deadline = suspicion.deadline(others).max(now);
-            self.timers.set(deadline, Timer::Suspicion(id, generation));
+        let this = self.id;
+        let Some(suspicion) = self.roster.get_mut(id).and_then(|seen| seen.suspicion.as_mut()) else { return };
+        if by == this {
+            suspicion.witnessed = Some(now);
+        }
+        if suspicion.confirm(by) || by == this {
+            self.await_verdict(now, id);
+        }
+    }
+
+    /// This node's own look at a suspect failed.
+    pub(super) fn bear_witness(&mut self, now: Time, id: NodeId) {
+        if let Some(suspicion) = self.roster.get_mut(id).and_then(|seen| seen.suspicion.as_mut()) {
+            suspicion.witnessed = Some(now);
+            self.await_verdict(now, id);
         }
     }
 
     /// The time to refute may be over.
     pub(super) fn on_suspicion(&mut self, now: Time, id: NodeId, generation: Generation) {
-        let others = self.roster.shown();
+        let others = self.roster.shown().saturating_sub(1);
         let this = self.id;
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let Some(suspicion) = seen.suspicion.as_ref().filter(|_| seen.generation == generation) else { return };
-        if suspicion.deadline(others.saturating_sub(1)) > now {
+        let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.generation == generation) else { return };
+        let Some(suspicion) = &mut seen.suspicion else { return };
+        let due = suspicion.deadline(others);
+        if !seen.is_witnessed() || seen.lived_within(now, HEARD_LATELY) {
+            if due <= now + seen.look_takes() {
+                self.look(now, id, Purpose::Witness);
+            }
             return;
         }
-        let heard_lately = seen.lived_within(now, HEARD_LATELY);
-        let enough = suspicion.is_accused_by(this) || suspicion.voices() >= ACCUSERS.min(others);
-        if heard_lately || !enough {
-            self.timers.set(now + SECOND_LOOK, Timer::Suspicion(id, generation));
-            return self.challenge(now, id);
+        if due > now {
+            return;
         }
-        (seen.state, seen.since, seen.suspicion) = (MemberState::Down, now, None);
-        let fact = seen.fact(id, this);
+        let fact = Fact { state: MemberState::Down, ..seen.fact(id, this) };
+        seen.end(now, &fact);
         self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
+    }
+
+    /// This node has looked because others hold a member for Down, and agrees: it says so to nobody, since they know.
+    pub(super) fn agree(&mut self, now: Time, id: NodeId, voices: &[NodeId]) {
+        let this = self.id;
+        let Some(seen) = self.roster.get(id).filter(|seen| seen.state.is_shown()) else { return };
+        let fact = Fact { state: MemberState::Suspect, ..seen.fact(id, this) };
+        self.judge(now, &fact, Cause::ProbeFailed);
+        for voice in voices {
+            self.confirm(now, id, *voice);
+        }
     }
 
     /// This node's own probe of a member failed: it says so to all, the suspect first of all.
@@ -169,63 +214,6 @@ impl Mesh {
         self.judge(now, &fact, Cause::ProbeFailed);
         self.spread(now, &Rumor::Fact(fact), self.id);
     }
-
-    /// Looks whether a member is there, by knocks that are repeated.
-    pub(super) fn challenge(&mut self, now: Time, id: NodeId) {
-        let shown = self.roster.get(id).is_some_and(|seen| seen.state.is_shown());
-        if shown && self.challenged.insert(id) {
-            self.knock(now, id, now, 0);
-        }
-    }
-
-    /// One knock, or the verdict after the last.
-    pub(super) fn knock(&mut self, now: Time, id: NodeId, since: Time, knocks: usize) {
-        let answered = self.roster.get(id).is_none_or(|seen| seen.sign_of_life() > since || !seen.state.is_shown());
-        if answered {
-            self.challenged.remove(&id);
-        } else if let Some(wait) = KNOCKS.get(knocks) {
-            self.send(id, &Frame::Knock);
-            if let Some(seen) = self.roster.get(id).filter(|seen| seen.state == MemberState::Suspect) {
-                let accusation = seen.fact(id, self.id);
-                self.send(id, &Frame::Facts(vec![accusation]));
-            }
-            if knocks > 0 {
-                self.ask_others(id);
-            }
-            let wait = self.swim.doubt.stretch(*wait);
-            self.timers.set(now + wait, Timer::Knock { id, since, knocks: knocks + 1 });
-        } else {
-            self.challenged.remove(&id);
-            self.accuse(now, id);
-        }
-    }
-
-    /// Has others look for a member that does not answer here: the link may be broken and not the member.
-    fn ask_others(&mut self, about: NodeId) {
-        for _ in 0..ASKED {
-            let helper = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
-            if let Some(helper) = helper.filter(|helper| *helper != about) {
-                self.send(helper, &Frame::Ask(about));
-            }
-        }
-    }
-
-    pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
-        let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
-        if seen.heard > Time::ZERO && now.since(seen.heard) < HEARD_LATELY {
-            self.send(from, &Frame::Vouch(about));
-        } else if self.asked.len() < MAX_ASKED {
-            self.asked.entry(about).or_default().insert(from);
-            self.send(about, &Frame::Knock);
-        }
-    }
-
-    pub(super) fn on_vouch(&mut self, now: Time, from: NodeId, about: NodeId) {
-        let trusted = self.roster.get(from).is_some_and(|seen| seen.state == MemberState::Alive);
-        if let Some(seen) = self.roster.get_mut(about).filter(|_| trusted) {
-            seen.vouched = now;
-        }
-    }
 }
 
 /// How many members look for themselves when a suspicion begins: the suspect's neighbours on the ring.
@@ -237,25 +225,16 @@ const MIN_SUSPICION: Duration = Duration::from_millis(800);
 /// A suspicion nobody confirms.
 const MAX_SUSPICION: Duration = Duration::from_secs(5);
 /// More accusers than this tell nothing new.
-const MAX_ACCUSERS: usize = 8;
+pub(super) const MAX_ACCUSERS: usize = 8;
 /// The paper's S: at most nine times the probe's length.
 const MAX_DOUBT: u8 = 8;
 
 /// How often a node looks after its neighbour, unless it has just heard from it.
 pub(super) const WATCH: Duration = Duration::from_secs(1);
 /// Of a member heard from so lately nobody believes that it is dead.
-const HEARD_LATELY: Duration = Duration::from_millis(500);
+pub(super) const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// How long until a suspicion without enough evidence is judged again.
-const SECOND_LOOK: Duration = Duration::from_millis(700);
-/// So many accusers are evidence enough for a node that has none of its own.
-const ACCUSERS: usize = 3;
-/// Waits after each knock of a challenge. Four knocks at 25 % loss each way miss a living node once in 27 times.
-const KNOCKS: [Duration; 4] =
-    [Duration::from_millis(60), Duration::from_millis(100), Duration::from_millis(140), Duration::from_millis(200)];
-/// How many others are asked to look, at each knock after the first.
-const ASKED: usize = 3;
-/// Members looked for on behalf of others at a time.
-const MAX_ASKED: usize = 256;
+pub(super) const SECOND_LOOK: Duration = Duration::from_millis(700);
 
 #[cfg(test)]
 mod tests {
@@ -276,7 +255,7 @@ mod tests {
         let mut suspicion = Suspicion::new(Time::ZERO, NodeId(1));
         assert!(!suspicion.confirm(NodeId(1)));
         assert!(suspicion.confirm(NodeId(2)));
-        assert_eq!(suspicion.voices(), 2);
+        assert_eq!(suspicion.accusers.len(), 2);
         assert!(suspicion.deadline(9) < Suspicion::new(Time::ZERO, NodeId(1)).deadline(9));
     }
 

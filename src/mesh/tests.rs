@@ -170,6 +170,85 @@ fn who_leaves_is_gone_at_once() {
     }
 }
 
+fn will(wired: &mut Wired, heirs: &[NodeId], node: NodeId, epoch: u64) {
+    for heir in heirs {
+        let now = wired.now;
+        wired.at(*heir).handle(now, Input::Will { node, epoch: Epoch(epoch) });
+    }
+    wired.settle();
+}
+
+fn state(wired: &Wired, at: NodeId, of: NodeId) -> MemberState {
+    wired.nodes[&at].member(of).unwrap().state
+}
+
+#[test]
+fn a_last_will_told_to_three_is_known_to_all_at_once() {
+    let (mut wired, ids) = Wired::of(9);
+    wired.order(ids[4], web());
+    wired.run(Duration::from_secs(5));
+    wired.dead.insert(ids[4]);
+    wired.run(Duration::from_millis(100));
+    will(&mut wired, &[ids[0], ids[1], ids[2]], ids[4], 1_000);
+    for id in ids.iter().filter(|id| **id != ids[4]) {
+        assert_eq!((state(&wired, *id, ids[4]), wired.seen(*id, "web")), (MemberState::Down, 0));
+        assert_eq!(wired.nodes[id].explain(ids[4]).unwrap().cause, Cause::Will);
+    }
+}
+
+#[test]
+fn a_last_will_told_to_one_is_looked_into() {
+    let (mut wired, ids) = Wired::of(9);
+    wired.run(Duration::from_secs(5));
+    wired.dead.insert(ids[4]);
+    will(&mut wired, &ids[..1], ids[4], 1_000);
+    assert_eq!(state(&wired, ids[0], ids[4]), MemberState::Down);
+    assert!(state(&wired, ids[1], ids[4]).is_shown());
+    wired.run(Duration::from_secs(3));
+    assert!(ids.iter().filter(|id| **id != ids[4]).all(|id| state(&wired, *id, ids[4]) == MemberState::Down));
+}
+
+#[test]
+fn a_will_of_who_lives_or_of_an_earlier_life_changes_nothing_for_long() {
+    let (mut wired, ids) = Wired::of(9);
+    wired.run(Duration::from_secs(5));
+    will(&mut wired, &ids[..3], ids[4], 999);
+    assert!(ids.iter().filter(|id| **id != ids[4]).all(|id| state(&wired, *id, ids[4]) == MemberState::Alive));
+    will(&mut wired, &ids[..3], ids[4], 1_000);
+    wired.run(Duration::from_secs(1));
+    assert!(ids.iter().filter(|id| **id != ids[4]).all(|id| state(&wired, *id, ids[4]) == MemberState::Alive));
+}
+
+#[test]
+fn who_is_down_can_be_made_to_leave_and_who_is_alive_cannot() {
+    let (mut wired, ids) = Wired::of(5);
+    wired.run(Duration::from_secs(5));
+    let now = wired.now;
+    let refused = wired.at(ids[0]).command(now, Command::ForceLeave(ids[2])).unwrap_err();
+    assert_eq!(refused, Rejected::Alive(ids[2], MemberState::Alive));
+    wired.dead.insert(ids[2]);
+    wired.run(Duration::from_secs(8));
+    wired.order(ids[0], Command::ForceLeave(ids[2]));
+    for id in ids.iter().filter(|id| **id != ids[2]) {
+        assert_eq!(state(&wired, *id, ids[2]), MemberState::Left);
+        assert_eq!(wired.nodes[id].explain(ids[2]).unwrap().cause, Cause::Forced);
+    }
+}
+
+#[test]
+fn others_say_how_they_see_a_member() {
+    let (mut wired, ids) = Wired::of(4);
+    wired.run(Duration::from_secs(5));
+    wired.order(ids[0], Command::Inquire(ids[3]));
+    let told = wired.nodes[&ids[0]].explain(ids[3]).unwrap();
+    let mut by: Vec<NodeId> = told.testimonies.iter().map(|testimony| testimony.by).collect();
+    by.sort_unstable();
+    let mut others = vec![ids[1], ids[2]];
+    others.sort_unstable();
+    assert_eq!(by, others);
+    assert!(told.testimonies.iter().all(|t| t.state == MemberState::Alive && t.heard_ago.is_some()));
+}
+
 #[test]
 fn a_ttl_that_runs_out_is_critical_everywhere() {
     let (mut wired, ids) = Wired::of(3);

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Mesh, catalog::Book, wire::Place};
 use crate::model::{
     Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time,
@@ -23,15 +25,30 @@ pub struct Instance {
     pub registration: Arc<Registration>,
     /// What its checks say.
     pub report: Arc<HealthReport>,
-    /// How the mesh sees its owner: Alive or Suspect where it may be shown.
+    /// How the mesh sees its owner: Alive or Suspect where it may be shown. One that is Down and held counts as Suspect.
     pub member: MemberState,
+    /// Why it is shown although it would not be otherwise.
+    pub held: Option<Held>,
+}
+
+/// Why an instance is shown as it last was, and not as it is seen now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// Its owner is Down, and so is most of the mesh: this node is the one cut off.
+    CutOff,
+    /// It is critical, and so did most of its service turn within moments; this is how it was before.
+    Protected(Health),
 }
 
 impl Instance {
-    /// What its checks say, as one word.
+    /// What its checks say, as one word; while it is protected, what they said before.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.report.health()
+        match self.held {
+            Some(Held::Protected(before)) => before,
+            _ => self.report.health(),
+        }
     }
 
     /// Where it listens: its own address, else its node's.
@@ -132,6 +149,7 @@ impl Mesh {
             registration: Arc::clone(book.registration(id)?),
             report: book.report(id).cloned().unwrap_or_default(),
             member,
+            held: None,
         })
     }
 

@@ -151,6 +151,23 @@ pub(super) enum Frame<'a> {
     Vouch(NodeId),
     /// Another frame, to be handed on to a member that its sender cannot reach.
     Pass { to: NodeId, frame: &'a [u8] },
+    /// "This member's own certificate told me that its process of this generation is dead."
+    Will { id: NodeId, generation: Generation },
+    /// "How do you see this member, and when did you last hear from it?"
+    Inquire(NodeId),
+    /// The answer to that.
+    Witness(Witness),
+}
+
+/// How its sender sees a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Witness {
+    pub(super) about: NodeId,
+    #[serde(with = "state_number")]
+    pub(super) state: MemberState,
+    /// How many milliseconds ago it was heard, if ever.
+    pub(super) heard: Option<u32>,
+    pub(super) mark: Mark,
 }
 
 /// Why bytes are no frames of ours.
@@ -250,6 +267,12 @@ impl<'a> Frame<'a> {
             kind::HERE => Self::Here,
             kind::ASK => Self::Ask(NodeId(number(body)?)),
             kind::VOUCH => Self::Vouch(NodeId(number(body)?)),
+            kind::WILL => {
+                let (id, generation) = body.split_first_chunk().ok_or(Malformed::Length)?;
+                Self::Will { id: NodeId(u64::from_be_bytes(*id)), generation: Generation(number(generation)?) }
+            }
+            kind::INQUIRE => Self::Inquire(NodeId(number(body)?)),
+            kind::WITNESS => Self::Witness(decode(body)?),
             kind::PASS => {
                 let (to, frame) = body.split_first_chunk().ok_or(Malformed::Length)?;
                 Self::Pass { to: NodeId(u64::from_be_bytes(*to)), frame }
@@ -282,7 +305,12 @@ impl<'a> Frame<'a> {
             Self::Renew(generation) => into.extend(generation.0.to_be_bytes()),
             Self::Place(place) => encode_into(place, into),
             Self::Knock | Self::Here => {}
-            Self::Ask(id) | Self::Vouch(id) => into.extend(id.0.to_be_bytes()),
+            Self::Ask(id) | Self::Vouch(id) | Self::Inquire(id) => into.extend(id.0.to_be_bytes()),
+            Self::Will { id, generation } => {
+                into.extend(id.0.to_be_bytes());
+                into.extend(generation.0.to_be_bytes());
+            }
+            Self::Witness(witness) => encode_into(witness, into),
             Self::Pass { to, frame } => {
                 into.extend(to.0.to_be_bytes());
                 into.extend_from_slice(frame);
@@ -319,6 +347,9 @@ impl<'a> Frame<'a> {
             Self::Ask(_) => kind::ASK,
             Self::Vouch(_) => kind::VOUCH,
             Self::Pass { .. } => kind::PASS,
+            Self::Will { .. } => kind::WILL,
+            Self::Inquire(_) => kind::INQUIRE,
+            Self::Witness(_) => kind::WITNESS,
         }
     }
 }
@@ -343,6 +374,9 @@ mod kind {
     pub(super) const ASK: u8 = 17;
     pub(super) const VOUCH: u8 = 18;
     pub(super) const PASS: u8 = 19;
+    pub(super) const WILL: u8 = 20;
+    pub(super) const INQUIRE: u8 = 21;
+    pub(super) const WITNESS: u8 = 22;
 }
 
 fn number(body: &[u8]) -> Result<u64, Malformed> {

@@ -33,6 +33,12 @@ impl Time {
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The moment so long before this one; the start if that lies behind it.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(Self::after_start(by).0))
+    }
 }
 
 impl Add<Duration> for Time {

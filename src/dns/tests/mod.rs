@@ -120,6 +120,7 @@ fn on(node_name: &str, registration: Registration) -> Instance {
         registration: Arc::new(registration),
         report: Arc::default(),
         member: MemberState::Alive,
+        held: None,
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn web() -> Service {
         ),
         report: Arc::new(HealthReport { checks, maintenance: None }),
         member: member.state,
+        held: None,
     };
     let late = CheckStatus {
         id: "ttl-1".try_into().unwrap(),

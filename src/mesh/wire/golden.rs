@@ -44,6 +44,16 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
         (Frame::Ask(NodeId(1)), "11 0008 0000000000000001"),
         (Frame::Vouch(NodeId(1)), "12 0008 0000000000000001"),
         (Frame::Pass { to: NodeId(1), frame: &[0xdd] }, "13 0009 0000000000000001 dd"),
+        (Frame::Will { id: NodeId(1), generation: Generation(9 << 16) }, "14 0010 0000000000000001 0000000000090000"),
+        (Frame::Inquire(NodeId(1)), "15 0008 0000000000000001"),
+        (
+            Frame::Witness(Witness { about: NodeId(1), state: MemberState::Down, heard: Some(200), mark }),
+            "16 0009 94 01 02 ccc8 93 09 01 02",
+        ),
+        (
+            Frame::Witness(Witness { about: NodeId(1), state: MemberState::Alive, heard: None, mark }),
+            "16 0008 94 01 00 c0 93 09 01 02",
+        ),
     ]
 }
 

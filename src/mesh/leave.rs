@@ -1,0 +1,50 @@
+//! Who has left: by his own word, or because an operator said that he will not come back. `Left` is not `Down`.
+//!
+//! A goodbye counts at once from the one who leaves. Told by another it is a reason to look, since anybody can write
+//! another's name under it; of a member that is Down anyway it is believed. An operator's word counts nowhere but where
+//! the member is Down already: no single member can make a healthy one leave.
+
+use super::{
+    Mesh,
+    event::{Cause, Done, Rejected},
+    look::Purpose,
+    rumor::Rumor,
+    wire::Fact,
+};
+use crate::model::{MemberState, NodeId, Time};
+
+impl Mesh {
+    /// An operator says that a member which is Down will not come back.
+    pub(super) fn force_leave(&mut self, now: Time, id: NodeId) -> Result<Done, Rejected> {
+        let by = self.id;
+        if id == by {
+            return Err(Rejected::Alive(id, MemberState::Alive));
+        }
+        let Some(seen) = self.roster.get(id) else { return Err(Rejected::NotFound(format!("member {id}"))) };
+        match seen.state {
+            MemberState::Alive | MemberState::Suspect => Err(Rejected::Alive(id, seen.state)),
+            MemberState::Left => Ok(Done::Unchanged),
+            MemberState::Down => {
+                let left = Fact { state: MemberState::Left, by, ..seen.fact(id, by) };
+                self.judge(now, &left, Cause::Forced);
+                self.spread(now, &Rumor::Fact(left), by);
+                Ok(Done::Changed)
+            }
+        }
+    }
+
+    /// Somebody says that another member has left.
+    pub(super) fn hear_of_a_goodbye(&mut self, now: Time, from: NodeId, fact: &Fact) {
+        let Some(seen) = self.roster.get(fact.id).filter(|seen| seen.generation <= fact.generation) else { return };
+        let own_word = fact.by == fact.id;
+        match seen.state {
+            _ if own_word && from == fact.id => drop(self.judge(now, fact, Cause::Left)),
+            MemberState::Down => {
+                self.judge(now, fact, if own_word { Cause::Left } else { Cause::Forced });
+            }
+            MemberState::Alive | MemberState::Suspect if own_word => self.look(now, fact.id, Purpose::Goodbye),
+            MemberState::Alive | MemberState::Suspect => self.stats.dropped_unauthorized += 1,
+            MemberState::Left => {}
+        }
+    }
+}
