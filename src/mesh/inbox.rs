@@ -63,7 +63,7 @@ impl Mesh {
             Frame::Part { token, of } => self.on_part(now, from, token, of),
             Frame::Renew(generation) => self.on_renew(now, generation),
             Frame::Place(place) => self.on_place(from, place),
-            Frame::Knock => self.send(from, &Frame::Here),
+            Frame::Knock => self.on_knock(from),
             Frame::Here => {}
             Frame::Ask(about) => self.on_ask(now, from, about),
             Frame::Vouch(about) => self.on_vouch(now, from, about),

@@ -215,7 +215,7 @@ fn a_will_of_who_lives_or_of_an_earlier_life_changes_nothing_for_long() {
     will(&mut wired, &ids[..3], ids[4], 999);
     assert!(ids.iter().filter(|id| **id != ids[4]).all(|id| state(&wired, *id, ids[4]) == MemberState::Alive));
     will(&mut wired, &ids[..3], ids[4], 1_000);
-    wired.run(Duration::from_secs(1));
+    wired.run(Duration::from_secs(3));
     assert!(ids.iter().filter(|id| **id != ids[4]).all(|id| state(&wired, *id, ids[4]) == MemberState::Alive));
 }
 
