@@ -1,6 +1,6 @@
 //! Request bodies: JSON of at most 1 MiB, whatever the content type says. Errors name the field, or the line and column.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use axum::{
     body::Body,
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::problem::Problem;
+use super::{budget::Spent, problem::Problem};
 use crate::model::with_hint;
 
 /// A request's body, parsed.
@@ -36,7 +36,6 @@ async fn read(mut body: Body) -> Result<Bytes, Problem> {
     let mut kept = BytesMut::new();
     let mut seen = 0_usize;
     while let Some(frame) = body.frame().await {
-        let broken = |why| Problem::field("body", &format!("broke off: {why}"));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         seen = seen.saturating_add(data.len());
         if seen <= LIMIT {
@@ -49,6 +48,14 @@ async fn read(mut body: Body) -> Result<Bytes, Problem> {
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB; nothing was changed"));
     }
     Ok(kept.freeze())
+}
+
+fn broken(why: axum::Error) -> Problem {
+    let mut causes = std::iter::successors(Some(&why as &(dyn Error + 'static)), |cause| (*cause).source());
+    match causes.find_map(|cause| cause.downcast_ref::<Spent>()) {
+        Some(spent) => (*spent).into(),
+        None => Problem::field("body", &format!("broke off: {why}")),
+    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

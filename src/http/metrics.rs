@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, Shared};
+use super::{App, Shared, crowd::Crowd};
 use crate::model::{Health, MemberState};
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
@@ -21,6 +21,7 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
     mesh(&mut page, &app);
     page.counters("hobnob", app.agent.stats().await.each());
     page.counters("hobnob_driver", app.agent.traffic().each());
+    crowd(&mut page, &app.crowd);
     page.family("hobnob_http_requests", "counter", "Requests answered, by route and class of status.");
     for (route, code, count) in app.requests.each() {
         page.sample("hobnob_http_requests_total", &[("route", route), ("code", code)], count);
@@ -36,6 +37,17 @@ fn process(page: &mut Page, app: &App) {
     page.sample("process_start_time_seconds", &[], started.as_secs_f64());
     page.family("hobnob_ready", "gauge", "Whether catalogue reads are answered.");
     page.sample("hobnob_ready", &[], u8::from(app.agent.view().is_ready()));
+}
+
+fn crowd(page: &mut Page, crowd: &Crowd) {
+    page.family("hobnob_http_connections_held", "gauge", "Connections held now.");
+    page.sample("hobnob_http_connections_held", &[], crowd.held());
+    page.family("hobnob_http_connections", "counter", "Connections taken in.");
+    page.sample("hobnob_http_connections_total", &[], crowd.accepted());
+    page.family("hobnob_http_cut_off", "counter", "Connections and requests given up, by reason.");
+    for (reason, count) in crowd.each() {
+        page.sample("hobnob_http_cut_off_total", &[("reason", reason)], count);
+    }
 }
 
 fn mesh(page: &mut Page, app: &App) {

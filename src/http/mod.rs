@@ -1,7 +1,8 @@
 //! Floor 3, the HTTP face: reads the view that the agent publishes, sends it commands. No state of its own but counters.
 //!
-//! A request passes `server` (deadlines, seats), `guard` (Host and Origin), one handler of `native`, and leaves as JSON,
-//! as a stream of events, or as a `problem`. Each outside shape lives in the one file that serves it.
+//! A request waits at the `doorstep` until it is there, passes the `door` (seats, deadlines) and its `guard` (Host and
+//! Origin), one handler of `native`, and leaves as JSON, as a stream of events, or as a `problem`; the `budget` bounds
+//! what all of them hold, `pace` how slowly they may be taken. Each outside shape lives in the one file that serves it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -10,9 +11,15 @@
 )]
 
 mod body;
+mod budget;
+mod crowd;
+mod door;
+mod doorstep;
 mod guard;
+mod gzip;
 mod metrics;
 mod native;
+mod pace;
 mod problem;
 mod requests;
 mod server;
@@ -25,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub use server::{Bound, Running, bind, serve};
 
 use crate::{agent::Agent, model::Host};
+use crowd::Crowd;
 use problem::Problem;
 use requests::Requests;
 
@@ -59,6 +67,7 @@ struct App {
     /// Where this face listens, and where DNS does.
     addresses: (SocketAddr, Option<SocketAddr>),
     requests: Requests,
+    crowd: Arc<Crowd>,
     started: SystemTime,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
     stop: CancellationToken,

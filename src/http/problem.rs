@@ -38,6 +38,30 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// The whole answer as bytes, for a connection that ends with it.
+    pub(crate) fn as_last_word(&self) -> Vec<u8> {
+        let (status, body) = (self.status, self.body());
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        [head.as_bytes(), &body].concat()
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let details = Details {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or_default(),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            field: self.field.as_deref(),
+            reasons: &self.reasons,
+        };
+        serde_json::to_vec(&details).unwrap_or_default()
+    }
+}
+
 impl From<FieldError> for Problem {
     fn from(wrong: FieldError) -> Self {
         Self::field(wrong.field, &wrong.why)
@@ -74,16 +98,7 @@ struct Details<'a> {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let details = Details {
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or_default(),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            field: self.field.as_deref(),
-            reasons: &self.reasons,
-        };
-        let body = serde_json::to_vec(&details).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {

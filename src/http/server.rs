@@ -1,41 +1,28 @@
-//! Listens and serves: every wait for a client has a deadline, every connection a seat. `axum::serve` has neither.
+//! Listens, on TCP and on a unix socket, and opens the `door`. `axum::serve` would: it has no deadlines and no seats.
 
 use std::{
-    convert::Infallible,
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use axum::{
-    Router,
-    body::Body,
-    http::{Request, StatusCode},
-    response::{IntoResponse, Response},
-    serve::Listener,
-};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    select,
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use rustix::process::{Resource, getrlimit};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
 
 use super::{
-    App, Config, Problem,
-    guard::{self, Via},
+    App, Config,
+    budget::Budget,
+    crowd::Crowd,
+    door::{Door, Seats, greet},
+    guard::Via,
     native,
-    requests::{Classes, Requests},
+    requests::Requests,
 };
-use crate::{agent::Agent, model::Host};
+use crate::agent::Agent;
 
 /// A server at work.
 #[derive(Debug)]
@@ -100,10 +87,12 @@ impl Bound {
         let mut requests = Requests::default();
         let routes = native::routes(&mut requests);
         let refused = requests.route("refused");
+        let crowd = Arc::<Crowd>::default();
         let app = Arc::new(App {
             agent,
             addresses: (address, config.dns),
             requests,
+            crowd: Arc::clone(&crowd),
             started: SystemTime::now(),
             stop: stop.clone(),
         });
@@ -111,7 +100,8 @@ impl Bound {
             router: routes.with_state(app),
             hosts: config.hosts,
             refused,
-            seats: Arc::new(Semaphore::new(config.max_connections.get().min(Semaphore::MAX_PERMITS))),
+            budget: Arc::new(Budget::new(Arc::clone(&crowd))),
+            crowd,
             stop,
             tasks: TaskTracker::new(),
         });
@@ -119,90 +109,15 @@ impl Bound {
         if let Some((listener, path)) = unix {
             let door = Arc::clone(&door);
             tasks.spawn(async move {
-                door.accept(listener, |_| Via::Unix).await;
+                door.accept(listener, Seats::new(UNIX_SEATS), |_| Via::Unix).await;
                 drop(fs::remove_file(path));
             });
         }
-        tasks.spawn(async move { door.accept(tcp, greet).await });
+        let seats = Seats::new(config.max_connections.get().min(descriptors()));
+        tasks.spawn(async move { door.accept(tcp, seats, greet).await });
         tasks.close();
         Running { address, tasks }
     }
-}
-
-/// What all connections pass through.
-#[derive(Debug)]
-struct Door {
-    router: Router,
-    hosts: Vec<Host>,
-    /// Counts what never reached a route.
-    refused: Arc<Classes>,
-    seats: Arc<Semaphore>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Door {
-    /// Takes in connections while there are seats. [`Listener::accept`] pauses when file descriptors run out.
-    async fn accept<L: Listener>(self: Arc<Self>, mut listener: L, via: fn(&L::Io) -> Via) {
-        let next = async |listener: &mut L| {
-            let seat = Arc::clone(&self.seats).acquire_owned().await.ok()?;
-            Some((listener.accept().await.0, seat))
-        };
-        loop {
-            let next = select! {
-                next = next(&mut listener) => next,
-                () = self.stop.cancelled() => None,
-            };
-            let Some((io, seat)) = next else { return };
-            let via = via(&io);
-            self.tasks.spawn(Arc::clone(&self).connection(io, via, seat));
-        }
-    }
-
-    /// Serves one connection to its end.
-    async fn connection<I>(self: Arc<Self>, io: I, via: Via, _seat: OwnedSemaphorePermit)
-    where
-        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let answer = service_fn(|request: Request<Incoming>| self.answer(via, request.map(Body::new)));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_DEADLINE)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(io), answer);
-        let mut connection = std::pin::pin!(connection);
-        // How a connection broke is the client's affair: there is nobody to tell.
-        select! {
-            _ = connection.as_mut() => {}
-            () = self.stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = timeout(GRACE, connection).await;
-            }
-        }
-    }
-
-    async fn answer(&self, via: Via, request: Request<Body>) -> Result<Response, Infallible> {
-        let refuse = |problem: Problem| {
-            let response = problem.into_response();
-            self.refused.add(&response);
-            Ok(response)
-        };
-        if let Err(problem) = guard::check(via, &self.hosts, &request) {
-            return refuse(problem);
-        }
-        match timeout(DEADLINE, self.router.clone().oneshot(request)).await {
-            Ok(response) => response,
-            Err(_) => refuse(Problem::new(StatusCode::SERVICE_UNAVAILABLE, LATE)),
-        }
-    }
-}
-
-/// Sets up a TCP connection: small answers leave at once, and a client that takes none is cut off.
-fn greet(stream: &TcpStream) -> Via {
-    // A socket that refuses options is about to fail anyway.
-    let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(DEADLINE));
-    Via::Tcp(stream.local_addr().map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
 }
 
 /// Binds a unix socket for the owner and the group; takes the place of one that nobody listens on.
@@ -227,108 +142,22 @@ fn cannot(place: &dyn std::fmt::Display, why: &io::Error) -> io::Error {
     io::Error::new(why.kind(), format!("cannot listen on {place} (HTTP): {why}"))
 }
 
-/// How long a request's head may take, and how long a connection may idle before it: hyper has one clock for both.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a handler may take until its answer begins, and a client to acknowledge what it was sent.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// A write that waits for the disk is not taken back.
-const LATE: &str = "no answer was ready within 30 s; what was to be written may still be: GET it to see";
-/// How long requests under way may take to end once the server stops.
-const GRACE: Duration = Duration::from_secs(5);
-/// The most bytes of a request's head: far above any honest one, far below what would hurt 20,000 times.
-const MAX_HEAD: usize = 64 * 1024;
+/// How many connections the process's file descriptors allow: the mesh, the store and DNS need some too.
+fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    limit.saturating_sub(DESCRIPTORS_KEPT.min(limit / 2)).max(1)
+}
+
+/// File descriptors that HTTP leaves to others: files, DNS over TCP, the unix socket.
+const DESCRIPTORS_KEPT: usize = 1_500;
+/// Connections on the unix socket, which are the operator's: no crowd on TCP takes them.
+const UNIX_SEATS: usize = 1_000;
 /// Reading and writing for the owner and the group.
 const SOCKET_MODE: u32 = 0o660;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{response::sse::Sse, routing::get};
-    use futures_util::{StreamExt, stream};
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
-        time::Instant,
-    };
-
-    /// A door to three small rooms: one answers, one never does, one streams until the stop.
-    fn door() -> Arc<Door> {
-        let stop = CancellationToken::new();
-        let end = stop.clone();
-        let endless = move || async move {
-            Sse::new(
-                stream::pending::<Result<axum::response::sse::Event, Infallible>>().take_until(end.cancelled_owned()),
-            )
-        };
-        let router = Router::new()
-            .route("/", get(async || "hello"))
-            .route("/never", get(std::future::pending::<()>))
-            .route("/endless", get(endless));
-        Arc::new(Door {
-            router,
-            hosts: Vec::new(),
-            refused: Arc::default(),
-            seats: Arc::new(Semaphore::new(1)),
-            stop,
-            tasks: TaskTracker::new(),
-        })
-    }
-
-    /// A connection through the door.
-    fn connect(door: &Arc<Door>) -> DuplexStream {
-        let (ours, theirs) = tokio::io::duplex(4096);
-        let seat = Arc::clone(&door.seats).try_acquire_owned().unwrap();
-        door.tasks.spawn(Arc::clone(door).connection(theirs, Via::Tcp(Ipv4Addr::LOCALHOST.into()), seat));
-        ours
-    }
-
-    /// All that is answered until the connection ends.
-    async fn talk(door: &Arc<Door>, request: &str) -> String {
-        let mut connection = connect(door);
-        connection.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_head_and_an_idle_connection_are_cut_off() {
-        let door = door();
-        let start = Instant::now();
-        assert_eq!(talk(&door, "GET / HTTP/1.1\r\nHost: local").await, "");
-        assert!(start.elapsed() < HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
-        let answer = talk(&door, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
-        assert!(start.elapsed() < 2 * HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
-        assert_eq!(door.seats.available_permits(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_handler_is_given_up() {
-        let answer = talk(&door(), "GET /never HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable"), "{answer}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stranger_is_refused_at_the_door() {
-        let answer = talk(&door(), "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 403 Forbidden"), "{answer}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stop_ends_streams_at_once() {
-        let door = door();
-        let mut connection = connect(&door);
-        connection.write_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-        let mut answer = vec![0; 15];
-        connection.read_exact(&mut answer).await.unwrap();
-        assert_eq!(answer, b"HTTP/1.1 200 OK");
-        let start = Instant::now();
-        door.stop.cancel();
-        connection.read_to_end(&mut answer).await.unwrap();
-        door.tasks.close();
-        door.tasks.wait().await;
-        assert!(start.elapsed() < GRACE, "{:?}", start.elapsed());
-    }
 
     #[tokio::test]
     async fn a_unix_socket_takes_the_place_of_a_dead_one_alone() {

@@ -21,12 +21,15 @@ use std::{
 
 use axum::{
     Router,
+    extract::Request,
     http::StatusCode,
+    middleware::{self, Next},
+    response::Response,
     routing::{MethodRouter, any, get, post, put},
 };
 use serde::Serializer;
 
-use super::{App, Problem, metrics::metrics, requests::Requests};
+use super::{App, Problem, door, metrics::metrics, requests::Requests};
 
 /// All routes; their answers are counted in `requests`.
 pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
@@ -58,8 +61,13 @@ fn assemble<S: Clone + Send + Sync + 'static>(
 ) -> Router<S> {
     let elsewhere = requests.counted("none", any(no_such_path)).with_state(());
     table.into_iter().fold(Router::new().fallback_service(elsewhere), |router, (path, methods)| {
-        router.route(path, requests.counted(path, methods.fallback(no_such_method)))
+        let methods = methods.fallback(no_such_method).layer(middleware::from_fn(in_time));
+        router.route(path, requests.counted(path, methods))
     })
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    door::in_time(next.run(request)).await
 }
 
 async fn no_such_path() -> Problem {

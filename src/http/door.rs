@@ -1,0 +1,330 @@
+//! What every connection passes through: a seat, the wait for its first request, hyper with its deadlines, the guard,
+//! and on the way out compression and the budget of memory.
+
+use std::{convert::Infallible, future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+    response::{IntoResponse, Response},
+    serve::Listener,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    select,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use super::{
+    Problem,
+    budget::Budget,
+    crowd::{Crowd, CutOff},
+    doorstep::{self, Head, MAX_HEAD, Socket},
+    guard::{self, Via},
+    gzip::Coding,
+    pace::Paced,
+    requests::Classes,
+};
+use crate::model::Host;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) router: Router,
+    pub(super) hosts: Vec<Host>,
+    /// Counts what never reached a route.
+    pub(super) refused: Arc<Classes>,
+    pub(super) crowd: Arc<Crowd>,
+    pub(super) budget: Arc<Budget>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// The places of one listener: a crowd at one door does not shut another.
+#[derive(Clone, Debug)]
+pub(super) struct Seats {
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl Seats {
+    pub(super) fn new(all: usize) -> Self {
+        let all = all.min(Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(all)), all }
+    }
+
+    /// How long a silent client is waited for: less while others wait for a seat.
+    fn patience(&self) -> Duration {
+        if self.free.available_permits() > self.all / 4 { HEAD_DEADLINE } else { CROWDED_DEADLINE }
+    }
+}
+
+impl Door {
+    /// Takes in connections while there are seats. [`Listener::accept`] pauses when file descriptors run out.
+    pub(super) async fn accept<L>(self: Arc<Self>, mut listener: L, seats: Seats, via: fn(&L::Io) -> Via)
+    where
+        L: Listener,
+        L::Io: Socket,
+    {
+        let next = async |listener: &mut L| {
+            let seat = Arc::clone(&seats.free).acquire_owned().await.ok()?;
+            Some((listener.accept().await.0, seat))
+        };
+        loop {
+            let next = select! {
+                next = next(&mut listener) => next,
+                () = self.stop.cancelled() => None,
+            };
+            let Some((io, seat)) = next else { return };
+            let via = via(&io);
+            self.tasks.spawn(Arc::clone(&self).visit(io, via, seats.patience(), seat));
+        }
+    }
+
+    /// One connection from its first byte to its end.
+    async fn visit<I>(self: Arc<Self>, io: I, via: Via, patience: Duration, _seat: OwnedSemaphorePermit)
+    where
+        I: Socket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _here = Visit::new(&self.crowd);
+        let mut begun = false;
+        let head = select! {
+            head = timeout(patience, doorstep::head(&io, &mut begun)) => head,
+            () = self.stop.cancelled() => return,
+        };
+        match head {
+            // Boxed, so that who waits outside does not pay for the room inside.
+            Ok(Ok(Head::There)) => Box::pin(self.serve(io, via)).await,
+            Ok(Ok(Head::TooLarge)) => {
+                self.crowd.cut_off(CutOff::LargeHead);
+                let why = "the head of the request is larger than 16 KiB";
+                self.turn_away(io, Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)).await;
+            }
+            Ok(Ok(Head::Gone) | Err(_)) => {}
+            Err(_) => {
+                self.crowd.cut_off(CutOff::SlowHead);
+                if begun {
+                    let why = "the head of the request did not arrive in time";
+                    self.turn_away(io, Problem::new(StatusCode::REQUEST_TIMEOUT, why)).await;
+                }
+            }
+        }
+    }
+
+    /// Ends a connection that never reached hyper with a word on why.
+    async fn turn_away(&self, io: impl AsyncRead + AsyncWrite + Unpin, problem: Problem) {
+        let word = problem.as_last_word();
+        self.refused.add(&problem.into_response());
+        // Who does not even listen is left.
+        let _ = timeout(LAST_WORD, doorstep::turn_away(io, &word)).await;
+    }
+
+    /// Serves requests on one connection until it ends.
+    pub(super) async fn serve<I>(self: Arc<Self>, io: I, via: Via)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let answer = service_fn(|request: Request<Incoming>| self.answer(via, request.map(Body::new)));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(Paced::new(io, Arc::clone(&self.crowd))), answer);
+        let mut connection = std::pin::pin!(connection);
+        // How a connection broke is the client's affair: there is nobody to tell.
+        select! {
+            _ = connection.as_mut() => {}
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(GRACE, connection).await;
+            }
+        }
+    }
+
+    async fn answer(&self, via: Via, request: Request<Body>) -> Result<Response, Infallible> {
+        let refuse = |problem: Problem| {
+            let response = problem.into_response();
+            self.refused.add(&response);
+            Ok(response)
+        };
+        if let Err(problem) = guard::check(via, &self.hosts, &request) {
+            return refuse(problem);
+        }
+        let coding = Coding::of(request.headers());
+        let (request, _taken) = self.budget.meter(request);
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        match self.budget.hold(coding.encode(response).await).await {
+            Ok(response) => Ok(response),
+            Err(spent) => refuse(spent.into()),
+        }
+    }
+}
+
+/// A connection while it is counted.
+struct Visit(Arc<Crowd>);
+
+impl Visit {
+    fn new(crowd: &Arc<Crowd>) -> Self {
+        crowd.enter();
+        Self(Arc::clone(crowd))
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// Sets up a TCP connection: small answers leave at once, and a client that takes none is cut off.
+pub(super) fn greet(stream: &TcpStream) -> Via {
+    // A socket that refuses options is about to fail anyway.
+    let _ = stream.set_nodelay(true);
+    let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE));
+    Via::Tcp(stream.local_addr().map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+}
+
+/// An answer that is given up when it does not begin in time. What waits on purpose goes without.
+pub(super) async fn in_time<T: IntoResponse>(answer: impl Future<Output = T>) -> Response {
+    match timeout(ANSWER_DEADLINE, answer).await {
+        Ok(answer) => answer.into_response(),
+        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, LATE).into_response(),
+    }
+}
+
+/// How long a request's head may take, and how long a connection may idle before it: hyper has one clock for both.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// The same while three in four seats are taken.
+const CROWDED_DEADLINE: Duration = Duration::from_secs(2);
+/// How long an answer may take until it begins.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// A write that waits for the disk is not taken back.
+const LATE: &str = "no answer was ready within 30 s; what was to be written may still be: GET it to see";
+/// How long a client may acknowledge nothing of what it was sent.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long requests under way may take to end once the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// How long who is turned away may take to hear why.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{response::sse::Sse, routing::get};
+    use futures_util::{StreamExt, stream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        time::Instant,
+    };
+
+    /// A door to three small rooms: one answers, one never does, one streams until the stop.
+    fn door() -> Arc<Door> {
+        let stop = CancellationToken::new();
+        let end = stop.clone();
+        let endless = move || async move {
+            Sse::new(
+                stream::pending::<Result<axum::response::sse::Event, Infallible>>().take_until(end.cancelled_owned()),
+            )
+        };
+        let router = Router::new()
+            .route("/", get(async || "hello"))
+            .route("/never", get(async || in_time(std::future::pending::<()>()).await))
+            .route("/endless", get(endless));
+        let crowd = Arc::<Crowd>::default();
+        Arc::new(Door {
+            router,
+            hosts: Vec::new(),
+            refused: Arc::default(),
+            budget: Arc::new(Budget::new(Arc::clone(&crowd))),
+            crowd,
+            stop,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// A connection through the door.
+    fn connect(door: &Arc<Door>) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let seat = Seats::new(1).free.try_acquire_owned().unwrap();
+        let via = Via::Tcp(Ipv4Addr::LOCALHOST.into());
+        door.tasks.spawn(Arc::clone(door).visit(theirs, via, HEAD_DEADLINE, seat));
+        ours
+    }
+
+    /// All that is answered until the connection ends.
+    async fn talk(door: &Arc<Door>, request: &str) -> String {
+        let mut connection = connect(door);
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_and_an_idle_connection_are_cut_off() {
+        let door = door();
+        let start = Instant::now();
+        assert_eq!(talk(&door, "").await, "");
+        let answer = talk(&door, "GET / HTTP/1.1\r\nHost: local").await;
+        assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+        let answer = talk(&door, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+        assert!(start.elapsed() < 3 * HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
+        door.tasks.close();
+        door.tasks.wait().await;
+        assert_eq!((door.crowd.accepted(), door.crowd.held()), (3, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_without_end_is_told_so() {
+        let request = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2 * MAX_HEAD));
+        let answer = talk(&door(), &request).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        assert!(answer.contains("application/problem+json") && answer.contains("16 KiB"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_handler_is_given_up() {
+        let answer = talk(&door(), "GET /never HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_is_refused_at_the_door() {
+        let answer = talk(&door(), "GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 403 Forbidden"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_streams_and_the_silent_at_once() {
+        let door = door();
+        let (mut connection, mut silent) = (connect(&door), connect(&door));
+        connection.write_all(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 15];
+        connection.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, b"HTTP/1.1 200 OK");
+        let start = Instant::now();
+        door.stop.cancel();
+        connection.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        door.tasks.close();
+        door.tasks.wait().await;
+        assert!(start.elapsed() < GRACE, "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_crowd_is_less_patient() {
+        let seats = Seats::new(4);
+        assert_eq!(seats.patience(), HEAD_DEADLINE);
+        let _taken = Arc::clone(&seats.free).try_acquire_many_owned(3).unwrap();
+        assert_eq!(seats.patience(), CROWDED_DEADLINE);
+    }
+}
