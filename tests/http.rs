@@ -33,6 +33,7 @@ async fn start() -> Node {
         advertise: None,
         join: Vec::new(),
         secrets: vec![Secret::random()],
+        tls: None,
         data_dir: None,
         ready_after: Duration::from_secs(10),
     };

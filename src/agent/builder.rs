@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Config, Secret, StartError};
+use super::{Agent, Config, Secret, StartError, trust::Files};
 use crate::model::{Invalid, MeshName, NodeName};
 
 /// Made by [`Agent::builder`]. Unless told otherwise: the host's name, mesh `default`, UDP 7946 on all addresses, nothing
@@ -24,6 +24,7 @@ pub struct Builder {
     advertise: Option<SocketAddr>,
     join: Vec<String>,
     secrets: Vec<Secret>,
+    tls: Option<Files>,
     data_dir: Option<PathBuf>,
     ready_after: Duration,
 }
@@ -40,6 +41,7 @@ impl Default for Builder {
             advertise: None,
             join: Vec::new(),
             secrets: Vec::new(),
+            tls: None,
             data_dir: None,
             ready_after: DEFAULT_READY_AFTER,
         }
@@ -101,6 +103,12 @@ impl Builder {
         self
     }
 
+    /// Certificate mode: the files to prove oneself with, instead of secrets.
+    pub fn tls(mut self, files: Files) -> Self {
+        self.tls = Some(files);
+        self
+    }
+
     /// Where to keep what must survive a restart.
     pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.data_dir = Some(directory.into());
@@ -132,8 +140,8 @@ impl Builder {
             })?,
         };
         let mesh = MeshName::try_from(self.mesh.as_str()).map_err(blame("mesh"))?;
-        let Self { datacenter, zone, meta, listen, advertise, join, secrets, data_dir, ready_after, .. } = self;
-        Ok(Config { node, mesh, datacenter, zone, meta, listen, advertise, join, secrets, data_dir, ready_after })
+        let Self { datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after, .. } = self;
+        Ok(Config { node, mesh, datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after })
     }
 }
 

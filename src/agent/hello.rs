@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use super::{
     quic::{Code, canonical},
-    tls,
     traffic::Traffic,
+    trust::{self, Trust},
 };
 use crate::{
     mesh::{Hello, wire},
@@ -27,6 +27,7 @@ pub(super) struct Greeter {
     pub(super) endpoint: Endpoint,
     pub(super) mesh: MeshName,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) trust: Arc<Trust>,
     /// What this node says now.
     pub(super) hello: ArcSwap<Hello>,
 }
@@ -79,6 +80,10 @@ impl From<ConnectionError> for Missed {
 }
 
 impl Greeter {
+    pub(super) fn new(endpoint: Endpoint, trust: Arc<Trust>, mesh: MeshName, hello: Hello) -> Self {
+        Self { endpoint, mesh, traffic: Arc::default(), trust, hello: ArcSwap::from_pointee(hello) }
+    }
+
     /// Dials `address`; where `expected` is given, whoever answers must be that node.
     pub(super) async fn dial(&self, address: SocketAddr, expected: Option<NodeId>) -> Result<Met, Missed> {
         self.traffic.dials.add(1);
@@ -99,6 +104,11 @@ impl Greeter {
             self.settle(connection, hello, None, Side::Listener)
         });
         self.count(met.await)
+    }
+
+    /// Whether the peer of a connection that stands would be let in today.
+    pub(super) fn accepts(&self, connection: &Connection) -> bool {
+        chain(connection).is_some_and(|chain| self.trust.still_accepts(&chain))
     }
 
     fn count(&self, met: Result<Result<Met, Missed>, tokio::time::error::Elapsed>) -> Result<Met, Missed> {
@@ -203,10 +213,15 @@ pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
     std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
 }
 
+/// The certificates that the peer has shown.
+fn chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+    Some(*connection.peer_identity()?.downcast().ok()?)
+}
+
 /// The id that the peer's certificate proves.
 fn proven_id(connection: &Connection, mesh: &MeshName) -> Option<NodeId> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    Some(NodeId::of(mesh, &tls::proven_name(chain.first()?, mesh)?))
+    let chain = chain(connection)?;
+    Some(NodeId::of(mesh, &trust::proven_name(chain.first()?, mesh)?))
 }
 
 async fn say(to: &mut SendStream, hello: &Hello) -> Result<(), Broken> {
@@ -264,7 +279,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) mod tests {
     use super::*;
     use crate::{
-        agent::{Secret, quic, store::Keys, tls::Tls},
+        agent::{Secret, quic, store::Keys, trust::Proof},
         mesh::Generation,
         model::{Epoch, Node},
     };
@@ -272,9 +287,10 @@ pub(super) mod tests {
     /// A greeter on loopback that calls itself `node` and started as the `boot`th.
     pub(in crate::agent) fn greeter(node: &str, boot: u64, secret: &Secret) -> Arc<Greeter> {
         let (mesh, name): (MeshName, _) = ("prod".try_into().unwrap(), node.try_into().unwrap());
-        let tls = Tls::new(&mesh, &name, std::slice::from_ref(secret)).unwrap();
+        let trust = Trust::new(&mesh, &name, Proof::Secrets(std::slice::from_ref(secret))).unwrap();
+        let trust = Arc::new(trust);
         let keys = Keys { reset: [u8::try_from(boot).unwrap(); 32], connection_ids: boot };
-        let endpoint = quic::bind("127.0.0.1:0".parse().unwrap(), &keys, tls).unwrap();
+        let endpoint = quic::bind("127.0.0.1:0".parse().unwrap(), &keys, trust.tls().unwrap()).unwrap();
         let hello = Hello {
             protocol: wire::VERSION,
             mesh: mesh.clone(),
@@ -291,7 +307,7 @@ pub(super) mod tests {
             },
             features: Vec::new(),
         };
-        Arc::new(Greeter { endpoint, mesh, traffic: Arc::default(), hello: ArcSwap::from_pointee(hello) })
+        Arc::new(Greeter::new(endpoint, trust, mesh, hello))
     }
 
     /// `a` dials `b`: what each makes of the other.

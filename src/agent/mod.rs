@@ -3,12 +3,13 @@
 //! [`Agent`] is the handle that embedders and faces hold: `Clone + Send + Sync`, cheap to copy. Behind it runs the loop
 //! (`drive`), which owns the mesh, the table of `peers` and the `writes` on their way to the `store`. Everything that
 //! has to wait is a task that reports to it: a `link` for each connection, a `hello` for each dial and call, `seek`
-//! while nobody is connected. `quic` and `tls` are the port and who may pass it.
+//! while nobody is connected. `quic` and `trust` are the port and who may pass it.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
 
 mod builder;
 mod clock;
+mod door;
 mod drive;
 mod hello;
 mod link;
@@ -23,8 +24,8 @@ mod start;
 mod store;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod traffic;
+pub mod trust;
 mod view;
 mod writes;
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub join: Vec<String>,
     /// The mesh's secrets: the first signs, all verify. At least one.
     pub secrets: Vec<Secret>,
+    /// Certificate mode: the files to prove oneself with, instead of the secrets.
+    pub tls: Option<trust::Files>,
     /// Where to keep what must survive; `None` keeps it in memory alone.
     pub data_dir: Option<PathBuf>,
     /// How long to wait for the first sync before serving what is stored.
@@ -90,6 +93,7 @@ pub struct Agent {
 struct Shared {
     view: Arc<View>,
     config: Config,
+    trust: Arc<trust::Trust>,
     address: SocketAddr,
     clock: Clock,
     status: Arc<Status>,
@@ -311,6 +315,23 @@ impl Agent {
             self.shared.config.ready_after.as_secs_f32()
         ));
         reasons
+    }
+
+    /// Takes other secrets or other files. Links stay, but those whose peers are not accepted any more.
+    ///
+    /// # Errors
+    /// When they are of no use; the old ones stay.
+    pub async fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
+        self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))?;
+        // Refused only when it has stopped, when no link stands.
+        let _ = self.shared.asks.send(Ask::Recheck).await;
+        Ok(())
+    }
+
+    /// What this node's own certificate says.
+    #[must_use]
+    pub fn certificate(&self) -> trust::Says {
+        self.shared.trust.says()
     }
 
     /// A copy of the core's counters; all zero once it has stopped.

@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use quinn::Connection;
 use rand::RngExt;
 use rand_pcg::Pcg32;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -43,6 +43,8 @@ pub(super) enum Arrival {
     Ended { peer: NodeId, serial: u64, gone: Gone },
     /// Whether the holder of the newcomer's name lives, and where.
     Judged(Box<Met>, Option<SocketAddr>),
+    /// This node has other papers.
+    Renewed,
     /// Where to look for the mesh.
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
@@ -170,6 +172,17 @@ impl Peers {
         let linked = |peer: &Peer| peer.link.as_ref().is_some_and(|link| link.address() == canonical(address));
         if !self.table.values().any(linked) && self.seeds.insert(address) {
             self.dial(Target::Seed(address), vec![address]);
+        }
+    }
+
+    /// Closes every link whose peer would not be let in today.
+    pub(super) fn recheck(&self) {
+        for link in self.table.values().filter_map(|peer| peer.link.as_ref()) {
+            if !self.greeter.accepts(&link.connection) {
+                tracing::warn!(event = "expelled", at = %link.address(), "its certificate is not accepted any more");
+                // Its task reports the end.
+                link.connection.close(Code::Expelled.into(), b"your certificate is not accepted any more");
+            }
         }
     }
 
@@ -439,45 +452,6 @@ pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arri
     }
 }
 
-/// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
-pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival>) {
-    let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
-    let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
-    while let Some(incoming) = greeter.endpoint.accept().await {
-        let busy = answering.available_permits() < MAX_ANSWERING - MAX_UNPROVEN;
-        if busy && incoming.may_retry() && !incoming.remote_address_validated() {
-            greeter.traffic.retries.add(1);
-            // Refused only when it was validated already, which was asked.
-            let _ = incoming.retry();
-            continue;
-        }
-        // Only this task hands them out: who alone holds it has no caller under way.
-        sources.retain(|_, seats| Arc::strong_count(seats) > 1);
-        let source = canonical(incoming.remote_address()).ip();
-        // A machine's own nodes may all start at once.
-        let most = if source.is_loopback() { MAX_ANSWERING } else { MAX_ANSWERING_ONE };
-        let seats = sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(most)));
-        let permits = [Arc::clone(&answering), Arc::clone(seats)].map(Semaphore::try_acquire_owned);
-        let [Ok(everywhere), Ok(here)] = permits else {
-            greeter.traffic.refused.add(1);
-            incoming.refuse();
-            continue;
-        };
-        let (greeter, arrivals) = (Arc::clone(&greeter), arrivals.clone());
-        tokio::spawn(async move {
-            let _permits = (everywhere, here);
-            let from = canonical(incoming.remote_address());
-            match greeter.answer(incoming).await {
-                Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
-                Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
-                Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
-                Err(why @ Missed::Stranger(_)) => tracing::warn!(event = "stranger", %from, %why),
-                Err(why) => tracing::debug!(event = "call_failed", %from, %why),
-            }
-        });
-    }
-}
-
 /// How long an address has to answer before the next is tried too (RFC 8305 section 8).
 const HEAD_START: Duration = Duration::from_millis(250);
 /// Parcels that wait for a dial: a round of packets, not more, since they grow stale.
@@ -491,9 +465,3 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// 50 dials a second, up to a second's worth at once.
 const DIAL_SPACING: Duration = Duration::from_millis(20);
 const DIAL_BURST: Duration = Duration::from_secs(1);
-/// Handshakes under way from now on for callers who have proved their address.
-const MAX_ANSWERING: usize = 256;
-/// And how many of them for one address, so that it does not take all seats.
-const MAX_ANSWERING_ONE: usize = 32;
-/// And how many for callers who have not.
-const MAX_UNPROVEN: usize = 64;

@@ -15,7 +15,7 @@ use quinn::{
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{StartError, store::Keys, tls::Tls};
+use super::{StartError, store::Keys, trust::Tls};
 use crate::{
     mesh::wire::{MAX_MESSAGE, MAX_PACKET},
     model::Node,
@@ -35,11 +35,13 @@ pub(super) enum Code {
     Protocol = 3,
     /// A second connection stands between the two.
     Duplicate = 4,
+    /// The listener's certificate is not accepted any more, or it behaved badly for too long.
+    Expelled = 5,
 }
 
 impl Code {
     pub(super) fn of(close: &quinn::ApplicationClose) -> Option<Self> {
-        [Self::Closed, Self::Leave, Self::NameInUse, Self::Protocol, Self::Duplicate]
+        [Self::Closed, Self::Leave, Self::NameInUse, Self::Protocol, Self::Duplicate, Self::Expelled]
             .into_iter()
             .find(|code| VarInt::from(*code) == close.error_code)
     }

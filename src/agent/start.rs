@@ -2,20 +2,20 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Agent, Config, Shared, StartError, Traffic, View,
+    Agent, Config, Shared, StartError, View,
     clock::Clock,
+    door,
     drive::{Agenda, Drive, Inbox, Status},
     hello::Greeter,
-    peers::{self, Peers},
+    peers::Peers,
     quic,
     seek::Seek,
     store::{Found, Store},
-    tls::Tls,
+    trust::{self, Proof, Trust},
     writes::Writes,
 };
 use crate::{
@@ -28,7 +28,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
     check(&config)?;
     let (completions, completed) = mpsc::unbounded_channel();
-    let (store, found, endpoint) = open(&config, &clock, completions).await?;
+    let trust = Arc::new(identify(&config)?);
+    let (store, found, endpoint) = open(&config, &clock, &trust, completions).await?;
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
@@ -37,14 +38,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let (peers_found, registrations) = (found.peers, found.registrations);
     let mesh = Mesh::new(core, registrations.clone(), clock.now());
     let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
-    let restored = held.len();
-    let traffic = Arc::new(Traffic::default());
-    let greeter = Arc::new(Greeter {
-        endpoint,
-        mesh: config.mesh.clone(),
-        traffic: Arc::clone(&traffic),
-        hello: ArcSwap::from_pointee(mesh.hello()),
-    });
+    tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
+    let greeter = Arc::new(Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello()));
+    let (traffic, trust) = (Arc::clone(&greeter.traffic), Arc::clone(&greeter.trust));
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
     let (counts, counted) = mpsc::channel(1);
@@ -70,10 +66,10 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         writes: Writes::new(store, held),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
-    tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored);
     drive.begin(&seek);
 
-    tokio::spawn(peers::listen(greeter, arrivals.clone()));
+    tokio::spawn(door::listen(greeter, arrivals.clone()));
+    tokio::spawn(trust::watch(Arc::clone(&trust), config.tls.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, counts: counted, arrivals: arrived, completed };
@@ -81,8 +77,21 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         ended.send_replace(Some(outcome));
     });
     let runtime = tokio::runtime::Handle::current();
-    let shared =
-        Shared { view, config, address: bound, clock, status, traffic, asks, counts, seeds, events, stopped, runtime };
+    let shared = Shared {
+        view,
+        config,
+        trust,
+        address: bound,
+        clock,
+        status,
+        traffic,
+        asks,
+        counts,
+        seeds,
+        events,
+        stopped,
+        runtime,
+    };
     Ok(Agent { shared: Arc::new(shared) })
 }
 
@@ -103,12 +112,17 @@ fn check(config: &Config) -> Result<(), StartError> {
 }
 
 /// What this node proves itself with.
-fn identify(config: &Config) -> Result<Tls, StartError> {
+fn identify(config: &Config) -> Result<Trust, StartError> {
+    if let Some(files) = &config.tls {
+        let blame = |why: trust::Broken| StartError::Config { field: "tls:", why: why.to_string() };
+        return Trust::new(&config.mesh, &config.node, Proof::Files(files)).map_err(blame);
+    }
     let blame = |why| StartError::Config { field: "secret", why };
     if config.secrets.is_empty() {
         return Err(blame("is missing: make one with `hobnob keygen` and give it to every node".into()));
     }
-    Tls::new(&config.mesh, &config.node, &config.secrets).map_err(|why| blame(format!("is of no use: {why}")))
+    let proof = Proof::Secrets(&config.secrets);
+    Trust::new(&config.mesh, &config.node, proof).map_err(|why| blame(format!("is of no use: {why}")))
 }
 
 /// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
@@ -123,9 +137,10 @@ fn core(config: &Config, bound: SocketAddr, epoch: Epoch, clock: &Clock) -> Resu
 async fn open(
     config: &Config,
     clock: &Clock,
+    trust: &Arc<Trust>,
     completions: mpsc::UnboundedSender<super::store::Completed>,
 ) -> Result<(Store, Found, quinn::Endpoint), StartError> {
-    let tls = identify(config)?;
+    let tls = trust.tls().map_err(|why| StartError::Config { field: "tls", why: why.to_string() })?;
     let (store, found) = open_store(config, clock, completions).await?;
     match quic::bind(config.listen, &found.keys, tls) {
         Ok(endpoint) => Ok((store, found, endpoint)),

@@ -174,7 +174,8 @@ async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals
     }
 }
 
-/// Reads the files again: services follow them at once, new seeds are tried, the rest waits for a restart.
+/// Reads the files again: services and what proves this node follow them at once, new seeds are tried, the rest waits
+/// for a restart.
 async fn reload(flags: &Flags, old: &Config, node: &Node, ledger: &mut Ledger) {
     let config = match Config::load(&flags.settings.sources()) {
         Ok(config) => config,
@@ -185,6 +186,12 @@ async fn reload(flags: &Flags, old: &Config, node: &Node, ledger: &mut Ledger) {
             return;
         }
     };
+    // A throw-away secret stays for life; other paths wait for a restart, as is said below.
+    if !flags.settings.dev
+        && let Err(why) = node.agent.renew(&config.agent.secrets, old.agent.tls.as_ref()).await
+    {
+        return error!(%why, "not reloaded; the old settings stay");
+    }
     for setting in old.fixed(&config) {
         warn!(setting, "has changed in the files, and waits for a restart");
     }

@@ -6,6 +6,7 @@
 )]
 
 mod agent;
+mod ca;
 mod client;
 mod completions;
 mod demo;
@@ -51,6 +52,9 @@ enum Command {
     Demo(demo::Flags),
     /// Print a fresh secret for a mesh
     Keygen(keygen::Flags),
+    /// Make a certification authority, and certificates for nodes
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// What this node says of itself
     Status(Reading),
     /// The nodes of the mesh
@@ -91,6 +95,7 @@ impl Command {
             Self::Agent(flags) => return agent::run(&flags),
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
+            Self::Ca(command) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Completions(flags) => return completions::run(&flags),
             _ => {}
@@ -114,7 +119,7 @@ impl Command {
             Self::Resolve(flags) => resolve::run(client, &flags).await,
             Self::Join(flags) => join::run(client, &flags).await,
             Self::Leave => leave::run(client).await,
-            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Config(_) | Self::Completions(_) => {
+            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Ca(_) | Self::Config(_) | Self::Completions(_) => {
                 unreachable!("Command::run has run it")
             }
         }

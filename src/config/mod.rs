@@ -28,7 +28,7 @@ pub use services::read as read_services;
 pub use settings::{Listen, Seed};
 
 use crate::{
-    agent::{self, Secret},
+    agent::{self, Secret, trust::Files},
     dns, http,
     model::{NodeName, Registration},
 };
@@ -115,8 +115,11 @@ impl Config {
 /// Makes what an agent needs of the laid-out layers.
 fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &mut Vec<Error>) -> Option<Config> {
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
-    let secrets = find_secrets(sources, &settings).map_err(|error| mistakes.push(error)).ok();
-    let Some(node) = settings.node.clone().or_else(host_name) else {
+    let tls = find_files(&settings).map_err(|error| mistakes.push(error)).ok()?;
+    let secrets = if tls.is_some() { Ok(Vec::new()) } else { find_secrets(sources, &settings) };
+    let secrets = secrets.map_err(|error| mistakes.push(error)).ok();
+    let named = || tls.as_ref().and_then(|files| files.names(&settings.mesh));
+    let Some(node) = settings.node.clone().or_else(named).or_else(host_name) else {
         let nameless = Error::new("node", "is not given, and this host's name is no DNS label");
         mistakes.push(nameless.next("hobnob agent --node NAME"));
         return None;
@@ -131,6 +134,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         advertise: settings.advertise,
         join: settings.join.into_iter().map(String::from).collect(),
         secrets: secrets?,
+        tls,
         data_dir: settings.data_dir,
         ready_after: settings.ready_after,
     };
@@ -222,6 +226,18 @@ fn defaults(sources: &Sources) -> Table {
     table
 }
 
+/// The files of certificate mode, if that is the mode.
+fn find_files(settings: &Settings) -> Result<Option<Files>, Error> {
+    if settings.tls.is_empty() {
+        return Ok(None);
+    }
+    if settings.secret_file.is_some() {
+        return Err(Error::new("secret_file", "stands beside [tls]: a mesh lives by its secret or by certificates"));
+    }
+    let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
+    settings.tls.clone().files().map(Some).map_err(|key| missing(key).next("hobnob ca issue NODE"))
+}
+
 fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, Error> {
     let by_flag = sources.flags.iter().any(|(_, path, _)| *path == "secret_file");
     let in_environment = sources.environment.get("HOBNOB_SECRET").filter(|_| !by_flag);
@@ -240,7 +256,7 @@ fn host_name() -> Option<NodeName> {
 }
 
 /// What a running node takes over when it reads its files again.
-const RELOADED: [&str; 1] = ["join"];
+const RELOADED: [&str; 2] = ["join", "secret_file"];
 /// Where state is kept unless told otherwise.
 const DATA_DIR: &str = "/var/lib/hobnob";
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::{
+    agent::trust::Files,
     dns, http,
     model::{Host, MeshName, NodeName, RegistrationDraft, parse_duration},
 };
@@ -19,6 +20,8 @@ pub(super) struct Settings {
     pub(super) zone: String,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) secret_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Tls::is_empty")]
+    pub(super) tls: Tls,
     pub(super) advertise: Option<SocketAddr>,
     pub(super) join: Vec<Seed>,
     #[serde(with = "duration")]
@@ -44,6 +47,7 @@ impl Default for Settings {
             zone: String::new(),
             data_dir: None,
             secret_file: None,
+            tls: Tls::default(),
             advertise: None,
             join: Vec::new(),
             ready_after: Duration::from_secs(10),
@@ -53,6 +57,28 @@ impl Default for Settings {
             http: http::Config::default(),
             services: Vec::new(),
         }
+    }
+}
+
+/// Certificate mode: the files to prove oneself with, instead of a secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tls {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) ca_key: Option<PathBuf>,
+}
+
+impl Tls {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The files, or the key that is missing.
+    pub(super) fn files(self) -> Result<Files, &'static str> {
+        let Self { ca, cert, key, ca_key } = self;
+        Ok(Files { ca: ca.ok_or("ca")?, cert: cert.ok_or("cert")?, key: key.ok_or("key")?, ca_key })
     }
 }
 

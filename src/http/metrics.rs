@@ -18,6 +18,7 @@ use crate::model::{Health, MemberState};
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let mut page = Page::default();
     process(&mut page, &app);
+    certificate(&mut page, &app);
     mesh(&mut page, &app);
     page.counters("hobnob", app.agent.stats().await.each());
     page.counters("hobnob_driver", app.agent.traffic().each());
@@ -47,6 +48,17 @@ fn crowd(page: &mut Page, crowd: &Crowd) {
     page.family("hobnob_http_cut_off", "counter", "Connections and requests given up, by reason.");
     for (reason, count) in crowd.each() {
         page.sample("hobnob_http_cut_off_total", &[("reason", reason)], count);
+    }
+}
+
+fn certificate(page: &mut Page, app: &App) {
+    let says = app.agent.certificate();
+    for (name, help, at) in [
+        ("hobnob_certificate_not_before_seconds", "From when on this node's certificate is good.", says.not_before),
+        ("hobnob_certificate_expires_seconds", "Until when this node's certificate is good.", says.not_after),
+    ] {
+        page.family(name, "gauge", help);
+        page.sample(name, &[], at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
     }
 }
 

@@ -200,6 +200,16 @@ impl Agent {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
     }
 
+    /// A page that is no JSON.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, answer) = self.call("GET", path, "").await;
         assert_eq!(status, 200, "{path}: {answer}");

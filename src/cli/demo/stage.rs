@@ -200,6 +200,7 @@ impl Stage {
             advertise: None,
             join: seeds.map(|life| life.agent.address().to_string()).collect(),
             secrets: vec![self.secret.clone()],
+            tls: None,
             data_dir: None,
             ready_after: PATIENCE,
         };

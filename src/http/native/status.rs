@@ -1,6 +1,9 @@
 //! `GET /api/v1/status`: this node and its mesh at a glance.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
@@ -9,8 +12,9 @@ use axum::{
 };
 use serde::Serialize;
 
+use super::moment;
 use crate::{
-    agent::View,
+    agent::{View, trust::Says},
     http::Shared,
     model::{MemberState, MeshName, NodeName},
 };
@@ -28,6 +32,33 @@ struct Status<'a> {
     fingerprint: String,
     agreement: f64,
     addresses: Addresses,
+    certificate: Certificate,
+}
+
+/// What this node proves itself with on the mesh.
+#[derive(Serialize)]
+struct Certificate {
+    serial: String,
+    #[serde(serialize_with = "moment")]
+    not_before: u64,
+    #[serde(serialize_with = "moment")]
+    not_after: u64,
+    /// Less than a fifth of its lifetime is left.
+    expires_soon: bool,
+}
+
+impl From<Says> for Certificate {
+    fn from(says: Says) -> Self {
+        let millis = |at: SystemTime| {
+            u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+        };
+        Self {
+            expires_soon: says.expires_soon(SystemTime::now()),
+            not_before: millis(says.not_before),
+            not_after: millis(says.not_after),
+            serial: says.serial,
+        }
+    }
 }
 
 /// Where this node answers.
@@ -75,6 +106,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         instances: services.iter().map(|service| service.instances.len()).sum(),
         fingerprint: format!("{:016x}", app.agent.fingerprint()),
         agreement: app.agent.agreement(),
+        certificate: app.agent.certificate().into(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()

@@ -1,0 +1,211 @@
+//! Who signs: a mesh's certification authority, derived from its secret or kept in two files away from its nodes.
+//!
+//! It signs certificates for `<node>.<mesh>.hobnob`, and edicts (see [`super::edict`]). An authority of files is made
+//! by `hobnob ca init`; whose key a node does not hold, that node cannot sign anything with.
+
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::{
+    hkdf::{HKDF_SHA256, KeyType, Salt},
+    signature::Ed25519KeyPair,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519, PublicKeyData, SerialNumber, date_time_ymd,
+};
+use rustls::{
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
+
+use super::{Broken, papers::Issued, san};
+use crate::{
+    agent::Secret,
+    model::{MeshName, NodeName},
+};
+
+/// A certification authority with its key.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(super) certificate: CertificateDer<'static>,
+}
+
+/// A certificate and its key as PEM texts, as they go into files.
+pub struct Pair {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key.
+    pub key: Zeroizing<String>,
+}
+
+impl Authority {
+    /// The authority that every holder of `secret` derives alike.
+    pub(super) fn derive(mesh: &MeshName, secret: &Secret) -> Result<Self, Broken> {
+        let mesh = mesh.as_str().to_ascii_lowercase();
+        let mut seed = Zeroizing::new([0; SEED]);
+        Salt::new(HKDF_SHA256, CA_SALT)
+            .extract(secret.bytes())
+            .expand(&[CA_LABEL, mesh.as_bytes()], SeedLength)
+            .and_then(|key| key.fill(&mut *seed))
+            .map_err(|_| Broken::Key)?;
+        let mut params = authority_params(&format!("{mesh}{}", super::SUFFIX));
+        // The same bytes on every node: fixed validity, fixed serial, a signature without randomness (RFC 8032).
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2120, 1, 1);
+        params.serial_number = Some(SerialNumber::from(1_u64));
+        Self::sign_itself(params, key_pair(&seed)?)
+    }
+
+    /// A fresh one with a random key: its holder, and the two files to keep.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn create(lifetime: Duration) -> Result<(Self, Pair), Broken> {
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let mut tag = [0; 4];
+        getrandom::fill(&mut tag).map_err(|_| Broken::Key)?;
+        // Two authorities of one mesh are told apart by name while they overlap.
+        let mut params = authority_params(&format!("hobnob authority {:08x}", u32::from_be_bytes(tag)));
+        let now = SystemTime::now();
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + lifetime).into();
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        let authority = Self::sign_itself(params, key)?;
+        let certificate = pem("CERTIFICATE", &authority.certificate);
+        Ok((authority, Pair { certificate, key: key_pem }))
+    }
+
+    /// Reads one from the two files' texts.
+    ///
+    /// # Errors
+    /// When one of them is not what it should be, or they do not belong together.
+    pub fn read(certificate: &str, key: &str) -> Result<Self, Broken> {
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| Broken::Pem("ca"))?;
+        let key = KeyPair::from_pem(key).map_err(|_| Broken::Pem("ca_key"))?;
+        let (_, parsed) = parse_x509_certificate(&certificate).map_err(|_| Broken::Pem("ca"))?;
+        if parsed.public_key().raw != key.subject_public_key_info().as_slice() {
+            return Err(Broken::Apart("ca_key", "ca"));
+        }
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { issuer, certificate })
+    }
+
+    /// A certificate for `node` of `mesh`, with a fresh key.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn issue(&self, mesh: &MeshName, node: &NodeName, lifetime: Duration) -> Result<Pair, Broken> {
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let certificate = self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime)?;
+        Ok(Pair { certificate: pem("CERTIFICATE", &certificate), key: Zeroizing::new(key.serialize_pem()) })
+    }
+
+    /// What a node shows that signs for itself.
+    pub(super) fn issue_own(&self, san: &str, now: SystemTime) -> Result<Issued, Broken> {
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let certificate = self.sign_certificate(san, &key, now, OWN_LIFETIME)?;
+        let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()))?;
+        Issued::new(CertifiedKey::new(vec![certificate], signing), Some(now + OWN_LIFETIME * 2 / 3))
+    }
+
+    fn sign_itself(params: CertificateParams, key: KeyPair) -> Result<Self, Broken> {
+        let certificate = params.self_signed(&key)?.der().clone();
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
+    }
+
+    fn sign_certificate(
+        &self,
+        san: &str,
+        key: &impl PublicKeyData,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<CertificateDer<'static>, Broken> {
+        let mut params = CertificateParams::new([san.to_owned()])?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + lifetime).into();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(params.signed_by(key, &self.issuer)?.der().clone())
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Authority(…)")
+    }
+}
+
+impl std::fmt::Debug for Pair {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Pair(…)")
+    }
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn key_pair(seed: &[u8; SEED]) -> Result<KeyPair, Broken> {
+    let key = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| Broken::Key)?;
+    let pkcs8 = key.to_pkcs8v1().map_err(|_| Broken::Key)?;
+    Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8.as_ref()))?)
+}
+
+/// DER in PEM's armour (RFC 7468).
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
+
+/// How long HKDF's answer is: an Ed25519 seed.
+struct SeedLength;
+
+impl KeyType for SeedLength {
+    fn len(&self) -> usize {
+        SEED
+    }
+}
+
+/// The bytes of an Ed25519 seed (RFC 8032 section 5.1.5).
+const SEED: usize = 32;
+/// Separates what is derived here from any other use of the secret.
+const CA_SALT: &[u8] = b"hobnob";
+const CA_LABEL: &[u8] = b"certification authority, ed25519, version 1: ";
+/// How long a certificate lives that a node signs for itself. Renewed at two thirds; open connections do not notice.
+const OWN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far two nodes' clocks may differ.
+const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_is_the_same_everywhere() {
+        let (mesh, secret) = ("prod".try_into().unwrap(), Secret::random());
+        let [one, two] = [(); 2].map(|()| Authority::derive(&mesh, &secret).unwrap());
+        assert_eq!(one.certificate, two.certificate);
+    }
+
+    #[test]
+    fn an_authority_of_files_is_read_again_and_not_with_a_foreign_key() {
+        let (one, files) = Authority::create(Duration::from_secs(3600)).unwrap();
+        let again = Authority::read(&files.certificate, &files.key).unwrap();
+        assert_eq!(one.certificate, again.certificate);
+        let (_, other) = Authority::create(Duration::from_secs(3600)).unwrap();
+        assert!(matches!(Authority::read(&files.certificate, &other.key), Err(Broken::Apart(..))));
+        assert!(Authority::read("nonsense", &other.key).is_err());
+        assert!(!format!("{files:?}{one:?}").contains("BEGIN"));
+    }
+}

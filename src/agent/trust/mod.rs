@@ -1,0 +1,372 @@
+//! Who a peer is: mutual TLS 1.3 under the mesh's certification authority.
+//!
+//! Two ways in. With a *shared secret* each node derives the same authority and signs for itself: nothing to hand out,
+//! but whoever holds the secret may name himself anything. With *certificates* the authority's key stays off the nodes,
+//! and a node proves its own name and no other. Several secrets or authorities may stand side by side: the first signs,
+//! all verify; that is how they rotate.
+//!
+//! The names are checked by us, since a seed is dialled by address: the mesh and the deny list first, then the chain, and
+//! in the Hello the node. Papers are replaced while connections stand.
+
+mod authority;
+mod papers;
+mod watch;
+
+use std::{path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        NoServerSessionStorage,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+    version::TLS13,
+};
+use x509_parser::{extensions::GeneralName, parse_x509_certificate};
+
+pub use authority::{Authority, Pair};
+pub use papers::{Files, Says};
+
+use super::Secret;
+use crate::model::{MeshName, NodeName};
+use papers::Papers;
+pub(super) use watch::watch;
+
+/// The protocol spoken above TLS (RFC 7301).
+pub(super) const ALPN: &[u8] = b"hobnob/1";
+
+/// What one node trusts and shows, shared by all of its connections.
+pub(super) struct Trust {
+    mesh: MeshName,
+    node: NodeName,
+    papers: ArcSwap<Papers>,
+}
+
+/// Both sides of TLS for one node.
+pub(super) struct Tls {
+    pub(super) server: ServerConfig,
+    pub(super) client: ClientConfig,
+}
+
+/// What a node is to prove itself with.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Proof<'a> {
+    Secrets(&'a [Secret]),
+    Files(&'a Files),
+}
+
+impl Trust {
+    pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
+        let papers = ArcSwap::from_pointee(Self::papers(mesh, node, proof)?);
+        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers })
+    }
+
+    fn papers(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Papers, Broken> {
+        match proof {
+            Proof::Secrets(secrets) => Papers::derive(mesh, node, secrets),
+            Proof::Files(files) => Papers::read(mesh, node, files),
+        }
+    }
+
+    /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
+    pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
+        self.papers.store(Arc::new(Self::papers(&self.mesh, &self.node, proof)?));
+        Ok(())
+    }
+
+    /// What this node's certificate says.
+    pub(super) fn says(&self) -> Says {
+        self.current().says.clone()
+    }
+
+    fn current(&self) -> Arc<papers::Issued> {
+        self.papers.load().current(&san(&self.mesh, &self.node))
+    }
+
+    /// Whether a chain that was accepted once would be accepted now.
+    pub(super) fn still_accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((leaf, rest)) = chain.split_first() else { return false };
+        self.check_name(leaf).is_ok() && self.papers.load().verify(leaf, rest, UnixTime::now()).is_ok()
+    }
+
+    fn check_name(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
+        match proven_name(certificate, &self.mesh) {
+            Some(_) => Ok(()),
+            None => Err(CertificateError::NotValidForName.into()),
+        }
+    }
+
+    /// Both sides of TLS, as QUIC wants them.
+    pub(super) fn tls(self: &Arc<Self>) -> Result<Tls, Broken> {
+        let crypto = Arc::new(provider::default_provider());
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&crypto))
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::clone(self) as _)
+            .with_cert_resolver(Arc::clone(self) as _);
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would keep a peer's certificate without verifying it again, to save a third of a handshake.
+        server.send_tls13_tickets = 0;
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+
+        let mut client = ClientConfig::builder_with_provider(crypto)
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(self) as _)
+            .with_client_cert_resolver(Arc::clone(self) as _);
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        client.enable_sni = false;
+        Ok(Tls { server, client })
+    }
+}
+
+/// The name that a verified certificate proves, if it belongs to `mesh`.
+pub(super) fn proven_name(certificate: &CertificateDer<'_>, mesh: &MeshName) -> Option<NodeName> {
+    let san = only_san(certificate)?;
+    let (node, rest) = san.split_once('.')?;
+    let of = rest.strip_suffix(SUFFIX)?;
+    if of.eq_ignore_ascii_case(mesh.as_str()) { NodeName::try_from(node).ok() } else { None }
+}
+
+/// Why there is nothing to prove oneself with. Never the doing of a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// There is nothing to derive from.
+    #[error("no secret was given")]
+    NoSecret,
+    /// The cryptographic library refused a key.
+    #[error("the key cannot be made")]
+    Key,
+    /// A certificate could not be made.
+    #[error("the certificate cannot be made: {0}")]
+    Certificate(#[from] rcgen::Error),
+    /// TLS refused the result.
+    #[error("TLS refuses the certificate: {0}")]
+    Tls(#[from] Error),
+    /// The verifier refused the authorities.
+    #[error("the verifier refuses the authority: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// A setting's file is not what it should be.
+    #[error("{0} is not in PEM, or not what it should be")]
+    Pem(&'static str),
+    /// Two files that do not belong together.
+    #[error("{0} is not the key of {1}: were they issued together?")]
+    Apart(&'static str, &'static str),
+    /// A file cannot be read.
+    #[error("{} cannot be read: {_1}", .0.display())]
+    Unread(PathBuf, std::io::Error),
+    /// A file holds something else.
+    #[error("{} {_1}", .0.display())]
+    File(PathBuf, &'static str),
+    /// Others can read a key.
+    #[error("{} can be read by others (mode {_1:o}); a key is for its owner alone: chmod 600", .0.display())]
+    Readable(PathBuf, u32),
+    /// The certificate is another node's.
+    #[error("the certificate names {says}, and this node is {wanted}: issue one for it with `hobnob ca issue`")]
+    Name {
+        /// Whom it names.
+        says: String,
+        /// Whom it should.
+        wanted: String,
+    },
+}
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Trust({})", san(&self.mesh, &self.node))
+    }
+}
+
+impl rustls::server::ResolvesServerCert for Trust {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current().key))
+    }
+}
+
+impl rustls::client::ResolvesClientCert for Trust {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current().key))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.check_name(certificate)?;
+        self.papers.load().verify(certificate, intermediates, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.papers.load().servers.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.papers.load().servers.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.papers.load().servers.supported_verify_schemes()
+    }
+}
+
+impl ClientCertVerifier for Trust {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // The authorities change while we live, and who belongs here knows them.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.check_name(certificate)?;
+        self.papers.load().clients.verify_client_cert(certificate, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.papers.load().clients.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.papers.load().clients.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.papers.load().clients.supported_verify_schemes()
+    }
+}
+
+/// The certificate's DNS name, if it has exactly one name and that is a DNS name.
+fn only_san(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()??;
+    match names.value.general_names.as_slice() {
+        [GeneralName::DNSName(name)] => Some((*name).to_owned()),
+        _ => None,
+    }
+}
+
+fn san(mesh: &MeshName, node: &NodeName) -> String {
+    format!("{node}.{mesh}{SUFFIX}").to_ascii_lowercase()
+}
+
+const SUFFIX: &str = ".hobnob";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust(mesh: &str, node: &str, secrets: &[Secret]) -> Arc<Trust> {
+        let (mesh, node) = (mesh.try_into().unwrap(), node.try_into().unwrap());
+        Arc::new(Trust::new(&mesh, &node, Proof::Secrets(secrets)).unwrap())
+    }
+
+    fn tls(mesh: &str, node: &str, secrets: &[Secret]) -> Tls {
+        trust(mesh, node, secrets).tls().unwrap()
+    }
+
+    /// Shakes hands in memory; the certificates that the client and the server have seen.
+    fn shake(client: &Tls, server: &Tls) -> Result<[CertificateDer<'static>; 2], Error> {
+        let name = "peer.hobnob".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(client.client.clone()), name).unwrap();
+        let mut server = rustls::ServerConnection::new(Arc::new(server.server.clone())).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        let seen = |chain: Option<&[CertificateDer<'static>]>| chain.unwrap()[0].clone();
+        Ok([seen(client.peer_certificates()), seen(server.peer_certificates())])
+    }
+
+    #[test]
+    fn two_holders_of_a_secret_prove_their_names() {
+        let secret = [Secret::random()];
+        let seen = shake(&tls("prod", "Web-1", &secret), &tls("PROD", "db-1", &secret)).unwrap();
+        let names = seen.map(|c| proven_name(&c, &"prod".try_into().unwrap()).unwrap());
+        assert_eq!(names, ["db-1", "web-1"].map(|n| n.try_into().unwrap()));
+    }
+
+    #[test]
+    fn a_foreign_secret_is_refused_by_both_sides() {
+        let [ours, theirs] = [[Secret::random()], [Secret::random()]];
+        assert!(shake(&tls("prod", "a", &theirs), &tls("prod", "b", &ours)).is_err());
+        let both = [ours[0].clone(), theirs[0].clone()];
+        assert!(shake(&tls("prod", "a", &theirs), &tls("prod", "b", &both)).is_err(), "the client refuses the server");
+    }
+
+    #[test]
+    fn a_foreign_mesh_is_refused_even_under_the_same_secret() {
+        let secret = [Secret::random()];
+        assert!(shake(&tls("prod", "a", &secret), &tls("test", "b", &secret)).is_err());
+    }
+
+    #[test]
+    fn secrets_rotate_one_node_at_a_time() {
+        let [old, new] = [Secret::random(), Secret::random()];
+        let before = tls("prod", "a", &[old.clone(), new.clone()]);
+        let after = tls("prod", "b", &[new, old]);
+        assert!(shake(&before, &after).is_ok());
+        assert!(shake(&after, &before).is_ok());
+    }
+
+    #[test]
+    fn an_old_certificate_is_renewed_when_it_is_next_shown() {
+        let trust = trust("prod", "a", &[Secret::random()]);
+        let first = trust.current();
+        assert!(Arc::ptr_eq(&first, &trust.current()));
+        let aged = papers::Issued {
+            key: Arc::clone(&first.key),
+            says: first.says.clone(),
+            renew_at: Some(std::time::SystemTime::UNIX_EPOCH),
+        };
+        trust.papers.load().own.store(Arc::new(aged));
+        assert!(!Arc::ptr_eq(&first, &trust.current()));
+    }
+}

@@ -1,0 +1,228 @@
+//! What a node holds: whom it believes, what it shows, and the authority's key where it has one.
+//!
+//! All of it is replaced as one when secrets or files change; connections that stand do not notice.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore,
+    client::WebPkiServerVerifier,
+    crypto::{CryptoProvider, aws_lc_rs as provider},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+    sign::CertifiedKey,
+};
+use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
+
+use super::{Authority, Broken, only_san, proven_name, san};
+use crate::{
+    agent::Secret,
+    model::{MeshName, NodeName},
+};
+
+/// The files of certificate mode: the section `[tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The certificates of the authorities to believe, one after the other.
+    pub ca: PathBuf,
+    /// This node's certificate, and those between it and the authority, if any.
+    pub cert: PathBuf,
+    /// Its private key, readable by its owner alone.
+    pub key: PathBuf,
+    /// The key of the first authority in `ca`: on a node that lets new machines in, and on no other.
+    pub ca_key: Option<PathBuf>,
+}
+
+impl Files {
+    /// Whom the certificate names, if it can be read and is of `mesh`.
+    #[must_use]
+    pub fn names(&self, mesh: &MeshName) -> Option<NodeName> {
+        let text = text(&self.cert).ok()?;
+        proven_name(&CertificateDer::from_pem_slice(text.as_bytes()).ok()?, mesh)
+    }
+}
+
+/// A certificate with its key, and what the certificate says.
+pub(super) struct Issued {
+    pub(super) key: Arc<CertifiedKey>,
+    pub(super) says: Says,
+    /// When to issue the next, where the node signs for itself.
+    pub(super) renew_at: Option<SystemTime>,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// Its number, unique under its authority, in hexadecimal.
+    pub serial: String,
+    /// From when on it is good.
+    pub not_before: SystemTime,
+    /// Until when it is.
+    pub not_after: SystemTime,
+}
+
+impl Says {
+    /// Whether less than a fifth of the lifetime is left at `now`.
+    #[must_use]
+    pub fn expires_soon(&self, now: SystemTime) -> bool {
+        let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_after.duration_since(now).unwrap_or_default() < lifetime / 5
+    }
+}
+
+impl Issued {
+    pub(super) fn new(key: CertifiedKey, renew_at: Option<SystemTime>) -> Result<Self, Broken> {
+        let says = key.cert.first().and_then(says).ok_or(Broken::Pem("cert"))?;
+        Ok(Self { key: Arc::new(key), says, renew_at })
+    }
+}
+
+/// All that a node holds.
+pub(super) struct Papers {
+    pub(super) servers: Arc<WebPkiServerVerifier>,
+    pub(super) clients: Arc<dyn ClientCertVerifier>,
+    /// The key of the first, where this node has it.
+    pub(super) authority: Option<Authority>,
+    pub(super) own: ArcSwap<Issued>,
+}
+
+impl Papers {
+    /// Derives the authorities and issues this node's first certificate.
+    pub(super) fn derive(mesh: &MeshName, node: &NodeName, secrets: &[Secret]) -> Result<Self, Broken> {
+        let authorities = secrets.iter().map(|s| Authority::derive(mesh, s)).collect::<Result<Vec<_>, _>>()?;
+        let roots: Vec<_> = authorities.iter().map(|authority| authority.certificate.clone()).collect();
+        let signer = authorities.into_iter().next().ok_or(Broken::NoSecret)?;
+        let own = signer.issue_own(&san(mesh, node), SystemTime::now())?;
+        Self::assemble(&roots, own, Some(signer))
+    }
+
+    /// Reads the files, and holds them against each other and the node's name.
+    pub(super) fn read(mesh: &MeshName, node: &NodeName, files: &Files) -> Result<Self, Broken> {
+        let ca = text(&files.ca)?;
+        let roots: Vec<_> = CertificateDer::pem_slice_iter(ca.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| Broken::File(files.ca.clone(), NO_CERTIFICATE))?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(text(&files.cert)?.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|_| Broken::File(files.cert.clone(), NO_CERTIFICATE))?;
+        let Some(first) = roots.first() else { return Err(Broken::File(files.ca.clone(), NO_CERTIFICATE)) };
+        let Some(leaf) = chain.first() else { return Err(Broken::File(files.cert.clone(), NO_CERTIFICATE)) };
+        match proven_name(leaf, mesh) {
+            Some(name) if name == *node => {}
+            _ => {
+                let says = only_san(leaf).unwrap_or_else(|| "no name, or several".into());
+                return Err(Broken::Name { says, wanted: san(mesh, node) });
+            }
+        }
+        let key = secret_text(&files.key)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
+        let key = CertifiedKey::new(chain, provider::sign::any_supported_type(&key)?);
+        key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
+        let authority = match &files.ca_key {
+            Some(path) => Some(Authority::read(&super::authority::pem("CERTIFICATE", first), &secret_text(path)?)?),
+            None => None,
+        };
+        let papers = Self::assemble(&roots, Issued::new(key, None)?, authority)?;
+        papers.believes_itself()?;
+        Ok(papers)
+    }
+
+    fn assemble(roots: &[CertificateDer<'static>], own: Issued, authority: Option<Authority>) -> Result<Self, Broken> {
+        let crypto: Arc<CryptoProvider> = Arc::new(provider::default_provider());
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone())?;
+        }
+        let store = Arc::new(store);
+        let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(&crypto)).build()?;
+        let clients = WebPkiClientVerifier::builder_with_provider(store, crypto).clear_root_hint_subjects().build()?;
+        Ok(Self { servers, clients, authority, own: ArcSwap::from_pointee(own) })
+    }
+
+    /// A certificate that the others would refuse is refused here, where somebody reads why.
+    fn believes_itself(&self) -> Result<(), Broken> {
+        let own = self.own.load();
+        let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Pem("cert"))?;
+        Ok(self.verify(leaf, rest, UnixTime::now()).map(drop)?)
+    }
+
+    /// Whether `leaf` comes from an authority believed here, and is good at `now`.
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        use rustls::client::danger::ServerCertVerifier;
+        let own = only_san(leaf).and_then(|san| ServerName::try_from(san).ok());
+        let own = own.ok_or(rustls::CertificateError::BadEncoding)?;
+        self.servers.verify_server_cert(leaf, rest, &own, &[], now).map(drop)
+    }
+
+    /// What this node shows now; one that it signs for itself is issued again when it has grown old. No timer, so no
+    /// cost while idle.
+    pub(super) fn current(&self, san: &str) -> Arc<Issued> {
+        let issued = self.own.load_full();
+        let now = SystemTime::now();
+        let Some(authority) = self.authority.as_ref().filter(|_| issued.renew_at.is_some_and(|at| now >= at)) else {
+            return issued;
+        };
+        match authority.issue_own(san, now) {
+            Ok(fresh) => {
+                let fresh = Arc::new(fresh);
+                self.own.store(Arc::clone(&fresh));
+                fresh
+            }
+            Err(why) => {
+                tracing::error!(event = "certificate_not_renewed", %why);
+                issued
+            }
+        }
+    }
+}
+
+/// What a certificate says of itself.
+pub(super) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let moment = |at: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0));
+    let validity = parsed.validity();
+    Some(Says {
+        serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+        not_before: moment(validity.not_before.timestamp()),
+        not_after: moment(validity.not_after.timestamp()),
+    })
+}
+
+fn text(path: &Path) -> Result<String, Broken> {
+    fs::read_to_string(path).map_err(|why| Broken::Unread(path.to_owned(), why))
+}
+
+/// A file that nobody but its owner may be able to read.
+fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
+    use std::io::Read;
+    let unread = |why| Broken::Unread(path.to_owned(), why);
+    let mut file = fs::File::open(path).map_err(unread)?;
+    // Asked of the open file, so that what is checked is what is read.
+    let mode = file.metadata().map_err(unread)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        return Err(Broken::Readable(path.to_owned(), mode & 0o777));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.by_ref().take(MAX_FILE).read_to_string(&mut text).map_err(unread)?;
+    Ok(text)
+}
+
+const NO_CERTIFICATE: &str = "holds no certificate in PEM";
+/// The rights of the group and of everybody else.
+const OTHERS: u32 = 0o077;
+/// A key is a few hundred bytes; a megabyte of them is a mistake.
+const MAX_FILE: u64 = 64 * 1024;

@@ -1,0 +1,135 @@
+//! `hobnob ca`: a certification authority in two files, kept away from the nodes, and certificates for them.
+//!
+//! No file is ever overwritten: a lost authority is a mesh to be set up anew.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
+
+use super::{
+    failure::{Code, Failure},
+    output,
+};
+use crate::{
+    agent::trust::{Authority, Pair},
+    model::{MeshName, NodeName},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make an authority: ca.pem for every node, ca-key.pem for none
+    Init(Init),
+    /// Issue a certificate that proves one node's name: NODE.pem and NODE-key.pem
+    Issue(Issue),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    #[command(flatten)]
+    place: Place,
+    /// How many days it is good for
+    #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Issue {
+    /// The node's name
+    node: NodeName,
+    #[command(flatten)]
+    place: Place,
+    /// The mesh it belongs to
+    #[arg(long, default_value = "default")]
+    mesh: MeshName,
+    /// How many days the certificate is good for
+    #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: u32,
+    /// Where to write the two files [default: the authority's folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Where an authority is kept.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The authority's folder
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+}
+
+pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
+    let files = match command {
+        Command::Init(flags) => {
+            let broken = |why| Failure::new("cannot make an authority", why, "hobnob ca init");
+            let (_, pair) = Authority::create(days(flags.days)).map_err(broken)?;
+            [(flags.place.dir.join(CERTIFICATE), pair.certificate.into()), (flags.place.dir.join(KEY), pair.key)]
+        }
+        Command::Issue(flags) => issue(flags)?,
+    };
+    write_new(&files)?;
+    output::print(&files.map(|(path, _)| path.display().to_string()).join("\n"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn issue(flags: &Issue) -> Result<[(PathBuf, Zeroizing<String>); 2], Failure> {
+    let broken = |why| Failure::new(format!("cannot issue a certificate for {}", flags.node), why, "hobnob ca --help");
+    let authority = flags.place.read()?;
+    let Pair { certificate, key } = authority.issue(&flags.mesh, &flags.node, days(flags.days)).map_err(broken)?;
+    let out = flags.out.as_ref().unwrap_or(&flags.place.dir);
+    let file = |ending: &str| out.join(format!("{}{ending}", flags.node));
+    Ok([(file(".pem"), certificate.into()), (file("-key.pem"), key)])
+}
+
+impl Place {
+    /// The authority that is kept there.
+    pub(super) fn read(&self) -> Result<Authority, Failure> {
+        let text = |name: &str| {
+            let path = self.dir.join(name);
+            fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
+                Failure::new(format!("cannot read the authority's {}", path.display()), error, "hobnob ca init")
+                    .code(Code::Usage)
+            })
+        };
+        Authority::read(&text(CERTIFICATE)?, &text(KEY)?).map_err(|why| {
+            let what = format!("there is no sound authority in {}", self.dir.display());
+            Failure::new(what, why, "hobnob ca init --dir DIR").code(Code::Usage)
+        })
+    }
+}
+
+/// Writes files that are not there yet, for their owner alone; all of them or none.
+pub(super) fn write_new(files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Failure> {
+    let refuse = |path: &Path, error: &io::Error| {
+        let what = format!("cannot write {}", path.display());
+        let next = format!("ls -l {}; nothing is overwritten, give another folder", path.display());
+        Failure::new(what, error, next)
+    };
+    for (at, (path, text)) in files.iter().enumerate() {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        if let Err(error) = written {
+            // What was made for it is of no use alone; the file that was in the way stays.
+            let ours = if error.kind() == io::ErrorKind::AlreadyExists { at } else { at + 1 };
+            files.iter().take(ours).for_each(|(path, _)| drop(fs::remove_file(path)));
+            return Err(refuse(path, &error));
+        }
+    }
+    Ok(())
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(u64::from(days) * 24 * 3600)
+}
+
+/// For every node.
+const CERTIFICATE: &str = "ca.pem";
+/// For none.
+const KEY: &str = "ca-key.pem";

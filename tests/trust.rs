@@ -1,0 +1,141 @@
+//! Who may join: certificates as an operator hands them out, real agents that prove themselves with them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
+mod process;
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use process::{Agent, Mesh, finish, hobnob, until};
+use tokio::process::Command;
+
+/// `hobnob ca init` in the mesh's folder `dir`.
+async fn authority(mesh: &Mesh, dir: &str) {
+    fs::create_dir_all(mesh.path(dir)).unwrap();
+    let made = finish(hobnob().args(["ca", "init", "--dir"]).arg(mesh.path(dir))).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+}
+
+/// `hobnob ca issue` for a node of the mesh `test`.
+async fn issue(mesh: &Mesh, dir: &str, node: &str, more: &[&str]) {
+    let mut command = hobnob();
+    command.args(["ca", "issue", node, "--mesh", "test", "--dir"]).arg(mesh.path(dir)).args(more);
+    let issued = finish(&mut command).await;
+    assert_eq!(issued.code, Some(0), "{issued:?}");
+}
+
+/// `hobnob agent` with the certificate that stands in `dir` for `of`.
+fn agent(mesh: &Mesh, node: &str, dir: &str, of: &str) -> Command {
+    let at = |name: String| mesh.path(dir).join(name).display().to_string();
+    let text = format!(
+        "node = \"{node}\"\nmesh = \"test\"\n[tls]\nca = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
+        at("ca.pem".into()),
+        at(format!("{of}.pem")),
+        at(format!("{of}-key.pem")),
+    );
+    let config = mesh.file(&format!("{node}.toml"), &text);
+    let mut command = hobnob();
+    command.args(["agent", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
+    command.arg("--config").arg(config).arg("--data-dir").arg(mesh.path(node));
+    command.arg("--ready-file").arg(mesh.path(&format!("{node}.ready")));
+    command
+}
+
+async fn start(mesh: &Mesh, node: &str, dir: &str, seeds: &[&Agent]) -> Agent {
+    let mut command = agent(mesh, node, dir, node);
+    for seed in seeds {
+        command.args(["--join", &seed.mesh.to_string()]);
+    }
+    mesh.launch(node, &mut command).await
+}
+
+#[tokio::test]
+async fn an_authority_s_files_are_for_their_owner_and_never_overwritten() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    issue(&mesh, "ca", "web-1", &[]).await;
+    for name in ["ca.pem", "ca-key.pem", "web-1.pem", "web-1-key.pem"] {
+        let path = mesh.path("ca").join(name);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+        assert!(fs::read_to_string(path).unwrap().starts_with("-----BEGIN "), "{name}");
+    }
+    let before = fs::read(mesh.path("ca/ca-key.pem")).unwrap();
+    for words in [&["ca", "init"][..], &["ca", "issue", "web-1"]] {
+        let again = finish(hobnob().args(words).arg("--dir").arg(mesh.path("ca"))).await;
+        assert!(again.failure(1).0.contains("cannot write"), "{words:?}");
+    }
+    assert_eq!(fs::read(mesh.path("ca/ca-key.pem")).unwrap(), before);
+    let lost = finish(hobnob().args(["ca", "issue", "web-2", "--dir"]).arg(mesh.path("nowhere"))).await;
+    assert!(lost.failure(2).2.contains("hobnob ca init"));
+}
+
+#[tokio::test]
+async fn nodes_with_certificates_meet_and_those_of_another_authority_or_mesh_do_not() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    authority(&mesh, "other").await;
+    for node in ["a", "b"] {
+        issue(&mesh, "ca", node, &[]).await;
+    }
+    issue(&mesh, "other", "stranger", &[]).await;
+    let a = start(&mesh, "a", "ca", &[]).await;
+    let b = start(&mesh, "b", "ca", &[&a]).await;
+    a.until_seen("b", "alive").await;
+    b.until_seen("a", "alive").await;
+    let certificate = &a.get("/api/v1/status").await["certificate"];
+    assert_eq!(certificate["expires_soon"], false, "{certificate}");
+
+    let mut stranger = agent(&mesh, "stranger", "other", "stranger");
+    stranger.args(["--join", &a.mesh.to_string(), "--mesh", "test"]);
+    let stranger = mesh.launch("stranger", &mut stranger).await;
+    until("the stranger is refused", async || stranger.log().contains("does not accept the other").then_some(())).await;
+    let members = a.get("/api/v1/members").await;
+    assert!(members.as_array().unwrap().iter().all(|member| member["node"] != "stranger"), "{members}");
+}
+
+#[tokio::test]
+async fn a_certificate_proves_its_own_name_and_mesh_and_no_other() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    issue(&mesh, "ca", "a", &[]).await;
+    let named = finish(&mut agent(&mesh, "b", "ca", "a")).await;
+    let (_, why, _) = named.failure(2);
+    assert!(why.contains("a.test.hobnob") && why.contains("b.test.hobnob"), "{why}");
+    let elsewhere = finish(agent(&mesh, "a", "ca", "a").args(["--mesh", "prod"])).await;
+    assert!(elsewhere.failure(2).1.contains("a.prod.hobnob"));
+    fs::set_permissions(mesh.path("ca/a-key.pem"), fs::Permissions::from_mode(0o640)).unwrap();
+    let shown = finish(&mut agent(&mesh, "a", "ca", "a")).await;
+    assert!(shown.failure(2).1.contains("mode 640"));
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_without_dropping_a_connection() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    for node in ["a", "b"] {
+        issue(&mesh, "ca", node, &["--days", "1"]).await;
+    }
+    let a = start(&mesh, "a", "ca", &[]).await;
+    let b = start(&mesh, "b", "ca", &[&a]).await;
+    a.until_seen("b", "alive").await;
+    let serial = async || a.get("/api/v1/status").await["certificate"]["serial"].clone();
+    let before = serial().await;
+    let dials = async || {
+        metric(&b, "hobnob_driver_handshakes_total").await + metric(&a, "hobnob_driver_handshakes_total").await
+    };
+    let links = dials().await;
+    for file in ["a.pem", "a-key.pem"] {
+        fs::remove_file(mesh.path("ca").join(file)).unwrap();
+    }
+    issue(&mesh, "ca", "a", &[]).await;
+    until("the new certificate is shown", async || (serial().await != before).then_some(())).await;
+    assert_eq!(dials().await, links, "no link was made anew");
+}
+
+/// One sample of the metrics.
+async fn metric(agent: &Agent, name: &str) -> u64 {
+    let page = agent.text("/metrics").await;
+    let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
+    line.trim().parse().unwrap()
+}
