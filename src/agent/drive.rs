@@ -43,8 +43,6 @@ pub(super) enum Ask {
     Remove { id: InstanceId, reply: Reply<()> },
     /// A program's word on its own check.
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
-    /// Close the links whose peers are not accepted any more.
-    Recheck,
     /// Say goodbye and stop.
     Leave,
 }
@@ -195,10 +193,6 @@ impl Drive {
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
-            Ask::Recheck => {
-                self.peers.recheck();
-                None
-            }
             Ask::Leave => {
                 self.agenda.ending = Some(Ending::Leave);
                 None
@@ -246,10 +240,7 @@ impl Drive {
             Arrival::NameInUse(holder) => return self.yield_name(holder),
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
-            Arrival::Renewed => {
-                tracing::info!(event = "papers_renewed", "links whose peers are still accepted stay");
-                return self.peers.recheck();
-            }
+            Arrival::Renewed => return self.peers.recheck(),
         };
         for input in inputs {
             self.handle(input);

@@ -321,11 +321,8 @@ impl Agent {
     ///
     /// # Errors
     /// When they are of no use; the old ones stay.
-    pub async fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
-        self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))?;
-        // Refused only when it has stopped, when no link stands.
-        let _ = self.shared.asks.send(Ask::Recheck).await;
-        Ok(())
+    pub fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
+        self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))
     }
 
     /// What this node's own certificate says.

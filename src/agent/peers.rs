@@ -177,6 +177,7 @@ impl Peers {
 
     /// Closes every link whose peer would not be let in today.
     pub(super) fn recheck(&self) {
+        tracing::info!(event = "links_rechecked", "those whose peers are still accepted stay");
         for link in self.table.values().filter_map(|peer| peer.link.as_ref()) {
             if !self.greeter.accepts(&link.connection) {
                 tracing::warn!(event = "expelled", at = %link.address(), "its certificate is not accepted any more");

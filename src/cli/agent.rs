@@ -188,7 +188,7 @@ async fn reload(flags: &Flags, old: &Config, node: &Node, ledger: &mut Ledger) {
     };
     // A throw-away secret stays for life; other paths wait for a restart, as is said below.
     if !flags.settings.dev
-        && let Err(why) = node.agent.renew(&config.agent.secrets, old.agent.tls.as_ref()).await
+        && let Err(why) = node.agent.renew(&config.agent.secrets, old.agent.tls.as_ref())
     {
         return error!(%why, "not reloaded; the old settings stay");
     }

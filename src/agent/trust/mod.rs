@@ -30,6 +30,7 @@ use rustls::{
     sign::CertifiedKey,
     version::TLS13,
 };
+use tokio::sync::Notify;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub use authority::{Authority, Pair};
@@ -48,6 +49,8 @@ pub(super) struct Trust {
     mesh: MeshName,
     node: NodeName,
     papers: ArcSwap<Papers>,
+    /// Links are to be looked at again.
+    renewed: Notify,
 }
 
 /// Both sides of TLS for one node.
@@ -66,7 +69,7 @@ pub(super) enum Proof<'a> {
 impl Trust {
     pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
         let papers = ArcSwap::from_pointee(Self::papers(mesh, node, proof)?);
-        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers })
+        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, renewed: Notify::new() })
     }
 
     fn papers(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Papers, Broken> {
@@ -79,6 +82,7 @@ impl Trust {
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
         self.papers.store(Arc::new(Self::papers(&self.mesh, &self.node, proof)?));
+        self.renewed.notify_one();
         Ok(())
     }
 

@@ -22,16 +22,20 @@ pub(in crate::agent) async fn watch(trust: Arc<Trust>, files: Option<Files>, arr
     loop {
         tokio::select! {
             () = sleep(LOOK_EVERY) => {}
+            () = trust.renewed.notified() => {
+                // Refused only when the loop has ended.
+                let _ = arrivals.send(Arrival::Renewed).await;
+                continue;
+            }
             () = arrivals.closed() => return,
         }
         if let Some(files) = &files {
             let now = stamps(files);
             if seen.as_ref() != Some(&now) {
                 seen = Some(now);
-                match trust.renew(Proof::Files(files)) {
-                    Ok(()) => drop(arrivals.send(Arrival::Renewed).await),
-                    // Half of the files may be written: whoever writes the other half brings us back here.
-                    Err(why) => tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use"),
+                // Half of the files may be written: whoever writes the other half brings us back here.
+                if let Err(why) = trust.renew(Proof::Files(files)) {
+                    tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
                 }
             }
         }
