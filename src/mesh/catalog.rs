@@ -1,21 +1,19 @@
 //! One book per owner: rows, versions, tombstones, and the mark that says how far it was read.
 //!
-//! Only its owner writes a book (law 3). A reader merges deltas: a higher epoch replaces the book, then the higher
-//! version of each row wins, so that merging is commutative, associative and idempotent. A delta that leaves a gap is
-//! shown but not counted (law 5): the mark waits until another delta fills it.
+//! Only its owner writes a book (law 3), page by signed page. A reader merges pages: a higher epoch replaces the book,
+//! then the higher version of each row wins, so that merging is commutative, associative and idempotent. A page that
+//! leaves a gap is shown but not counted (law 5): the mark waits until another page fills it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
     claim::{Claim, Key},
+    notary::{BookKey, Notary},
+    page::{Sheet, Shelf, Signed, Told},
     ring::Ring,
-    wire::{self, DELTA_SIZE, Delta, MAX_ROW, Mark, RowUpdate},
+    wire::{MAX_ROW, Mark, PAGE_SIZE, Page, RowUpdate},
 };
 use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
 
@@ -33,8 +31,12 @@ pub(super) const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 struct Row {
     version: u64,
     claim: Option<Claim>,
-    /// As the owner wrote it; relayed unchanged.
-    body: Bytes,
+    /// How many bytes it takes in its page.
+    size: usize,
+    /// The page it stands in, by the last version there; none before the owner has signed one.
+    page: u64,
+    /// Pages of one's own that still hold earlier versions of it, dead: who reads them must be told of this one.
+    outlived: Vec<u64>,
     /// When a tombstone came to be.
     buried: Time,
     /// The reader fell below the floor and this row has not been confirmed since.
@@ -45,13 +47,20 @@ struct Row {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     mark: Mark,
-    /// The owner's word on itself: by row, or provisionally (version 0) by its hello.
-    node: Option<Arc<Node>>,
-    node_version: u64,
+    papers: Papers,
     /// The reader fell below the floor and reads the book again from the start.
     reread: Option<Reread>,
     /// Everything but the node's own row and what hangs on it; most books of a large mesh hold no rows.
     rows: Option<Box<Rows>>,
+}
+
+/// The owner's word on itself: by a page, or provisionally (version 0) by its hello.
+#[derive(Clone, Debug, Default)]
+struct Papers {
+    node: Option<Arc<Node>>,
+    version: u64,
+    page: Bytes,
+    key: Option<BookKey>,
 }
 
 /// How far a book was read again, and the floor to reach before unconfirmed rows go.
@@ -64,11 +73,29 @@ struct Reread {
 #[derive(Clone, Debug, Default)]
 struct Rows {
     by_key: BTreeMap<Key, Row>,
-    /// What is fresh is asked for with every change: that must not cost a walk over the book.
-    by_version: BTreeSet<(u64, Key)>,
+    shelf: Shelf,
+    /// What the owner has written and not yet signed, by version.
+    fresh: Fresh,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fresh {
+    rows: BTreeMap<u64, (Key, Option<Bytes>)>,
     bytes: usize,
+}
+
+impl Fresh {
+    fn insert(&mut self, version: u64, key: Key, body: Option<Bytes>) {
+        self.bytes += body.as_ref().map_or(0, Bytes::len);
+        self.rows.insert(version, (key, body));
+    }
+
+    fn remove(&mut self, version: u64) {
+        let body = self.rows.remove(&version).and_then(|(_, body)| body);
+        self.bytes -= body.map_or(0, |body| body.len());
+    }
 }
 
 /// What a merge did.
@@ -101,9 +128,9 @@ impl Book {
     }
 
     /// A book read up to its first row, the node's own.
-    pub(super) fn known(epoch: Epoch, node: Arc<Node>) -> Self {
-        let mark = Mark { epoch, floor: 0, version: 1 };
-        Self { mark, node: Some(node), node_version: 1, ..Self::default() }
+    pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, key: BookKey) -> Self {
+        let papers = Papers { node: Some(node), version: 1, page, key: Some(key) };
+        Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() }
     }
 
     pub(super) const fn mark(&self) -> Mark {
@@ -111,14 +138,30 @@ impl Book {
     }
 
     pub(super) const fn node(&self) -> Option<&Arc<Node>> {
-        self.node.as_ref()
+        self.papers.node.as_ref()
     }
 
     /// Takes the owner's word from its hello until its row arrives.
     pub(super) fn introduce(&mut self, node: &Node) {
-        if self.node_version == 0 {
-            self.node = Some(Arc::new(node.clone()));
+        if self.papers.version == 0 {
+            self.papers.node = Some(Arc::new(node.clone()));
         }
+    }
+
+    /// The key that its pages are signed with, once the owner has proved one.
+    pub(super) const fn key(&self) -> Option<&BookKey> {
+        self.papers.key.as_ref()
+    }
+
+    /// Takes over the key that the owner's voucher proved for the process of this epoch; a new process's book replaces
+    /// the old at once.
+    pub(super) fn open(&mut self, epoch: Epoch, key: BookKey) -> Merged {
+        let mut merged = Merged::default();
+        if epoch > self.mark.epoch {
+            self.replace(epoch, &mut merged);
+        }
+        self.papers.key = Some(key);
+        merged
     }
 
     pub(super) fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
@@ -152,73 +195,158 @@ impl Book {
 
     /// Whether so many more rows, of so many bytes together, fit.
     pub(super) fn has_room(&self, rows: usize, bytes: usize) -> bool {
-        self.len() + rows <= MAX_ROWS && self.rows.as_ref().map_or(0, |rows| rows.bytes) + bytes <= MAX_BOOK_BYTES
+        let standing = self.rows.as_ref().map_or(0, |rows| rows.shelf.standing + rows.fresh.bytes);
+        self.len() + rows <= MAX_ROWS && standing + bytes <= MAX_BOOK_BYTES
     }
 
     /// Writes one row of one's own book: a claim, or its withdrawal.
     pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<Merged, TooLarge> {
-        let body = claim.as_ref().map(Claim::encode).unwrap_or_default();
-        if body.len() > MAX_ROW {
+        let body = claim.as_ref().map(Claim::encode);
+        let size = key.text().len() + body.as_ref().map_or(0, Bytes::len) + ROW_HEAD;
+        if size > MAX_ROW {
             return Err(TooLarge::Row);
         }
         let is_new = self.rows.as_ref().is_none_or(|rows| !rows.by_key.contains_key(&key));
-        if claim.is_some() && is_new && !self.has_room(1, body.len()) {
+        if claim.is_some() && is_new && !self.has_room(1, size) {
             return Err(TooLarge::Book);
         }
         self.mark.version += 1;
+        let version = self.mark.version;
+        self.rows.get_or_insert_default().fresh.insert(version, key.clone(), body);
         let mut merged = Merged::default();
-        let row = Row { version: self.mark.version, claim, body, buried: now, doubted: false };
-        self.put(key, row, &mut merged);
+        let outlived = self.rows.as_ref().map_or_else(Vec::new, |rows| rows.outlived(&key));
+        self.put(key, Row { version, claim, size, page: 0, outlived, buried: now, doubted: false }, &mut merged);
         Ok(merged)
     }
 
-    /// Merges what somebody says its owner wrote, in the mesh called `mesh`.
-    pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, delta: &Delta<'_>) -> Merged {
+    /// Signs what was written since the last time, in pages of about [`PAGE_SIZE`] bytes.
+    pub(super) fn sign(&mut self, owner: NodeId, notary: &dyn Notary) -> Vec<Bytes> {
+        let Mark { epoch, floor, version } = self.mark;
+        let rows = self.rows.get_or_insert_default();
+        let mut from = rows.shelf.last().max(if self.papers.page.is_empty() { 0 } else { self.papers.version });
+        let mut fresh = std::mem::take(&mut rows.fresh).rows.into_iter().peekable();
+        let mut pages = Vec::new();
+        while from < version {
+            let mut group: Vec<(u64, Key, Option<Bytes>)> = Vec::new();
+            let mut size = 0;
+            // The node's own row stands alone: it is what others can check the rest with.
+            while let Some((at, (key, body))) = fresh.next_if(|(_, (key, body))| {
+                let cost = body.as_ref().map_or(0, Bytes::len);
+                group.is_empty() || (size + cost <= PAGE_SIZE && ![&group[0].1, key].contains(&&Key::Node))
+            }) {
+                size += body.as_ref().map_or(0, Bytes::len) + ROW_HEAD;
+                group.push((at, key, body));
+            }
+            // What was written and replaced in between leaves no trace; the last page says how far the book goes.
+            let is_last = fresh.peek().is_none() && group.first().is_none_or(|(_, key, _)| *key != Key::Node);
+            let to = group.last().filter(|_| !is_last).map_or(version, |(at, ..)| *at);
+            let texts: Vec<String> = group.iter().map(|(_, key, _)| key.text()).collect();
+            let updates = group.iter().zip(&texts);
+            let updates = updates.map(|((at, _, body), key)| RowUpdate { key, version: *at, body: body.as_deref() });
+            let bytes = Page { owner, epoch, floor, from, to, rows: updates.collect() }.sign(notary);
+            self.shelve(group.into_iter().map(|(_, key, _)| key), to, &bytes);
+            pages.push(bytes);
+            from = to;
+        }
+        pages
+    }
+
+    /// Puts a page of one's own on the shelf, with the rows that stand in it.
+    fn shelve(&mut self, keys: impl Iterator<Item = Key>, to: u64, bytes: &Bytes) {
+        let rows = self.rows.get_or_insert_default();
+        let before = rows.shelf.last();
+        rows.shelf.put(to, bytes);
+        for key in keys {
+            if key == Key::Node {
+                self.papers.page = bytes.clone();
+            } else if let Some(row) = rows.by_key.get_mut(&key) {
+                row.page = to;
+                rows.shelf.stand(to, row.size);
+            }
+        }
+        rows.shelf.clear(before, to);
+        if self.papers.version == to {
+            rows.shelf.clear(to, u64::MAX);
+        }
+    }
+
+    /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
+    pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, told: Option<Told>) -> Merged {
+        let page = &signed.page;
         let mut merged = Merged::default();
-        if delta.epoch < self.mark.epoch {
+        if page.epoch < self.mark.epoch {
             return merged;
         }
-        if delta.epoch > self.mark.epoch {
-            self.replace(delta.epoch, &mut merged);
+        if page.epoch > self.mark.epoch {
+            self.replace(page.epoch, &mut merged);
         }
         let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
-        if delta.floor > self.mark.version && delta.floor > reads_up_to {
-            self.doubt(delta.floor);
+        if page.floor > self.mark.version && page.floor > reads_up_to {
+            self.doubt(page.floor);
         }
-        self.catch_up(delta.floor, &mut merged);
-        // Below the floor to be reached only a delta that knows of it has a say: an older one would bring back the dead.
+        let bringers_floor = told.map_or(page.floor, |told| told.floor.max(page.floor));
+        // Below the floor to be reached only who knows of it has a say: another would bring back the dead.
         let settled = match self.reread {
-            Some(reread) if delta.floor >= reread.floor => 0,
+            Some(reread) if bringers_floor >= reread.floor => 0,
             Some(reread) => reread.floor,
             None => self.mark.floor,
         };
-        for update in delta.rows.iter().filter(|update| update.version > settled) {
-            self.merge_row(now, mesh, delta.owner, update, &mut merged);
+        if !self.take_in(now, mesh, signed, settled, &mut merged) {
+            return merged;
         }
-        merged.gap = !self.advance(delta.from.max(settled), delta.to);
+        // Who has forgotten tombstones that were not read here may skip them: what he leaves out is then a gap.
+        let within = self.mark.version.max(self.reread.map_or(0, |reread| reread.floor));
+        let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
+        let top = self.mark.version;
+        merged.gap = !self.advance(since.max(settled), page.to);
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);
             self.fold(floor, &mut merged);
         }
-        self.catch_up(delta.floor, &mut merged);
+        let version = self.mark.version;
+        // Not before all below the page was read: rows that were moved above the floor may still be on their way.
+        if self.reread.is_none() && version >= page.to && page.floor > self.mark.floor {
+            self.fold(page.floor, &mut merged);
+        }
+        if let Some(rows) = &mut self.rows {
+            rows.shelf.clear_range(top.min(page.to), version);
+        }
         merged
     }
 
-    /// Follows the owner's floor as far as the book was read.
-    fn catch_up(&mut self, floor: u64, merged: &mut Merged) {
-        if self.reread.is_none() && floor > self.mark.floor && self.mark.version >= floor {
-            self.fold(floor, merged);
+    /// Takes over the rows of a page that are above `settled` and new. False where there is no room for the page.
+    fn take_in(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, settled: u64, merged: &mut Merged) -> bool {
+        let page = &signed.page;
+        if page.node_row().is_none() {
+            let rows = self.rows.get_or_insert_default();
+            // Twice what a writer may have: pages in which little stands any more are not held against it.
+            if rows.shelf.bytes + signed.bytes().len() > 2 * MAX_BOOK_BYTES + MOSTLY_IDLE {
+                merged.bad_rows += page.rows.len() as u64;
+                return false;
+            }
+            rows.shelf.put(page.to, signed.bytes());
         }
+        for update in page.rows.iter().filter(|update| update.version > settled) {
+            self.merge_row(now, mesh, signed, update, merged);
+        }
+        true
     }
 
-    fn merge_row(&mut self, now: Time, mesh: &MeshName, owner: NodeId, update: &RowUpdate<'_>, merged: &mut Merged) {
+    fn merge_row(
+        &mut self,
+        now: Time,
+        mesh: &MeshName,
+        signed: &Signed<'_>,
+        update: &RowUpdate<'_>,
+        merged: &mut Merged,
+    ) {
         let Some(key) = Key::parse(update.key) else {
             merged.bad_rows += 1;
             return;
         };
         let known = match key {
-            Key::Node => (self.node_version, false),
+            Key::Node => (self.papers.version, false),
             _ => {
                 self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted))
             }
@@ -230,41 +358,44 @@ impl Book {
         let claim = match parsed {
             None if key != Key::Node => None,
             // A node speaks of itself, under its own name.
-            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != owner => return merged.bad_rows += 1,
+            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != signed.page.owner => {
+                return merged.bad_rows += 1;
+            }
             Some(Some(claim)) => Some(claim),
             None | Some(None) => return merged.bad_rows += 1,
         };
-        let full = self.rows.as_ref().is_some_and(|rows| {
-            let grown = rows.bytes + update.body.map_or(0, <[u8]>::len);
-            // Twice what a writer may have: tombstones and rows about to be replaced are not held against it.
-            grown > 2 * MAX_BOOK_BYTES || (known.0 == 0 && rows.by_key.len() >= 2 * MAX_ROWS)
-        });
-        if full {
+        // Twice what a writer may have: tombstones are not held against it.
+        if known.0 == 0 && self.len() >= 2 * MAX_ROWS {
             merged.bad_rows += 1;
             return;
         }
         merged.rows += 1;
-        let body = update.body.map(Bytes::copy_from_slice).unwrap_or_default();
-        self.put(key, Row { version: update.version, claim, body, buried: now, doubted: false }, merged);
+        if key == Key::Node {
+            self.papers.page = signed.bytes().clone();
+        }
+        let size = update.key.len() + update.body.map_or(0, <[u8]>::len) + ROW_HEAD;
+        let (version, page, outlived) = (update.version, signed.page.to, Vec::new());
+        self.put(key, Row { version, claim, size, page, outlived, buried: now, doubted: false }, merged);
     }
 
     fn put(&mut self, key: Key, row: Row, merged: &mut Merged) {
         if let Some(Claim::Node(node)) = row.claim {
-            self.node = Some(node);
-            self.node_version = row.version;
+            if let Some(rows) = &mut self.rows {
+                rows.fresh.remove(self.papers.version);
+            }
+            self.papers.node = Some(node);
+            self.papers.version = row.version;
             merged.node = true;
             return;
         }
+        let top = self.mark.version;
         let rows = self.rows.get_or_insert_default();
-        rows.bytes += row.body.len();
         let new = row.claim.clone();
-        let fresh = (row.version, key.clone());
+        rows.shelf.stand(row.page, row.size);
         let old = rows.by_key.insert(key.clone(), row);
         if let Some(old) = &old {
-            rows.by_version.remove(&(old.version, key.clone()));
+            rows.fall(old, top);
         }
-        rows.by_version.insert(fresh);
-        rows.bytes -= old.as_ref().map_or(0, |old| old.body.len());
         let old = old.and_then(|row| row.claim);
         if old != new {
             self.note(&key, old, new, merged);
@@ -297,8 +428,9 @@ impl Book {
     fn replace(&mut self, epoch: Epoch, merged: &mut Merged) {
         merged.index.extend(self.registrations().map(|r| Indexed::Out(r.name.clone(), r.id.clone())));
         merged.services.extend(self.registrations().map(|r| r.name.clone()));
-        let node = self.node.take();
-        *self = Self { node, ..Self::new(epoch) };
+        // Known by sight until its new page comes; its key went with its old process.
+        let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
+        *self = Self { papers, ..Self::new(epoch) };
     }
 
     /// Drops every row, as when the owner has left or was Down for long. The epoch stays, so that no older one rises
@@ -353,9 +485,9 @@ impl Book {
             .collect();
         for key in gone {
             let Some(row) = self.rows.as_mut().and_then(|rows| rows.by_key.remove(&key)) else { continue };
+            let top = self.mark.version;
             if let Some(rows) = &mut self.rows {
-                rows.bytes -= row.body.len();
-                rows.by_version.remove(&(row.version, key.clone()));
+                rows.fall(&row, top);
             }
             if row.claim.is_some() {
                 self.note(&key, row.claim, None, merged);
@@ -363,65 +495,79 @@ impl Book {
         }
     }
 
-    /// Folds one's own tombstones that are old enough. Readers follow when they hear of the new floor.
-    pub(super) fn bury(&mut self, now: Time) {
-        let old = |row: &&Row| row.claim.is_none() && now.since(row.buried) >= TOMBSTONE_KEPT;
-        let floor = self.rows.iter().flat_map(|rows| rows.by_key.values()).filter(old).map(|row| row.version).max();
-        if let Some(floor) = floor.filter(|floor| *floor > self.mark.floor) {
-            self.fold(floor, &mut Merged::default());
+    /// Folds one's own tombstones that are old enough. True if there were any: readers follow by a page that says so.
+    /// One whose dead still lie in some page is written again, since whoever reads that page must be told of it.
+    pub(super) fn bury(&mut self, now: Time) -> bool {
+        let Some(rows) = &self.rows else { return false };
+        let is_old = |row: &Row| row.claim.is_none() && row.page != 0 && now.since(row.buried) >= TOMBSTONE_KEPT;
+        let old: Vec<(&Key, u64)> =
+            rows.by_key.iter().filter(|(_, row)| is_old(row)).map(|(key, row)| (key, row.version)).collect();
+        let Some(floor) = old.iter().map(|(_, version)| *version).max() else { return false };
+        let haunted = old.iter().filter(|(key, _)| !rows.outlived(key).is_empty()).map(|(key, _)| (*key).clone());
+        for key in haunted.collect::<Vec<_>>() {
+            // Without a body it is within every limit.
+            let _ = self.write(now, key, None);
         }
+        self.fold(floor, &mut Merged::default());
+        self.mark.version += 1;
+        true
     }
 
-    /// What a reader that stands at `reader` is missing, rows beyond a gap of ours included, in pieces of about [`DELTA_SIZE`] bytes, oldest first.
-    pub(super) fn deltas(&self, owner: NodeId, reader: Mark) -> Vec<Bytes> {
-        let below = reader.epoch != self.mark.epoch || reader.version < self.mark.floor;
-        let start = if below { 0 } else { reader.version };
-        let mut fresh: Vec<(u64, String, &Row)> = Vec::new();
-        let node_row = self.node_row();
-        if let Some(row) = node_row.as_ref().filter(|row| row.version > start) {
-            fresh.push((row.version, Key::Node.text(), row));
-        }
-        if let Some(rows) = &self.rows {
-            let newer = rows.by_version.range((start.saturating_add(1), Key::Node)..);
-            let rows = newer.filter_map(|(version, key)| Some((*version, key.text(), rows.by_key.get(key)?)));
-            fresh.extend(rows);
-        }
-        fresh.sort_unstable_by_key(|(version, ..)| *version);
-        self.pieces(owner, start, &fresh)
+    /// The claims of one's own that stand in pages with little else, once such pages take more than what stands: to be
+    /// written again, so that the pages go.
+    pub(super) fn scattered(&self) -> Vec<(Key, Claim)> {
+        let Some(rows) = self.rows.as_ref().filter(|rows| rows.shelf.bytes > 2 * rows.shelf.standing + MOSTLY_IDLE)
+        else {
+            return Vec::new();
+        };
+        let sparse = rows.by_key.iter().filter(|(_, row)| rows.shelf.is_sparse(row.page));
+        sparse.filter_map(|(key, row)| Some((key.clone(), row.claim.clone()?))).collect()
     }
 
-    fn pieces(&self, owner: NodeId, start: u64, fresh: &[(u64, String, &Row)]) -> Vec<Bytes> {
+    /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but first of
+    /// all the one that shows him the floor, if he is below it.
+    pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
         let Mark { epoch, floor, version } = self.mark;
-        let mut pieces = Vec::new();
-        let mut delta = Delta { owner, epoch, floor, from: start, to: start, rows: Vec::new() };
-        let mut size = 0;
-        for (row_version, key, row) in fresh {
-            let cost = key.len() + row.body.len() + ROW_HEAD;
-            if size + cost > DELTA_SIZE && !delta.rows.is_empty() {
-                pieces.push(wire::encode(&delta));
-                delta = Delta { from: delta.to, rows: Vec::new(), ..delta };
-                size = 0;
-            }
-            size += cost;
-            delta.to = version.min(*row_version);
-            let body = row.claim.as_ref().map(|_| &*row.body);
-            delta.rows.push(RowUpdate { key, version: *row_version, body });
+        let below = reader.epoch != epoch || reader.version < floor;
+        let start = if below { 0 } else { reader.version };
+        let own = Some((self.papers.version, &self.papers.page)).filter(|(to, page)| *to > start && !page.is_empty());
+        let mut pages: Vec<(u64, &Bytes)> = self.rows.iter().flat_map(|rows| rows.shelf.above(start)).collect();
+        pages.extend(own);
+        pages.sort_unstable_by_key(|(to, _)| *to);
+        let mut since = start;
+        let mut sheets = Vec::with_capacity(pages.len());
+        for (to, bytes) in pages {
+            // Beyond a gap nothing is known of what lies between.
+            let told = Told { since: if to <= version { since } else { u64::MAX }, floor };
+            since = to;
+            sheets.push(Sheet { told, bytes });
         }
-        delta.to = version;
-        pieces.push(wire::encode(&delta));
-        pieces
+        if below && floor > 0 {
+            sheets.rotate_right(1);
+        }
+        sheets
+    }
+}
+
+impl Rows {
+    /// The pages from which somebody could read that `key` stands.
+    fn outlived(&self, key: &Key) -> Vec<u64> {
+        let Some(row) = self.by_key.get(key) else { return Vec::new() };
+        row.outlived
+            .iter()
+            .copied()
+            .chain(row.claim.as_ref().map(|_| row.page))
+            .filter(|page| self.shelf.holds(*page))
+            .collect()
     }
 
-    fn node_row(&self) -> Option<Row> {
-        let claim = Claim::Node(Arc::clone(self.node.as_ref()?));
-        let body = claim.encode();
-        (self.node_version > 0).then(|| Row {
-            version: self.node_version,
-            claim: Some(claim),
-            body,
-            buried: Time::ZERO,
-            doubted: false,
-        })
+    /// A row was replaced or forgotten.
+    fn fall(&mut self, row: &Row, top: u64) {
+        if row.page == 0 {
+            self.fresh.remove(row.version);
+        } else {
+            self.shelf.fall(row.page, row.size, top);
+        }
     }
 }
 
@@ -437,3 +583,5 @@ pub(super) type Catalog = Ring<Book>;
 
 /// What a row costs on the wire beside its key and its body.
 const ROW_HEAD: usize = 16;
+/// Pages that hold little may take this much beside what stands, before what does is gathered in new ones.
+const MOSTLY_IDLE: usize = 256 << 10;

@@ -16,9 +16,12 @@ pub(super) enum Key {
 }
 
 impl Key {
+    /// The node's own row.
+    pub(super) const NODE: &str = "n";
+
     pub(super) fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
-            None if text == "n" => Some(Self::Node),
+            None if text == Self::NODE => Some(Self::Node),
             Some(("s", id)) => id.try_into().ok().map(Self::Service),
             Some(("h", id)) => id.try_into().ok().map(Self::Health),
             _ => None,
@@ -27,7 +30,7 @@ impl Key {
 
     pub(super) fn text(&self) -> String {
         match self {
-            Self::Node => "n".into(),
+            Self::Node => Self::NODE.into(),
             Self::Service(id) => format!("s:{id}"),
             Self::Health(id) => format!("h:{id}"),
         }

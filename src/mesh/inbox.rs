@@ -6,7 +6,7 @@ use super::{
     Mesh,
     event::{Event, Output},
     rumor::Rumor,
-    wire::{self, Delta, Frame},
+    wire::{self, Frame},
 };
 use crate::model::{NodeId, Time};
 
@@ -47,18 +47,15 @@ impl Mesh {
     fn on_frame(&mut self, now: Time, from: NodeId, frame: Frame<'_>, bytes: &Bytes) {
         match frame {
             Frame::Swim(packet) => self.on_swim(now, from, packet),
-            Frame::Rows { seq, until, delta } => self.on_rows(now, from, seq, until, bytes.slice_ref(delta)),
+            Frame::Rows { seq, until, page } => self.on_rows(now, from, seq, until, bytes.slice_ref(page)),
             Frame::Fact { seq, until, fact } => self.on_fact(now, from, seq, until, fact),
             Frame::Ack(seqs) => self.rumors.acked(now, from, &seqs),
             Frame::Root(root) => self.on_root(now, from, root),
             Frame::Same(root) => self.on_same(now, from, root),
             Frame::Buckets(hashes) => self.on_buckets(from, &hashes),
             Frame::Digest(digest) => self.on_digest(now, from, &digest),
-            Frame::Want(want) => self.on_want(from, &want),
-            Frame::Delta(delta) => match wire::decode::<Delta<'_>>(delta) {
-                Ok(delta) => drop(self.merge(now, from, &delta)),
-                Err(malformed) => self.garbage(from, malformed.why()),
-            },
+            Frame::Want(want) => self.on_want(now, from, &want),
+            Frame::Page { told, page } => drop(self.take_page(now, from, &bytes.slice_ref(page), Some(told))),
             Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
             Frame::Part { token, of } => self.on_part(now, from, token, of),
             Frame::Renew(generation) => self.on_renew(now, generation),

@@ -61,7 +61,7 @@ impl Mesh {
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
         if !self.sync.done {
-            self.begin_with(peer);
+            self.begin_with(now, peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);
         }
@@ -72,7 +72,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(peer) else { return };
         seen.linked = false;
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
-        self.cut_off(peer);
+        self.cut_off(now, peer);
         match gone {
             Gone::Left => {
                 self.judge(now, &left, Cause::Left);
@@ -371,10 +371,8 @@ impl Mesh {
         }
         self.asked.clear();
         self.complaints.clear();
-        let id = self.id;
-        if let Some(book) = self.catalog.get_mut(id) {
-            book.bury(now);
-        }
+        self.gossip.clear();
+        self.tidy_book(now);
     }
 
     /// Whether a generation can be: no process starts more than a day from now, unless it has told us so itself.

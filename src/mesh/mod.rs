@@ -21,7 +21,9 @@ mod inbox;
 mod leave;
 mod look;
 mod membership;
+pub mod notary;
 mod outbox;
+mod page;
 mod publish;
 mod ring;
 mod roster;
@@ -50,11 +52,13 @@ pub use event::{
     Unprotected,
 };
 pub use explain::{Explanation, Flapping, Suspected, Testimony};
+pub use notary::{BookKey, Notary, Numbers, SharedNotary, Signature};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
 pub use view::{Held, Instance, Member};
 pub use wire::Place;
+pub use warm::Card;
 
 use self::{
     catalog::{Book, Catalog},
@@ -90,6 +94,8 @@ pub struct Config {
     /// The wall clock at [`Time::ZERO`], in unix milliseconds: for times that people read, and to tell an epoch that can
     /// be from one that cannot.
     pub unix_millis: u64,
+    /// Signs its book, and checks what others signed.
+    pub notary: SharedNotary,
 }
 
 /// A node's knowledge of its mesh.
@@ -134,11 +140,12 @@ pub struct Mesh {
     // How it travels.
     rumors: Rumors,
     sync: Sync,
-    published: u64,
     publish_after: Time,
     publishing: bool,
     announced: bool,
     pulling: BTreeSet<NodeId>,
+    /// Rumours forwarded unchecked, by who brought them.
+    gossip: BTreeMap<NodeId, u32>,
     /// Who was found to be back while one packet was read.
     revived: Vec<wire::Fact>,
     /// With whom notes are to be compared in a moment.
@@ -201,17 +208,19 @@ impl Mesh {
             wordy: BTreeSet::new(),
             rumors: Rumors::new(id),
             sync: Sync::default(),
-            published: 0,
             publish_after: now,
             publishing: false,
             announced: false,
             pulling: BTreeSet::new(),
+            gossip: BTreeMap::new(),
             revived: Vec::new(),
             comparing: None,
             ready: false,
             config,
         };
-        mesh.catalog.entry(id, || Book::new(mesh.epoch));
+        let key = mesh.config.notary.own_key();
+        mesh.catalog.entry(id, || Book::new(mesh.epoch)).open(mesh.epoch, key);
+        mesh.config.node.voucher = mesh.config.notary.voucher();
         let node = Claim::Node(Arc::new(mesh.config.node.clone()));
         // A node's own row is far below any limit; a registration that is not was refused when it first came.
         let _ = mesh.write(now, Key::Node, Some(node));
@@ -244,7 +253,7 @@ impl Mesh {
             Input::Rtt(peer, rtt) => self.on_rtt(peer, rtt),
             Input::Will { node, epoch } => self.inherit(now, node, epoch),
             Input::Moved(node) => {
-                self.config.node = *node;
+                self.config.node = Node { voucher: self.config.notary.voucher(), ..*node };
                 let claim = Claim::Node(Arc::new(self.config.node.clone()));
                 let _ = self.write(now, Key::Node, Some(claim));
             }

@@ -1,6 +1,6 @@
 //! Rows on the move: what this node writes, and what others wrote.
 //!
-//! The first change after a pause leaves at once; further ones within [`COALESCE`] share a delta.
+//! The first change after a pause leaves at once; further ones within [`COALESCE`] share a page.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +12,9 @@ use super::{
     claim::{Claim, Key},
     event::{Change, Done, Rejected},
     membership::MAX_MEMBERS,
+    page::{Signed, Told},
     rumor::{Copy, Rumor},
-    wire::{self, Delta, Fact, Frame, Mark, Want},
+    wire::{self, Fact, Frame, Mark, Want},
 };
 use crate::model::{Epoch, InstanceId, MemberState, NodeId, Registration, Time};
 
@@ -79,19 +80,34 @@ impl Mesh {
         Ok(())
     }
 
-    /// Sends out what was written since the last time.
+    /// Signs and sends out what was written since the last time.
     pub(super) fn publish(&mut self, now: Time) {
         self.publishing = false;
         self.publish_after = now + COALESCE;
-        let mark = self.book().mark();
-        if self.published >= mark.version {
-            return;
+        for page in self.sign_fresh() {
+            self.spread(now, &Rumor::Rows(page), self.id);
         }
-        // Nobody reads a rumour below the floor: who stands there takes the whole book by sync.
-        let reader = Mark { version: self.published.max(mark.floor), ..mark };
-        self.published = mark.version;
-        for delta in self.book().deltas(self.id, reader) {
-            self.spread(now, &Rumor::Rows(delta), self.id);
+    }
+
+    pub(super) fn sign_fresh(&mut self) -> Vec<Bytes> {
+        let (id, notary) = (self.id, Arc::clone(&self.config.notary));
+        let Some(book) = self.catalog.get_mut(id) else { return Vec::new() };
+        book.sign(id, &*notary)
+    }
+
+    /// Takes old tombstones out of this node's own book, and gathers what stands scattered in it.
+    pub(super) fn tidy_book(&mut self, now: Time) {
+        let id = self.id;
+        let Some(book) = self.catalog.get_mut(id) else { return };
+        let buried = book.bury(now);
+        let scattered = book.scattered();
+        for (key, claim) in &scattered {
+            // It stood before, so there is room for it.
+            let written = book.write(now, key.clone(), Some(claim.clone()));
+            debug_assert!(written.is_ok(), "law 3: what stands in a book can be written again");
+        }
+        if buried || !scattered.is_empty() {
+            self.publish(now);
         }
     }
 
@@ -106,10 +122,12 @@ impl Mesh {
 
     pub(super) fn announce_anew(&mut self, now: Time) {
         self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
-        for delta in self.book().deltas(self.id, Mark::default()) {
-            self.spread(now, &Rumor::Rows(delta), self.id);
+        self.sign_fresh();
+        let pages: Vec<Bytes> =
+            self.book().sheets(Mark::default()).into_iter().map(|sheet| sheet.bytes.clone()).collect();
+        for page in pages {
+            self.spread(now, &Rumor::Rows(page), self.id);
         }
-        self.published = self.book().mark().version;
     }
 
     /// Writes the whole book again under an epoch above `taken`.
@@ -164,7 +182,7 @@ impl Mesh {
     /// Hands on to a member what another could not bring there.
     pub(super) fn on_pass(&mut self, from: NodeId, to: NodeId, frame: &[u8]) {
         let inner = wire::frame(frame);
-        let fit = matches!(inner, Ok(Some(Frame::Delta(_) | Frame::Facts(_))));
+        let fit = matches!(inner, Ok(Some(Frame::Page { .. } | Frame::Facts(_))));
         if !fit || to == self.id || to == from {
             return self.garbage(from, "a frame to pass on that is not fit to be");
         }
@@ -178,26 +196,30 @@ impl Mesh {
         self.send_copies(&copies);
     }
 
-    /// A rumour of rows. Whatever it says, it is forwarded: the receiver answers for its arc.
-    pub(super) fn on_rows(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, delta: Bytes) {
+    /// A rumour of rows: forwarded, since the receiver answers for its arc, unless its owner did not write it.
+    pub(super) fn on_rows(&mut self, now: Time, from: NodeId, seq: u32, until: NodeId, page: Bytes) {
         self.stats.rumors_received += 1;
         if !self.rumors.receive(now, from, seq) {
             self.stats.rumors_stale += 1;
             return;
         }
-        let Ok(parsed) = wire::decode::<Delta<'_>>(&delta) else {
-            return self.garbage(from, "a rumour that cannot be read");
-        };
-        let (owner, to) = (parsed.owner, parsed.to);
-        if self.merge(now, from, &parsed) == 0 {
-            self.stats.rumors_stale += 1;
+        match self.take_page(now, from, &page, None) {
+            Taken::Refused => return,
+            Taken::Unknown if !self.may_gossip(from) => return,
+            Taken::Rows(0) => self.stats.rumors_stale += 1,
+            Taken::Unknown | Taken::Rows(_) => {}
         }
-        let mark = self.catalog.get(owner).map(Book::mark);
-        if mark.is_some_and(|mark| mark.epoch == parsed.epoch && mark.version < to) && owner != self.id {
-            self.stats.gaps += 1;
-            self.pull_later(now, owner, from);
+        self.spread(now, &Rumor::Rows(page), until);
+    }
+
+    /// Whether one more rumour may be forwarded that cannot be checked yet, because its owner's own page is late.
+    fn may_gossip(&mut self, from: NodeId) -> bool {
+        let spent = self.gossip.entry(from).or_default();
+        *spent += 1;
+        if *spent > MAX_GOSSIP {
+            self.stats.dropped_unauthorized += 1;
         }
-        self.spread(now, &Rumor::Rows(delta), until);
+        *spent <= MAX_GOSSIP
     }
 
     /// A rumour of a member.
@@ -212,36 +234,81 @@ impl Mesh {
         self.spread(now, &Rumor::Fact(fact), until);
     }
 
-    /// Merges a delta, whoever brought it. Returns how many rows were new.
-    pub(super) fn merge(&mut self, now: Time, from: NodeId, delta: &Delta<'_>) -> u64 {
-        if delta.owner == self.id {
-            // Law 3: nobody tells this node what it wrote.
-            return 0;
-        }
-        let Some(seen) = self.roster.get(delta.owner) else {
-            if self.roster.len() < MAX_MEMBERS {
-                self.pull_later(now, delta.owner, from);
+    /// Merges a page, whoever brought it, if its owner signed it.
+    pub(super) fn take_page(&mut self, now: Time, from: NodeId, bytes: &Bytes, told: Option<Told>) -> Taken {
+        let signed = match Signed::read(bytes) {
+            Ok(signed) => signed,
+            Err(malformed) => {
+                self.garbage(from, malformed.why());
+                return Taken::Refused;
             }
-            return 0;
         };
-        if delta.epoch > seen.generation.epoch() {
+        let (owner, epoch, to) = (signed.page.owner, signed.page.epoch, signed.page.to);
+        if owner == self.id {
+            // Law 3: nobody tells this node what it wrote.
+            return Taken::Refused;
+        }
+        if self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {
+            // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
+            return Taken::Refused;
+        }
+        match self.is_genuine(now, &signed) {
+            Some(true) => {}
+            Some(false) => {
+                self.stats.dropped_forged += 1;
+                self.garbage(from, "a page that its owner did not sign");
+                return Taken::Refused;
+            }
+            None => {
+                self.pull_later(now, owner, from);
+                return Taken::Unknown;
+            }
+        }
+        let Some(seen) = self.roster.get(owner) else {
+            self.pull_later(now, owner, from);
+            return Taken::Unknown;
+        };
+        if epoch > seen.generation.epoch() {
             // A new life is announced before its book. The word was lost, or there was none.
-            self.stats.dropped_unauthorized += 1;
             self.sync_soon(now, from);
-            return 0;
+            return Taken::Unknown;
         }
         if seen.state == MemberState::Left {
             // The last words of one who is gone.
-            return 0;
+            return Taken::Rows(0);
         }
         let mesh = &self.config.mesh;
-        let book = self.catalog.entry(delta.owner, || Book::new(delta.epoch));
-        let merged = book.merge(now, mesh, delta);
-        let rows = merged.rows;
+        let book = self.catalog.entry(owner, || Book::new(epoch));
+        let merged = book.merge(now, mesh, &signed, told);
+        let (rows, mark) = (merged.rows, book.mark());
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;
-        self.merged(delta.owner, merged);
-        rows
+        self.merged(owner, merged);
+        if mark.epoch == epoch && mark.version < to && told.is_none() {
+            self.stats.gaps += 1;
+            self.pull_later(now, owner, from);
+        }
+        Taken::Rows(rows)
+    }
+
+    /// Whether the owner signed a page. `None` where nobody here knows its key yet.
+    fn is_genuine(&mut self, now: Time, signed: &Signed<'_>) -> Option<bool> {
+        let (page, notary) = (&signed.page, Arc::clone(&self.config.notary));
+        let book = self.catalog.get(page.owner).filter(|book| book.mark().epoch == page.epoch);
+        let by_key = book.and_then(Book::key).map(|key| signed.is_signed_with(key, &*notary));
+        let Some(body) = page.node_row().filter(|_| by_key != Some(true)) else { return by_key };
+        let Some(Claim::Node(node)) = Claim::parse(&Key::Node, body) else { return Some(false) };
+        let key = notary.vouched(&node.name, &node.voucher, self.unix_millis(now));
+        let key = key.filter(|key| {
+            NodeId::of(&self.config.mesh, &node.name) == page.owner && signed.is_signed_with(key, &*notary)
+        });
+        let Some(key) = key else { return Some(false) };
+        if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
+            let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
+            let merged = book.open(page.epoch, key);
+            self.merged(page.owner, merged);
+        }
+        Some(true)
     }
 
     /// Notes what a merge changed of what may be shown.
@@ -262,7 +329,7 @@ impl Mesh {
 
     /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.
     fn pull_later(&mut self, now: Time, owner: NodeId, from: NodeId) {
-        if self.pulling.len() < MAX_PULLS && self.pulling.insert(owner) {
+        if self.roster.len() < MAX_MEMBERS && self.pulling.len() < MAX_PULLS && self.pulling.insert(owner) {
             self.timers.set(now + GAP_PATIENCE, Timer::Pull { owner, from });
         }
     }
@@ -279,9 +346,22 @@ impl Mesh {
     }
 }
 
-/// Changes within so long of the last that left share a delta.
+/// What came of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Its owner never wrote it, or it is no page.
+    Refused,
+    /// Nobody here can tell yet.
+    Unknown,
+    /// Merged, with so many rows that were new.
+    Rows(u64),
+}
+
+/// Changes within so long of the last that left share a page.
 const COALESCE: Duration = Duration::from_millis(3);
 /// What is late by more than this is held for lost.
 const GAP_PATIENCE: Duration = Duration::from_millis(60);
+/// Rumours forwarded for one peer, between two rounds of forgetting, whose owner is not known yet.
+const MAX_GOSSIP: u32 = 1_000;
 /// Books asked for at a time; the rest is left to sync.
 const MAX_PULLS: usize = 256;

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    page::Told,
     roster::Roster,
     wire::{Fact, Frame},
 };
@@ -22,7 +23,7 @@ use crate::model::{MemberState, NodeId, Time};
 /// What a rumour is about.
 #[derive(Clone, Debug)]
 pub(super) enum Rumor {
-    /// A delta as its owner wrote it.
+    /// A page as its owner signed it.
     Rows(Bytes),
     Fact(Fact),
 }
@@ -62,7 +63,7 @@ impl Copy {
     /// The same for somebody who does not take it from us: unnumbered, to be handed on by another.
     pub(super) fn loose(&self) -> Frame<'_> {
         match &self.rumor {
-            Rumor::Rows(delta) => Frame::Delta(delta),
+            Rumor::Rows(page) => Frame::Page { told: Told { since: u64::MAX, floor: 0 }, page },
             Rumor::Fact(fact) => Frame::Facts(vec![*fact]),
         }
     }
@@ -70,7 +71,7 @@ impl Copy {
     pub(super) fn frame(&self) -> Frame<'_> {
         let (seq, until) = (self.seq, self.until);
         match &self.rumor {
-            Rumor::Rows(delta) => Frame::Rows { seq, until, delta },
+            Rumor::Rows(page) => Frame::Rows { seq, until, page },
             Rumor::Fact(fact) => Frame::Fact { seq, until, fact: *fact },
         }
     }

@@ -35,7 +35,7 @@ impl Mesh {
             // The first sync's answer did not come, or not all of it.
             self.sync.give_up();
             if let Some(peer) = self.random_member(|seen| seen.linked && seen.state.is_shown()) {
-                self.begin_with(peer);
+                self.begin_with(now, peer);
             }
             return self.timers.set(now + SEEK * 4, Timer::Join(0));
         }

@@ -45,8 +45,8 @@ counters! {
     syncs_started,
     /// Syncs that found both sides equal.
     syncs_equal,
-    /// Deltas sent by sync.
-    sync_deltas_sent,
+    /// Pages sent by sync.
+    sync_pages_sent,
     /// Probes that nobody answered.
     probes_failed,
     /// Vouches that nobody asked for, or that came too late.
@@ -61,6 +61,8 @@ counters! {
     skipped_unknown,
     /// Rows skipped because they were malformed or over a limit.
     dropped_rows,
+    /// Pages refused because their owner did not sign them.
+    dropped_forged,
     /// Claims refused because their sender may not make them.
     dropped_unauthorized,
     /// Rumours dropped because a queue was full.

@@ -1,4 +1,4 @@
-//! Anti-entropy: hash, then buckets, then standings, then deltas. Members ride along.
+//! Anti-entropy: hash, then buckets, then standings, then pages. Members ride along.
 //!
 //! Two nodes that agree find out with one hash each way. What a hash covers is each shown member's generation and how far
 //! its book was read; a book is written by its owner alone, so equal marks are equal rows.
@@ -95,27 +95,29 @@ impl Mesh {
 
     /// Begins the first sync with a peer: says where this node is, so that the peer can tell others, and compares all
     /// without asking for a hash, which is sure to differ.
-    pub(super) fn begin_with(&mut self, peer: NodeId) {
+    pub(super) fn begin_with(&mut self, now: Time, peer: NodeId) {
         if self.sync.open.len() >= FIRST_SYNCS {
             return;
         }
         self.stats.syncs_started += 1;
-        // The first piece of the book holds the node's own row; the peer asks for what it lacks of the others.
-        if let Some(delta) = self.book().deltas(self.id, Mark::default()).first() {
-            self.send(peer, &Frame::Delta(delta));
+        // The first page of the book is the node's own row; the peer asks for what it lacks of the others.
+        self.publish(now);
+        let first = self.book().sheets(Mark::default()).first().map(|sheet| (sheet.told, sheet.bytes.clone()));
+        if let Some((told, page)) = first {
+            self.send(peer, &Frame::Page { told, page: &page });
         }
         self.send_digests(peer, |_| true, &[]);
     }
 
     /// A peer's answers will not come any more.
-    pub(super) fn cut_off(&mut self, peer: NodeId) {
+    pub(super) fn cut_off(&mut self, now: Time, peer: NodeId) {
         let open = self.sync.open.len();
         self.sync.open.retain(|_, (with, _)| *with != peer);
         if self.sync.done || self.sync.open.len() == open {
             return;
         }
         if let Some(other) = self.random_member(|seen| seen.linked && seen.state == MemberState::Alive) {
-            self.begin_with(other);
+            self.begin_with(now, other);
         }
     }
 
@@ -247,11 +249,11 @@ impl Mesh {
         if !want.marks.is_empty() {
             parcel.frames(&[Frame::Want(want)]);
         }
-        self.answer(from, parcel, behind, digest.token);
+        self.answer(now, from, parcel, behind, digest.token);
     }
 
     /// Answers a request for rows.
-    pub(super) fn on_want(&mut self, from: NodeId, want: &Want) {
+    pub(super) fn on_want(&mut self, now: Time, from: NodeId, want: &Want) {
         if want.marks.len() > STANDINGS {
             return self.garbage(from, "a request longer than any peer sends");
         }
@@ -261,19 +263,23 @@ impl Mesh {
             (ours.epoch, ours.version) > (mark.epoch, mark.version)
         });
         // Nobody counts the parts of this: it is the second half of a sync whose first half was counted.
-        self.answer(from, Parcel::default(), readers, 0);
+        self.answer(now, from, Parcel::default(), readers, 0);
     }
 
     /// Sends what these readers are missing, each owner's fact ahead of its rows: streams overtake one another.
-    fn answer(&mut self, to: NodeId, mut parcel: Parcel, readers: BTreeMap<NodeId, Mark>, token: u32) {
+    fn answer(&mut self, now: Time, to: NodeId, mut parcel: Parcel, readers: BTreeMap<NodeId, Mark>, token: u32) {
+        if readers.contains_key(&self.id) {
+            // What is written and not signed yet cannot be sent.
+            self.publish(now);
+        }
         for (owner, mark) in readers {
             let Some((book, fact)) = self.catalog.get(owner).zip(self.fact_of(owner)) else { continue };
             if book.mark().version == 0 {
                 continue;
             }
-            for delta in book.deltas(owner, mark) {
-                self.stats.sync_deltas_sent += 1;
-                parcel.frames(&[Frame::Facts(vec![fact]), Frame::Delta(&delta)]);
+            for sheet in book.sheets(mark) {
+                self.stats.sync_pages_sent += 1;
+                parcel.frames(&[Frame::Facts(vec![fact]), Frame::Page { told: sheet.told, page: sheet.bytes }]);
             }
             if parcel.size() > MAX_ANSWER {
                 break;

@@ -33,10 +33,12 @@ impl Wired {
             zone: "".into(),
             version: "0".into(),
             meta: BTreeMap::new(),
+            voucher: bytes::Bytes::new(),
         };
         let mesh = "test".try_into().unwrap();
-        let config =
-            Config { mesh, node, epoch: Epoch(epoch), boot: epoch, seed: u64::from(n), unix_millis: 1_000_000 };
+        let (epoch, boot, seed) = (Epoch(epoch), epoch, u64::from(n));
+        let notary = Arc::new(Numbers::new(1, &node.name, boot));
+        let config = Config { mesh, node, epoch, boot, seed, unix_millis: 1_000_000, notary };
         let mesh = Mesh::new(config, registrations, self.now);
         let id = mesh.id();
         self.nodes.insert(id, mesh);

@@ -13,7 +13,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::event::Generation;
+use super::{event::Generation, page::Told};
 use crate::model::{Epoch, MemberState, NodeId};
 
 /// The version of the protocol.
@@ -22,8 +22,8 @@ pub const VERSION: u8 = 1;
 pub const MAX_PACKET: usize = 1150;
 /// The most bytes of a stream.
 pub const MAX_MESSAGE: usize = 64 * 1024;
-/// What one delta aims at, so that a large book travels in pieces that other traffic can pass between.
-pub(super) const DELTA_SIZE: usize = 16 * 1024;
+/// What one page aims at, so that a large book travels in pieces that other traffic can pass between.
+pub(super) const PAGE_SIZE: usize = 16 * 1024;
 /// The most bytes of one row: a registration with every field at its limit fits.
 pub(super) const MAX_ROW: usize = 60 * 1024;
 /// A frame's kind and length.
@@ -40,9 +40,10 @@ pub(super) struct RowUpdate<'a> {
     pub(super) body: Option<&'a [u8]>,
 }
 
-/// All that changed in one book above `from`, up to and with `to`.
+/// What an owner wrote into its book above version `from`, up to and with `to`, as far as it still stood when the page
+/// was signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Delta<'a> {
+pub(super) struct Page<'a> {
     pub(super) owner: NodeId,
     pub(super) epoch: Epoch,
     /// Tombstones up to this version are forgotten: who stands below it takes the whole book.
@@ -115,8 +116,8 @@ pub struct Place {
 pub(super) enum Frame<'a> {
     /// A SWIM packet; its body is `swim`'s.
     Swim(&'a [u8]),
-    /// A rumour of rows: its number on this link, where the receiver's arc ends, the delta.
-    Rows { seq: u32, until: NodeId, delta: &'a [u8] },
+    /// A rumour of rows: its number on this link, where the receiver's arc ends, the signed page.
+    Rows { seq: u32, until: NodeId, page: &'a [u8] },
     /// A rumour of a member.
     Fact { seq: u32, until: NodeId, fact: Fact },
     /// Rumours that arrived, by number.
@@ -131,8 +132,8 @@ pub(super) enum Frame<'a> {
     Digest(Digest),
     /// See [`Want`].
     Want(Want),
-    /// A delta by sync: for the receiver alone.
-    Delta(&'a [u8]),
+    /// A signed page by sync: for the receiver alone.
+    Page { told: Told, page: &'a [u8] },
     /// What the sender knows of members; for the receiver alone.
     Facts(Vec<Fact>),
     /// This stream is one of so many that answer the digest called `token`.
@@ -230,8 +231,8 @@ impl<'a> Frame<'a> {
         Ok(Some(match kind {
             kind::SWIM => Self::Swim(body),
             kind::ROWS => {
-                let (seq, until, delta) = rumor_head(body)?;
-                Self::Rows { seq, until, delta }
+                let (seq, until, page) = rumor_head(body)?;
+                Self::Rows { seq, until, page }
             }
             kind::FACT => {
                 let (seq, until, fact) = rumor_head(body)?;
@@ -255,7 +256,12 @@ impl<'a> Frame<'a> {
             }
             kind::DIGEST => Self::Digest(decode(body)?),
             kind::WANT => Self::Want(decode(body)?),
-            kind::DELTA => Self::Delta(body),
+            kind::PAGE => {
+                let (since, rest) = body.split_first_chunk().ok_or(Malformed::Length)?;
+                let (floor, page) = rest.split_first_chunk().ok_or(Malformed::Length)?;
+                let told = Told { since: u64::from_be_bytes(*since), floor: u64::from_be_bytes(*floor) };
+                Self::Page { told, page }
+            }
             kind::FACTS => Self::Facts(decode::<List<Fact>>(body)?.0),
             kind::PART => {
                 let (token, of) = decode(body)?;
@@ -286,10 +292,15 @@ impl<'a> Frame<'a> {
         let start = into.len();
         into.extend([self.kind(), 0, 0]);
         match self {
-            Self::Swim(body) | Self::Delta(body) => into.extend_from_slice(body),
-            Self::Rows { seq, until, delta } => {
+            Self::Swim(body) => into.extend_from_slice(body),
+            Self::Rows { seq, until, page } => {
                 write_rumor_head(*seq, *until, into);
-                into.extend_from_slice(delta);
+                into.extend_from_slice(page);
+            }
+            Self::Page { told, page } => {
+                into.extend(told.since.to_be_bytes());
+                into.extend(told.floor.to_be_bytes());
+                into.extend_from_slice(page);
             }
             Self::Fact { seq, until, fact } => {
                 write_rumor_head(*seq, *until, into);
@@ -337,7 +348,7 @@ impl<'a> Frame<'a> {
             Self::Buckets(_) => kind::BUCKETS,
             Self::Digest(_) => kind::DIGEST,
             Self::Want(_) => kind::WANT,
-            Self::Delta(_) => kind::DELTA,
+            Self::Page { .. } => kind::PAGE,
             Self::Facts(_) => kind::FACTS,
             Self::Part { .. } => kind::PART,
             Self::Renew(_) => kind::RENEW,
@@ -364,7 +375,7 @@ mod kind {
     pub(super) const BUCKETS: u8 = 7;
     pub(super) const DIGEST: u8 = 8;
     pub(super) const WANT: u8 = 9;
-    pub(super) const DELTA: u8 = 10;
+    pub(super) const PAGE: u8 = 10;
     pub(super) const FACTS: u8 = 11;
     pub(super) const PART: u8 = 12;
     pub(super) const RENEW: u8 = 13;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -56,6 +57,9 @@ pub struct Node {
     /// Free pairs of text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<String, String>,
+    /// Proves, by its certificate, which key its book is signed with; only the mesh's notaries can read it.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
+    pub voucher: Bytes,
 }
 
 impl Node {

@@ -1,6 +1,8 @@
 //! One turn of the world: an event is handled by its machine's core, all that the core wants is carried out, the laws
 //! are checked.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
     world::{Journal, Seen, World, mesh_name, number},
 };
 use crate::{
-    mesh::{self, Change, Command, Gone, Input, Mesh, Output},
+    mesh::{self, Change, Command, Gone, Input, Mesh, Numbers, Output},
     model::{Epoch, NodeId, Time},
 };
 
@@ -161,7 +163,8 @@ impl World {
         let epoch = Epoch(machine.disk.epoch.map_or(0, |stored| stored.0 + 1).max(unix_millis));
         machine.disk.epoch = Some(epoch);
         let (boot, seed) = (self.rng.random(), self.rng.random());
-        mesh::Config { mesh: mesh_name(), node: machine.node.clone(), epoch, boot, seed, unix_millis }
+        let notary = Arc::new(Numbers::new(self.settings.seed, &machine.node.name, boot));
+        mesh::Config { mesh: mesh_name(), node: machine.node.clone(), epoch, boot, seed, unix_millis, notary }
     }
 
     pub(super) fn begin(&mut self, n: usize, birth: Birth, core: impl FnOnce(Time) -> Mesh) {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
@@ -17,8 +18,8 @@ use super::{
     queue::{Event, Queue},
 };
 use crate::{
-    mesh::{self, Change, Command, Generation, Gone, Input, Instance, Mesh},
-    model::{Epoch, InstanceId, MeshName, Node, NodeId, NodeName, Registration, ServiceName, Time},
+    mesh::{self, Card, Change, Command, Gone, Input, Instance, Mesh},
+    model::{InstanceId, MeshName, Node, NodeId, NodeName, Registration, ServiceName, Time},
 };
 
 /// What a world is made from.
@@ -125,14 +126,9 @@ impl World {
     pub fn warm(settings: Settings, machines: usize) -> Self {
         let mut world = Self::new(settings);
         world.populate(machines);
-        let epoch = Epoch(world.machines.first().map_or(1, |first| first.unix_millis(Time::ZERO)));
-        let peers: Vec<_> = world
-            .machines
-            .iter()
-            .map(|machine| (machine.id, Generation::first(epoch), Arc::new(machine.node.clone())))
-            .collect();
-        for n in 0..machines {
-            let config = world.boot(n);
+        let configs: Vec<_> = (0..machines).map(|n| world.boot(n)).collect();
+        let peers: Vec<Card> = configs.iter().map(Card::of).collect();
+        for (n, config) in configs.into_iter().enumerate() {
             world.begin(n, Birth::Linked, |now| Mesh::with_peers(config, Vec::new(), &peers, now));
         }
         world.elders = world.machines.iter().zip(0..).map(|(machine, n)| (machine.id, n)).collect();
@@ -409,6 +405,7 @@ fn node(name: &str, address: SocketAddr) -> Node {
         zone: "".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         meta: BTreeMap::new(),
+        voucher: Bytes::new(),
     }
 }
 

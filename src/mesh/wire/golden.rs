@@ -17,7 +17,7 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
     let mark = Mark { epoch: Epoch(9), floor: 1, version: 2 };
     vec![
         (Frame::Swim(&[0xaa]), "01 0001 aa"),
-        (Frame::Rows { seq: 1, until: NodeId(2), delta: &[0xbb] }, "02 000d 00000001 0000000000000002 bb"),
+        (Frame::Rows { seq: 1, until: NodeId(2), page: &[0xbb] }, "02 000d 00000001 0000000000000002 bb"),
         (
             Frame::Fact { seq: 1, until: NodeId(2), fact: fact() },
             "03 001e 00000001 0000000000000002 95 cf0102030405060708 ce00090000 01 01 02",
@@ -31,7 +31,10 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
             "08 001d 93 07 91 ccc8 91 92 95 cf0102030405060708 ce00090000 01 01 02 93 09 01 02",
         ),
         (Frame::Want(Want { marks: vec![(NodeId(5), mark)] }), "09 0008 91 91 92 05 93 09 01 02"),
-        (Frame::Delta(&[0xcc]), "0a 0001 cc"),
+        (
+            Frame::Page { told: Told { since: 1, floor: 2 }, page: &[0xcc] },
+            "0a 0011 0000000000000001 0000000000000002 cc",
+        ),
         (Frame::Facts(vec![fact()]), "0b 0013 91 95 cf0102030405060708 ce00090000 01 01 02"),
         (Frame::Part { token: 7, of: 3 }, "0c 0003 92 07 03"),
         (Frame::Renew(Generation(4)), "0d 0008 0000000000000004"),
@@ -77,16 +80,16 @@ fn frames_have_these_bytes() {
 }
 
 #[test]
-fn a_delta_has_these_bytes() {
+fn a_page_has_these_bytes() {
     let rows = vec![
         RowUpdate { key: "s:web", version: 2, body: Some(&[0x80]) },
         RowUpdate { key: "h:web", version: 3, body: None },
     ];
-    let delta = Delta { owner: NodeId(1), epoch: Epoch(9), floor: 0, from: 1, to: 3, rows };
-    let bytes = encode(&delta);
+    let page = Page { owner: NodeId(1), epoch: Epoch(9), floor: 0, from: 1, to: 3, rows };
+    let bytes = encode(&page);
     let golden = hex("96 01 09 00 01 03 92 93 a5 733a776562 02 c401 80 93 a5 683a776562 03 c0");
     assert_eq!(bytes, golden, "{bytes:02x?}");
-    assert_eq!(decode::<Delta<'_>>(&bytes), Ok(delta));
+    assert_eq!(decode::<Page<'_>>(&bytes), Ok(page));
 }
 
 #[test]

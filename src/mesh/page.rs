@@ -1,0 +1,160 @@
+//! Pages: rows of one book as their owner signed them. The bytes are kept and handed on unchanged, so that a member may
+//! withhold what another wrote, and cannot forge it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{
+    claim::Key,
+    notary::{BookKey, Notary, Signature},
+    wire::{self, Malformed, Page},
+};
+
+/// A page with its signature, read and not yet believed.
+#[derive(Debug)]
+pub(super) struct Signed<'a> {
+    pub(super) page: Page<'a>,
+    bytes: &'a Bytes,
+}
+
+impl<'a> Signed<'a> {
+    pub(super) fn read(bytes: &'a Bytes) -> Result<Self, Malformed> {
+        let (_, body) = bytes.split_first_chunk::<SIGNATURE>().ok_or(Malformed::Length)?;
+        let page: Page<'_> = wire::decode(body)?;
+        let ordered = page.from < page.to && page.floor <= page.to;
+        let inside = page.rows.iter().all(|row| page.from < row.version && row.version <= page.to);
+        // What a node says of itself stands alone, so that the rest can be checked with it.
+        let is_plain =
+            page.rows.iter().all(|row| row.key != Key::NODE || (page.rows.len() == 1 && row.version == page.to));
+        if ordered && inside && is_plain { Ok(Self { page, bytes }) } else { Err(Malformed::Body) }
+    }
+
+    pub(super) fn is_signed_with(&self, key: &BookKey, notary: &dyn Notary) -> bool {
+        let Some((signature, body)) = self.bytes.split_first_chunk::<SIGNATURE>() else { return false };
+        notary.is_signed(key, &message(body), signature)
+    }
+
+    pub(super) const fn bytes(&self) -> &'a Bytes {
+        self.bytes
+    }
+}
+
+impl Page<'_> {
+    /// What the owner says of itself, if that is what this page is for: it then holds nothing else.
+    pub(super) fn node_row(&self) -> Option<&[u8]> {
+        self.rows.iter().find(|row| row.key == Key::NODE).and_then(|row| row.body)
+    }
+
+    /// The page as it travels: the signature, then what is signed.
+    pub(super) fn sign(&self, notary: &dyn Notary) -> Bytes {
+        let body = wire::encode(self);
+        let mut bytes = notary.sign(&message(&body)).to_vec();
+        bytes.extend_from_slice(&body);
+        bytes.into()
+    }
+}
+
+/// What is signed, set apart from anything else that the key might ever sign.
+fn message(body: &[u8]) -> Vec<u8> {
+    [PURPOSE, body].concat()
+}
+
+/// A page and its place among others, as somebody sends it who was asked.
+#[derive(Debug)]
+pub(super) struct Sheet<'a> {
+    pub(super) told: Told,
+    pub(super) bytes: &'a Bytes,
+}
+
+/// What the sender of a page says of those he does not send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Nothing above this and below the page stands any more.
+    pub(super) since: u64,
+    /// The sender has forgotten tombstones up to this.
+    pub(super) floor: u64,
+}
+
+/// The pages of one book in which some row still stands, by the last version in them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shelf {
+    pages: BTreeMap<u64, Shelved>,
+    /// Bytes of all pages, and of the rows in them that stand.
+    pub(super) bytes: usize,
+    pub(super) standing: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Shelved {
+    bytes: Bytes,
+    rows: usize,
+    standing: usize,
+}
+
+impl Shelf {
+    /// Puts a page there, as yet without a row that stands.
+    pub(super) fn put(&mut self, to: u64, bytes: &Bytes) {
+        self.pages.entry(to).or_insert_with(|| {
+            self.bytes += bytes.len();
+            Shelved { bytes: bytes.clone(), rows: 0, standing: 0 }
+        });
+    }
+
+    /// A row of so many bytes stands in the page `to`.
+    pub(super) fn stand(&mut self, to: u64, size: usize) {
+        if let Some(page) = self.pages.get_mut(&to) {
+            page.rows += 1;
+            page.standing += size;
+            self.standing += size;
+        }
+    }
+
+    /// A row does not stand any more. Its page goes with its last row, unless it is the `top`: the last one read says how
+    /// far the book goes.
+    pub(super) fn fall(&mut self, to: u64, size: usize, top: u64) {
+        if let Some(page) = self.pages.get_mut(&to) {
+            page.rows -= 1;
+            page.standing -= size;
+            self.standing -= size;
+        }
+        self.clear(to, top);
+    }
+
+    /// Takes a page away in which no row stands, if it lies below the top.
+    pub(super) fn clear(&mut self, to: u64, top: u64) {
+        if to < top && self.pages.get(&to).is_some_and(|page| page.rows == 0) {
+            self.bytes -= self.pages.remove(&to).map_or(0, |page| page.bytes.len());
+        }
+    }
+
+    /// Clears all pages from `from` up to the top.
+    pub(super) fn clear_range(&mut self, from: u64, top: u64) {
+        let idle: Vec<u64> =
+            self.pages.range(from..top).filter(|(_, page)| page.rows == 0).map(|(to, _)| *to).collect();
+        idle.into_iter().for_each(|to| self.clear(to, top));
+    }
+
+    /// The last version in any page.
+    pub(super) fn last(&self) -> u64 {
+        self.pages.last_key_value().map_or(0, |(to, _)| *to)
+    }
+
+    /// The pages that end above `start`.
+    pub(super) fn above(&self, start: u64) -> impl Iterator<Item = (u64, &Bytes)> {
+        self.pages.range(start.saturating_add(1)..).map(|(to, page)| (*to, &page.bytes))
+    }
+
+    /// Whether the page `to` is still there.
+    pub(super) fn holds(&self, to: u64) -> bool {
+        self.pages.contains_key(&to)
+    }
+
+    /// Whether the page `to` is mostly rows that do not stand any more.
+    pub(super) fn is_sparse(&self, to: u64) -> bool {
+        self.pages.get(&to).is_some_and(|page| page.standing * 2 < page.bytes.len())
+    }
+}
+
+const SIGNATURE: usize = size_of::<Signature>();
+const PURPOSE: &[u8] = b"hobnob page 1: ";
