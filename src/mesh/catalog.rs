@@ -76,6 +76,8 @@ struct Rows {
     shelf: Shelf,
     /// What the owner has written and not yet signed, by version.
     fresh: Fresh,
+    /// How far the owner has signed it.
+    signed: u64,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
 }
@@ -223,7 +225,7 @@ impl Book {
     pub(super) fn sign(&mut self, owner: NodeId, notary: &dyn Notary) -> Vec<Bytes> {
         let Mark { epoch, floor, version } = self.mark;
         let rows = self.rows.get_or_insert_default();
-        let mut from = rows.shelf.last().max(if self.papers.page.is_empty() { 0 } else { self.papers.version });
+        let mut from = rows.signed;
         let mut fresh = std::mem::take(&mut rows.fresh).rows.into_iter().peekable();
         let mut pages = Vec::new();
         while from < version {
@@ -254,7 +256,7 @@ impl Book {
     /// Puts a page of one's own on the shelf, with the rows that stand in it.
     fn shelve(&mut self, keys: impl Iterator<Item = Key>, to: u64, bytes: &Bytes) {
         let rows = self.rows.get_or_insert_default();
-        let before = rows.shelf.last();
+        let before = std::mem::replace(&mut rows.signed, to);
         rows.shelf.put(to, bytes);
         for key in keys {
             if key == Key::Node {

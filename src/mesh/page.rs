@@ -135,11 +135,6 @@ impl Shelf {
         idle.into_iter().for_each(|to| self.clear(to, top));
     }
 
-    /// The last version in any page.
-    pub(super) fn last(&self) -> u64 {
-        self.pages.last_key_value().map_or(0, |(to, _)| *to)
-    }
-
     /// The pages that end above `start`.
     pub(super) fn above(&self, start: u64) -> impl Iterator<Item = (u64, &Bytes)> {
         self.pages.range(start.saturating_add(1)..).map(|(to, page)| (*to, &page.bytes))
