@@ -148,9 +148,10 @@ fn core(name: &str, port: u16) -> Mesh {
         zone: "".into(),
         version: "0".into(),
         meta: BTreeMap::new(),
+        voucher: bytes::Bytes::new(),
     };
     let mesh = "fuzz".try_into().expect("a valid name");
-    let notary = Arc::new(Numbers::new(1, &node.name, 1));
+    let notary = std::sync::Arc::new(hobnob::mesh::Numbers::new(1, &node.name, 1));
     let config = Config { mesh, node, epoch: Epoch(1), boot: 1, seed: u64::from(port), unix_millis: 1, notary };
     let mut core = Mesh::new(config, Vec::new(), Time::ZERO);
     core.command(Time::ZERO, Command::Join(Vec::new())).expect("a fresh core takes commands");

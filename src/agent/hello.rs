@@ -270,8 +270,8 @@ impl From<&'static str> for Broken {
 const ANY_NAME: &str = "node.hobnob";
 /// Dial, handshake and both Hellos together.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
-/// A Hello with every field at its limit.
-const MAX_HELLO: usize = 4096;
+/// A Hello with every field at its limit, certificates of a chain included.
+const MAX_HELLO: usize = 16 << 10;
 /// A Hello nests three deep; a deeper one would only exhaust the stack.
 const MAX_DEPTH: usize = 16;
 
@@ -304,6 +304,7 @@ pub(super) mod tests {
                 zone: "".into(),
                 version: "0".into(),
                 meta: std::collections::BTreeMap::new(),
+                voucher: bytes::Bytes::new(),
             },
             features: Vec::new(),
         };

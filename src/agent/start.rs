@@ -15,7 +15,7 @@ use super::{
     quic,
     seek::Seek,
     store::{Found, Store},
-    trust::{self, Proof, Trust},
+    trust::{self, Proof, Seal, Trust},
     writes::Writes,
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
-    let core = core(&config, bound, found.epoch, &clock)?;
+    let core = core(&config, bound, found.epoch, &clock, &trust)?;
     let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
     let (peers_found, registrations) = (found.peers, found.registrations);
     let mesh = Mesh::new(core, registrations.clone(), clock.now());
@@ -126,11 +126,19 @@ fn identify(config: &Config) -> Result<Trust, StartError> {
 }
 
 /// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
-fn core(config: &Config, bound: SocketAddr, epoch: Epoch, clock: &Clock) -> Result<mesh::Config, StartError> {
+fn core(
+    config: &Config,
+    bound: SocketAddr,
+    epoch: Epoch,
+    clock: &Clock,
+    trust: &Arc<Trust>,
+) -> Result<mesh::Config, StartError> {
     let blame = |why| StartError::Config { field: "node", why: format!("has no randomness to start with: {why}") };
     let [boot, seed] = [getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?];
     let (mesh, node) = (config.mesh.clone(), describe(config, bound));
-    Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis })
+    let seal = Seal::new(Arc::clone(trust))
+        .map_err(|why| StartError::Config { field: "node", why: format!("cannot have a key for its book: {why}") })?;
+    Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis, notary: Arc::new(seal) })
 }
 
 /// Store and port. Who tries again after a port that could not be had must not find the directory in use.
@@ -178,10 +186,11 @@ fn describe(config: &Config, bound: SocketAddr) -> Node {
         zone: config.zone.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         meta: BTreeMap::clone(&config.meta),
+        voucher: bytes::Bytes::new(),
     }
 }
 
-/// A hello has 4 KiB; its other fields take less than one.
+/// Beside it a hello holds the certificates that vouch for it.
 const MAX_DESCRIPTION: usize = 3 << 10;
 /// Asks that wait; beyond it callers do.
 const MAX_ASKS: usize = 1024;

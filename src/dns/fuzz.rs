@@ -40,6 +40,7 @@ fn world() -> Result<(View, Config), Invalid> {
         zone: "".into(),
         version: "0".into(),
         meta: BTreeMap::from([("rack".into(), "7".into())]),
+        voucher: bytes::Bytes::new(),
     });
     let id = NodeId::of(&MeshName::try_from("fuzz")?, &node.name);
     let (state, since) = (MemberState::Alive, Time::ZERO);

@@ -4,16 +4,19 @@
 //! then the higher version of each row wins, so that merging is commutative, associative and idempotent. A page that
 //! leaves a gap is shown but not counted (law 5): the mark waits until another page fills it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod author;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
+use self::author::Fresh;
 use super::{
     claim::{Claim, Key},
-    notary::{BookKey, Notary},
+    notary::BookKey,
     page::{Sheet, Shelf, Signed, Told},
     ring::Ring,
-    wire::{MAX_ROW, Mark, PAGE_SIZE, Page, RowUpdate},
+    wire::{MAX_ROW, Mark, RowUpdate},
 };
 use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
 
@@ -23,8 +26,6 @@ pub(super) const MAX_ROWS: usize = 50_000;
 pub(super) const MAX_BOOK_BYTES: usize = 32 << 20;
 /// The most pieces of a book read ahead of a gap; more are shown and not remembered: the next sync brings them again.
 const MAX_AHEAD: usize = 32;
-/// How long a tombstone is kept before it folds into the floor: longer than any sync can be late (law 6).
-pub(super) const TOMBSTONE_KEPT: Duration = Duration::from_secs(600);
 
 /// One claim with its number; no claim is a tombstone.
 #[derive(Clone, Debug)]
@@ -80,24 +81,6 @@ struct Rows {
     signed: u64,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Fresh {
-    rows: BTreeMap<u64, (Key, Option<Bytes>)>,
-    bytes: usize,
-}
-
-impl Fresh {
-    fn insert(&mut self, version: u64, key: Key, body: Option<Bytes>) {
-        self.bytes += body.as_ref().map_or(0, Bytes::len);
-        self.rows.insert(version, (key, body));
-    }
-
-    fn remove(&mut self, version: u64) {
-        let body = self.rows.remove(&version).and_then(|(_, body)| body);
-        self.bytes -= body.map_or(0, |body| body.len());
-    }
 }
 
 /// What a merge did.
@@ -199,77 +182,6 @@ impl Book {
     pub(super) fn has_room(&self, rows: usize, bytes: usize) -> bool {
         let standing = self.rows.as_ref().map_or(0, |rows| rows.shelf.standing + rows.fresh.bytes);
         self.len() + rows <= MAX_ROWS && standing + bytes <= MAX_BOOK_BYTES
-    }
-
-    /// Writes one row of one's own book: a claim, or its withdrawal.
-    pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<Merged, TooLarge> {
-        let body = claim.as_ref().map(Claim::encode);
-        let size = key.text().len() + body.as_ref().map_or(0, Bytes::len) + ROW_HEAD;
-        if size > MAX_ROW {
-            return Err(TooLarge::Row);
-        }
-        let is_new = self.rows.as_ref().is_none_or(|rows| !rows.by_key.contains_key(&key));
-        if claim.is_some() && is_new && !self.has_room(1, size) {
-            return Err(TooLarge::Book);
-        }
-        self.mark.version += 1;
-        let version = self.mark.version;
-        self.rows.get_or_insert_default().fresh.insert(version, key.clone(), body);
-        let mut merged = Merged::default();
-        let outlived = self.rows.as_ref().map_or_else(Vec::new, |rows| rows.outlived(&key));
-        self.put(key, Row { version, claim, size, page: 0, outlived, buried: now, doubted: false }, &mut merged);
-        Ok(merged)
-    }
-
-    /// Signs what was written since the last time, in pages of about [`PAGE_SIZE`] bytes.
-    pub(super) fn sign(&mut self, owner: NodeId, notary: &dyn Notary) -> Vec<Bytes> {
-        let Mark { epoch, floor, version } = self.mark;
-        let rows = self.rows.get_or_insert_default();
-        let mut from = rows.signed;
-        let mut fresh = std::mem::take(&mut rows.fresh).rows.into_iter().peekable();
-        let mut pages = Vec::new();
-        while from < version {
-            let mut group: Vec<(u64, Key, Option<Bytes>)> = Vec::new();
-            let mut size = 0;
-            // The node's own row stands alone: it is what others can check the rest with.
-            while let Some((at, (key, body))) = fresh.next_if(|(_, (key, body))| {
-                let cost = body.as_ref().map_or(0, Bytes::len);
-                group.is_empty() || (size + cost <= PAGE_SIZE && ![&group[0].1, key].contains(&&Key::Node))
-            }) {
-                size += body.as_ref().map_or(0, Bytes::len) + ROW_HEAD;
-                group.push((at, key, body));
-            }
-            // What was written and replaced in between leaves no trace; the last page says how far the book goes.
-            let is_last = fresh.peek().is_none() && group.first().is_none_or(|(_, key, _)| *key != Key::Node);
-            let to = group.last().filter(|_| !is_last).map_or(version, |(at, ..)| *at);
-            let texts: Vec<String> = group.iter().map(|(_, key, _)| key.text()).collect();
-            let updates = group.iter().zip(&texts);
-            let updates = updates.map(|((at, _, body), key)| RowUpdate { key, version: *at, body: body.as_deref() });
-            let bytes = Page { owner, epoch, floor, from, to, rows: updates.collect() }.sign(notary);
-            self.shelve(group.into_iter().map(|(_, key, _)| key), to, &bytes);
-            pages.push(bytes);
-            from = to;
-        }
-        pages
-    }
-
-    /// Puts a page of one's own on the shelf, with the rows that stand in it.
-    fn shelve(&mut self, keys: impl Iterator<Item = Key>, to: u64, bytes: &Bytes) {
-        let rows = self.rows.get_or_insert_default();
-        let before = std::mem::replace(&mut rows.signed, to);
-        rows.shelf.put(to, bytes);
-        for key in keys {
-            if key == Key::Node {
-                self.papers.page = bytes.clone();
-            } else if let Some(row) = rows.by_key.get_mut(&key) {
-                row.page = to;
-                rows.shelf.stand(to, row.size);
-            }
-        }
-        rows.shelf.clear(before, to);
-        if self.papers.version == to {
-            rows.shelf.clear(to, u64::MAX);
-        }
     }
 
     /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
@@ -497,35 +409,6 @@ impl Book {
         }
     }
 
-    /// Folds one's own tombstones that are old enough. True if there were any: readers follow by a page that says so.
-    /// One whose dead still lie in some page is written again, since whoever reads that page must be told of it.
-    pub(super) fn bury(&mut self, now: Time) -> bool {
-        let Some(rows) = &self.rows else { return false };
-        let is_old = |row: &Row| row.claim.is_none() && row.page != 0 && now.since(row.buried) >= TOMBSTONE_KEPT;
-        let old: Vec<(&Key, u64)> =
-            rows.by_key.iter().filter(|(_, row)| is_old(row)).map(|(key, row)| (key, row.version)).collect();
-        let Some(floor) = old.iter().map(|(_, version)| *version).max() else { return false };
-        let haunted = old.iter().filter(|(key, _)| !rows.outlived(key).is_empty()).map(|(key, _)| (*key).clone());
-        for key in haunted.collect::<Vec<_>>() {
-            // Without a body it is within every limit.
-            let _ = self.write(now, key, None);
-        }
-        self.fold(floor, &mut Merged::default());
-        self.mark.version += 1;
-        true
-    }
-
-    /// The claims of one's own that stand in pages with little else, once such pages take more than what stands: to be
-    /// written again, so that the pages go.
-    pub(super) fn scattered(&self) -> Vec<(Key, Claim)> {
-        let Some(rows) = self.rows.as_ref().filter(|rows| rows.shelf.bytes > 2 * rows.shelf.standing + MOSTLY_IDLE)
-        else {
-            return Vec::new();
-        };
-        let sparse = rows.by_key.iter().filter(|(_, row)| rows.shelf.is_sparse(row.page));
-        sparse.filter_map(|(key, row)| Some((key.clone(), row.claim.clone()?))).collect()
-    }
-
     /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but first of
     /// all the one that shows him the floor, if he is below it.
     pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
@@ -552,17 +435,6 @@ impl Book {
 }
 
 impl Rows {
-    /// The pages from which somebody could read that `key` stands.
-    fn outlived(&self, key: &Key) -> Vec<u64> {
-        let Some(row) = self.by_key.get(key) else { return Vec::new() };
-        row.outlived
-            .iter()
-            .copied()
-            .chain(row.claim.as_ref().map(|_| row.page))
-            .filter(|page| self.shelf.holds(*page))
-            .collect()
-    }
-
     /// A row was replaced or forgotten.
     fn fall(&mut self, row: &Row, top: u64) {
         if row.page == 0 {

@@ -57,8 +57,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
 pub use view::{Held, Instance, Member};
-pub use wire::Place;
 pub use warm::Card;
+pub use wire::Place;
 
 use self::{
     catalog::{Book, Catalog},

@@ -95,8 +95,15 @@ impl Mesh {
         book.sign(id, &*notary)
     }
 
-    /// Takes old tombstones out of this node's own book, and gathers what stands scattered in it.
+    /// Takes old tombstones out of this node's own book, gathers what stands scattered in it, and has its voucher
+    /// renewed with its certificate.
     pub(super) fn tidy_book(&mut self, now: Time) {
+        let voucher = self.config.notary.voucher();
+        if voucher != self.config.node.voucher {
+            self.config.node.voucher = voucher;
+            let node = Claim::Node(Arc::new(self.config.node.clone()));
+            let _ = self.write(now, Key::Node, Some(node));
+        }
         let id = self.id;
         let Some(book) = self.catalog.get_mut(id) else { return };
         let buried = book.bury(now);

@@ -8,7 +8,7 @@
 //! Every decoder here is bounded before it allocates: input by [`MAX_MESSAGE`], nesting by `MAX_DEPTH`, and a list
 //! grows only by elements that are really there.
 
-use std::fmt;
+mod fields;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -36,7 +36,7 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct RowUpdate<'a> {
     pub(super) key: &'a str,
     pub(super) version: u64,
-    #[serde(with = "optional_bytes", borrow)]
+    #[serde(with = "fields::optional_bytes", borrow)]
     pub(super) body: Option<&'a [u8]>,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Fact {
     pub(super) id: NodeId,
     pub(super) generation: Generation,
     pub(super) incarnation: u16,
-    #[serde(with = "state_number")]
+    #[serde(with = "fields::state_number")]
     pub(super) state: MemberState,
     /// Who says so from his own evidence.
     pub(super) by: NodeId,
@@ -164,7 +164,7 @@ pub(super) enum Frame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Witness {
     pub(super) about: NodeId,
-    #[serde(with = "state_number")]
+    #[serde(with = "fields::state_number")]
     pub(super) state: MemberState,
     /// How many milliseconds ago it was heard, if ever.
     pub(super) heard: Option<u32>,
@@ -455,52 +455,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 
 fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     crate::model::list(from)
-}
-
-mod state_number {
-    use super::{Deserialize, Deserializer, MemberState, Serialize, de};
-
-    pub(super) fn serialize<S: serde::Serializer>(state: &MemberState, to: S) -> Result<S::Ok, S::Error> {
-        (*state as u8).serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<MemberState, D::Error> {
-        Ok(match u8::deserialize(from)? {
-            0 => MemberState::Alive,
-            1 => MemberState::Suspect,
-            2 => MemberState::Down,
-            3 => MemberState::Left,
-            _ => return Err(de::Error::custom("no such state")),
-        })
-    }
-}
-
-mod optional_bytes {
-    use super::{Deserializer, de, fmt};
-
-    pub(super) fn serialize<S: serde::Serializer>(body: &Option<&[u8]>, to: S) -> Result<S::Ok, S::Error> {
-        match body {
-            Some(bytes) => to.serialize_bytes(bytes),
-            None => to.serialize_unit(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de [u8]>, D::Error> {
-        struct Body;
-        impl<'de> de::Visitor<'de> for Body {
-            type Value = Option<&'de [u8]>;
-            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-                out.write_str("bytes or nil")
-            }
-            fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-                Ok(Some(bytes))
-            }
-            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
-                Ok(None)
-            }
-        }
-        from.deserialize_any(Body)
-    }
 }
 
 #[cfg(test)]

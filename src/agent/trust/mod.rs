@@ -9,6 +9,7 @@
 //! in the Hello the node. Papers are replaced while connections stand.
 
 mod authority;
+mod notary;
 mod papers;
 mod watch;
 
@@ -38,6 +39,7 @@ pub use papers::{Files, Says};
 
 use super::Secret;
 use crate::model::{MeshName, NodeName};
+pub(super) use notary::Seal;
 use papers::Papers;
 pub(super) use watch::watch;
 
@@ -97,8 +99,12 @@ impl Trust {
 
     /// Whether a chain that was accepted once would be accepted now.
     pub(super) fn still_accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.accepts_at(chain, UnixTime::now())
+    }
+
+    fn accepts_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
         let Some((leaf, rest)) = chain.split_first() else { return false };
-        self.check_name(leaf).is_ok() && self.papers.load().verify(leaf, rest, UnixTime::now()).is_ok()
+        self.check_name(leaf).is_ok() && self.papers.load().verify(leaf, rest, now).is_ok()
     }
 
     fn check_name(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {

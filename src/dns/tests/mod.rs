@@ -108,6 +108,7 @@ fn node(name: &str, addresses: &[&str]) -> Node {
         zone: "".into(),
         version: "0".into(),
         meta: std::collections::BTreeMap::new(),
+        voucher: bytes::Bytes::new(),
     }
 }
 
