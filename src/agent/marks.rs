@@ -143,7 +143,7 @@ fn number(previous: u64, tag: u64) -> u64 {
 }
 
 /// Enough that a reader of another start is told apart from ours 2,047 times in 2,048.
-const TAG_BITS: u32 = 11;
+pub(super) const TAG_BITS: u32 = 11;
 const TAG: u64 = (1 << TAG_BITS) - 1;
 
 #[cfg(test)]

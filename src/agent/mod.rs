@@ -7,6 +7,8 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
 
+mod atlas;
+mod basis;
 mod builder;
 mod clock;
 mod door;
@@ -39,11 +41,14 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+pub use atlas::Tenants;
+pub use basis::Basis;
 pub use builder::Builder;
 pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
+pub(crate) use traffic::counters;
 pub use traffic::{Counter, Traffic};
 pub use view::{Service, View, Waiter};
 

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Declares [`Traffic`] with a sentence for each counter.
+/// Declares a `Traffic` with a sentence for each counter; the faces have theirs.
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident),* $(,)?) => {
-        /// What the driver has moved and dropped since it started.
+        /// What has been moved and dropped since the start.
         #[derive(Debug, Default)]
-        pub struct Traffic { $($(#[doc = $doc])+ pub $name: Counter),* }
+        pub struct Traffic { $($(#[doc = $doc])+ pub $name: $crate::agent::Counter),* }
 
         impl Traffic {
             /// Every counter with its name and its meaning.
@@ -17,6 +17,8 @@ macro_rules! counters {
         }
     };
 }
+
+pub(crate) use counters;
 
 counters! {
     /// Datagrams handed to QUIC.
@@ -66,7 +68,8 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add(&self, by: usize) {
+    /// Lets it grow.
+    pub fn add(&self, by: usize) {
         self.0.fetch_add(by as u64, Ordering::Relaxed);
     }
 }

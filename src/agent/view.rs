@@ -2,16 +2,23 @@
 //!
 //! One changed service costs one insertion. Readers get `Arc`s and hold no lock; never hold a map's guard across an await.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use tokio::sync::watch;
 
-use super::marks::{Marks, Topic};
+use super::{
+    atlas::{Atlas, Tenants},
+    basis::{Basis, Beats},
+    marks::{Marks, TAG_BITS, Topic},
+};
 use crate::{
     mesh::{Instance, Member},
     model::{InstanceId, NodeId, NodeName, Registration, ServiceName, Tag},
@@ -42,6 +49,8 @@ pub struct View {
     this: ArcSwapOption<Member>,
     changed: watch::Sender<u64>,
     marks: Marks,
+    beats: Beats,
+    atlas: Atlas,
 }
 
 impl Default for View {
@@ -56,6 +65,8 @@ impl Default for View {
             this: ArcSwapOption::empty(),
             changed: watch::channel(marks.first()).0,
             marks,
+            beats: Beats::default(),
+            atlas: Atlas::default(),
         }
     }
 }
@@ -73,6 +84,13 @@ impl View {
         self.index.load(Ordering::Acquire)
     }
 
+    /// The same as the serial number of a zone: of the index, the part that grows, and of that as much as fits
+    /// (RFC 1982: only the order of near ones counts).
+    #[must_use]
+    pub fn serial(&self) -> u32 {
+        (self.index() >> TAG_BITS) as u32
+    }
+
     /// Wakes when [`View::index`] has grown.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<u64> {
@@ -83,6 +101,24 @@ impl View {
     #[must_use]
     pub fn mark(&self, topic: &Topic) -> u64 {
         self.marks.of(topic)
+    }
+
+    /// A number that is another one after each change of `basis`. Read it before what it is to stand for.
+    #[must_use]
+    pub fn beat(&self, basis: Basis) -> u64 {
+        self.beats.read(basis, self.index())
+    }
+
+    /// Who stands at an address.
+    #[must_use]
+    pub fn tenants(&self, address: IpAddr) -> Option<Arc<Tenants>> {
+        self.atlas.tenants(address)
+    }
+
+    /// Whether a node, in any state, stands in the datacenter of that name, in any case.
+    #[must_use]
+    pub fn has_datacenter(&self, name: &str) -> bool {
+        self.atlas.has_datacenter(&fold(name))
     }
 
     /// Whether this start of the process issued a number of [`View::index`] or [`View::mark`].
@@ -115,7 +151,7 @@ impl View {
     #[must_use]
     pub fn services(&self) -> Vec<Arc<Service>> {
         let mut all = self.rows();
-        all.retain(|service| !service.instances.is_empty() || service.beside.iter().all(|row| !has_role(row)));
+        all.retain(|service| service.is_listed());
         all
     }
 
@@ -174,6 +210,8 @@ impl View {
         let key = name.folded();
         let Some(mut rows) = rows else {
             if let Some((_, old)) = self.services.remove(&key) {
+                self.atlas.move_service(&key, Some(&old), None);
+                self.beats.service_changed(&key);
                 self.marks.bury(Topic::Service(key));
                 self.marks.touch(Topic::Services);
                 old.rows().for_each(|row| self.touch_row(row));
@@ -192,6 +230,8 @@ impl View {
             return;
         }
         self.services.insert(key.clone(), Arc::clone(&new));
+        self.atlas.move_service(&key, old.as_deref(), Some(&new));
+        self.beats.service_changed(&key);
         self.marks.touch(Topic::Service(key));
         changed.iter().for_each(|row| self.touch_row(row));
         if old.as_ref().is_none_or(|old| !old.tags().eq(new.tags())) {
@@ -213,12 +253,16 @@ impl View {
     pub fn set_node(&self, name: &NodeName, member: Option<Member>) {
         let key = fold(name.as_str()).into_owned();
         let Some(member) = member.map(Arc::new) else {
-            self.nodes.remove(&key);
+            let old = self.nodes.remove(&key).map(|(_, old)| old);
+            self.atlas.move_node(&key, old.as_deref(), None);
+            self.beats.nodes_changed();
             self.marks.bury(Topic::Node(key));
             self.marks.touch(Topic::Nodes);
             return self.marks.touch(Topic::Checks);
         };
         let old = self.nodes.insert(key.clone(), Arc::clone(&member));
+        self.atlas.move_node(&key, old.as_deref(), Some(&member));
+        self.beats.nodes_changed();
         if old.is_none_or(|old| (&old.node, old.state, old.epoch) != (&member.node, member.state, member.epoch)) {
             self.marks.touch(Topic::Node(key));
             self.marks.touch(Topic::Nodes);
@@ -228,7 +272,11 @@ impl View {
 
     /// Publishes which of the nodes is this one.
     pub fn set_this(&self, member: Member) {
-        self.this.store(Some(Arc::new(member)));
+        let node = Arc::clone(&member.node);
+        let old = self.this.swap(Some(Arc::new(member)));
+        if old.is_none_or(|old| old.node != node) {
+            self.beats.state_changed();
+        }
     }
 
     /// Publishes one of this node's own registrations; `None` when it was withdrawn.
@@ -243,6 +291,7 @@ impl View {
     /// Lets answers be given, or not any more.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Release);
+        self.beats.state_changed();
         self.advance();
     }
 
@@ -287,6 +336,12 @@ impl Service {
     /// All rows: what is shown, then what stands beside.
     pub fn rows(&self) -> impl Iterator<Item = &Instance> {
         self.instances.iter().chain(&self.beside)
+    }
+
+    /// Whether the name is a service's: under some stand nothing but rows in another role.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        !self.instances.is_empty() || self.beside.iter().all(|row| !has_role(row))
     }
 
     /// The tags of all rows, each as often as it is carried.

@@ -47,6 +47,7 @@ impl Node {
         let agent = Agent::start(config.agent.clone()).await.map_err(unstarted)?;
         let stop = CancellationToken::new();
         let dns = dns.serve(agent.view().clone(), config.dns.clone(), stop.clone());
+        let dns = dns.map_err(|why| Failure::new("cannot serve DNS", why, "ulimit -u"))?;
         let http = http.serve(agent.clone(), stop.clone());
         Ok(Self { agent, dns, http, stop })
     }

@@ -12,16 +12,25 @@ use hickory_proto::{
 };
 
 use super::{
-    names::{Asked, Subject, below, parse},
-    zone::{Config, Dialect, Zone},
+    names::{Asked, Subject, below, instance_label, parse},
+    settings::{Config, Prefer},
+    zone::{Dialect, Zone},
 };
-use crate::{agent::View, mesh::Member};
+use crate::{
+    agent::{Basis, Service, View},
+    mesh::{Instance, Member},
+    model::Host,
+};
 
 /// A reply before it is fitted to a size.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) code: ResponseCode,
     pub(super) authoritative: bool,
+    /// Whether the name lies outside of all zones.
+    pub(super) foreign: bool,
+    /// What of the view it was made from, and the beat of that; `None` where it should not be kept.
+    pub(super) basis: Option<(Basis, u64)>,
     /// Best first, and in the same order for the same view: what is cut is cut from the end.
     pub(super) answers: Vec<Record>,
     /// How many of the first answers are equally good, so that their order may be rotated.
@@ -42,26 +51,53 @@ pub(super) struct Found {
     pub(super) additionals: Vec<Record>,
 }
 
-/// Answers `question` from `view`. `most` is how many records can fit at the very most: no work is done for more.
+/// Answers `question`, whose name is in lower case, from `view`. `most` is how many records can fit at the very most: no
+/// work is done for more.
 pub(super) fn answer(view: &View, config: &Config, question: &Query, most: usize) -> Answer {
-    let name = question.name.to_lowercase();
-    let zone = config.zone_of(&name);
-    let reverse = if zone.is_none() { reverse_address(&name) } else { None };
-    if zone.is_none() && reverse.is_none()
-        || question.query_class != DNSClass::IN
-        || matches!(question.query_type, RecordType::AXFR | RecordType::IXFR)
-    {
-        return Answer::failure(ResponseCode::Refused);
+    let name = &question.name;
+    let zone = config.zone_of(name);
+    let reverse = if zone.is_none() { reverse_address(name) } else { None };
+    if zone.is_none() && reverse.is_none() {
+        return Answer { foreign: true, ..Answer::failure(ResponseCode::Refused) };
     }
+    let transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
+    let Some(zone) = zone.or(config.zones.first()).filter(|_| question.query_class == DNSClass::IN && !transfer) else {
+        return Answer::failure(ResponseCode::Refused);
+    };
+    let asked = if reverse.is_some() { Asked::NOTHING } else { parse(name, zone) };
+    let basis = asked.basis(config);
+    // The number first: what is read after it is at least as new as it.
+    let beat = view.beat(basis);
     let Some(local) = view.this().filter(|_| view.is_ready()) else {
         // Clients keep the servers they have on SERVFAIL, and drop them on NXDOMAIN.
         return Answer::failure(ResponseCode::ServFail);
     };
-    let Some(zone) = zone.or(config.zones.first()) else { return Answer::failure(ResponseCode::Refused) };
-    let lookup = Lookup { view, config, zone, owner: &question.name, local: &local, most };
-    match reverse {
+    let service = match &asked.subject {
+        Subject::Service(selector) => Some(selector.service),
+        _ => None,
+    };
+    let ttl = config.ttl_of(zone, service);
+    let lookup = Lookup { view, config, zone, owner: name, local: &local, most, ttl };
+    let answer = match reverse {
         Some(address) => lookup.reverse(address, question.query_type),
-        None => lookup.forward(&name, question.query_type),
+        None => lookup.forward(&asked, question.query_type),
+    };
+    Answer { basis: answer.authoritative.then_some((basis, beat)), ..answer }
+}
+
+impl Asked<'_> {
+    /// What the answer will be made from.
+    fn basis(&self, config: &Config) -> Basis {
+        match &self.subject {
+            Subject::Service(selector) => {
+                let basis = Basis::service(selector.service);
+                let needs_nodes = self.datacenter.is_some() || config.prefer == Prefer::Near;
+                if needs_nodes { basis.and_nodes() } else { basis }
+            }
+            Subject::Zone | Subject::NameServer | Subject::Address(_) => Basis::default(),
+            Subject::Branch | Subject::Node(_) => Basis::NODES,
+            Subject::ServiceTypes | Subject::Nothing => Basis::EVERYTHING,
+        }
     }
 }
 
@@ -70,6 +106,8 @@ impl Answer {
         Self {
             code,
             authoritative: false,
+            foreign: false,
+            basis: None,
             answers: Vec::new(),
             equals: 0,
             authorities: Vec::new(),
@@ -94,20 +132,21 @@ pub(super) struct Lookup<'a> {
     pub(super) view: &'a View,
     pub(super) config: &'a Config,
     pub(super) zone: &'a Zone,
-    /// The name as it was asked, case and all: resolvers check that it comes back so (0x20).
+    /// The name that was asked, in lower case.
     pub(super) owner: &'a Name,
     pub(super) local: &'a Arc<Member>,
     pub(super) most: usize,
+    /// How long the answer may be kept.
+    pub(super) ttl: u32,
 }
 
 impl Lookup<'_> {
-    fn forward(&self, name: &Name, kind: RecordType) -> Answer {
-        let asked = parse(name, self.zone);
+    fn forward(&self, asked: &Asked<'_>, kind: RecordType) -> Answer {
         let mut found = Found::default();
         // RFC 8482 section 4.1: ANY is answered with one of the sets there are.
         let kinds = if kind == RecordType::ANY { ANY } else { std::slice::from_ref(&kind) };
         for kind in kinds {
-            found = self.find(&asked, name, *kind);
+            found = self.find(asked, *kind);
             if !found.answers.is_empty() {
                 break;
             }
@@ -115,15 +154,16 @@ impl Lookup<'_> {
         let code = if found.exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
         let authorities = if found.answers.is_empty() { self.soa().into_iter().collect() } else { Vec::new() };
         let Found { answers, equals, additionals, .. } = found;
-        Answer { code, authoritative: true, answers, equals, authorities, additionals }
+        let answer = Answer { authoritative: true, ..Answer::failure(code) };
+        Answer { answers, equals, authorities, additionals, ..answer }
     }
 
-    fn find(&self, asked: &Asked<'_>, name: &Name, kind: RecordType) -> Found {
+    fn find(&self, asked: &Asked<'_>, kind: RecordType) -> Found {
         match &asked.subject {
             Subject::Zone => self.apex(kind),
             Subject::NameServer => Found::of(self.addresses_of(self.local, self.owner, kind)),
             Subject::Branch => Found::bare(self.is_datacenter(asked.datacenter)),
-            Subject::Service(selector) => self.service(selector, asked.datacenter, name, kind),
+            Subject::Service(selector) => self.service(selector, asked.datacenter, kind),
             Subject::Node(node) => self.node(node, asked.datacenter, kind),
             Subject::Address(address) => {
                 Found::of(self.address_record(self.owner, *address, kind).into_iter().collect())
@@ -172,24 +212,43 @@ impl Lookup<'_> {
         Found::of(names.take(self.most).map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect())
     }
 
-    /// The node at `address`. We have no authority over an address that is none of ours.
+    /// The nodes at `address`, and the instances whose own it is. We have no authority over one that is none of ours.
     fn reverse(&self, address: IpAddr, kind: RecordType) -> Answer {
-        let is_at = |member: &Member| member.node.addresses.iter().any(|at| at.ip().to_canonical() == address);
-        let holders = self.view.nodes_where(|member| member.state.is_shown() && is_at(member));
-        let Some(holder) = holders.first() else { return Answer::failure(ResponseCode::Refused) };
+        let mut names = Vec::new();
+        if let Some(tenants) = self.view.tenants(address) {
+            let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name));
+            names.extend(nodes.filter(|node| node.state.is_shown()).filter_map(|node| self.node_name(&node)));
+            let services = tenants.services.iter().filter_map(|name| self.view.service(name));
+            names.extend(services.flat_map(|service| self.names_at(&service, address)));
+        }
+        if names.is_empty() {
+            return Answer { foreign: true, ..Answer::failure(ResponseCode::Refused) };
+        }
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
-            answer.answers.extend(self.node_name(holder).map(|name| self.record(RData::PTR(rdata::PTR(name)))));
+            names.truncate(MAX_POINTERS);
+            answer.answers = names.into_iter().map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect();
         }
         answer
     }
 
+    /// What the instances of `service` at `address` are called: each by its own name, or together by their service's.
+    fn names_at(&self, service: &Service, address: IpAddr) -> Vec<Name> {
+        let is_there = |instance: &&Instance| matches!(instance.registration.address, Some(Host::Address(own)) if own.to_canonical() == address);
+        let there = service.instances.iter().filter(is_there).filter(|instance| self.serves(instance));
+        let (name, zone) = (service.name.folded(), &self.zone.name);
+        match self.zone.dialect {
+            Dialect::Mesh => {
+                there.filter_map(|instance| below(zone, [&instance_label(instance), &name, "service"])).collect()
+            }
+            Dialect::Consul => there.take(1).filter_map(|_| below(zone, [&name, "service"])).collect(),
+        }
+    }
+
     /// Whether a branch of this datacenter exists: every zone has one for each datacenter that holds a node.
     pub(super) fn is_datacenter(&self, datacenter: Option<&str>) -> bool {
-        datacenter.is_none_or(|name| {
-            let is_in = |member: &Member| member.node.datacenter.eq_ignore_ascii_case(name);
-            is_in(self.local) || !self.view.nodes_where(is_in).is_empty()
-        })
+        datacenter
+            .is_none_or(|name| self.local.node.datacenter.eq_ignore_ascii_case(name) || self.view.has_datacenter(name))
     }
 
     /// `n1.node.dc1.D`, or without the datacenter where its name is no label.
@@ -214,22 +273,21 @@ impl Lookup<'_> {
     /// The record of `address`, if it is of that `kind` and reaches somebody.
     pub(super) fn address_record(&self, owner: &Name, address: IpAddr, kind: RecordType) -> Option<Record> {
         let data = address_data(address, kind)?;
-        Some(Record::from_rdata(owner.clone(), self.config.ttl_seconds(), data))
+        Some(Record::from_rdata(owner.clone(), self.ttl, data))
     }
 
     /// A record of the name that was asked.
     pub(super) fn record(&self, data: RData) -> Record {
-        Record::from_rdata(self.owner.clone(), self.config.ttl_seconds(), data)
+        Record::from_rdata(self.owner.clone(), self.ttl, data)
     }
 
-    /// The start of authority: its minimum of 0 keeps resolvers from remembering what is not there (RFC 2308).
+    /// The start of authority: its minimum says how long resolvers may remember what is not there (RFC 2308).
     fn soa(&self) -> Option<Record> {
         let zone = &self.zone.name;
-        // RFC 1982 arithmetic: only the order of near serials counts.
-        let serial = self.view.index() as u32;
         let (server, contact) = (below(zone, ["ns"])?, below(zone, ["hostmaster"])?);
-        let soa = rdata::SOA::new(server, contact, serial, 3600, 600, 86_400, 0);
-        Some(Record::from_rdata(zone.clone(), 0, RData::SOA(soa)))
+        let minimum = self.config.negative_ttl_seconds();
+        let soa = rdata::SOA::new(server, contact, self.view.serial(), 3600, 600, 86_400, minimum);
+        Some(Record::from_rdata(zone.clone(), minimum, RData::SOA(soa)))
     }
 }
 
@@ -259,6 +317,8 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
+/// More names than anybody reads for one address; each answer to a reverse question stays within a datagram.
+const MAX_POINTERS: usize = 16;
 /// In the order of what is most asked for.
 const ANY: &[RecordType] =
     &[RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::TXT, RecordType::PTR, RecordType::SOA];

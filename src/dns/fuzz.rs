@@ -7,7 +7,7 @@ use std::{
 
 use hickory_proto::op::Message;
 
-use super::{Config, Transport, Zone, respond};
+use super::{Client, Config, Face, Transport, Zone};
 use crate::{
     agent::View,
     mesh::{Instance, Member},
@@ -19,10 +19,10 @@ use crate::{
 /// # Panics
 /// When a reply does not.
 pub fn dns(packet: &[u8]) {
-    static WORLD: LazyLock<(View, Config)> = LazyLock::new(|| world().expect("a world of valid names"));
-    let (view, config) = &*WORLD;
+    static WORLD: LazyLock<Face> = LazyLock::new(|| world().expect("a world of valid names"));
     for (transport, limit) in [(Transport::Udp, 1232), (Transport::Loopback, 4096), (Transport::Tcp, 65_535)] {
-        let Some(reply) = respond(view, config, packet, transport) else { continue };
+        let client = Client { address: [127, 0, 0, 1].into(), transport, now: 0 };
+        let Some(reply) = WORLD.respond(packet, client).map(|written| written.bytes) else { continue };
         assert!(reply.len() <= limit, "{} bytes over {transport:?}", reply.len());
         assert!(reply.get(..2) == packet.get(..2), "the id comes back");
         let parsed = Message::from_vec(&reply);
@@ -31,8 +31,8 @@ pub fn dns(packet: &[u8]) {
 }
 
 /// A node, and a service with more instances than fit into a datagram: tagged, at IPv4, at IPv6, at a host name.
-fn world() -> Result<(View, Config), Invalid> {
-    let view = View::default();
+fn world() -> Result<Face, Invalid> {
+    let view = Arc::<View>::default();
     let node = Arc::new(Node {
         name: NodeName::try_from("n1")?,
         addresses: vec![([10, 0, 0, 1], 7946).into()],
@@ -63,5 +63,5 @@ fn world() -> Result<(View, Config), Invalid> {
     view.set_service(&ServiceName::try_from("idle")?, Some(Vec::new()));
     view.set_ready(true);
     let zones = vec![Zone::try_from("mesh.internal")?, Zone::try_from("consul")?];
-    Ok((view, Config { zones, ..Config::default() }))
+    Ok(Face::new(view, Config { zones, ..Config::default() }, [0; 16]))
 }

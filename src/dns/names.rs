@@ -25,6 +25,11 @@ pub(super) struct Asked<'a> {
     pub(super) subject: Subject<'a>,
 }
 
+impl Asked<'_> {
+    /// For names that are not read by their labels.
+    pub(super) const NOTHING: Self = Self { datacenter: None, subject: Subject::Nothing };
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Subject<'a> {
     /// The zone itself.
@@ -66,7 +71,9 @@ pub(super) enum Form<'a> {
 
 /// Reads `name`, which is in lower case and within `zone`.
 pub(super) fn parse<'a>(name: &'a Name, zone: &Zone) -> Asked<'a> {
-    let depth = usize::from(name.num_labels().saturating_sub(zone.name.num_labels()));
+    // Counted by hand: `num_labels` leaves out a `*` in front, which is a label like any other to us (RFC 4592 is about
+    // zones that hold one).
+    let depth = name.iter().len().saturating_sub(zone.name.iter().len());
     let labels: Result<SmallVec<[&str; 8]>, _> = name.iter().take(depth).map(std::str::from_utf8).collect();
     let Ok(labels) = labels else { return Asked { datacenter: None, subject: Subject::Nothing } };
     if let Some(subject) = subject(&labels) {

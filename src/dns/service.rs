@@ -7,6 +7,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
 use super::{
     answer::{Found, Lookup, text},
     names::{Form, Selector, address_label, below, hash_of, instance_label},
+    settings::Prefer,
     zone::Dialect,
 };
 use crate::{
@@ -17,20 +18,15 @@ use crate::{
 /// The instances to show, best first.
 struct Served<'a> {
     instances: Vec<&'a Instance>,
-    /// How many of them are on members that nobody suspects.
-    steady: usize,
+    /// How many of the first are as good as the first.
+    equals: usize,
 }
 
 impl Lookup<'_> {
-    /// `asked` is the name in lower case.
-    pub(super) fn service(
-        &self,
-        selector: &Selector<'_>,
-        datacenter: Option<&str>,
-        asked: &Name,
-        kind: RecordType,
-    ) -> Found {
-        let Some(service) = self.view.service(selector.service) else { return Found::default() };
+    pub(super) fn service(&self, selector: &Selector<'_>, datacenter: Option<&str>, kind: RecordType) -> Found {
+        let Some(service) = self.view.service(selector.service).filter(|service| service.is_listed()) else {
+            return Found::default();
+        };
         let chosen = |instance: &&Instance| {
             datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc)) && selector.takes(instance)
         };
@@ -41,12 +37,31 @@ impl Lookup<'_> {
             return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
         }
         // A suspect is probably well, so it stays; it comes last, because it may not be.
-        instances.sort_by_key(|instance| instance.member == MemberState::Suspect);
-        let steady = instances.partition_point(|instance| instance.member != MemberState::Suspect);
-        self.records(&Served { instances, steady }, selector, asked, kind)
+        let rank = |instance: &&Instance| (instance.member == MemberState::Suspect, self.distance(instance));
+        instances.sort_by_cached_key(rank);
+        let best = instances.first().map(rank);
+        let equals = instances.partition_point(|instance| Some(rank(instance)) == best);
+        self.records(&Served { instances, equals }, selector, kind)
     }
 
-    fn records(&self, served: &Served<'_>, selector: &Selector<'_>, asked: &Name, kind: RecordType) -> Found {
+    /// How far an instance is from this node, as far as the settings care.
+    fn distance(&self, instance: &Instance) -> u32 {
+        match self.config.prefer {
+            Prefer::None => 0,
+            Prefer::Zone => u32::from(!self.is_in_zone(instance)),
+            // Those that differ by less than a millisecond are equally near; an unmeasured one is far.
+            Prefer::Near => {
+                let rtt = self.view.node(instance.node.name.as_str()).and_then(|member| member.rtt);
+                rtt.map_or(u32::MAX, |rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX))
+            }
+        }
+    }
+
+    fn is_in_zone(&self, instance: &Instance) -> bool {
+        !self.local.node.zone.is_empty() && instance.node.zone == self.local.node.zone
+    }
+
+    fn records(&self, served: &Served<'_>, selector: &Selector<'_>, kind: RecordType) -> Found {
         let of_one = selector.instance.is_some();
         match (kind, &selector.form) {
             (RecordType::A | RecordType::AAAA | RecordType::CNAME, Form::Plain) => self.addresses(served, kind),
@@ -58,7 +73,7 @@ impl Lookup<'_> {
                 served.collect(self.most, |instance| Some(self.record(text(&instance.registration.meta))))
             }
             (RecordType::PTR, Form::Underscored) if !of_one => served.collect(self.most, |instance| {
-                let name = asked.prepend_label(instance_label(instance).as_bytes()).ok()?;
+                let name = self.owner.prepend_label(instance_label(instance).as_bytes()).ok()?;
                 Some(self.record(RData::PTR(rdata::PTR(name))))
             }),
             _ => Found::bare(true),
@@ -146,8 +161,15 @@ impl Lookup<'_> {
     fn preference(&self, instance: &Instance) -> (u16, u16) {
         let registration = &instance.registration;
         match self.zone.dialect {
-            Dialect::Mesh => (registration.priority, registration.weight.saturating_mul(256).max(1)),
-            Dialect::Consul => (1, registration.weight),
+            Dialect::Mesh => {
+                let beyond = self.config.prefer == Prefer::Zone && !self.is_in_zone(instance);
+                let priority = registration.priority.saturating_add(u16::from(beyond));
+                (priority, registration.weight.saturating_mul(256).max(1))
+            }
+            Dialect::Consul => {
+                let warning = registration.echo.as_ref().and_then(|echo| echo.warning_weight);
+                (1, warning.filter(|_| instance.health() == Health::Warning).unwrap_or(registration.weight))
+            }
         }
     }
 
@@ -162,7 +184,7 @@ impl Lookup<'_> {
 }
 
 impl<'a> Served<'a> {
-    /// The records that `make` finds, at most `most`, and how many of the first come from steady members.
+    /// The records that `make` finds, at most `most`, and how many of the first come from equals.
     fn collect(&self, most: usize, mut make: impl FnMut(&'a Instance) -> Option<Record>) -> Found {
         let mut found = Found::bare(true);
         for (at, instance) in self.instances.iter().enumerate() {
@@ -170,7 +192,7 @@ impl<'a> Served<'a> {
                 break;
             }
             found.answers.extend(make(instance));
-            if at < self.steady {
+            if at < self.equals {
                 found.equals = found.answers.len();
             }
         }

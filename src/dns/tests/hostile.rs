@@ -14,7 +14,7 @@ fn world() -> World {
 
 /// The status of the reply to `packet`, straight from the header; `None` for silence.
 fn status(world: &World, packet: &[u8]) -> Option<u8> {
-    let reply = respond(&world.view, &world.config, packet, Transport::Udp)?;
+    let reply = world.respond(packet, Transport::Udp)?;
     assert_eq!(reply[..2], packet[..2], "the id comes back");
     assert!(reply[2] & 0x80 != 0, "it is a reply");
     Some(reply[3] & 0x0f)
@@ -79,6 +79,7 @@ fn noise_neither_panics_nor_outgrows_its_limit() {
         question("2.0.0.10.in-addr.arpa.", RecordType::PTR, 7, Some(512)),
     ];
     let mut random = Pcg64::seed_from_u64(1);
+    let face = world.face();
     for round in 0..100_000_usize {
         let mut packet = seeds[round % seeds.len()].clone();
         for _ in 0..random.random_range(1..6) {
@@ -92,7 +93,7 @@ fn noise_neither_panics_nor_outgrows_its_limit() {
             random.fill(&mut packet[..]);
         }
         for (transport, limit) in [(Transport::Udp, 1232), (Transport::Loopback, 4096), (Transport::Tcp, 65_535)] {
-            if let Some(reply) = respond(&world.view, &world.config, &packet, transport) {
+            if let Some(Written { bytes: reply, .. }) = face.respond(&packet, client(transport)) {
                 assert!(reply.len() <= limit, "round {round}: {packet:?}");
                 assert!(Message::from_vec(&reply).is_ok(), "round {round}: {packet:?}");
             }

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod names;
+mod paths;
 mod recorded;
 mod rules;
 mod sizes;
@@ -14,7 +15,7 @@ use hickory_proto::{
     rr::{Name, Record, RecordType},
 };
 
-use super::{Config, Transport, Zone, respond};
+use super::{Client, Config, Face, Prefer, Transport, Written, Zone};
 use crate::{
     agent::View,
     mesh::{Instance, Member},
@@ -41,6 +42,10 @@ impl World {
     }
 
     fn node(&self, node: Node, state: MemberState) {
+        self.member(node, state, None);
+    }
+
+    fn member(&self, node: Node, state: MemberState, rtt: impl Into<Option<std::time::Duration>>) {
         let id = NodeId::of(&MeshName::try_from("test").unwrap(), &node.name);
         let name = node.name.clone();
         let member = Member {
@@ -49,7 +54,7 @@ impl World {
             state,
             epoch: Epoch(1),
             since: Time::ZERO,
-            rtt: None,
+            rtt: rtt.into(),
             place: None,
             version: 1,
         };
@@ -62,7 +67,15 @@ impl World {
 
     /// The packet's reply, parsed.
     fn reply(&self, packet: &[u8], transport: Transport) -> Message {
-        Message::from_vec(&respond(&self.view, &self.config, packet, transport).unwrap()).unwrap()
+        Message::from_vec(&self.respond(packet, transport).unwrap()).unwrap()
+    }
+
+    fn face(&self) -> Face {
+        Face::new(Arc::clone(&self.view), self.config.clone(), [7; 16])
+    }
+
+    fn respond(&self, packet: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        self.face().respond(packet, client(transport)).map(|written: Written| written.bytes)
     }
 
     /// The reply over TCP, where nothing is cut.
@@ -77,6 +90,10 @@ impl World {
         let text = sections.map(|section| section.iter().map(record).collect::<Vec<_>>().join(", "));
         format!("{:?}: {}", reply.metadata.response_code, text.join(" | ")).trim_end().into()
     }
+}
+
+fn client(transport: Transport) -> Client {
+    Client { address: [192, 0, 2, 1].into(), transport, now: 1_000_000 }
 }
 
 fn record(record: &Record) -> String {

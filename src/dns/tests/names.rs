@@ -140,7 +140,8 @@ fn services_are_browsed_as_rfc_6763_says() {
     let reply = world.ask("_Web._tcp.mesh.internal.", PTR);
     assert_eq!(reply.answers.len(), 2);
     for pointer in &reply.answers {
-        let name = pointer.data.to_string();
+        // The part that the question spells is spelled like it.
+        let name = pointer.data.to_string().to_lowercase();
         assert!(name.ends_with("._web._tcp.mesh.internal."), "{name}");
         assert_eq!(world.ask(&name, SRV).answers.len(), 1);
         // Section 6.1: an instance without pairs still has a TXT record, of one empty string.
@@ -157,6 +158,11 @@ fn a_reverse_name_finds_its_node() {
             ("2.0.0.10.in-addr.arpa.", A, "NoError:  |  |"),
             ("9.0.0.10.in-addr.arpa.", PTR, "Refused:  |  |"),
             ("10.in-addr.arpa.", PTR, "Refused:  |  |"),
+            (
+                "5.0.0.10.in-addr.arpa.",
+                PTR,
+                "NoError: 5.0.0.10.in-addr.arpa. PTR i-0d749fdf9d75.web.service.mesh.internal. |  |",
+            ),
         ],
     );
     let v6 = format!("2.{}8.b.d.0.1.0.0.2.ip6.arpa.", "0.".repeat(23));

@@ -42,6 +42,9 @@ fn a_name_without_records_is_not_a_missing_name() {
         "_smtp._tcp.web.service.mesh.internal.",
         "x.n1.node.mesh.internal.",
         "a.b.c.d.mesh.internal.",
+        "*.mesh.internal.",
+        "*.service.mesh.internal.",
+        "*.web.service.mesh.internal.",
     ] {
         let reply = world.ask(name, A);
         assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
@@ -95,6 +98,60 @@ fn suspects_come_last_and_the_others_take_turns() {
     assert_eq!(order(0), ["10.0.0.2", "10.0.0.3", "10.0.0.1"]);
     assert_eq!(order(1), ["10.0.0.3", "10.0.0.2", "10.0.0.1"]);
     assert_eq!(order(2), order(0));
+}
+
+/// Three on different nodes: in our zone, in another, in none; their addresses by what the settings prefer.
+fn three_places() -> World {
+    let world = World::new();
+    let placed = |name: &str, zone: &str, rtt: u64| {
+        let at = Node { zone: zone.into(), ..node(name, &["127.0.0.1"]) };
+        world.member(at.clone(), MemberState::Alive, std::time::Duration::from_millis(rtt));
+        Instance { node: Arc::new(at), ..on(name, web(&format!("10.0.0.{rtt}"))) }
+    };
+    let all = vec![placed("a", "", 9), placed("b", "rack-2", 5), placed("c", "rack-1", 7), placed("d", "rack-1", 8)];
+    world.service("web", all);
+    let mut this = (*world.view.node("n1").unwrap()).clone();
+    this.node = Arc::new(Node { zone: "rack-1".into(), ..(*this.node).clone() });
+    world.view.set_this(this);
+    world
+}
+
+#[test]
+fn those_preferred_come_first_and_take_turns() {
+    let mut world = three_places();
+    let order = |world: &World, id| {
+        let reply = world.reply(&question("web.service.mesh.internal.", A, id, None), Transport::Udp);
+        let last = |answer: &Record| answer.data.to_string().chars().next_back();
+        reply.answers.iter().filter_map(last).collect::<String>()
+    };
+    assert_eq!([0, 1, 2, 3].map(|id| order(&world, id)), ["9578", "5789", "7895", "8957"]);
+    world.config.prefer = Prefer::Zone;
+    assert_eq!([0, 1, 2, 3].map(|id| order(&world, id)), ["7895", "8795", "7895", "8795"]);
+    world.config.prefer = Prefer::Near;
+    assert_eq!([0, 1].map(|id| order(&world, id)), ["5789", "5789"]);
+}
+
+#[test]
+fn a_zone_preferred_shows_in_priorities() {
+    let mut world = three_places();
+    let priorities = |world: &World, zone: &str| {
+        let reply = world.reply(&question(&format!("web.service.{zone}."), SRV, 0, None), Transport::Tcp);
+        reply.answers.iter().filter_map(|answer| answer.data.to_string().chars().next()).collect::<String>()
+    };
+    assert_eq!(priorities(&world, "mesh.internal"), "1111");
+    world.config.prefer = Prefer::Zone;
+    assert_eq!(priorities(&world, "mesh.internal"), "1122");
+    assert_eq!(priorities(&world, "consul"), "1111", "as Consul has it");
+}
+
+#[test]
+fn who_is_not_allowed_is_refused() {
+    let mut world = World::new();
+    world.config.allow = vec!["198.51.100.0/24".parse().unwrap()];
+    let refused = status(&world, "mesh.internal.", RecordType::SOA);
+    assert_eq!(refused, ResponseCode::Refused);
+    world.config.allow.push("192.0.2.0/24".parse().unwrap());
+    assert_eq!(status(&world, "mesh.internal.", RecordType::SOA), ResponseCode::NoError);
 }
 
 #[test]
@@ -174,6 +231,11 @@ fn a_ttl_is_what_the_settings_say() {
     let reply = world.ask("web.service.mesh.internal.", SRV);
     assert_eq!((reply.answers[0].ttl, reply.additionals[0].ttl), (5, 5));
     assert_eq!(world.ask("web.service.mesh.internal.", RecordType::TXT).authorities[0].ttl, 0);
+    world.config.negative_ttl = std::time::Duration::from_secs(3);
+    assert_eq!(world.ask("web.service.mesh.internal.", RecordType::TXT).authorities[0].ttl, 3);
+    world.config.service_ttl.insert("web".try_into().unwrap(), std::time::Duration::from_secs(9));
+    assert_eq!(world.ask("web.service.mesh.internal.", A).answers[0].ttl, 9);
+    assert_eq!(world.ask("n1.node.mesh.internal.", A).answers[0].ttl, 5);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! EDNS and truncation: what is cut, what it is cut to, and that it is cut the same way each time.
 
 use RecordType::{A, SRV};
-use hickory_proto::op::ResponseCode;
+use hickory_proto::{
+    op::ResponseCode,
+    rr::rdata::opt::{EdnsCode, EdnsOption},
+};
 
 use super::*;
 
@@ -31,7 +34,7 @@ fn a_reply_fits_the_client_the_path_and_the_transport() {
     ] {
         for kind in [A, SRV] {
             let packet = question(WEB, kind, 3, offered);
-            let bytes = respond(&world.view, &world.config, &packet, transport).unwrap();
+            let bytes = world.respond(&packet, transport).unwrap();
             assert!(bytes.len() <= limit, "{kind} {transport:?} {offered:?}: {}", bytes.len());
             assert!(bytes.len() + 80 > limit, "{kind} {transport:?} {offered:?} wastes room: {}", bytes.len());
             let reply = Message::from_vec(&bytes).unwrap();
@@ -58,7 +61,7 @@ fn what_is_left_of_a_set_is_stable() {
 fn tcp_carries_a_thousand_instances() {
     let world = crowd(1_000);
     for kind in [A, SRV] {
-        let bytes = respond(&world.view, &world.config, &question(WEB, kind, 3, None), Transport::Tcp).unwrap();
+        let bytes = world.respond(&question(WEB, kind, 3, None), Transport::Tcp).unwrap();
         let reply = Message::from_vec(&bytes).unwrap();
         assert_eq!(reply.answers.len(), 1_000, "{kind}");
         assert!(!reply.metadata.truncation);
@@ -105,11 +108,31 @@ fn a_question_comes_back_as_it_was_asked() {
     let world = crowd(2);
     let name = "wEb.SerVice.MESH.inTernal.";
     let packet = question(name, A, 0xBEEF, None);
-    let bytes = respond(&world.view, &world.config, &packet, Transport::Udp).unwrap();
+    let bytes = world.respond(&packet, Transport::Udp).unwrap();
     assert_eq!(bytes[..2], packet[..2]);
     assert_eq!(bytes[12..packet.len()], packet[12..]);
     let reply = Message::from_vec(&bytes).unwrap();
     assert!(reply.answers.iter().all(|answer| answer.name.to_string() == name));
     let head = reply.metadata;
     assert!(head.authoritative && head.recursion_desired && !head.recursion_available && !head.truncation);
+}
+
+#[test]
+fn a_cookie_is_given_kept_and_refused_when_it_is_none() {
+    let world = crowd(1);
+    let face = world.face();
+    let ask = |bytes: &[u8]| {
+        let mut message = Message::from_vec(&question(WEB, A, 1, Some(1232))).unwrap();
+        message.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(10, bytes.into()));
+        let written = face.respond(&message.to_vec().unwrap(), client(Transport::Udp)).unwrap();
+        let reply = Message::from_vec(&written.bytes).unwrap();
+        let cookie = reply.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Cookie)).cloned();
+        (reply.metadata.response_code, cookie, written.proven)
+    };
+    let (code, Some(EdnsOption::Unknown(_, given)), false) = ask(b"abcdefgh") else { panic!("no cookie") };
+    assert_eq!((code, given.len()), (ResponseCode::NoError, 24));
+    assert_eq!(ask(&given), (ResponseCode::NoError, Some(EdnsOption::Unknown(10, given.clone())), true));
+    let forged = [&given[..23], &[given[23] ^ 1]].concat();
+    assert!(!ask(&forged).2);
+    assert_eq!(ask(b"short").0, ResponseCode::FormErr);
 }

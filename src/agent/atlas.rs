@@ -1,0 +1,97 @@
+//! The way back: from an address to the names that stand there, from a datacenter to whether anybody stands in it.
+//! Kept beside the view by its one writer, so that a question for either costs no walk over nodes and services.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use dashmap::{DashMap, Entry};
+
+use super::Service;
+use crate::{mesh::Member, model::Host};
+
+/// The names at one address, in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenants {
+    /// Nodes that say they are reached there.
+    pub nodes: BTreeSet<String>,
+    /// Services with an instance whose own address it is.
+    pub services: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Atlas {
+    tenants: DashMap<IpAddr, Arc<Tenants>>,
+    /// How many nodes stand in each datacenter, by its name in lower case.
+    datacenters: DashMap<String, usize>,
+}
+
+impl Atlas {
+    pub(super) fn tenants(&self, address: IpAddr) -> Option<Arc<Tenants>> {
+        self.tenants.get(&address).map(|found| Arc::clone(&found))
+    }
+
+    /// `name` is in lower case.
+    pub(super) fn has_datacenter(&self, name: &str) -> bool {
+        self.datacenters.contains_key(name)
+    }
+
+    /// `name` is in lower case.
+    pub(super) fn move_node(&self, name: &str, old: Option<&Member>, new: Option<&Member>) {
+        let datacenter = |member: &Member| member.node.datacenter.to_ascii_lowercase();
+        let (before, after) = (old.map(datacenter), new.map(datacenter));
+        if before != after {
+            if let Some(after) = after {
+                *self.datacenters.entry(after).or_default() += 1;
+            }
+            if let Some(before) = before {
+                self.leave(before);
+            }
+        }
+        let addresses = |member: &Member| member.node.addresses.iter().map(|at| at.ip().to_canonical()).collect();
+        let (old, new) = (old.map(addresses).unwrap_or_default(), new.map(addresses).unwrap_or_default());
+        self.settle(&old, &new, |tenants| &mut tenants.nodes, name);
+    }
+
+    fn leave(&self, datacenter: String) {
+        if let Entry::Occupied(mut entry) = self.datacenters.entry(datacenter) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    /// `name` is in lower case.
+    pub(super) fn move_service(&self, name: &str, old: Option<&Service>, new: Option<&Service>) {
+        let addresses = |service: &Service| {
+            let own = service.instances.iter().filter_map(|instance| match &instance.registration.address {
+                Some(Host::Address(address)) => Some(address.to_canonical()),
+                _ => None,
+            });
+            own.collect::<BTreeSet<IpAddr>>()
+        };
+        let (old, new) = (old.map(addresses).unwrap_or_default(), new.map(addresses).unwrap_or_default());
+        self.settle(&old, &new, |tenants| &mut tenants.services, name);
+    }
+
+    /// Moves `name` from its old addresses to its new ones.
+    fn settle(
+        &self,
+        old: &BTreeSet<IpAddr>,
+        new: &BTreeSet<IpAddr>,
+        list: impl Fn(&mut Tenants) -> &mut BTreeSet<String>,
+        name: &str,
+    ) {
+        for address in new.difference(old) {
+            list(Arc::make_mut(&mut self.tenants.entry(*address).or_default())).insert(name.into());
+        }
+        for address in old.difference(new) {
+            if let Entry::Occupied(mut entry) = self.tenants.entry(*address) {
+                let tenants = Arc::make_mut(entry.get_mut());
+                list(tenants).remove(name);
+                if *tenants == Tenants::default() {
+                    entry.remove();
+                }
+            }
+        }
+    }
+}

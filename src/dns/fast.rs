@@ -1,0 +1,200 @@
+//! The lean path: replies kept as bytes, for as long as the view has the beat they were made at.
+//!
+//! What is kept was written by [`Face::respond`]; what is sent differs from it in four places that do not depend on the
+//! view: the id, two flags that are copied, the spelling of the question, the zone's serial number. Whatever is not a
+//! plain question goes the long way.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::{
+    message::{Client, Face, Keep, MIN_SIZE, Transport},
+    traffic::Traffic,
+};
+
+/// The replies that one thread keeps.
+pub(super) struct Cache {
+    kept: HashMap<u64, Entry, BuildHasherDefault<Hashed>>,
+    /// How many bytes they take.
+    bytes: usize,
+    /// Which keys share a bucket is this process's secret.
+    seed: u64,
+    key: Vec<u8>,
+}
+
+/// What there is to know about a reply that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// See [`super::message::Written::proven`].
+    pub(super) proven: bool,
+    /// See [`super::message::Written::foreign`].
+    pub(super) foreign: bool,
+}
+
+struct Entry {
+    key: Box<[u8]>,
+    keep: Keep,
+    /// One for each order that the answers come in, by the question's id.
+    replies: Box<[Option<Box<[u8]>>]>,
+}
+
+impl Cache {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { kept: HashMap::default(), bytes: 0, seed, key: Vec::new() }
+    }
+
+    /// Appends the reply to `packet` to `room`; `None` where silence is due.
+    pub(super) fn respond(
+        &mut self,
+        face: &Face,
+        packet: &[u8],
+        client: Client,
+        traffic: &Traffic,
+        room: &mut Vec<u8>,
+    ) -> Option<Said> {
+        let plain = face.config.allows(client.address)
+            && fold(packet, client.transport, face.config.forwards_for(client.address), &mut self.key).is_some();
+        let hash = xxh3_64_with_seed(&self.key, self.seed);
+        if plain
+            && let Some(entry) = self.kept.get(&hash)
+            && *entry.key == *self.key
+            && entry.keep.beat == face.view.beat(entry.keep.basis)
+            && let Some(reply) = &entry.replies[id(packet) % entry.keep.turns]
+        {
+            let begin = room.len();
+            room.extend_from_slice(reply);
+            entry.keep.renew(&mut room[begin..], packet, self.key.len() - KEY_TAIL, face.view.serial());
+            traffic.kept.add(1);
+            return Some(Said { proven: false, foreign: false });
+        }
+        let written = face.respond(packet, client)?;
+        room.extend_from_slice(&written.bytes);
+        if let Some(keep) = written.keep.filter(|_| plain) {
+            self.keep(hash, keep, id(packet), written.bytes, traffic);
+        }
+        Some(Said { proven: written.proven, foreign: written.foreign })
+    }
+
+    /// How many bytes are kept.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn keep(&mut self, hash: u64, keep: Keep, id: usize, reply: Vec<u8>, traffic: &Traffic) {
+        if self.bytes > MAX_BYTES {
+            self.kept.clear();
+            self.bytes = 0;
+            traffic.cleared.add(1);
+        }
+        let fresh = self.kept.get(&hash).is_none_or(|entry| entry.keep != keep || entry.key[..] != self.key[..]);
+        if fresh {
+            let entry = Entry { key: self.key.as_slice().into(), keep, replies: vec![None; keep.turns].into() };
+            self.bytes += entry.size();
+            if let Some(old) = self.kept.insert(hash, entry) {
+                self.bytes -= old.size() + old.replies.iter().flatten().map(|reply| reply.len()).sum::<usize>();
+            }
+        }
+        if let Some(entry) = self.kept.get_mut(&hash)
+            && let Some(place) = entry.replies.get_mut(id % keep.turns)
+        {
+            self.bytes += reply.len();
+            *place = Some(reply.into());
+        }
+    }
+}
+
+impl Entry {
+    /// What it takes besides its replies.
+    fn size(&self) -> usize {
+        size_of::<(u64, Self)>() + self.key.len() + size_of_val(&*self.replies)
+    }
+}
+
+impl Keep {
+    /// Makes a kept reply the reply to `packet`, whose question is as long as the kept one's.
+    fn renew(&self, reply: &mut [u8], packet: &[u8], question: usize, serial: u32) {
+        reply[..2].copy_from_slice(&packet[..2]);
+        reply[2] = reply[2] & !RD | packet[2] & RD;
+        reply[3] = reply[3] & !CD | packet[3] & CD;
+        reply[HEADER..HEADER + question].copy_from_slice(&packet[HEADER..HEADER + question]);
+        if let Some(at) = self.serial_at {
+            reply[at..at + 4].copy_from_slice(&serial.to_be_bytes());
+        }
+    }
+}
+
+/// Makes `key` of a plain question: its name in lower case, type and class, and what else its reply depends on: the size
+/// the client takes, and whether EDNS and recursion are spoken of. `None` for anything that is not plain: a query with
+/// one question, and at most an OPT record of version 0 without options, and nothing after it.
+fn fold(packet: &[u8], transport: Transport, recursion: bool, key: &mut Vec<u8>) -> Option<()> {
+    key.clear();
+    let (header, rest) = packet.split_first_chunk::<HEADER>()?;
+    // QR and the opcode are zero, and so are the counts of answers and authorities.
+    if header[2] & 0xF8 != 0 || header[4..10] != [0, 1, 0, 0, 0, 0] || header[10] != 0 || header[11] > 1 {
+        return None;
+    }
+    let mut at = 0;
+    loop {
+        let length = usize::from(*rest.get(at)?);
+        if length > MAX_LABEL || at + length >= MAX_NAME {
+            return None;
+        }
+        let label = rest.get(at + 1..=at + length)?;
+        key.push(length as u8);
+        key.extend(label.iter().map(u8::to_ascii_lowercase));
+        at += 1 + length;
+        if length == 0 {
+            break;
+        }
+    }
+    let (kind, rest) = rest.get(at..)?.split_first_chunk::<4>()?;
+    key.extend_from_slice(kind);
+    let (offered, has_edns) = match (header[11], rest) {
+        (0, []) => (MIN_SIZE, 0),
+        // Root, type OPT, the size, the upper bits of a status, version 0, flags, no data.
+        (1, [0, 0, 41, high, low, _, 0, _, _, 0, 0]) => (u16::from_be_bytes([*high, *low]), 1),
+        _ => return None,
+    };
+    key.extend_from_slice(&transport.size(offered).to_be_bytes());
+    key.push(has_edns | u8::from(recursion) << 1);
+    Some(())
+}
+
+fn id(packet: &[u8]) -> usize {
+    packet.first_chunk().map_or(0, |id| usize::from(u16::from_be_bytes(*id)))
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the only keys are u64");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+const HEADER: usize = 12;
+const RD: u8 = 0x01;
+const CD: u8 = 0x10;
+/// What stands in a key after the question.
+const KEY_TAIL: usize = 3;
+/// RFC 1035 section 2.3.4.
+const MAX_LABEL: usize = 63;
+const MAX_NAME: usize = 255;
+/// Tens of thousands of names with three instances each; past it all is forgotten and kept anew, which is cheaper than
+/// to know what was asked for last.
+const MAX_BYTES: usize = 32 << 20;

@@ -1,0 +1,191 @@
+//! Questions over UDP: a thread and a socket for each core, so that no question waits for a lock or a scheduler. The
+//! kernel spreads clients over the sockets (`SO_REUSEPORT`).
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio_util::task::TaskTracker;
+
+use super::{
+    datagrams::{Batch, tell_destination},
+    fast::{Cache, Said},
+    forward::{Question, Way},
+    message::{Client, Transport},
+    server::Shared,
+};
+
+/// Opens one socket more on `address`, shared with those before it.
+pub(super) fn open(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // As much as the system grants: what a burst brings while the thread is not on a core.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    if address.ip().is_unspecified() {
+        tell_destination(&socket)?;
+    }
+    Ok(socket)
+}
+
+/// How many sockets to open: one for each core that this process may use.
+pub(super) fn width() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+}
+
+/// Ends the thread of a socket when it is dropped, be it because the runtime is.
+pub(super) struct Ender(pub(super) Arc<UdpSocket>);
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        // Linux wakes who receives on a socket that is not connected, and then says that it is not.
+        let _ = SockRef::from(&*self.0).shutdown(std::net::Shutdown::Read);
+    }
+}
+
+/// Answers what comes in on `socket` by a thread of its own, until an [`Ender`] of it is dropped.
+pub(super) fn start(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, tasks: &TaskTracker) -> io::Result<()> {
+    let (shared, socket, running) = (Arc::clone(shared), Arc::clone(socket), tasks.token());
+    thread::Builder::new().name("dns".into()).spawn(move || {
+        answer(&shared, &socket);
+        // Before the token: who waits for it may bind the port anew.
+        drop(socket);
+        drop(running);
+    })?;
+    Ok(())
+}
+
+fn answer(shared: &Shared, socket: &Arc<UdpSocket>) {
+    let (mut batch, mut cache) = (Batch::new(), Cache::new(shared.seed));
+    loop {
+        let count = match batch.receive(socket) {
+            Ok(count) => count,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            // An error on its way to another socket of ours, or the system's shortage, which passes.
+            Err(why) => {
+                tracing::debug!(%why, "could not receive DNS packets");
+                if shared.stop.is_cancelled() {
+                    return;
+                }
+                thread::yield_now();
+                continue;
+            }
+        };
+        if shared.stop.is_cancelled() {
+            return;
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, nanos) = (since.as_secs() as u32, since.as_nanos() as u64);
+        for at in 0..count {
+            let Some(sender) = batch.envelope(at).sender() else { continue };
+            let address = sender.ip();
+            let client = Client { address, transport: Transport::of_datagram(address), now: seconds };
+            let next = batch.reply(at, |packet, room| {
+                let begin = room.len();
+                let said = cache.respond(&shared.face, packet, client, &shared.traffic, room);
+                let next = judge(shared, said, client, nanos, &mut room[begin..]);
+                room.truncate(begin + next.kept(room.len() - begin));
+                next
+            });
+            if next == Next::Forward {
+                let way = Way::Datagram(Box::new(*batch.envelope(at)), Arc::clone(socket));
+                shared.forward(Question::new(batch.packet(at), client, way));
+            }
+        }
+        shared.traffic.udp.add(count);
+        shared.traffic.unsent.add(batch.send(socket));
+    }
+}
+
+/// What becomes of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Send,
+    /// Only so many of its bytes.
+    Cut(usize),
+    /// Others know the name.
+    Forward,
+}
+
+impl Next {
+    /// How many bytes of a reply are sent.
+    const fn kept(self, length: usize) -> usize {
+        match self {
+            Self::Send => length,
+            Self::Cut(length) => length,
+            Self::Forward => 0,
+        }
+    }
+}
+
+/// Who asks too much and has not proved to be where it says gets every other answer cut short, so that an honest client
+/// asks again over TCP, and none of the rest.
+fn judge(shared: &Shared, said: Option<Said>, client: Client, now: u64, reply: &mut [u8]) -> Next {
+    let Some(said) = said else {
+        shared.traffic.ignored.add(1);
+        return Next::Cut(0);
+    };
+    let trusted = client.transport == Transport::Loopback || said.proven;
+    if !trusted && !shared.limiter.admits(client.address, now) {
+        shared.traffic.limited.add(1);
+        // The id is the client's own randomness: it tosses the coin.
+        let slips = reply.get(1).is_some_and(|byte| byte & 1 == 1);
+        return Next::Cut(if slips { cut(reply) } else { 0 });
+    }
+    if said.foreign && shared.face.config.forwards_for(client.address) { Next::Forward } else { Next::Send }
+}
+
+/// Cuts a reply behind its question and marks it so. Returns its new length; 0 for one without a question.
+fn cut(reply: &mut [u8]) -> usize {
+    if reply.get(4..6) != Some(&[0, 1]) {
+        return 0;
+    }
+    let mut end = HEADER;
+    while let Some(length) = reply.get(end).filter(|length| **length > 0) {
+        end += 1 + usize::from(*length);
+    }
+    reply[2] |= TC;
+    // Answers, authorities, additional records: none.
+    reply[6..HEADER].fill(0);
+    // The root label, the type, the class.
+    (end + 5).min(reply.len())
+}
+
+const HEADER: usize = 12;
+const TC: u8 = 0x02;
+/// Two megabytes hold ten thousand questions.
+const RECEIVE_BUFFER: usize = 2 << 20;
+/// More than this no network card feeds with questions.
+const MAX_THREADS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{
+        op::{Message, Query},
+        rr::{Name, RecordType},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_cut_is_a_message_that_asks_for_tcp() {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii("web.service.mesh.internal.").unwrap(), RecordType::A));
+        let question = message.to_vec().unwrap();
+        let mut reply = [&question[..], &[0; 40]].concat();
+        reply[7] = 2;
+        let length = cut(&mut reply);
+        let parsed = Message::from_vec(&reply[..length]).unwrap();
+        assert!(length == question.len() && parsed.metadata.truncation && parsed.answers.is_empty());
+        assert_eq!(cut(&mut [0; 12]), 0);
+    }
+}
