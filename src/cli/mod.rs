@@ -11,6 +11,7 @@ mod client;
 mod completions;
 mod demo;
 mod failure;
+mod install;
 mod join;
 mod keygen;
 mod leave;
@@ -75,6 +76,9 @@ enum Command {
     Join(join::Flags),
     /// Make this node say goodbye and stop
     Leave,
+    /// Have the resolver of this host forward our names
+    #[command(subcommand)]
+    Dns(install::Command),
     /// Check or show the settings
     #[command(subcommand)]
     Config(settings::Command),
@@ -95,6 +99,7 @@ impl Command {
             Self::Agent(flags) => return agent::run(&flags),
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
+            Self::Dns(command) => return install::run(&command),
             Self::Ca(command) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Completions(flags) => return completions::run(&flags),
@@ -119,7 +124,13 @@ impl Command {
             Self::Resolve(flags) => resolve::run(client, &flags).await,
             Self::Join(flags) => join::run(client, &flags).await,
             Self::Leave => leave::run(client).await,
-            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Ca(_) | Self::Config(_) | Self::Completions(_) => {
+            Self::Agent(_)
+            | Self::Demo(_)
+            | Self::Keygen(_)
+            | Self::Dns(_)
+            | Self::Ca(_)
+            | Self::Config(_)
+            | Self::Completions(_) => {
                 unreachable!("Command::run has run it")
             }
         }
@@ -151,6 +162,8 @@ mod tests {
             "run web --port 80 -- sleep 5",
             "resolve web --type srv",
             "--api unix:/run/hobnob.sock leave",
+            "dns install --unbound --zone mesh.internal --zone consul --server 127.0.0.1:8600 --write a.conf",
+            "dns install --coredns --write",
             "config show --config a.toml",
             "completions bash",
         ] {

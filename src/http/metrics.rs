@@ -22,6 +22,9 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
     mesh(&mut page, &app);
     page.counters("hobnob", app.agent.stats().await.each());
     page.counters("hobnob_driver", app.agent.traffic().each());
+    for tally in &app.tallies {
+        page.counters(&format!("hobnob_{}", tally.room), tally.each().into_iter());
+    }
     crowd(&mut page, &app.crowd);
     page.family("hobnob_http_requests", "counter", "Requests answered, by route and class of status.");
     for (route, code, count) in app.requests.each() {

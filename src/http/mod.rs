@@ -31,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use server::{Bound, Running, bind, serve};
 
-use crate::{agent::Agent, model::Host};
+use crate::{
+    agent::{Agent, Tally},
+    model::Host,
+};
 use crowd::Crowd;
 use problem::Problem;
 use requests::Requests;
@@ -67,6 +70,8 @@ struct App {
     /// Where this face listens, and where DNS does.
     addresses: (SocketAddr, Option<SocketAddr>),
     requests: Requests,
+    /// Counters of other faces.
+    tallies: Vec<Tally>,
     crowd: Arc<Crowd>,
     started: SystemTime,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
