@@ -7,8 +7,8 @@
 use std::time::Duration;
 
 use hobnob::{
-    mesh::Event,
-    model::{MemberState, Registration, ServiceName},
+    mesh::{Cause, Command, Event, Held},
+    model::{CheckDraft, Health, MemberState, Registration, ServiceName},
     sim::{Network, Seen, Settings, World},
 };
 
@@ -297,4 +297,121 @@ stories! {
         let wronged = |event: &Event| matches!(event, Event::Member { node, now: MemberState::Down, .. } if *node != sleeper);
         assert_eq!(events(&mut world).find(wronged), None);
     }
+
+    /// A killed process whose parent lives is gone within milliseconds, everywhere.
+    fn a_last_will_is_known_everywhere_at_once(settings) {
+        let mut world = standing(settings, 9);
+        world.kill(4);
+        hidden(&mut world, 4, SECOND);
+        let slow = events(&mut world).filter(|e| matches!(e, Event::Member { now: MemberState::Down, cause, .. } if *cause != Cause::Will));
+        assert_eq!(slow.count(), 0);
+        world.start(4);
+        world.converge(5 * SECOND);
+    }
+
+    /// The smaller side of a partition serves what it last knew, marked; the larger one removes what it lost.
+    fn who_is_cut_off_removes_nothing(settings) {
+        let mut world = standing(settings, 7);
+        let (few, many) = ([0, 1], [2, 3, 4, 5, 6]);
+        world.cut(&few, &many);
+        world.cut(&many, &few);
+        for _ in 0..300 {
+            world.run(SECOND / 10);
+            assert!(few.iter().all(|&n| world.shown(n, &service()).len() == 7), "the few lost something at {}", world.now());
+        }
+        assert!(few.iter().all(|&n| world.mesh(n).unwrap().partition().is_some()));
+        let held = |world: &World| world.shown(0, &service()).iter().filter(|one| one.held == Some(Held::CutOff)).count();
+        assert_eq!(held(&world), 5);
+        assert!(many.iter().all(|&n| world.shown(n, &service()).len() == 5 && world.mesh(n).unwrap().partition().is_none()));
+        world.heal();
+        world.converge(15 * SECOND);
+        world.run(6 * SECOND);
+        assert!(few.iter().all(|&n| world.mesh(n).unwrap().partition().is_none()) && held(&world) == 0);
+    }
+
+    /// A member that is lost again and again is shown later each time; one that restarts twice is not.
+    fn who_flaps_is_shown_late(settings) {
+        let mut world = standing(settings, 6);
+        let others = [0, 1, 2, 4, 5];
+        let mut took = Vec::new();
+        for _ in 0..4 {
+            world.cut(&[3], &others);
+            world.cut(&others, &[3]);
+            hidden_at(&mut world, &others, 3);
+            world.heal();
+            let shown = |world: &World| others.iter().all(|&n| world.shown(n, &service()).len() == 6);
+            took.push(world.run_until(120 * SECOND, STEP, shown).expect("it is shown again"));
+        }
+        assert!(took[0] < 10 * SECOND && took[1] < 10 * SECOND, "{took:?}");
+        assert!(took[2] >= 25 * SECOND && took[3] >= 55 * SECOND, "{took:?}");
+        assert!(world.mesh(0).unwrap().explain(world.id(3)).unwrap().flapping.returns >= 4);
+    }
+
+    /// Most of a service turns critical at once: the last healthy set is kept, until it recovers or a single one fails.
+    fn a_mass_failure_empties_no_service(settings) {
+        let mut world = World::cold(settings, 6);
+        (0..6).for_each(|n| world.register(n, checked(8000 + n as u16)));
+        world.converge(30 * SECOND);
+        (0..6).for_each(|n| report(&mut world, n, Health::Passing));
+        world.run(2 * SECOND);
+        let healthy = |world: &World, n: usize| world.shown(n, &service()).iter().filter(|one| one.health() == Health::Passing).count();
+        report(&mut world, 0, Health::Critical);
+        world.run(2 * SECOND);
+        assert!((0..6).all(|n| healthy(&world, n) == 5), "a single failure is believed");
+        (1..6).for_each(|n| report(&mut world, n, Health::Critical));
+        world.run(2 * SECOND);
+        assert!((0..6).all(|n| healthy(&world, n) == 6 && world.mesh(n).unwrap().protection(&service()).is_some()));
+        (1..4).for_each(|n| report(&mut world, n, Health::Passing));
+        world.run(2 * SECOND);
+        assert!((0..6).all(|n| healthy(&world, n) == 3 && world.mesh(n).unwrap().protection(&service()).is_none()));
+        (1..4).for_each(|n| report(&mut world, n, Health::Critical));
+        world.run(2 * SECOND);
+        assert_eq!(healthy(&world, 5), 3);
+        world.run(300 * SECOND);
+        assert_eq!(healthy(&world, 5), 0, "not for ever");
+    }
+
+    /// Two nodes each hear one that does not hear them: nobody goes Down.
+    fn one_way_links_kill_nobody(settings) {
+        let mut world = standing(settings, 6);
+        events(&mut world).for_each(drop);
+        world.cut(&[0], &[1]);
+        world.cut(&[3], &[4]);
+        world.run(60 * SECOND);
+        let down = events(&mut world).find(|e| matches!(e, Event::Member { now: MemberState::Down, .. }));
+        assert_eq!(down, None);
+    }
+
+    /// An operator makes a member leave that is Down; it comes back all the same.
+    fn a_forced_leave_is_no_ban(settings) {
+        let mut world = standing(settings, 5);
+        world.crash(3);
+        hidden(&mut world, 3, 30 * SECOND);
+        world.order(0, Command::ForceLeave(world.id(3)));
+        world.run(SECOND);
+        assert!(seen(&world, 3).iter().all(|state| *state == Some(MemberState::Left)), "{:?}", seen(&world, 3));
+        world.start(3);
+        world.converge(10 * SECOND);
+        assert_eq!(world.shown(0, &service()).len(), 5);
+    }
+}
+
+/// Waits until none of these shows anything of `n`.
+fn hidden_at(world: &mut World, others: &[usize], n: usize) {
+    let id = world.id(n);
+    let gone = |world: &World| {
+        others.iter().all(|&other| world.shown(other, &service()).iter().all(|instance| instance.owner != id))
+    };
+    assert!(world.run_until(30 * SECOND, STEP, gone).is_some(), "machine {n} is still shown: {:?}", seen(world, n));
+}
+
+/// `web` with a check by report.
+fn checked(port: u16) -> Registration {
+    let draft = CheckDraft { name: Some("alive".into()), ttl: Some("1h".into()), ..Default::default() };
+    Registration { checks: vec![draft.build(0, "check").unwrap()], ..web(port) }
+}
+
+fn report(world: &mut World, n: usize, status: Health) {
+    let (instance, check) = ("web".try_into().unwrap(), "alive".try_into().unwrap());
+    world.order(n, Command::Report { instance, check, status, output: "".into() });
 }

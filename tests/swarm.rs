@@ -28,7 +28,8 @@ fn run(plan: &Plan) -> u64 {
     plan.schedule(&mut world);
     world.run(plan.length);
     world.calm();
-    world.converge(Duration::from_secs(60));
+    // Who flapped too often is shown late.
+    world.converge(Duration::from_secs(300));
     world.digest()
 }
 

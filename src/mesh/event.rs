@@ -94,6 +94,9 @@ pub enum Command {
     /// Ask others when they last heard from a member and how they see it. Their answers come within a round trip and stand
     /// in [`Mesh::explain`](super::Mesh::explain) for a minute.
     Inquire(NodeId),
+    /// How long the last healthy set of a service is kept when most of it turns critical within moments; zero for never.
+    /// Five minutes unless told otherwise.
+    ProtectFor(Duration),
 }
 
 /// What a command that was carried out did.

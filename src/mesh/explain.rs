@@ -106,8 +106,8 @@ impl Mesh {
             vouched: ever(seen.vouched),
             looking: self.looks_at(id),
             suspicion: seen.suspicion.as_deref().map(|suspicion| suspicion.report(others)),
-            flapping: Flapping::default(),
-            held: None,
+            flapping: seen.flaps.as_deref().map(|flaps| flaps.report(self.now)).unwrap_or_default(),
+            held: seen.held,
             testimonies: answers.filter_map(|answer| *answer).collect(),
         })
     }

@@ -121,9 +121,12 @@ impl Mesh {
 
     fn answered(&mut self, now: Time, id: NodeId) {
         self.looks.remove(&id);
-        if let Some(seen) = self.roster.get(id).filter(|seen| seen.suspicion.is_some()) {
-            // It lives and has not refuted: it may not know yet what is said of it.
-            self.timers.set(now + super::suspicion::SECOND_LOOK, Timer::Suspicion(id, seen.generation));
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        if let Some(suspicion) = &mut seen.suspicion {
+            // It lives and has not refuted: it may not know yet what is said of it. The time to refute begins anew.
+            suspicion.begin_anew(now);
+            self.tell_the_suspect(id);
+            self.await_verdict(now, id);
         }
     }
 

@@ -140,7 +140,11 @@ impl Mesh {
         self.carry_out(now);
         match state {
             MemberState::Alive => {
+                if was == Some(MemberState::Down) {
+                    self.note_comeback(now, id);
+                }
                 if was.is_some_and(|was| !was.is_shown()) {
+                    self.note_return(now);
                     self.revived.push(*fact);
                     self.sync_soon(now, id);
                 }
@@ -170,7 +174,7 @@ impl Mesh {
     }
 
     /// What is shown of a member, and of every service of its, may be different now.
-    fn show(&mut self, id: NodeId) {
+    pub(super) fn show(&mut self, id: NodeId) {
         self.changes.insert(Change::Member(id));
         let names =
             self.catalog.get(id).into_iter().flat_map(Book::registrations).map(|r| Change::Service(r.name.clone()));
@@ -187,6 +191,7 @@ impl Mesh {
             self.forget_rows(id);
         } else {
             self.stats.downs += 1;
+            self.note_fall(now, id);
         }
     }
 
@@ -209,6 +214,12 @@ impl Mesh {
         } else if (fact.generation, fact.incarnation) < (ours.generation, ours.incarnation) && !self.leaving {
             // Refuted already, and the word did not get there.
             self.send(from, &Frame::Facts(vec![ours]));
+            if fact.by != from && fact.by != self.id && self.roster.get(fact.by).is_some() {
+                // Whoever brought this may reach him who said it, where this node does not.
+                let mut frame = Vec::new();
+                Frame::Facts(vec![ours]).write(&mut frame);
+                self.send(from, &Frame::Pass { to: fact.by, frame: &frame });
+            }
         } else if fact.state == MemberState::Suspect && fact.incarnation < LAST_INCARNATION {
             self.swim.refute(now, fact.incarnation);
             self.carry_out(now);
@@ -370,6 +381,9 @@ impl Mesh {
             self.rumors.forget(id);
         }
         self.asked.clear();
+        self.wills.clear();
+        self.tire_of_holding(now);
+        self.forget_turns(now);
         self.complaints.clear();
         self.gossip.clear();
         self.tidy_book(now);

@@ -7,7 +7,8 @@
 //! 4. A mark (epoch, floor, version) only grows, in that order. A book forgotten with its owner is read anew.
 //! 5. A rumour that leaves a gap is shown but not counted: the next sync fills the gap.
 //! 6. A tombstone outlives every sync before it is folded into the floor; a reader below the floor takes the whole book.
-//! 7. What is shown is the live rows of members that are not Down. A death edits no book.
+//! 7. What is shown is the live rows of members that are not Down, or are held while this node is the one cut off; whoever
+//!    flaps is shown late. A death edits no book.
 //! 8. Every queue has a limit, and a counter for what it dropped.
 //! 9. The same seed and inputs give the same outputs, byte for byte.
 
@@ -16,7 +17,9 @@ mod check;
 mod claim;
 pub mod event;
 mod explain;
+mod flap;
 pub mod fuzz;
+mod hold;
 mod inbox;
 mod leave;
 mod look;
@@ -24,6 +27,7 @@ mod membership;
 pub mod notary;
 mod outbox;
 mod page;
+mod protection;
 mod publish;
 mod ring;
 mod roster;
@@ -52,7 +56,9 @@ pub use event::{
     Unprotected,
 };
 pub use explain::{Explanation, Flapping, Suspected, Testimony};
+pub use hold::CutOff;
 pub use notary::{BookKey, Notary, Numbers, SharedNotary, Signature};
+pub use protection::Protection;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
@@ -65,8 +71,10 @@ use self::{
     check::Checks,
     claim::{Claim, Key},
     explain::Inquiry,
+    hold::Guard,
     look::Look,
     outbox::Outbox,
+    protection::Protections,
     roster::{Roster, Seen},
     rumor::Rumors,
     swim::{Alarm, Swim},
@@ -76,7 +84,7 @@ use self::{
     will::Announced,
     wire::Frame,
 };
-use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, Time};
+use crate::model::{CheckName, Epoch, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
 
 /// What a core needs to begin.
 #[derive(Clone, Debug)]
@@ -118,6 +126,7 @@ pub struct Mesh {
     looks: BTreeMap<NodeId, Look>,
     wills: BTreeMap<NodeId, Announced>,
     inquiries: BTreeMap<NodeId, Inquiry>,
+    guard: Guard,
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
     renewals: VecDeque<Time>,
@@ -133,6 +142,7 @@ pub struct Mesh {
     // What they said.
     catalog: Catalog,
     index: Index,
+    protections: Protections,
     checks: Checks,
     check_serial: u64,
     wordy: BTreeSet<InstanceId>,
@@ -168,6 +178,9 @@ enum Timer {
     Ttl { instance: InstanceId, check: CheckName, serial: u64 },
     Expire { instance: InstanceId, check: CheckName, since: u64 },
     Words,
+    Unhide(NodeId),
+    Mended,
+    Unprotect(ServiceName),
     Forget,
 }
 
@@ -193,6 +206,7 @@ impl Mesh {
             looks: BTreeMap::new(),
             wills: BTreeMap::new(),
             inquiries: BTreeMap::new(),
+            guard: Guard::default(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
             rises: VecDeque::new(),
@@ -203,6 +217,7 @@ impl Mesh {
             leaving: false,
             catalog: Catalog::default(),
             index: Index::default(),
+            protections: Protections::default(),
             checks: Checks::new(),
             check_serial: 0,
             wordy: BTreeSet::new(),
@@ -277,6 +292,7 @@ impl Mesh {
             Command::Report { instance, check, status, output } => self.report(now, &instance, &check, status, &output),
             Command::Inquire(about) => self.inquire(now, about),
             Command::ForceLeave(id) => self.force_leave(now, id),
+            Command::ProtectFor(lasts) => Ok(self.protect_for(now, lasts)),
             Command::Leave => {
                 self.leaving = true;
                 let left = self.fact_of_this(crate::model::MemberState::Left);
@@ -367,6 +383,7 @@ impl Mesh {
             // This process was paused. What others said meanwhile is still in the socket: that is heard before anybody is
             // judged. Not for ever: who is starved all the time must judge some time.
             self.swim.doubt.raise();
+            self.outbox.push(Output::Event(Event::Paused { late: now.since(due) }));
             self.judges_again = now + GRACE * 2;
             self.timers.postpone(now, now + GRACE, |timer| {
                 matches!(
@@ -405,6 +422,9 @@ impl Mesh {
             Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
             Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
             Timer::Words => self.publish_words(now),
+            Timer::Unhide(id) => self.unhide(now, id),
+            Timer::Mended => self.mended(now),
+            Timer::Unprotect(name) => self.on_unprotect(now, &name),
             Timer::Forget => {
                 self.forget(now);
                 self.timers.set(now + FORGET_EVERY, Timer::Forget);

@@ -323,7 +323,10 @@ impl Mesh {
         for indexed in merged.index {
             match indexed {
                 Indexed::In(name, id) => self.index.insert(name, owner, id),
-                Indexed::Out(name, id) => self.index.remove(&name, owner, &id),
+                Indexed::Out(name, id) => {
+                    self.index.remove(&name, owner, &id);
+                    self.protections.forget(&name, &(owner, id));
+                }
             }
         }
         if merged.node {
@@ -331,7 +334,10 @@ impl Mesh {
             let names = self.catalog.get(owner).into_iter().flat_map(Book::registrations);
             self.changes.extend(names.map(|registration| Change::Service(registration.name.clone())));
         }
-        self.changes.extend(merged.services.into_iter().map(Change::Service));
+        for name in merged.services {
+            self.weigh_health(self.now, &name, owner);
+            self.changes.insert(Change::Service(name));
+        }
     }
 
     /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.

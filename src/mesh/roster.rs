@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{
     event::{Cause, Generation},
+    flap::Flaps,
     ring::Ring,
     suspicion::Suspicion,
     wire::{Fact, Place},
@@ -32,6 +33,9 @@ pub(super) struct Seen {
     /// While Suspect: who says so, and until when it may refute.
     pub(super) suspicion: Option<Box<Suspicion>>,
     pub(super) distance: Option<Box<Distance>>,
+    /// Down, and shown all the same since then: this node is the one cut off.
+    pub(super) held: Option<Time>,
+    pub(super) flaps: Option<Box<Flaps>>,
 }
 
 /// How far away another node is.
@@ -84,6 +88,8 @@ impl Seen {
             vouched: Time::ZERO,
             suspicion: None,
             distance: None,
+            held: None,
+            flaps: None,
         }
     }
 
@@ -123,6 +129,11 @@ impl Seen {
         Verdict::News { was }
     }
 
+    /// Whether it was met, not only heard of.
+    pub(super) const fn is_known(&self) -> bool {
+        self.linked || self.heard.since_start().as_nanos() > 0
+    }
+
     /// The last sign of life, direct or by another's word.
     pub(super) fn sign_of_life(&self) -> Time {
         self.heard.max(self.vouched)
@@ -146,6 +157,7 @@ impl Seen {
             self.since = now;
         }
         self.state = fact.state;
+        self.held = None;
         if fact.state != MemberState::Suspect {
             self.suspicion = None;
         }

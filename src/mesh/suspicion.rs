@@ -14,7 +14,7 @@ use super::{
     look::Purpose,
     roster::Seen,
     rumor::Rumor,
-    wire::Fact,
+    wire::{Fact, Frame},
 };
 use crate::model::{MemberState, NodeId, Time};
 
@@ -40,6 +40,11 @@ impl Suspicion {
             self.accusers.push(accuser);
         }
         new
+    }
+
+    /// A sign of life: what was said before says nothing any more.
+    pub(super) fn begin_anew(&mut self, now: Time) {
+        *self = Self { accusers: self.accusers.drain(..).take(1).collect(), ..Self::new(now, NodeId(0)) };
     }
 
     pub(super) fn is_accused_by(&self, node: NodeId) -> bool {
@@ -92,10 +97,10 @@ impl SelfDoubt {
 }
 
 impl Seen {
-    /// Whether this node's own look has failed since the member last gave a sign of life.
-    fn is_witnessed(&self) -> bool {
+    /// Whether this node's own look has failed not long before `then`, and since the member last gave a sign of life.
+    fn is_witnessed(&self, then: Time) -> bool {
         let at = self.suspicion.as_ref().and_then(|suspicion| suspicion.witnessed);
-        at.is_some_and(|at| at >= self.sign_of_life())
+        at.is_some_and(|at| at >= self.sign_of_life() && then.since(at) <= FRESH)
     }
 }
 
@@ -124,19 +129,36 @@ impl Mesh {
         let witnessed = (by == this).then_some(now);
         seen.suspicion = Some(Box::new(Suspicion { witnessed, ..Suspicion::new(now, by) }));
         self.await_verdict(now, id);
+        self.call_the_roll(now);
+        if by == this {
+            self.tell_the_suspect(id);
+        }
         // The suspect's neighbours look for themselves.
         if by != this && self.observes(id) {
             self.look(now, id, Purpose::Watch);
         }
     }
 
+    /// The suspect is told through others too: the link that failed may be the only broken one (Lifeguard's buddy system).
+    pub(super) fn tell_the_suspect(&mut self, id: NodeId) {
+        let Some(accusation) = self.roster.get(id).map(|seen| seen.fact(id, self.id)) else { return };
+        let mut frame = Vec::new();
+        Frame::Facts(vec![accusation]).write(&mut frame);
+        for _ in 0..BUDDIES {
+            let buddy = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
+            if let Some(buddy) = buddy.filter(|buddy| *buddy != id) {
+                self.send(buddy, &Frame::Pass { to: id, frame: &frame });
+            }
+        }
+    }
+
     /// Has a suspicion looked at when it may become a verdict, or before, in time to look for oneself.
-    fn await_verdict(&mut self, now: Time, id: NodeId) {
+    pub(super) fn await_verdict(&mut self, now: Time, id: NodeId) {
         let others = self.roster.shown().saturating_sub(1);
         let Some(seen) = self.roster.get(id) else { return };
         let Some(suspicion) = &seen.suspicion else { return };
         let deadline = suspicion.deadline(others);
-        let at = if seen.is_witnessed() { deadline } else { deadline.before(seen.look_takes()) };
+        let at = if seen.is_witnessed(deadline) { deadline } else { deadline.before(seen.look_takes()) };
         self.timers.set(at.max(now), Timer::Suspicion(id, seen.generation));
     }
 
@@ -177,7 +199,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.generation == generation) else { return };
         let Some(suspicion) = &mut seen.suspicion else { return };
         let due = suspicion.deadline(others);
-        if !seen.is_witnessed() || seen.lived_within(now, HEARD_LATELY) {
+        if !seen.is_witnessed(now.max(due)) || seen.lived_within(now, HEARD_LATELY) {
             if due <= now + seen.look_takes() {
                 self.look(now, id, Purpose::Witness);
             }
@@ -186,8 +208,15 @@ impl Mesh {
         if due > now {
             return;
         }
+        self.call_the_roll(now);
+        if let Some(until) = self.roll_takes_until(now) {
+            // Where several are suspected at once, the fault may be here.
+            return self.timers.set(until, Timer::Suspicion(id, generation));
+        }
+        let Some(seen) = self.roster.get_mut(id) else { return };
         let fact = Fact { state: MemberState::Down, ..seen.fact(id, this) };
         seen.end(now, &fact);
+        self.note_silence(now, id);
         self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
     }
 
@@ -207,7 +236,8 @@ impl Mesh {
         let this = self.id;
         let Some(seen) = self.roster.get(id).filter(|seen| seen.state.is_shown()) else { return };
         if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.is_accused_by(this)) {
-            return;
+            // Known to all; that it still does not answer is news for this node alone.
+            return self.bear_witness(now, id);
         }
         self.stats.probes_failed += 1;
         let fact = Fact { state: MemberState::Suspect, ..seen.fact(id, this) };
@@ -233,8 +263,10 @@ const MAX_DOUBT: u8 = 8;
 pub(super) const WATCH: Duration = Duration::from_secs(1);
 /// Of a member heard from so lately nobody believes that it is dead.
 pub(super) const HEARD_LATELY: Duration = Duration::from_millis(500);
-/// How long until a suspicion without enough evidence is judged again.
-pub(super) const SECOND_LOOK: Duration = Duration::from_millis(700);
+/// A look that failed longer ago than this is made again before the verdict.
+const FRESH: Duration = Duration::from_millis(1_500);
+/// Through how many others a suspect is told of its suspicion.
+const BUDDIES: usize = 3;
 
 #[cfg(test)]
 mod tests {

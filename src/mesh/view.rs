@@ -1,11 +1,6 @@
 //! What may be shown: the catalogue joined with membership. Live rows of members that are not Down (law 7).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,24 +93,66 @@ impl Member {
     }
 }
 
-/// Which instances stand under a service's name, whatever the state of their owners.
+/// Which instances stand under a service's name, whatever the state of their owners, and what their checks said last.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    names: BTreeMap<ServiceName, BTreeSet<(NodeId, InstanceId)>>,
+    names: BTreeMap<ServiceName, Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    instances: BTreeMap<NodeId, BTreeMap<InstanceId, Option<Health>>>,
+    /// How many of them were not critical or in maintenance when last weighed.
+    healthy: usize,
+}
+
+/// Whether an instance of which this was said last may be served; no check is as good as one that passes.
+fn is_healthy(health: Option<Health>) -> bool {
+    health.is_none_or(Health::is_served)
 }
 
 impl Index {
     pub(super) fn insert(&mut self, name: ServiceName, owner: NodeId, id: InstanceId) {
-        self.names.entry(name).or_default().insert((owner, id));
+        let named = self.names.entry(name).or_default();
+        let old = named.instances.entry(owner).or_default().insert(id, None);
+        named.healthy += usize::from(!old.is_some_and(is_healthy));
     }
 
     pub(super) fn remove(&mut self, name: &ServiceName, owner: NodeId, id: &InstanceId) {
-        if let Some(instances) = self.names.get_mut(name) {
-            instances.remove(&(owner, id.clone()));
-            if instances.is_empty() {
-                self.names.remove(name);
+        let Some(named) = self.names.get_mut(name) else { return };
+        let Some(of_owner) = named.instances.get_mut(&owner) else { return };
+        named.healthy -= usize::from(of_owner.remove(id).is_some_and(is_healthy));
+        if of_owner.is_empty() {
+            named.instances.remove(&owner);
+        }
+        if named.instances.is_empty() {
+            self.names.remove(name);
+        }
+    }
+
+    /// Asks what the checks of an owner's instances say now; which of them say otherwise than before, and how.
+    pub(super) fn weigh(
+        &mut self,
+        name: &ServiceName,
+        owner: NodeId,
+        says: impl Fn(&InstanceId) -> Option<Health>,
+    ) -> Vec<(InstanceId, Option<Health>, Option<Health>)> {
+        let Some(named) = self.names.get_mut(name) else { return Vec::new() };
+        let mut turns = Vec::new();
+        for (id, last) in named.instances.get_mut(&owner).into_iter().flatten() {
+            let now = says(id);
+            if now != *last {
+                named.healthy -= usize::from(is_healthy(*last));
+                named.healthy += usize::from(is_healthy(now));
+                turns.push((id.clone(), std::mem::replace(last, now), now));
             }
         }
+        turns
+    }
+
+    /// How many instances of a service are neither critical nor in maintenance.
+    pub(super) fn healthy(&self, name: &ServiceName) -> usize {
+        self.names.get(name).map_or(0, |named| named.healthy)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &ServiceName> {
@@ -136,25 +173,34 @@ impl Mesh {
     /// way there.
     #[must_use]
     pub fn rows(&self, name: &ServiceName) -> Option<Vec<Instance>> {
-        let instances = self.index.names.get(name)?;
-        Some(instances.iter().filter_map(|(owner, id)| self.instance(*owner, id)).collect())
+        let named = self.index.names.get(name)?;
+        let places = named.instances.iter().flat_map(|(owner, ids)| ids.keys().map(|id| (*owner, id)));
+        let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
+        // In doubt last: suspects, and what is shown although it may not be there.
+        rows.sort_by_key(|row| (row.member != MemberState::Alive, row.held.is_some()));
+        Some(rows)
     }
 
-    fn instance(&self, owner: NodeId, id: &InstanceId) -> Option<Instance> {
-        let member = self.state_of(owner).filter(|state| *state != MemberState::Left)?;
+    fn instance(&self, name: &ServiceName, owner: NodeId, id: &InstanceId) -> Option<Instance> {
+        let (member, cut_off) = match self.roster.get(owner) {
+            _ if owner == self.id => (MemberState::Alive, None),
+            None => return None,
+            Some(seen) if seen.state == MemberState::Left => return None,
+            Some(seen) if seen.held.is_some() => (MemberState::Suspect, Some(Held::CutOff)),
+            // Back, and not to be relied on yet.
+            Some(seen) if seen.flaps.as_ref().is_some_and(|flaps| flaps.is_hidden()) => (MemberState::Down, None),
+            Some(seen) => (seen.state, None),
+        };
         let book = self.catalog.get(owner)?;
+        let protected = || self.protections.kept(name, &(owner, id.clone())).map(Held::Protected);
         Some(Instance {
             owner,
             node: Arc::clone(book.node()?),
             registration: Arc::clone(book.registration(id)?),
             report: book.report(id).cloned().unwrap_or_default(),
             member,
-            held: None,
+            held: cut_off.or_else(protected),
         })
-    }
-
-    fn state_of(&self, id: NodeId) -> Option<MemberState> {
-        if id == self.id { Some(MemberState::Alive) } else { self.roster.get(id).map(|seen| seen.state) }
     }
 
     /// One member, this node too. `None` as long as it has not said where it is.

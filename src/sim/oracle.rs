@@ -3,12 +3,12 @@
 //! The oracle knows what a core cannot: all that was ever registered, who really left, and what each process has shown
 //! before. It reads the public interface only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::world::{Settings, World};
 use crate::{
-    mesh::{Member, Mesh, Output, wire},
-    model::{Epoch, InstanceId, MemberState, NodeId, Registration},
+    mesh::{Cause, Event, Held, Member, Mesh, Output, wire},
+    model::{Epoch, InstanceId, MemberState, NodeId, Registration, Time},
 };
 
 /// Registrations as others are told, by owner and instance.
@@ -92,6 +92,24 @@ impl World {
             .and_then(|()| shown_is_live_and_published(self, n));
         if let Err((law, what)) = verdict {
             self.broken(law, n, &what);
+        }
+    }
+
+    /// S6: Down needs evidence. A silence that became a verdict was longer than a look, whoever accuses.
+    pub(super) fn check_event(&self, n: usize, event: &Event) {
+        let Event::Member { node, now: MemberState::Down, cause, .. } = event else { return };
+        let Some((process, told)) = self.machines[n].process.as_ref().and_then(|p| Some((p, p.mesh.explain(*node)?)))
+        else {
+            return;
+        };
+        let sign = told.heard.max(told.vouched).unwrap_or(Time::ZERO);
+        let silence = process.local(self.now).since(sign);
+        if *cause != Cause::Will && sign > Time::ZERO && silence < LOOK {
+            self.broken(
+                "S6: Down needs evidence",
+                n,
+                &format!("{node} was heard {silence:?} ago, and is Down: {cause:?}"),
+            );
         }
     }
 
@@ -217,7 +235,8 @@ fn owners_have_what_they_registered(world: &World, n: usize) -> Verdict {
     let wanted = &world.machines[n].disk.registrations;
     let Some(mesh) = world.mesh(n) else { return Ok(()) };
     let found = mesh.registrations().count();
-    let differs = wanted.values().find(|registration| mesh.registration(&registration.id) != Some(registration));
+    let is_published = |one: &Registration| mesh.registration(&one.id).is_some_and(|own| **own == one.published());
+    let differs = wanted.values().find(|registration| !is_published(registration));
     match differs {
         _ if found > wanted.len() => Err((S7, format!("it has {found} registrations, not {}", wanted.len()))),
         Some(registration) => Err((S7, format!("{} is not what was registered", registration.id))),
@@ -234,7 +253,8 @@ fn shown_is_live_and_published(world: &World, n: usize) -> Verdict {
     for instance in mesh.services().flat_map(|name| mesh.service(name).unwrap_or_default()) {
         let id = &instance.registration.id;
         let state = mesh.member(instance.owner).map(|member| member.state);
-        if state != Some(instance.member) || !instance.member.is_shown() {
+        let held = instance.held == Some(Held::CutOff) && mesh.partition().is_some();
+        if (state != Some(instance.member) && !held) || !instance.member.is_shown() {
             let what = format!("{id} of {} is shown; its owner is {state:?}", instance.node.name);
             return Err(("7: what is shown = live rows of members not Down", what));
         }
@@ -248,6 +268,9 @@ fn shown_is_live_and_published(world: &World, n: usize) -> Verdict {
     }
     Ok(())
 }
+
+/// The least time in which a member that is looked for could have answered.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Whether `shown` is `published`, checks aside: only the owner itself knows those.
 fn is_published_as(published: &Registration, shown: &Registration) -> bool {

@@ -25,6 +25,8 @@ pub enum Fault {
     Deregister(usize, &'static str),
     /// A process ends between two instructions.
     Crash(usize),
+    /// It is killed, and what outlives it brings its last will to some of its peers.
+    Kill(usize),
     /// The disk of a machine that does not run is lost.
     Wipe(usize),
     /// A machine that does not run starts.
@@ -126,7 +128,8 @@ impl Plan {
     fn crashes(&mut self, rng: &mut Pcg64Mcg) {
         for _ in 0..rng.random_range(1..=4) {
             let n = self.machine(rng);
-            self.span(rng, Fault::Crash(n), Fault::Start(n));
+            let end = if rng.random() { Fault::Crash(n) } else { Fault::Kill(n) };
+            self.span(rng, end, Fault::Start(n));
         }
     }
 
@@ -157,6 +160,9 @@ impl Plan {
 
     fn moves(&mut self, rng: &mut Pcg64Mcg) {
         let n = self.machine(rng);
+        // A machine that loses its disk and its address knows nobody who could know it: no mesh finds that one.
+        let wiped = self.faults.iter().any(|(_, fault)| *fault == Fault::Wipe(n));
+        let n = if wiped { (n + 1) % self.machines } else { n };
         self.at(rng, Fault::Relocate(n));
     }
 
@@ -220,6 +226,7 @@ impl World {
                 }
             }
             Fault::Crash(n) => self.crash(*n),
+            Fault::Kill(n) => self.kill(*n),
             Fault::Wipe(n) => self.wipe(*n),
             Fault::Start(n) => self.start(*n),
             Fault::Pause(n) => self.pause(*n),

@@ -8,7 +8,10 @@ use std::{
 use bytes::Bytes;
 
 use super::{machine::Dial, plan::Fault};
-use crate::{mesh::Gone, model::Time};
+use crate::{
+    mesh::Gone,
+    model::{Epoch, Time},
+};
 
 /// The way of one parcel: a connection and its direction.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,8 @@ pub(super) enum Event {
     DialFailed(Dial),
     /// The other side, or its machine, says that a connection is gone.
     Closed(Route, Gone),
+    /// The parent of a dead process reaches an heir with its will.
+    Will { of: u32, heir: u32, epoch: Epoch },
     /// A planned fault.
     Fault(Box<Fault>),
 }

@@ -44,6 +44,7 @@ impl World {
         let receiver = match &event {
             Event::Packet(route, _) | Event::Message(route, ..) | Event::Closed(route, _) => Some(route.to),
             Event::DialFailed(dial) => Some(dial.from),
+            Event::Will { heir, .. } => Some(*heir),
             _ => None,
         };
         let process = receiver.and_then(|n| self.machines[n as usize].process.as_mut());
@@ -58,6 +59,7 @@ impl World {
             Event::Handshake(dial) => self.shake_hands(dial),
             Event::DialFailed(dial) => self.dial_failed(dial),
             Event::Closed(route, gone) => self.closed(route, gone),
+            Event::Will { of, heir, epoch } => self.read_will(of, heir, epoch),
             Event::Fault(fault) => self.strike(&fault),
         }
     }
@@ -117,7 +119,10 @@ impl World {
             Output::Drop(peer) => self.hang_up(n, peer, Gone::Closed),
             Output::Expired(id) => drop(self.machines[n as usize].disk.registrations.remove(&id)),
             Output::Changed(change) => self.say(n, Seen::Changed(change)),
-            Output::Event(event) => self.say(n, Seen::Event(event)),
+            Output::Event(event) => {
+                self.check_event(n as usize, &event);
+                self.say(n, Seen::Event(event));
+            }
             Output::NameInUse => {
                 self.say(n, Seen::NameInUse);
                 self.stop(n as usize, Gone::Closed);
@@ -133,6 +138,12 @@ impl World {
         };
         if kept {
             self.log.push((self.now, n as usize, seen));
+        }
+    }
+
+    fn read_will(&mut self, of: u32, heir: u32, epoch: Epoch) {
+        if !self.walls.between(of, heir) && !self.walls.between(heir, of) {
+            self.deliver(heir, Input::Will { node: self.machines[of as usize].id, epoch });
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::{
@@ -181,7 +181,25 @@ impl World {
         let Some(process) = machine.process.take() else { return };
         machine.life += 1;
         let peers = process.mesh.members().filter(|member| member.id != machine.id && member.state.is_shown());
-        machine.disk.peers = peers.filter_map(|member| member.address()).take(KNOWN_PEERS).collect();
+        let peers: Vec<_> = peers.filter_map(|member| member.address()).take(KNOWN_PEERS).collect();
+        // As the agent does: an empty mesh is no reason to forget how to find one.
+        if !peers.is_empty() {
+            machine.disk.peers = peers;
+        }
+    }
+
+    /// Ends a machine's process (SIGKILL); the parent that outlives it brings its last will to some that run.
+    pub fn kill(&mut self, n: usize) {
+        let Some(epoch) = self.mesh(n).map(Mesh::epoch) else { return };
+        self.crash(n);
+        let running: Vec<u32> = self.running().map(number).collect();
+        let first = if running.is_empty() { 0 } else { self.rng.random_range(0..running.len()) };
+        for heir in running.iter().cycle().skip(first).take(mesh::HEIRS.min(running.len())).copied() {
+            let legs = [(number(n), heir), (heir, number(n)), (number(n), heir)];
+            let takes: Duration =
+                legs.iter().map(|(a, b)| self.settings.network.transfer(*a, *b, 1, &mut self.rng)).sum();
+            self.queue.push(self.now + takes, Event::Will { of: number(n), heir, epoch });
+        }
     }
 
     /// Loses a machine's disk: its epoch, its registrations, its known peers. It must not run.
@@ -251,6 +269,16 @@ impl World {
     pub fn deregister(&mut self, n: usize, id: &InstanceId) {
         if self.is_awake(number(n)) && self.machines[n].disk.registrations.remove(id).is_some() {
             self.command(n, Command::Deregister(id.clone()));
+        }
+    }
+
+    /// Gives a running machine's core a command.
+    pub fn order(&mut self, n: usize, command: Command) {
+        if let Command::ForceLeave(id) = command {
+            self.oracle.leaves(id);
+        }
+        if self.is_awake(number(n)) {
+            self.command(n, command);
         }
     }
 
