@@ -5,7 +5,7 @@ use std::{error::Error, time::Duration};
 use axum::{
     body::Body,
     extract::{FromRequest, Request},
-    http::StatusCode,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -23,11 +23,29 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Parsed<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        of_json(request.headers())?;
         let slow =
             |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
         let bytes = timeout(DEADLINE, read(request.into_body())).await.map_err(slow)??;
         parse(&bytes).map(Self)
     }
+}
+
+/// Refuses what is plainly no JSON. What programs say without meaning it (curl sends a form unless told otherwise) is
+/// read as JSON all the same.
+fn of_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let wrong =
+        |header: &str, why: String| Err(Problem::field(header, &why).status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
+    if let Some(coding) = text(header::CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        return wrong("content-encoding", format!("is {coding:?}; send the body as it is"));
+    }
+    let Some(given) = text(header::CONTENT_TYPE) else { return Ok(()) };
+    let kind = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if kind.is_empty() || kind.ends_with("/json") || kind.ends_with("+json") || VAGUE.contains(&&*kind) {
+        return Ok(());
+    }
+    wrong("content-type", format!("is {given:?}; send application/json"))
 }
 
 /// Reads a body up to the limit. What comes beyond is read and forgotten for a while: a connection closed over unread
@@ -88,6 +106,8 @@ fn blamed(path: &str, why: &str) -> String {
     }
 }
 
+/// What clients send when nobody has told them what they send.
+const VAGUE: [&str; 3] = ["application/x-www-form-urlencoded", "application/octet-stream", "text/plain"];
 /// The most bytes of a body: far above the largest registration that the limits of `model` allow.
 const LIMIT: usize = 1 << 20;
 /// How much of a body that is too large is read before the connection is given up.
@@ -122,6 +142,22 @@ mod tests {
             let problem = wrong(body);
             assert!(problem.contains(&format!("field: Some({field:?})")), "{body}: {problem}");
         }
+    }
+
+    #[test]
+    fn what_is_plainly_no_json_is_refused() {
+        let status = |name: header::HeaderName, value: &str| {
+            let headers = HeaderMap::from_iter([(name, value.parse().unwrap())]);
+            of_json(&headers).err().map(|problem| format!("{problem:?}").contains("415"))
+        };
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/ld+json", "text/plain", ""] {
+            assert_eq!(status(header::CONTENT_TYPE, good), None, "{good}");
+        }
+        for bad in ["application/xml", "multipart/form-data; boundary=x", "text/html", "json"] {
+            assert_eq!(status(header::CONTENT_TYPE, bad), Some(true), "{bad}");
+        }
+        assert_eq!(status(header::CONTENT_ENCODING, "gzip"), Some(true));
+        assert_eq!(status(header::CONTENT_ENCODING, "identity"), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, Shared, crowd::Crowd};
+use super::{App, Shared, crowd::Crowd, native::Api};
 use crate::model::{Health, MemberState};
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
@@ -128,6 +128,11 @@ fn escape(text: &str) -> String {
 }
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/metrics", "Counters and gauges of this node.").text("application/openmetrics-text", "OpenMetrics 1.0.");
+}
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,11 @@ impl Problem {
         Self { detail: format!("{field} {why}"), field: Some(field), ..Self::new(StatusCode::BAD_REQUEST, "") }
     }
 
+    /// The same under another status.
+    pub(crate) fn status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
     /// A read of a catalogue that is not complete yet: 503, and when to ask again.
     pub(crate) fn unready(reasons: Vec<String>) -> Self {
         const DETAIL: &str = "this node has not caught up with the mesh yet, and an incomplete answer would look like \
@@ -84,8 +89,9 @@ impl From<Refused> for Problem {
 }
 
 /// The outside shape. `about:blank` says that the status tells all there is to know of the type (RFC 9457 section 4.2.1).
-#[derive(Serialize)]
-struct Details<'a> {
+#[derive(Serialize, schemars::JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct Details<'a> {
     r#type: &'static str,
     title: &'a str,
     status: u16,

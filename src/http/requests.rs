@@ -32,6 +32,12 @@ impl Requests {
         methods.layer(middleware::map_response_with_state(self.route(path), count))
     }
 
+    /// Every route's path.
+    #[cfg(test)]
+    pub(super) fn paths(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(path, _)| *path)
+    }
+
     /// Every route, class of status (`2xx`) and count that is not zero.
     pub(super) fn each(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         let classes = |classes: &Classes| classes.0.each_ref().map(|count| count.load(Ordering::Relaxed));

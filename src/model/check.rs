@@ -169,6 +169,7 @@ pub struct GrpcCheck {
 /// How TLS is spoken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub struct TlsOptions {
     /// Whose certificates are believed, as PEM; the system's authorities when `None`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,6 +219,7 @@ pub struct DnsCheck {
 /// The types of record a DNS check can ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub enum DnsRecord {
     /// IPv4 addresses.
     #[default]

@@ -18,6 +18,7 @@ macro_rules! draft {
         $(#[$about])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, default)]
+        #[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
         pub struct CheckDraft {
             $($(#[$kind_doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $kind: Option<$kind_type>,)*
             $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $name: Option<$type>,)*

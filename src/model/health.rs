@@ -9,6 +9,7 @@ use super::{CheckName, Invalid};
 /// How checks see an instance; the worst of its checks, worst last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub enum Health {
     /// Every check passes, or there is none.
     #[default]

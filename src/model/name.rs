@@ -32,6 +32,24 @@ impl Invalid {
     }
 }
 
+/// Describes a type that is written as text, for the OpenAPI document.
+macro_rules! text_schema {
+    ($name:ident) => {
+        #[cfg(feature = "agent")]
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string" })
+            }
+        }
+    };
+}
+
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:path, fold = $fold:tt) => {
         $(#[$doc])*
@@ -95,6 +113,7 @@ macro_rules! word {
             }
         }
 
+        text_schema!($name);
         word!(@compare $name, $fold);
     };
     (@compare $name:ident, false) => {
@@ -174,6 +193,8 @@ pub enum Host {
     /// A host name, at most 253 bytes, without the final dot.
     Name(Arc<str>),
 }
+
+text_schema!(Host);
 
 impl TryFrom<&str> for Host {
     type Error = Invalid;

@@ -37,6 +37,7 @@ impl fmt::Debug for NodeId {
 /// A node's restart generation: `max(stored + 1, unix milliseconds)`. A larger epoch's book replaces a smaller one's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub struct Epoch(pub u64);
 
 /// What a node says of itself.
@@ -70,6 +71,7 @@ impl Node {
 /// How the mesh sees a node. `Left` is not `Down`: who left said so himself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub enum MemberState {
     /// It answers.
     Alive,

@@ -192,6 +192,7 @@ impl Registration {
 /// A registration as people write it, in JSON and TOML alike; [`RegistrationDraft::build`] makes it a [`Registration`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub struct RegistrationDraft {
     /// See [`Registration::id`].
     pub id: Option<String>,

@@ -20,6 +20,7 @@ impl Statuses {
 /// Status codes as people write them: a number, `2xx`, `200-204`, or a list of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub struct StatusDraft(pub Vec<String>);
 
 impl StatusDraft {

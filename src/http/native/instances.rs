@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -15,10 +16,14 @@ use crate::{
     },
 };
 
-use super::params::{Params, Segments, word};
+use super::{
+    openapi::Api,
+    params::{Params, Segments, word},
+};
 
 /// An instance as it is shown; [`super::watch`] sends the same.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Instance")]
 pub(super) struct Row<'a> {
     id: &'a InstanceId,
     node: &'a NodeName,
@@ -35,13 +40,15 @@ pub(super) struct Row<'a> {
     checks: Vec<Check<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Check")]
 struct Check<'a> {
     id: &'a CheckName,
     name: &'a CheckName,
     status: Health,
     output: &'a str,
     #[serde(serialize_with = "super::moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     since: u64,
 }
 
@@ -127,6 +134,16 @@ pub(super) async fn instances(State(app): Shared, Segments(name): Segments<Strin
         sort_by_distance(&mut shown, &near, view);
     }
     Ok(Json(shown.into_iter().map(Row::from).collect::<Vec<_>>()).into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/services/{name}", "The instances of a service; none if nobody registers it.")
+        .switch("passing", "Only those whose checks all pass.")
+        .each("tag", "Only those that carry this tag; given again, that one too.")
+        .query("zone", "Only those whose node stands in this zone.")
+        .query("near", "The nearest first: `_agent` for this node, or the name of another.")
+        .answers::<Vec<Row<'_>>>(200, "By name of node, then id, unless `near` says otherwise.");
 }
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! `POST /api/v1/join` and `POST /api/v1/leave`: into a mesh and out of it.
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{Answer, Problem, Shared, body::Parsed};
 
+use super::openapi::Api;
+
 /// `{"addresses": ["10.0.0.1:7946"]}`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Seeds {
     addresses: Vec<String>,
 }
 
 /// How many addresses the seeds resolved to; whether they answer shows in the members.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Joining {
     resolved: usize,
 }
@@ -26,7 +29,7 @@ pub(super) async fn join(State(app): Shared, Parsed(seeds): Parsed<Seeds>) -> An
     Ok(Json(Joining { resolved }).into_response())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Leaving {
     leaving: bool,
 }
@@ -39,3 +42,11 @@ pub(super) async fn leave(State(app): Shared) -> Answer {
 
 /// The most seeds of one request: each may cost a DNS query.
 const MAX_SEEDS: usize = 64;
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.post("/api/v1/join", "Looks for the mesh through these nodes too.")
+        .takes::<Seeds>()
+        .answers::<Joining>(200, "They are being tried; whether they answer shows in the members.");
+    api.post("/api/v1/leave", "Says goodbye to the mesh and stops.").answers::<Leaving>(200, "It is about to.");
+}

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -11,9 +12,10 @@ use crate::{
     model::{Epoch, MemberState, NodeName, Time},
 };
 
-use super::params::Params;
+use super::{openapi::Api, params::Params};
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Member")]
 struct Row<'a> {
     node: &'a NodeName,
     /// In hexadecimal, as everywhere people read it.
@@ -27,6 +29,7 @@ struct Row<'a> {
     version: &'a str,
     meta: &'a BTreeMap<String, String>,
     #[serde(serialize_with = "super::moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     since: u64,
 }
 
@@ -54,6 +57,11 @@ pub(super) async fn members(State(app): Shared, params: Params) -> Answer {
     let members = app.agent.view().nodes();
     let rows: Vec<_> = members.iter().map(|member| Row::of(member, |at| app.agent.unix_millis(at))).collect();
     Ok(Json(rows).into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/members", "Every node this one knows, in any state.").answers::<Vec<Row<'_>>>(200, "By name.");
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod fixtures;
 mod instances;
 mod join;
 mod members;
+mod openapi;
 mod params;
 mod probes;
 mod prometheus;
@@ -22,12 +23,14 @@ use std::{
 use axum::{
     Router,
     extract::Request,
-    http::StatusCode,
+    http::{Method, StatusCode},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{MethodRouter, any, get, post, put},
 };
 use serde::Serializer;
+
+pub(super) use openapi::Api;
 
 use super::{App, Problem, door, metrics::metrics, requests::Requests};
 
@@ -51,8 +54,24 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/leave", post(join::leave)),
         ("/api/v1/watch", get(watch::watch)),
         ("/api/v1/prometheus", get(prometheus::targets)),
+        ("/api/v1/openapi.json", get(openapi::openapi)),
     ];
     assemble(table, requests)
+}
+
+/// What [`routes`] serves, for the OpenAPI document.
+fn describe(api: &mut Api) {
+    probes::describe(api);
+    super::metrics::describe(api);
+    status::describe(api);
+    members::describe(api);
+    services::describe(api);
+    instances::describe(api);
+    registrations::describe(api);
+    reports::describe(api);
+    join::describe(api);
+    watch::describe(api);
+    prometheus::describe(api);
 }
 
 fn assemble<S: Clone + Send + Sync + 'static>(
@@ -74,12 +93,14 @@ async fn no_such_path() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path; the API begins at /api/v1/status")
 }
 
-/// The router adds the header Allow (RFC 9110 section 15.5.6).
-async fn no_such_method() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "this path does not take that method; the header Allow lists what it takes",
-    )
+/// The router adds the header Allow (RFC 9110 section 15.5.6), which is also all that OPTIONS asks for. A page of another
+/// origin that asks by OPTIONS whether it may call us is told nothing, which means no.
+async fn no_such_method(method: Method) -> Response {
+    const DETAIL: &str = "this path does not take that method; the header Allow lists what it takes";
+    match method {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => Problem::new(StatusCode::METHOD_NOT_ALLOWED, DETAIL).into_response(),
+    }
 }
 
 /// Writes a moment as RFC 3339 with milliseconds, in UTC. Peers may claim any moment: what lies beyond the format's
@@ -106,15 +127,17 @@ mod tests {
             ("GET", "/nowhere", 404, None),
             ("PUT", "/nowhere", 404, None),
             ("HEAD", "/livez", 200, None),
+            ("OPTIONS", "/livez", 204, Some("GET,HEAD")),
         ] {
             let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), status, "{method} {path}");
             assert_eq!(response.headers().get("allow").map(|allow| allow.to_str().unwrap()), allow, "{method} {path}");
-            let kind = response.headers()["content-type"].to_str().unwrap();
-            assert_eq!(kind == "application/problem+json", status >= 400, "{method} {path}");
+            let is_problem =
+                response.headers().get("content-type").is_some_and(|kind| kind == "application/problem+json");
+            assert_eq!(is_problem, status >= 400, "{method} {path}");
         }
         let counts: Vec<_> = requests.each().collect();
-        assert_eq!(counts, [("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 1)]);
+        assert_eq!(counts, [("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 2)]);
     }
 }

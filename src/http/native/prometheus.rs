@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -12,9 +13,13 @@ use crate::{
     model::{Host, ServiceName, Tag},
 };
 
-use super::params::{Params, word};
+use super::{
+    openapi::Api,
+    params::{Params, word},
+};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "TargetGroup")]
 struct Group {
     targets: [String; 1],
     labels: BTreeMap<String, String>,
@@ -64,6 +69,14 @@ pub(super) async fn targets(State(app): Shared, mut params: Params) -> Answer {
     let all = services.iter().flat_map(|service| &service.instances);
     let tagged = all.filter(|instance| tags.iter().all(|tag| instance.registration.tags.contains(tag)));
     Ok(Json(tagged.filter_map(Group::of).collect::<Vec<_>>()).into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/prometheus", "Targets for Prometheus, as its http_sd reads them: every instance that has a port.")
+        .each("service", "Only of this service; given again, of that one too. All unless given.")
+        .each("tag", "Only those that carry this tag; given again, that one too.")
+        .answers::<Vec<Group>>(200, "One group for each instance.");
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -16,9 +17,13 @@ use crate::{
     model::{CheckDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag, Weight},
 };
 
-use super::params::{Params, Segments, word};
+use super::{
+    openapi::Api,
+    params::{Params, Segments, word},
+};
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Registration")]
 struct Row<'a> {
     id: &'a InstanceId,
     name: &'a ServiceName,
@@ -92,6 +97,21 @@ fn build(id: String, draft: RegistrationDraft) -> Result<Registration, Problem> 
 
 fn respond(status: StatusCode, registration: &Registration) -> Response {
     (status, Json(Row::from(registration))).into_response()
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    const ONE: &str = "/api/v1/registrations/{id}";
+    api.get("/api/v1/registrations", "What this node registers.").answers::<Vec<Row<'_>>>(200, "By id.");
+    api.get(ONE, "One registration of this node.").answers::<Row<'_>>(200, "As it can be written back.");
+    api.put(ONE, "Registers or changes an instance of this node.")
+        .takes::<RegistrationDraft>()
+        .answers::<Row<'_>>(
+            200,
+            "It was there, and is now as asked; it is stored durably, and on its way to the others.",
+        )
+        .answers::<Row<'_>>(201, "It is new; it is stored durably, and on its way to the others.");
+    api.delete(ONE, "Withdraws an instance of this node.").empty(204, "It is gone.");
 }
 
 #[cfg(test)]

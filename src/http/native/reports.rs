@@ -1,6 +1,7 @@
 //! `PUT /api/v1/registrations/{id}/checks/{check}`: a program's word on its own TTL check.
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -8,10 +9,13 @@ use crate::{
     model::{CheckName, Health, InstanceId},
 };
 
-use super::params::{Segments, word};
+use super::{
+    openapi::Api,
+    params::{Segments, word},
+};
 
 /// What a program says.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
     status: Health,
@@ -20,7 +24,8 @@ pub(super) struct Report {
 }
 
 /// What was taken down; how it counts shows in the service's instances, thresholds applied.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Reported")]
 struct Taken {
     id: InstanceId,
     check: CheckName,
@@ -38,4 +43,11 @@ pub(super) async fn report(
     }
     app.agent.report(&id, &check, report.status, &report.output).await?;
     Ok(Json(Taken { id, check, status: report.status }).into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.put("/api/v1/registrations/{id}/checks/{check}", "A program's word on its own TTL check.")
+        .takes::<Report>()
+        .answers::<Taken>(200, "It is taken down; thresholds decide how it counts.");
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::{Json, extract::State, response::IntoResponse};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -11,9 +12,10 @@ use crate::{
     model::{Health, ServiceName, Tag},
 };
 
-use super::params::Params;
+use super::{openapi::Api, params::Params};
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Service")]
 struct Row<'a> {
     name: &'a ServiceName,
     instances: usize,
@@ -46,6 +48,12 @@ pub(super) async fn services(State(app): Shared, params: Params) -> Answer {
     let services = app.agent.view().services();
     let rows: Vec<_> = services.iter().map(|service| Row::of(service)).collect();
     Ok(Json(rows).into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/services", "Every service with the count of its instances by health.")
+        .answers::<Vec<Row<'_>>>(200, "By name.");
 }
 
 #[cfg(test)]

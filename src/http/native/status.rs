@@ -10,6 +10,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::moment;
@@ -19,7 +20,9 @@ use crate::{
     model::{MemberState, MeshName, NodeName},
 };
 
-#[derive(Serialize)]
+use super::openapi::Api;
+
+#[derive(Serialize, JsonSchema)]
 struct Status<'a> {
     node: &'a NodeName,
     mesh: &'a MeshName,
@@ -36,12 +39,14 @@ struct Status<'a> {
 }
 
 /// What this node proves itself with on the mesh.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Certificate {
     serial: String,
     #[serde(serialize_with = "moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     not_before: u64,
     #[serde(serialize_with = "moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     not_after: u64,
     /// Less than a fifth of its lifetime is left.
     expires_soon: bool,
@@ -62,7 +67,7 @@ impl From<Says> for Certificate {
 }
 
 /// Where this node answers.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Addresses {
     mesh: SocketAddr,
     http: SocketAddr,
@@ -70,7 +75,8 @@ struct Addresses {
 }
 
 /// How many nodes are seen how, this one too.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "MemberCounts")]
 struct Members {
     alive: usize,
     suspect: usize,
@@ -110,6 +116,12 @@ pub(super) async fn status(State(app): Shared) -> Response {
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/status", "This node and its mesh at a glance; answered before the first sync too.")
+        .answers::<Status<'_>>(200, "How it is.");
 }
 
 #[cfg(test)]

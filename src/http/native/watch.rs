@@ -12,6 +12,7 @@ use axum::{
     },
 };
 use futures_util::{StreamExt, stream};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -20,12 +21,15 @@ use crate::{
     model::ServiceName,
 };
 
+use super::openapi::Api;
+
 use super::{
     instances::Row,
     params::{Params, word},
 };
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Watched")]
 struct Body<'a> {
     service: &'a ServiceName,
     index: u64,
@@ -109,6 +113,13 @@ pub(super) async fn watch(State(app): Shared, headers: HeaderMap, mut params: Pa
 
 /// How long a stream may be silent: proxies cut off what is idle for half a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/watch", "The instances of a service, as they change.")
+        .query("service", "The service; it must be given.")
+        .streams::<Body<'_>>("Events `snapshot`, then `change`, each with all instances; resumes by Last-Event-ID.");
+}
 
 #[cfg(test)]
 mod tests {
