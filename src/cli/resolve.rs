@@ -53,7 +53,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         }
         _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
     })?;
-    let service = flags.name.split('.').next().unwrap_or_default();
+    let service = service_of(&flags.name);
     let instances = instances(client, service).await?;
     let explained: Vec<Value> = instances.iter().map(|instance| explain(instance, &reply, flags.kind)).collect();
     match flags.format {
@@ -69,6 +69,16 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     }
     let why = if instances.is_empty() { "nobody registers a service of that name" } else { "see above" };
     Err(Failure::new(format!("{question} got {}", reply.code), why, "hobnob services"))
+}
+
+/// The service that a name is about: what stands before `service`, or first, as in `_web._tcp`.
+fn service_of(name: &str) -> &str {
+    let labels: Vec<&str> = name.split('.').collect();
+    let before = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service"));
+    let label = before.and_then(|at| labels.get(at)).filter(|label| **label != "_tcp" && **label != "_udp");
+    // `_web._tcp.service` names its service first.
+    let label = label.filter(|label| !label.starts_with('_')).or(labels.first());
+    label.map_or("", |label| label.trim_start_matches('_'))
 }
 
 /// Where the agent's DNS listens.
@@ -139,6 +149,16 @@ const WHY: output::Shape = output::Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_tells_its_service() {
+        for name in ["web", "web.service.mesh.internal", "v2.web.service.dc1.consul", "_web._tcp.mesh.internal"] {
+            assert_eq!(service_of(name), "web", "{name}");
+        }
+        for name in ["_web._tcp.service.consul", "_http._tcp.web.service.mesh.internal", "i-1.Web.Service.consul"] {
+            assert!(service_of(name).eq_ignore_ascii_case("web"), "{name}");
+        }
+    }
 
     #[test]
     fn each_instance_has_its_reason() {
