@@ -365,8 +365,8 @@ fn differences<'a>(mut old: &'a [Instance], mut new: &'a [Instance], changed: &m
     loop {
         match (old, new) {
             ([a, older @ ..], [b, newer @ ..]) if place(a) == place(b) => {
-                let same =
-                    (&a.registration, &a.report, &a.node, a.member) == (&b.registration, &b.report, &b.node, b.member);
+                let all = |row: &'a Instance| (&row.registration, &row.report, &row.node, row.member, row.held);
+                let same = all(a) == all(b);
                 changed.extend((!same).then_some(b));
                 (old, new) = (older, newer);
             }

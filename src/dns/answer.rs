@@ -128,6 +128,7 @@ impl Found {
 }
 
 /// One question about one zone.
+#[derive(Clone, Copy)]
 pub(super) struct Lookup<'a> {
     pub(super) view: &'a View,
     pub(super) config: &'a Config,

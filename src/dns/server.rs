@@ -18,7 +18,7 @@ use super::{
     limit::Limiter,
     tcp,
     traffic::Traffic,
-    udp::{self, Ender},
+    udp,
 };
 use crate::agent::View;
 
@@ -103,13 +103,11 @@ impl Bound {
         let tasks = TaskTracker::new();
         let shared = Arc::new(Shared { face, limiter, traffic, seed, questions, stop: stop.clone() });
         for socket in udp {
-            let socket = Arc::new(socket);
-            let ender = Ender(Arc::clone(&socket));
-            udp::start(&shared, &socket, &tasks)?;
+            let worker = udp::start(&shared, socket, &tasks)?;
             let stop = stop.clone();
             tasks.spawn(async move {
                 stop.cancelled().await;
-                drop(ender);
+                drop(worker);
             });
         }
         if let Some(forwarder) = forwarder {

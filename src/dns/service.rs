@@ -41,7 +41,9 @@ impl Lookup<'_> {
         instances.sort_by_cached_key(rank);
         let best = instances.first().map(rank);
         let equals = instances.partition_point(|instance| Some(rank(instance)) == best);
-        self.records(&Served { instances, equals }, selector, kind)
+        let is_stale = instances.iter().any(|instance| instance.held.is_some());
+        let ttl = if is_stale { self.ttl.min(STALE_TTL) } else { self.ttl };
+        Lookup { ttl, ..*self }.records(&Served { instances, equals }, selector, kind)
     }
 
     /// How far an instance is from this node, as far as the settings care.
@@ -218,6 +220,9 @@ impl Selector<'_> {
             }
     }
 }
+
+/// For instances that are shown as they last were: whoever keeps them longer keeps what may be wrong already.
+const STALE_TTL: u32 = 1;
 
 fn host_name(host: &str) -> Option<Name> {
     let mut name = Name::from_ascii(host).ok()?;

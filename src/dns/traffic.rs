@@ -3,7 +3,7 @@
 use crate::agent::counters;
 
 counters! {
-    /// Questions answered over UDP.
+    /// Datagrams that came in.
     udp,
     /// Questions answered over TCP.
     tcp,

@@ -3,10 +3,13 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
-    sync::Arc,
+    net::{Shutdown, SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -42,68 +45,75 @@ pub(super) fn width() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
-/// Ends the thread of a socket when it is dropped, be it because the runtime is.
-pub(super) struct Ender(pub(super) Arc<UdpSocket>);
+/// A socket at work. Dropping it ends its thread, be it because it is to stop or because the runtime is gone.
+pub(super) struct Worker {
+    socket: Arc<UdpSocket>,
+    ended: Arc<AtomicBool>,
+}
 
-impl Drop for Ender {
+impl Drop for Worker {
     fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
         // Linux wakes who receives on a socket that is not connected, and then says that it is not.
-        let _ = SockRef::from(&*self.0).shutdown(std::net::Shutdown::Read);
+        let _ = SockRef::from(&*self.socket).shutdown(Shutdown::Read);
     }
 }
 
-/// Answers what comes in on `socket` by a thread of its own, until an [`Ender`] of it is dropped.
-pub(super) fn start(shared: &Arc<Shared>, socket: &Arc<UdpSocket>, tasks: &TaskTracker) -> io::Result<()> {
-    let (shared, socket, running) = (Arc::clone(shared), Arc::clone(socket), tasks.token());
+/// Answers what comes in on `socket` by a thread of its own.
+pub(super) fn start(shared: &Arc<Shared>, socket: UdpSocket, tasks: &TaskTracker) -> io::Result<Worker> {
+    let worker = Worker { socket: Arc::new(socket), ended: Arc::default() };
+    let (socket, ended) = (Arc::clone(&worker.socket), Arc::clone(&worker.ended));
+    let (shared, running) = (Arc::clone(shared), tasks.token());
     thread::Builder::new().name("dns".into()).spawn(move || {
-        answer(&shared, &socket);
+        answer(&shared, &socket, &ended);
         // Before the token: who waits for it may bind the port anew.
         drop(socket);
         drop(running);
     })?;
-    Ok(())
+    Ok(worker)
 }
 
-fn answer(shared: &Shared, socket: &Arc<UdpSocket>) {
+fn answer(shared: &Shared, socket: &Arc<UdpSocket>, ended: &AtomicBool) {
     let (mut batch, mut cache) = (Batch::new(), Cache::new(shared.seed));
     loop {
-        let count = match batch.receive(socket) {
-            Ok(count) => count,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            // An error on its way to another socket of ours, or the system's shortage, which passes.
-            Err(why) => {
-                tracing::debug!(%why, "could not receive DNS packets");
-                if shared.stop.is_cancelled() {
-                    return;
-                }
-                thread::yield_now();
-                continue;
-            }
-        };
-        if shared.stop.is_cancelled() {
+        let received = batch.receive(socket);
+        if ended.load(Ordering::Acquire) {
             return;
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (seconds, nanos) = (since.as_secs() as u32, since.as_nanos() as u64);
-        for at in 0..count {
-            let Some(sender) = batch.envelope(at).sender() else { continue };
-            let address = sender.ip();
-            let client = Client { address, transport: Transport::of_datagram(address), now: seconds };
-            let next = batch.reply(at, |packet, room| {
-                let begin = room.len();
-                let said = cache.respond(&shared.face, packet, client, &shared.traffic, room);
-                let next = judge(shared, said, client, nanos, &mut room[begin..]);
-                room.truncate(begin + next.kept(room.len() - begin));
-                next
-            });
-            if next == Next::Forward {
-                let way = Way::Datagram(Box::new(*batch.envelope(at)), Arc::clone(socket));
-                shared.forward(Question::new(batch.packet(at), client, way));
+        match received {
+            Ok(count) => answer_each(shared, socket, &mut batch, &mut cache, count),
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            // The system's shortage, which passes; busy retries would add to it.
+            Err(why) => {
+                tracing::warn!(%why, "could not receive DNS packets");
+                thread::park_timeout(SHORTAGE_PAUSE);
             }
         }
-        shared.traffic.udp.add(count);
-        shared.traffic.unsent.add(batch.send(socket));
     }
+}
+
+/// Answers the datagrams just received, `count` of them.
+fn answer_each(shared: &Shared, socket: &Arc<UdpSocket>, batch: &mut Batch, cache: &mut Cache, count: usize) {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, nanos) = (since.as_secs() as u32, since.as_nanos() as u64);
+    for at in 0..count {
+        let Some(sender) = batch.envelope(at).sender() else { continue };
+        let address = sender.ip();
+        let client = Client { address, transport: Transport::of_datagram(address), now: seconds };
+        let next = batch.reply(at, |packet, room| {
+            let begin = room.len();
+            let said = cache.respond(&shared.face, packet, client, &shared.traffic, room);
+            let next = judge(shared, said, client, nanos, &mut room[begin..]);
+            room.truncate(begin + next.kept(room.len() - begin));
+            next
+        });
+        if next == Next::Forward {
+            let way = Way::Datagram(Box::new(*batch.envelope(at)), Arc::clone(socket));
+            shared.forward(Question::new(batch.packet(at), client, way));
+        }
+    }
+    shared.traffic.udp.add(count);
+    shared.traffic.unsent.add(batch.send(socket));
 }
 
 /// What becomes of a reply.
@@ -160,6 +170,7 @@ fn cut(reply: &mut [u8]) -> usize {
     (end + 5).min(reply.len())
 }
 
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 const HEADER: usize = 12;
 const TC: u8 = 0x02;
 /// Two megabytes hold ten thousand questions.

@@ -4,6 +4,7 @@ use RecordType::{A, AAAA, SRV};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
 
 use super::*;
+use crate::mesh::Held;
 
 fn status(world: &World, name: &str, kind: RecordType) -> ResponseCode {
     world.ask(name, kind).metadata.response_code
@@ -236,6 +237,18 @@ fn a_ttl_is_what_the_settings_say() {
     world.config.service_ttl.insert("web".try_into().unwrap(), std::time::Duration::from_secs(9));
     assert_eq!(world.ask("web.service.mesh.internal.", A).answers[0].ttl, 9);
     assert_eq!(world.ask("n1.node.mesh.internal.", A).answers[0].ttl, 5);
+}
+
+#[test]
+fn what_is_shown_as_it_last_was_is_kept_for_a_second() {
+    let mut world = World::new();
+    let held = Instance { held: Some(Held::CutOff), ..on("n1", web("10.0.0.5")) };
+    world.service("web", vec![held, on("n2", web("10.0.0.6"))]);
+    assert_eq!(world.ask("web.service.mesh.internal.", A).answers[0].ttl, 0);
+    world.config.ttl = std::time::Duration::from_secs(60);
+    let reply = world.ask("web.service.mesh.internal.", SRV);
+    assert!(reply.answers.iter().chain(&reply.additionals).all(|record| record.ttl == 1));
+    assert_eq!(world.ask("n1.node.mesh.internal.", A).answers[0].ttl, 60);
 }
 
 #[test]

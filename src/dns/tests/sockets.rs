@@ -9,14 +9,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use hickory_proto::op::ResponseCode;
+
 use super::*;
 use crate::dns::{Running, serve};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn start() -> (Running, CancellationToken) {
-    let world = World::new();
+    start_with(|_| ()).await
+}
+
+async fn start_with(set: impl FnOnce(&mut Config)) -> (Running, CancellationToken) {
+    let mut world = World::new();
+    set(&mut world.config);
     world.service("web", vec![on("n1", web("10.0.0.5"))]);
+    world.service("public", vec![on("n1", web("192.0.2.5"))]);
     let stop = CancellationToken::new();
     let local: SocketAddr = ([127, 0, 0, 1], 0).into();
     (serve(world.view, world.config, local, stop.clone()).await.unwrap(), stop)
@@ -81,4 +89,48 @@ async fn nonsense_on_a_connection_ends_it() {
         let read = timeout(PATIENCE, stream.read_u8()).await.unwrap();
         assert!(read.is_err(), "{nonsense:?}");
     }
+}
+
+/// One question over UDP.
+async fn ask(server: &Running, name: &str) -> Message {
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(server.address()).await.unwrap();
+    client.send(&question(name, RecordType::A, 9, Some(1232))).await.unwrap();
+    let mut reply = [0; 4096];
+    let length = timeout(PATIENCE, client.recv(&mut reply)).await.unwrap().unwrap();
+    Message::from_vec(&reply[..length]).unwrap()
+}
+
+#[tokio::test]
+async fn names_of_others_are_asked_of_others_for_who_may() {
+    let (others, _stop) = start_with(|config| config.zones = vec!["example.com".try_into().unwrap()]).await;
+    let upstream = others.address();
+    let (server, _stop2) = start_with(|config| config.forward = vec![upstream]).await;
+    let reply = ask(&server, "Web.service.example.com.").await;
+    assert_eq!(reply.answers[0].data.to_string(), "10.0.0.5");
+    assert_eq!(reply.queries[0].name.to_string(), "Web.service.example.com.", "as it was asked");
+    assert!(reply.metadata.recursion_available && !reply.metadata.authoritative);
+    let reply = ask(&server, "nope.service.example.com.").await;
+    assert_eq!((reply.metadata.response_code, reply.authorities.len()), (ResponseCode::NXDomain, 1));
+    assert_eq!(ask(&server, "web.service.mesh.internal.").await.answers.len(), 1, "ours stay ours");
+
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(&framed(&question("web.service.example.com.", RecordType::A, 9, None))).await.unwrap();
+    assert_eq!(timeout(PATIENCE, read(&mut stream)).await.unwrap().answers.len(), 1);
+
+    let (strict, _stop3) = start_with(|config| {
+        config.forward = vec![upstream];
+        config.refuse_private = true;
+    })
+    .await;
+    assert_eq!(ask(&strict, "public.service.example.com.").await.answers.len(), 1);
+    assert_eq!(ask(&strict, "web.service.example.com.").await.answers.len(), 0, "a private address of a public name");
+
+    let (closed, _stop4) = start_with(|config| {
+        config.forward = vec![upstream];
+        config.forward_for = vec!["192.0.2.0/24".parse().unwrap()];
+    })
+    .await;
+    let reply = ask(&closed, "web.service.example.com.").await;
+    assert_eq!((reply.metadata.response_code, reply.metadata.recursion_available), (ResponseCode::Refused, false));
 }
