@@ -247,6 +247,13 @@ impl View {
             self.marks.touch(Topic::Node(fold(row.node.name.as_str()).into_owned()));
         }
         self.marks.touch(Topic::Checks);
+        if has_role(row) {
+            // What is said of a node is said of all that stands on it.
+            let stands = |service: &Service| service.rows().any(|other| other.owner == row.owner);
+            for service in self.services.iter().filter(|service| stands(service)) {
+                self.marks.touch(Topic::Service(service.key().clone()));
+            }
+        }
     }
 
     /// Publishes a node; `None` when it is forgotten. [`View::advance`] tells of it.

@@ -24,9 +24,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Parsed<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         of_json(request.headers())?;
-        let slow =
-            |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
-        let bytes = timeout(DEADLINE, read(request.into_body())).await.map_err(slow)??;
+        let bytes = collect(request).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -46,6 +44,12 @@ fn of_json(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     wrong("content-type", format!("is {given:?}; send application/json"))
+}
+
+/// A request's body, within limits of size and time.
+pub(crate) async fn collect(request: Request) -> Result<Bytes, Problem> {
+    let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
+    timeout(DEADLINE, read(request.into_body())).await.map_err(slow)?
 }
 
 /// Reads a body up to the limit. What comes beyond is read and forgotten for a while: a connection closed over unread

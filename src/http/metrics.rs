@@ -26,6 +26,8 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
         page.counters(&format!("hobnob_{}", tally.room), tally.each().into_iter());
     }
     crowd(&mut page, &app.crowd);
+    page.family("hobnob_http_parked", "gauge", "Reads of /v1 that wait for a change.");
+    page.sample("hobnob_http_parked", &[], app.bodies.parked());
     page.family("hobnob_http_requests", "counter", "Requests answered, by route and class of status.");
     for (route, code, count) in app.requests.each() {
         page.sample("hobnob_http_requests_total", &[("route", route), ("code", code)], count);

@@ -12,6 +12,7 @@
 
 mod body;
 mod budget;
+mod consul;
 mod crowd;
 mod door;
 mod doorstep;
@@ -73,6 +74,8 @@ struct App {
     /// Counters of other faces.
     tallies: Vec<Tally>,
     crowd: Arc<Crowd>,
+    /// Answers in Consul's words, ready to be sent again.
+    bodies: consul::Bodies,
     started: SystemTime,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
     stop: CancellationToken,

@@ -35,6 +35,11 @@ impl Problem {
         Self { status, ..self }
     }
 
+    /// Its status and its sentence, for those who write errors in another form.
+    pub(crate) fn into_parts(self) -> (StatusCode, String) {
+        (self.status, self.detail)
+    }
+
     /// A read of a catalogue that is not complete yet: 503, and when to ask again.
     pub(crate) fn unready(reasons: Vec<String>) -> Self {
         const DETAIL: &str = "this node has not caught up with the mesh yet, and an incomplete answer would look like \

@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App, Config,
     budget::Budget,
+    consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
     guard::Via,
@@ -93,7 +94,7 @@ impl Bound {
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tcp, unix, address, config, tallies } = self;
         let mut requests = Requests::default();
-        let routes = native::routes(&mut requests);
+        let routes = native::routes(&mut requests).merge(consul::routes(&mut requests));
         let refused = requests.route("refused");
         let crowd = Arc::<Crowd>::default();
         let app = Arc::new(App {
@@ -102,6 +103,7 @@ impl Bound {
             requests,
             tallies,
             crowd: Arc::clone(&crowd),
+            bodies: consul::Bodies::default(),
             started: SystemTime::now(),
             stop: stop.clone(),
         });

@@ -34,12 +34,10 @@ pub struct Echo {
     pub role: Option<Role>,
 }
 
-/// What was said of one check. Its name in the model is Consul's check id.
+/// What was said of one check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EchoCheck {
-    /// What people call it.
-    pub name: String,
     /// A note for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub notes: String,
@@ -72,6 +70,8 @@ pub struct EchoNode {
 pub enum Role {
     /// It holds the checks of its node itself.
     NodeChecks,
+    /// It is a word to all nodes.
+    Event,
 }
 
 impl Echo {

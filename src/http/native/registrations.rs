@@ -56,7 +56,9 @@ impl<'a> From<&'a Registration> for Row<'a> {
 
 pub(super) async fn all(State(app): Shared, params: Params) -> Answer {
     params.end()?;
-    let own = app.agent.view().registrations();
+    let mut own = app.agent.view().registrations();
+    // Rows that stand for something else than an instance are nobody's registrations.
+    own.retain(|own| own.echo.as_ref().is_none_or(|echo| echo.role.is_none()));
     Ok(Json(own.iter().map(|own| Row::from(&**own)).collect::<Vec<_>>()).into_response())
 }
 

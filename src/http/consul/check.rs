@@ -1,0 +1,197 @@
+//! A check as Consul shows it, and the checks that the mesh makes of its members.
+
+use std::borrow::Cow;
+
+use serde::Serialize;
+
+use super::{
+    maintenance,
+    node::{self, foreign},
+    service::{self, Empty},
+};
+use crate::{
+    agent::View,
+    mesh::Instance,
+    model::{CheckStatus, Health, NodeName, Role, ServiceName, Tag},
+};
+
+/// A check in any list.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Check<'a, D = Empty> {
+    pub(super) node: &'a str,
+    #[serde(rename = "CheckID")]
+    pub(super) id: Cow<'a, str>,
+    pub(super) name: Cow<'a, str>,
+    pub(super) status: Health,
+    pub(super) notes: &'a str,
+    pub(super) output: &'a str,
+    #[serde(rename = "ServiceID")]
+    pub(super) service_id: &'a str,
+    pub(super) service_name: &'a str,
+    pub(super) service_tags: &'a [Tag],
+    pub(super) r#type: &'a str,
+    pub(super) definition: D,
+    pub(super) create_index: u64,
+    pub(super) modify_index: u64,
+}
+
+impl<'a> Check<'a> {
+    /// A check of a node itself.
+    fn of_node(
+        node: &'a str,
+        id: &'static str,
+        name: &'static str,
+        status: Health,
+        output: &'a str,
+        mark: u64,
+    ) -> Self {
+        Self {
+            node,
+            id: id.into(),
+            name: name.into(),
+            status,
+            notes: "",
+            output,
+            service_id: "",
+            service_name: "",
+            service_tags: &[],
+            r#type: "",
+            definition: Empty {},
+            create_index: mark,
+            modify_index: mark,
+        }
+    }
+
+    /// The check that says whether the mesh reaches a node.
+    pub(super) fn serf(node: &'a NodeName, reached: bool, mark: u64) -> Self {
+        let (status, output) = if reached {
+            (Health::Passing, "Agent alive and reachable")
+        } else {
+            (Health::Critical, "Agent not live or unreachable")
+        };
+        Self::of_node(node.as_str(), "serfHealth", "Serf Health Status", status, output, mark)
+    }
+
+    /// The same with another definition.
+    pub(super) fn defined<D>(self, definition: D) -> Check<'a, D> {
+        Check {
+            node: self.node,
+            id: self.id,
+            name: self.name,
+            status: self.status,
+            notes: self.notes,
+            output: self.output,
+            service_id: self.service_id,
+            service_name: self.service_name,
+            service_tags: self.service_tags,
+            r#type: self.r#type,
+            definition,
+            create_index: self.create_index,
+            modify_index: self.modify_index,
+        }
+    }
+}
+
+/// The checks of a row, by id: its own, and maintenance if it is in that.
+pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
+    let asked = &*row.registration;
+    let (service_id, service_name, service_tags) = match asked.echo.as_ref().and_then(|echo| echo.role) {
+        Some(_) => ("", "", &[][..]),
+        None => (service::id(asked), asked.name.as_str(), &asked.tags[..]),
+    };
+    // Its node says that once, for all that stands on it.
+    let is_own = |check: &&CheckStatus| service_id.is_empty() || check.id.as_str() != maintenance::NODE;
+    let checks = row.report.checks.iter().filter(is_own).map(|check| {
+        let said = asked.echo.as_ref().and_then(|echo| echo.checks.get(&check.id));
+        Check {
+            node: node::name(row),
+            id: id(row, check),
+            name: check.name.as_str().into(),
+            status: check.status,
+            notes: said.map_or("", |said| &said.notes),
+            output: &check.output,
+            service_id,
+            service_name,
+            service_tags,
+            r#type: said.map_or("", |said| &said.kind),
+            definition: Empty {},
+            create_index: mark,
+            modify_index: mark,
+        }
+    });
+    let maintenance = row.report.maintenance.as_deref().map(|reason| Check {
+        node: node::name(row),
+        id: format!("_service_maintenance:{service_id}").into(),
+        name: "Service Maintenance Mode".into(),
+        status: Health::Critical,
+        notes: reason,
+        output: "",
+        service_id,
+        service_name,
+        service_tags,
+        r#type: "maintenance",
+        definition: Empty {},
+        create_index: mark,
+        modify_index: mark,
+    });
+    let mut all: Vec<_> = checks.chain(maintenance).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+/// A check's id, unique on its node. What was not registered in Consul's words gets one in Consul's manner.
+fn id<'a>(row: &'a Instance, check: &'a CheckStatus) -> Cow<'a, str> {
+    let asked = &*row.registration;
+    let has_own = |id| asked.echo.as_ref().is_some_and(|echo| echo.checks.contains_key(id));
+    if has_own(&check.id) {
+        return check.id.as_str().into();
+    }
+    let mut others = row.report.checks.iter().map(|check| &check.id).filter(|id| !has_own(id));
+    match (others.clone().count(), others.position(|id| *id == check.id)) {
+        (2.., Some(at)) => format!("service:{}:{}", asked.id, at + 1).into(),
+        _ => format!("service:{}", asked.id).into(),
+    }
+}
+
+/// The checks of the node that a row stands on: what the mesh says, and what was registered for the node itself.
+pub(super) fn of_node<'a>(row: &'a Instance, registered: &'a NodeRows, mark: u64) -> Vec<Check<'a>> {
+    let mesh = foreign(&row.registration).is_none().then(|| Check::serf(&row.node.name, row.member.is_shown(), mark));
+    let mut all: Vec<_> = registered.of(row).flat_map(|row| of_row(row, mark)).chain(mesh).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
+}
+
+/// The rows that hold checks of nodes themselves.
+#[derive(Debug)]
+pub(super) struct NodeRows(Option<std::sync::Arc<crate::agent::Service>>);
+
+impl NodeRows {
+    pub(super) fn of_view(view: &View) -> Self {
+        Self(view.service(NODE_CHECKS))
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Instance> {
+        let holds =
+            |row: &&Instance| row.registration.echo.as_ref().is_some_and(|echo| echo.role == Some(Role::NodeChecks));
+        self.0.iter().flat_map(|service| service.rows()).filter(holds)
+    }
+
+    /// Those for the node that a row stands on.
+    fn of<'a>(&'a self, row: &'a Instance) -> impl Iterator<Item = &'a Instance> {
+        self.all().filter(|other| other.owner == row.owner && node::name(other) == node::name(row))
+    }
+}
+
+/// The worst of some checks.
+pub(super) fn worst<'a>(checks: impl IntoIterator<Item = &'a Check<'a>>) -> Health {
+    checks.into_iter().map(|check| check.status).max().unwrap_or_default()
+}
+
+/// The name under which rows for nodes themselves stand in the books.
+pub(super) fn node_checks() -> ServiceName {
+    NODE_CHECKS.try_into().expect("it is a label")
+}
+
+const NODE_CHECKS: &str = "hobnob-node-checks";

@@ -1,0 +1,243 @@
+//! A service and its checks in Consul's words, as they are registered with an agent.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::http::StatusCode;
+use serde_json::Value;
+
+use super::{
+    document::Document,
+    failure::{Answer, Failure},
+};
+use crate::model::{
+    CheckDraft, CheckSpec, Echo, EchoCheck, Health, Host, InstanceId, Registration, RegistrationDraft, TlsOptions,
+    format_duration,
+};
+
+/// The registration that a body asks for.
+pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
+    let mut registration = bare(body)?;
+    let mut checks: Vec<_> = body.object("check")?.filter(|check| !check.is_empty()).into_iter().collect();
+    checks.extend(body.objects("checks")?);
+    let several = checks.len() > 1;
+    for (at, body) in checks.iter().enumerate() {
+        let own = match several {
+            false => format!("service:{}", registration.id),
+            true => format!("service:{}:{}", registration.id, at + 1),
+        };
+        let name = format!("Service '{}' check", registration.name);
+        let (spec, said) = check(body, &own, &name)?;
+        put_check(&mut registration, spec, said);
+    }
+    registration.validate()?;
+    Ok(registration)
+}
+
+/// What a service's body says besides its checks; [`super::foreign`] reads the same words.
+pub(super) fn bare(body: &Document) -> Result<Registration, Failure> {
+    let name = match body.text("name")?.or(body.text("service")?) {
+        Some(name) => name,
+        None => return Err(Failure::bad("Missing service name")),
+    };
+    refuse_proxies(body)?;
+    let weights = body.object("weights")?.unwrap_or_default();
+    let meta = body.pairs("meta")?;
+    let written = body.text("address")?;
+    let draft = RegistrationDraft {
+        id: body.text("id")?,
+        name,
+        address: written.clone(),
+        port: body.number("port")?.filter(|port| *port != 0),
+        tags: body.texts("tags")?,
+        meta,
+        weight: weights.number("passing")?,
+        ..RegistrationDraft::default()
+    };
+    let mut registration =
+        draft.build().map_err(|wrong| Failure::bad(format!("Invalid service definition: {wrong}")))?;
+    let warning = weights.number("warning")?.map(u16::try_from).transpose();
+    let echo = Echo {
+        address: written.filter(|text| registration.address.as_ref().is_some_and(|host| host.to_string() != *text)),
+        tagged_addresses: tagged_addresses(body)?,
+        warning_weight: warning
+            .map_err(|_| Failure::bad("Invalid service definition: weights.warning must be 0 to 65535"))?
+            .filter(|weight| *weight != 1),
+        enable_tag_override: body.flag("enabletagoverride")?,
+        ..Echo::default()
+    };
+    registration.echo = Some(Arc::new(echo));
+    Ok(registration)
+}
+
+/// Proxies need Consul's certificates and intentions: registered and then not served, they would fail late.
+fn refuse_proxies(body: &Document) -> Result<(), Failure> {
+    let connect = body.object("connect")?.unwrap_or_default();
+    let is_proxy = body.text("kind")?.is_some_and(|kind| kind != "typical")
+        || connect.flag("native")?
+        || connect.object("sidecarservice")?.is_some();
+    if !is_proxy {
+        return Ok(());
+    }
+    Err(Failure::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "Hobnob has no mesh of proxies: register the service without Kind, Proxy and Connect",
+    ))
+}
+
+fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, (String, u16)>, Failure> {
+    let mut all = BTreeMap::new();
+    for (kind, value) in body.map("taggedaddresses")? {
+        let wrong = |why: &str| Failure::bad(format!("Invalid service definition: tagged address {kind:?} {why}"));
+        let Value::Object(map) = value else { return Err(wrong("is not an object with Address and Port")) };
+        let fields = Document::from(map);
+        let address = fields.text("address")?.unwrap_or_default();
+        Host::try_from(&*address).map_err(|invalid| wrong(&invalid.to_string()))?;
+        let port = u16::try_from(fields.number("port")?.unwrap_or(0)).map_err(|_| wrong("has no port that is one"))?;
+        if kind.is_empty() || kind.len() > MAX_WORD {
+            return Err(wrong("has a name of no sensible length"));
+        }
+        all.insert(kind, (address, port));
+    }
+    Ok(all)
+}
+
+/// A check, and what was said of it; `id` and `name` are its own unless it brings others.
+pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec, EchoCheck), Failure> {
+    let id = body.text("checkid")?.or(body.text("id")?).unwrap_or_else(|| id.to_owned());
+    let name = body.text("name")?.unwrap_or_else(|| name.to_owned());
+    let notes = body.text("notes")?.unwrap_or_default();
+    if notes.len() > MAX_NOTES {
+        return Err(invalid("Notes is longer than 1024 bytes"));
+    }
+    let (draft, kind) = kind(body)?;
+    let times = |count: Option<i64>| count.map(|count| u32::try_from(count.max(1)).unwrap_or(u32::MAX));
+    let draft = CheckDraft {
+        id: Some(id),
+        name: Some(name),
+        // Consul names the number of results that it takes, and means one by nought.
+        rise: times(body.number("successbeforepassing")?),
+        fall: times(body.number("failuresbeforecritical")?),
+        initial: status(body)?,
+        deregister_after: body.duration("deregistercriticalserviceafter")?.map(format_duration),
+        ..draft
+    };
+    let spec = draft.build(0, "check").map_err(|wrong| invalid(&wrong.to_string()))?;
+    Ok((spec, EchoCheck { notes, kind: kind.to_owned() }))
+}
+
+/// The status that a body claims; critical is what everything begins with.
+pub(super) fn status(body: &Document) -> Result<Option<Health>, Failure> {
+    match body.text("status")?.as_deref() {
+        None => Ok(None),
+        Some("passing") => Ok(Some(Health::Passing)),
+        Some("warning") => Ok(Some(Health::Warning)),
+        Some("critical") => Ok(Some(Health::Critical)),
+        Some(other) => Err(Failure::bad(format!("Invalid check status: '{other}'"))),
+    }
+}
+
+/// What a check does, and Consul's word for it.
+fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
+    let scripts = [body.texts("args")?, body.texts("scriptargs")?].concat();
+    if !scripts.is_empty() || body.text("script")?.is_some() || body.text("dockercontainerid")?.is_some() {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "Scripts are disabled on this agent over HTTP: put the check into a file of services.d, where they may be enabled",
+        ));
+    }
+    if body.text("h2ping")?.is_some() || body.text("osservice")?.is_some() {
+        return Err(Failure::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "Hobnob has no H2PING and OSService checks: use HTTP, TCP, UDP, GRPC, TTL or an alias",
+        ));
+    }
+    if let Some(ttl) = body.duration("ttl")? {
+        return Ok((CheckDraft { ttl: Some(format_duration(ttl)), ..CheckDraft::default() }, "ttl"));
+    }
+    if let Some(alias) = body.text("aliasservice")? {
+        let node = body.text("aliasnode")?;
+        return Ok((CheckDraft { alias: Some(alias), node, ..CheckDraft::default() }, "alias"));
+    }
+    if let Some(node) = body.text("aliasnode")? {
+        return Ok((CheckDraft { alias: Some(node), ..CheckDraft::default() }, "alias"));
+    }
+    let (draft, kind) = polled(body)?;
+    let Some(interval) = body.duration("interval")? else {
+        return Err(invalid("Interval must be > 0 for Script, HTTP, or TCP checks"));
+    };
+    let (interval, timeout) = (format_duration(interval), body.duration("timeout")?.map(format_duration));
+    Ok((CheckDraft { interval: Some(interval), timeout, ..draft }, kind))
+}
+
+/// The kinds that are asked again and again.
+fn polled(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
+    let tls = |speaks: bool| -> Result<Option<TlsOptions>, Failure> {
+        let server_name = body.text("tlsservername")?;
+        let options = TlsOptions { server_name, verify: !body.flag("tlsskipverify")?, ..TlsOptions::default() };
+        Ok(speaks.then_some(options))
+    };
+    let none = CheckDraft::default();
+    if let Some(url) = body.text("http")? {
+        let method = body.text("method")?;
+        let tls = tls(url.starts_with("https:"))?;
+        return Ok((
+            CheckDraft { method, body: body.text("body")?, headers: headers(body)?, tls, http: Some(url), ..none },
+            "http",
+        ));
+    }
+    if let Some(target) = body.text("tcp")? {
+        return Ok((CheckDraft { tcp: Some(target), ..none }, "tcp"));
+    }
+    if let Some(target) = body.text("udp")? {
+        return Ok((CheckDraft { udp: Some(target), ..none }, "udp"));
+    }
+    if let Some(target) = body.text("grpc")? {
+        return Ok((CheckDraft { grpc: Some(target), tls: tls(body.flag("grpcusetls")?)?, ..none }, "grpc"));
+    }
+    Err(invalid("TTL must be > 0 for TTL checks"))
+}
+
+/// Headers to send. Consul gives each a list; more than one value is one line of them (RFC 9110 section 5.3).
+fn headers(body: &Document) -> Result<Option<BTreeMap<String, String>>, Failure> {
+    let mut all = BTreeMap::new();
+    for (name, value) in body.map("header")? {
+        let values = match &value {
+            Value::String(text) => vec![text.as_str()],
+            Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+            _ => return Err(invalid("Header holds what is not a list of texts")),
+        };
+        all.insert(name, values.join(", "));
+    }
+    Ok((!all.is_empty()).then_some(all))
+}
+
+/// Puts a check into a registration, in place of the one of its id.
+pub(super) fn put_check(registration: &mut Registration, spec: CheckSpec, said: EchoCheck) {
+    let mut echo = Arc::unwrap_or_clone(registration.echo.take().unwrap_or_default());
+    echo.checks.insert(spec.id.clone(), said);
+    registration.echo = Some(Arc::new(echo));
+    match registration.checks.iter_mut().find(|check| check.id == spec.id) {
+        Some(check) => *check = spec,
+        None => registration.checks.push(spec),
+    }
+}
+
+/// Takes a check out of a registration.
+pub(super) fn take_check(registration: &mut Registration, id: &InstanceId) {
+    registration.checks.retain(|check| check.id != *id);
+    if let Some(echo) = &mut registration.echo {
+        Arc::make_mut(echo).checks.remove(id);
+    }
+}
+
+fn invalid(why: &str) -> Failure {
+    Failure::bad(format!("Invalid check: {why}"))
+}
+
+/// As with Consul's clients, an empty answer says that all went well.
+pub(super) fn done() -> Answer {
+    Ok(axum::response::IntoResponse::into_response(()))
+}
+
+const MAX_WORD: usize = 64;
+const MAX_NOTES: usize = 1024;

@@ -1,0 +1,386 @@
+//! Reads a filter's expression. Mistakes say where: `line:column (offset): what is wrong`.
+//!
+//! No library for this language is kept; its grammar is small:
+//!
+//! ```text
+//! any   = all { "or" all }            all = not { "and" not }
+//! not   = "not" not | "(" any ")" | test
+//! test  = value ["not"] "in" field | field ["not"] ("contains" | "matches") value
+//!       | field ("==" | "!=") value | field "is" ["not"] "empty"
+//! field = word { "[" text "]" }       value = word | text
+//! ```
+
+use std::fmt;
+
+use regex::RegexBuilder;
+
+use super::{
+    fields::{self, Fields, Kind},
+    filter::{Expr, Test},
+};
+
+/// What is wrong with an expression, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    line: usize,
+    column: usize,
+    offset: usize,
+    why: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:{} ({}): {}", self.line, self.column, self.offset, self.why)
+    }
+}
+
+/// Reads an expression over these fields.
+pub(super) fn parse(text: &str, fields: Fields) -> Result<Expr, Wrong> {
+    let mut reader = Reader { text, at: 0, depth: 0, fields };
+    if text.len() > MAX_LENGTH {
+        return Err(reader.wrong(0, format!("is longer than {MAX_LENGTH} bytes")));
+    }
+    let expression = reader.any()?;
+    match reader.next()? {
+        None => Ok(expression),
+        Some((at, token)) => Err(reader.wrong(at, format!("expected \"and\", \"or\" or the end, found {token}"))),
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    fields: Fields,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Text(String),
+    Sign(&'static str),
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => write!(out, "{word:?}"),
+            Self::Text(text) => write!(out, "the text {text:?}"),
+            Self::Sign(sign) => write!(out, "{sign:?}"),
+        }
+    }
+}
+
+impl Token {
+    fn is(&self, word: &str) -> bool {
+        matches!(self, Self::Word(found) if found.eq_ignore_ascii_case(word))
+    }
+}
+
+/// An operator that is followed or preceded by a value.
+#[derive(Clone, Copy)]
+enum Operator {
+    Equals,
+    Has,
+    Matches,
+}
+
+type Read<T> = Result<T, Wrong>;
+
+impl Reader<'_> {
+    fn any(&mut self) -> Read<Expr> {
+        let mut parts = vec![self.all()?];
+        while self.take("or")? {
+            parts.push(self.all()?);
+        }
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Expr::Any(parts) })
+    }
+
+    fn all(&mut self) -> Read<Expr> {
+        let mut parts = vec![self.not()?];
+        while self.take("and")? {
+            parts.push(self.not()?);
+        }
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Expr::All(parts) })
+    }
+
+    fn not(&mut self) -> Read<Expr> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(self.wrong(self.at, format!("is nested deeper than {MAX_DEPTH}")));
+        }
+        let expression = if self.take("not")? {
+            Expr::Not(Box::new(self.not()?))
+        } else if self.take_sign("(")? {
+            let inner = self.any()?;
+            if !self.take_sign(")")? {
+                return Err(self.expected("\")\""));
+            }
+            inner
+        } else {
+            self.test()?
+        };
+        self.depth -= 1;
+        Ok(expression)
+    }
+
+    fn test(&mut self) -> Read<Expr> {
+        let begin = self.at;
+        let Some((at, first)) = self.next()? else {
+            return Err(self.wrong(begin, "expected a field or a value".into()));
+        };
+        if let Token::Sign(_) = first {
+            return Err(self.wrong(at, format!("expected a field or a value, found {first}")));
+        }
+        let path = self.path(&first)?;
+        let (operator_at, negated, operator) = self.operator()?;
+        match operator {
+            Sense::In => {
+                let Some((at, Token::Word(word))) = self.next()? else { return Err(self.expected("a field")) };
+                let path = self.path(&Token::Word(word))?;
+                let (Token::Word(value) | Token::Text(value)) = first else { return Err(self.expected("a value")) };
+                self.build(at, path, negated, Operator::Has, Some(value))
+            }
+            Sense::Empty => {
+                let test = self.build_empty(at, path)?;
+                Ok(if negated { Expr::Not(Box::new(test)) } else { test })
+            }
+            Sense::Value(operator) => match self.next()? {
+                Some((_, Token::Word(value) | Token::Text(value))) => {
+                    self.build(at, path, negated, operator, Some(value))
+                }
+                _ => Err(self.wrong(operator_at, "is not followed by a value".into())),
+            },
+        }
+    }
+
+    fn operator(&mut self) -> Read<(usize, bool, Sense)> {
+        let begin = self.at;
+        let Some((at, token)) = self.next()? else { return Err(self.wrong(begin, OPERATORS.into())) };
+        let sense = |token: &Token| {
+            let words = [
+                ("in", Sense::In),
+                ("contains", Sense::Value(Operator::Has)),
+                ("matches", Sense::Value(Operator::Matches)),
+            ];
+            words.into_iter().find(|(word, _)| token.is(word)).map(|(_, sense)| sense)
+        };
+        match &token {
+            Token::Sign("==") => Ok((at, false, Sense::Value(Operator::Equals))),
+            Token::Sign("!=") => Ok((at, true, Sense::Value(Operator::Equals))),
+            token if token.is("is") => {
+                let negated = self.take("not")?;
+                if self.take("empty")? { Ok((at, negated, Sense::Empty)) } else { Err(self.expected("\"empty\"")) }
+            }
+            token if token.is("not") => {
+                let after = self.next()?.and_then(|(_, token)| sense(&token));
+                after.map(|sense| (at, true, sense)).ok_or_else(|| self.wrong(at, OPERATORS.into()))
+            }
+            token => sense(token).map(|sense| (at, false, sense)).ok_or_else(|| self.wrong(at, OPERATORS.into())),
+        }
+    }
+
+    /// The parts of a field's name; brackets may follow a word.
+    fn path(&mut self, first: &Token) -> Read<Vec<String>> {
+        let Token::Word(word) = first else { return Ok(Vec::new()) };
+        let mut path: Vec<String> = word.split('.').map(String::from).collect();
+        while self.take_sign("[")? {
+            match self.next()? {
+                Some((_, Token::Text(key) | Token::Word(key))) => path.push(key),
+                _ => return Err(self.expected("a key")),
+            }
+            if !self.take_sign("]")? {
+                return Err(self.expected("\"]\""));
+            }
+        }
+        Ok(path)
+    }
+
+    fn kind(&self, at: usize, path: &[String]) -> Read<Kind> {
+        fields::kind(self.fields, path)
+            .ok_or_else(|| self.wrong(at, format!("{:?} is not a field that can be filtered here", path.join("."))))
+    }
+
+    fn build_empty(&self, at: usize, path: Vec<String>) -> Read<Expr> {
+        match self.kind(at, &path)? {
+            Kind::Number | Kind::Flag => Err(self.wrong(at, format!("{:?} is never empty", path.join(".")))),
+            kind => Ok(Expr::Test(path, kind, Test::Empty)),
+        }
+    }
+
+    fn build(
+        &self,
+        at: usize,
+        path: Vec<String>,
+        negated: bool,
+        operator: Operator,
+        value: Option<String>,
+    ) -> Read<Expr> {
+        let (kind, value) = (self.kind(at, &path)?, value.unwrap_or_default());
+        let no = |what: &str| Err(self.wrong(at, format!("{:?} {what}", path.join("."))));
+        let test = match (operator, kind) {
+            (Operator::Equals, Kind::Text) => Test::Is(value),
+            (Operator::Equals, Kind::Number) => match value.parse() {
+                Ok(number) => Test::Number(number),
+                Err(_) => return no(&format!("is a number, and {value:?} is none")),
+            },
+            (Operator::Equals, Kind::Flag) => match &*value.to_ascii_lowercase() {
+                "true" | "1" | "t" => Test::Flag(true),
+                "false" | "0" | "f" => Test::Flag(false),
+                _ => return no(&format!("is true or false, not {value:?}")),
+            },
+            (Operator::Has, Kind::Text | Kind::Texts | Kind::Map | Kind::Addresses) => Test::Has(value),
+            (Operator::Matches, Kind::Text) => match RegexBuilder::new(&value).size_limit(MAX_PATTERN).build() {
+                Ok(pattern) => Test::Matches(pattern),
+                Err(why) => return no(&format!("cannot be matched: {why}")),
+            },
+            _ => return no("cannot be compared so"),
+        };
+        let test = Expr::Test(path, kind, test);
+        Ok(if negated { Expr::Not(Box::new(test)) } else { test })
+    }
+
+    /// Takes the next token if it is this word.
+    fn take(&mut self, word: &str) -> Read<bool> {
+        self.take_if(|token| token.is(word))
+    }
+
+    fn take_sign(&mut self, sign: &str) -> Read<bool> {
+        self.take_if(|token| matches!(token, Token::Sign(found) if *found == sign))
+    }
+
+    fn take_if(&mut self, wanted: impl Fn(&Token) -> bool) -> Read<bool> {
+        let before = self.at;
+        let found = self.next()?.is_some_and(|(_, token)| wanted(&token));
+        if !found {
+            self.at = before;
+        }
+        Ok(found)
+    }
+
+    /// The next token and where it begins.
+    fn next(&mut self) -> Read<Option<(usize, Token)>> {
+        let rest = &self.text[self.at..];
+        let begin = self.at + rest.len() - rest.trim_start().len();
+        let rest = &self.text[begin..];
+        let Some(first) = rest.chars().next() else {
+            self.at = begin;
+            return Ok(None);
+        };
+        if let Some(sign) = ["==", "!=", "(", ")", "[", "]"].into_iter().find(|sign| rest.starts_with(sign)) {
+            self.at = begin + sign.len();
+            return Ok(Some((begin, Token::Sign(sign))));
+        }
+        if first == '"' || first == '`' {
+            let (text, length) = quoted(rest, first).ok_or_else(|| self.wrong(begin, "a text has no end".into()))?;
+            self.at = begin + length;
+            return Ok(Some((begin, Token::Text(text))));
+        }
+        let is_word =
+            |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':' | '@' | '*' | '+' | '%' | '#');
+        let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+        if length == 0 {
+            return Err(self.wrong(begin, format!("{first:?} has no meaning here")));
+        }
+        self.at = begin + length;
+        Ok(Some((begin, Token::Word(rest[..length].to_owned()))))
+    }
+
+    fn expected(&self, what: &str) -> Wrong {
+        self.wrong(self.at, format!("expected {what}"))
+    }
+
+    fn wrong(&self, offset: usize, why: String) -> Wrong {
+        let before = &self.text[..offset.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        Wrong { line, column, offset, why }
+    }
+}
+
+/// What an operator makes of what stands before and after it.
+#[derive(Clone, Copy)]
+enum Sense {
+    In,
+    Empty,
+    Value(Operator),
+}
+
+/// The text between quotes, and how many bytes it takes with them. Only double quotes know `\"` and `\\`.
+fn quoted(rest: &str, quote: char) -> Option<(String, usize)> {
+    let mut text = String::new();
+    let mut characters = rest.char_indices().skip(1);
+    while let Some((at, c)) = characters.next() {
+        match c {
+            c if c == quote => return Some((text, at + c.len_utf8())),
+            '\\' if quote == '"' => match characters.next()?.1 {
+                c @ ('"' | '\\') => text.push(c),
+                other => text.extend(['\\', other]),
+            },
+            c => text.push(c),
+        }
+    }
+    None
+}
+
+const OPERATORS: &str =
+    r#"no match found, expected: "!=", "==", "contains", "in", "is", "matches" or "not", each with what it needs"#;
+/// Far beyond what a person writes, and short to read.
+const MAX_LENGTH: usize = 4096;
+/// Parentheses and "not" within each other: the reader calls itself for each.
+const MAX_DEPTH: usize = 64;
+/// What a pattern may take once compiled.
+const MAX_PATTERN: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::consul::fields::INSTANCE;
+
+    fn wrong(text: &str) -> String {
+        parse(text, INSTANCE).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_mistake_says_where_it_is() {
+        for (text, place) in [
+            ("bad bad", "1:5 (4)"),
+            ("", "1:1 (0)"),
+            ("Colour == red", "1:1 (0): \"Colour\" is not a field"),
+            ("ServicePort == http", "1:1 (0): \"ServicePort\" is a number"),
+            ("ServiceTags == a", "1:1 (0)"),
+            ("(ServicePort == 1", "1:18 (17): expected \")\""),
+            ("ServicePort == 1 ServicePort == 2", "1:18 (17)"),
+            ("ServiceID == \"x", "1:14 (13)"),
+            ("ServiceID ==", "1:11 (10)"),
+            ("ServiceID is full", "1:13 (12)"),
+            ("ServicePort is empty", "1:1 (0)"),
+            ("ServiceID\n  ~ x", "2:3 (12)"),
+            ("ServiceID matches \"(\"", "1:1 (0)"),
+        ] {
+            let why = wrong(text);
+            assert!(why.starts_with(place), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn depth_and_length_are_bounded() {
+        assert!(wrong(&"(".repeat(4000)).contains("nested deeper"));
+        assert!(wrong(&"not ".repeat(1000)).contains("nested deeper"));
+        assert!(wrong(&"x".repeat(5000)).contains("longer than"));
+    }
+
+    #[test]
+    fn no_text_makes_it_panic() {
+        let pieces = ["(", ")", "not", " ", "and", "==", "ServiceID", "\"", "`", "\\", "é", "[", "]", "in", "is", "."];
+        let mut state = 7_u64;
+        for _ in 0..20_000 {
+            let mut text = String::new();
+            for _ in 0..8 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                text.push_str(pieces[(state >> 33) as usize % pieces.len()]);
+            }
+            let _ = parse(&text, INSTANCE);
+        }
+    }
+}

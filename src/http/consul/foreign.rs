@@ -1,0 +1,191 @@
+//! `/v1/catalog/register` and `deregister`: nodes that run no agent, and what stands on them. The node that accepts them
+//! owns their rows: they live as long as it does.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+
+use super::{
+    check::node_checks,
+    definition,
+    document::Document,
+    failure::{Answer, Failure},
+    node,
+    service::foreign_id,
+};
+use crate::{
+    http::{App, Shared},
+    model::{CheckDraft, CheckName, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration, Role},
+};
+
+/// What is said of one check: nobody runs it, whoever registers it brings its result.
+struct Word {
+    id: String,
+    name: String,
+    notes: String,
+    output: String,
+    status: Health,
+    service: Option<String>,
+}
+
+pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
+    let node = node_of(&app, &body)?;
+    let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
+    let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
+    checks.extend(body.objects("checks")?);
+    let words = checks.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+    let mut rows: Vec<Registration> = service.into_iter().collect();
+    if rows.is_empty() && words.iter().all(|word| word.service.is_none()) || words.iter().any(|w| w.service.is_none()) {
+        rows.push(node_row(&app, &node)?);
+    }
+    for word in &words {
+        let id = foreign_id(&node.name, word.service.as_deref().unwrap_or_default());
+        if rows.iter().all(|row| row.id.as_str() != id) {
+            rows.push(known(&app, &id).ok_or_else(|| unknown(word))?);
+        }
+        if let Some(row) = rows.iter_mut().find(|row| row.id.as_str() == id) {
+            put_word(row, word)?;
+        }
+    }
+    // All is checked before the first row is written.
+    for row in &rows {
+        row.validate()?;
+    }
+    for row in rows {
+        app.agent.put(row).await?;
+    }
+    for word in &words {
+        let id = InstanceId::try_from(&*foreign_id(&node.name, word.service.as_deref().unwrap_or_default()))?;
+        app.agent.report(&id, &CheckName::try_from(&*word.id)?, word.status, &word.output).await?;
+    }
+    Ok(yes())
+}
+
+/// The node that a body registers; one that runs an agent speaks for itself.
+fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
+    let (Some(name), Some(address)) = (body.text("node")?, body.text("address")?) else {
+        return Err(Failure::bad("Must provide node and address"));
+    };
+    is_no_member(app, &name)?;
+    let datacenter = body.text("datacenter")?;
+    if datacenter.is_some_and(|asked| !asked.eq_ignore_ascii_case(&app.agent.config().datacenter)) {
+        return Err(Failure::no_path());
+    }
+    let some = |pairs: std::collections::BTreeMap<String, String>| (!pairs.is_empty()).then_some(pairs);
+    Ok(Arc::new(EchoNode {
+        name,
+        address,
+        id: body.text("id")?.unwrap_or_default(),
+        tagged_addresses: some(body.pairs("taggedaddresses")?),
+        meta: some(body.pairs("nodemeta")?),
+    }))
+}
+
+fn is_no_member(app: &App, name: &str) -> Result<(), Failure> {
+    match app.agent.view().node(name) {
+        Some(member) if member.state != MemberState::Left => Err(Failure::bad(format!(
+            "node {name:?} runs an agent and speaks for itself: register with that agent, /v1/agent/service/register"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
+    let mut row = definition::bare(body)?;
+    row.id = foreign_id(&node.name, row.id.as_str()).as_str().try_into()?;
+    let mut echo = Arc::unwrap_or_clone(row.echo.take().unwrap_or_default());
+    // Programs are sent to the service's address, else to its node's; what was written is shown.
+    if row.address.is_none() {
+        echo.address = Some(String::new());
+        row.address = Some((&*node.address).try_into()?);
+    }
+    echo.node = Some(Arc::clone(node));
+    row.echo = Some(Arc::new(echo));
+    Ok(row)
+}
+
+/// The row that holds a node's own checks, and stands for the node while nothing else does.
+fn node_row(app: &App, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
+    let id = foreign_id(&node.name, "");
+    let mut row = match known(app, &id) {
+        Some(row) => row,
+        None => Registration::new(node_checks().as_str(), 1)?.id(id.as_str().try_into()?),
+    };
+    row.port = None;
+    let echo = row.echo.take().unwrap_or_default();
+    let echo = Echo { role: Some(Role::NodeChecks), node: Some(Arc::clone(node)), ..Arc::unwrap_or_clone(echo) };
+    row.echo = Some(Arc::new(echo));
+    Ok(row)
+}
+
+fn known(app: &App, id: &str) -> Option<Registration> {
+    let found = app.agent.view().registration(&InstanceId::try_from(id).ok()?)?;
+    Some(Registration::clone(&found))
+}
+
+fn unknown(word: &Word) -> Failure {
+    Failure::bad(format!("check {:?} is of a service that this node has not been told of: register both", word.id))
+}
+
+fn word(body: &Document) -> Result<Word, Failure> {
+    let name = body.text("name")?;
+    let id = body.text("checkid")?.or(name.clone()).ok_or_else(|| Failure::bad("a check needs CheckID or Name"))?;
+    Ok(Word {
+        name: name.unwrap_or_else(|| id.clone()),
+        id,
+        notes: body.text("notes")?.unwrap_or_default(),
+        output: body.text("output")?.unwrap_or_default(),
+        status: definition::status(body)?.unwrap_or(Health::Critical),
+        service: body.text("serviceid")?,
+    })
+}
+
+/// A result that stands until another one comes: a TTL longer than anything runs.
+fn put_word(row: &mut Registration, word: &Word) -> Result<(), Failure> {
+    let draft = CheckDraft {
+        id: Some(word.id.clone()),
+        name: Some(word.name.clone()),
+        initial: Some(word.status),
+        ..CheckDraft::ttl(FOR_EVER)
+    };
+    let said = EchoCheck { notes: word.notes.clone(), kind: String::new() };
+    definition::put_check(row, draft.build(0, "check")?, said);
+    Ok(())
+}
+
+/// Withdraws a check, a service, or a node with all that stands on it. What is not there is withdrawn already.
+pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
+    let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
+    is_no_member(&app, &name)?;
+    let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
+    for own in app.agent.view().registrations() {
+        if node::foreign(&own).is_none_or(|node| node.name != name) {
+            continue;
+        }
+        let is_meant = service.as_ref().is_none_or(|service| own.id.as_str() == foreign_id(&name, service));
+        match &check {
+            _ if !is_meant => {}
+            None => drop(super::register::remove(&app, &own.id).await?),
+            Some(check) => {
+                let id = CheckName::try_from(check.as_str())?;
+                if own.checks.iter().any(|known| known.id == id) {
+                    let mut row = Registration::clone(&own);
+                    definition::take_check(&mut row, &id);
+                    app.agent.put(row).await?;
+                }
+            }
+        }
+    }
+    Ok(yes())
+}
+
+fn yes() -> Response {
+    Json(true).into_response()
+}
+
+/// A hundred years.
+const FOR_EVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);

@@ -1,0 +1,174 @@
+//! `/v1/health/…`: instances with their node and all their checks, and the checks alone.
+
+use axum::extract::State;
+use serde::Serialize;
+
+use super::{
+    check::{self, Check, NodeRows},
+    failure::{Answer, Failure},
+    fields,
+    filter::Filter,
+    near,
+    node::{self, Node},
+    query::{Query, Tail},
+    read::{json, read},
+    service::Service,
+};
+use crate::{
+    agent::{self, Topic, View},
+    http::{App, Shared},
+    mesh::Instance,
+    model::{Health, MemberState, Tag},
+};
+
+/// An instance, its node, and what is known of the health of both.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry<'a> {
+    node: Node<'a>,
+    service: Service<'a>,
+    checks: Vec<Check<'a>>,
+}
+
+/// Which instances are asked for; [`super::catalog`] takes the same.
+pub(super) struct Asked<'a> {
+    datacenter: &'a str,
+    tags: Vec<Tag>,
+    node_meta: Vec<(&'a str, &'a str)>,
+    pub(super) filter: Option<Filter>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn of(app: &'a App, query: &'a Query, fields: fields::Fields) -> Result<Self, Failure> {
+        let tags = query.all("tag").filter(|tag| !tag.is_empty()).map(Tag::try_from).collect::<Result<_, _>>()?;
+        let filter = Filter::of(query, fields)?;
+        Ok(Self { datacenter: query.datacenter(app)?, tags, node_meta: query.node_meta(), filter })
+    }
+
+    /// Whether a row is an instance that was asked for.
+    pub(super) fn admits(&self, row: &Instance, node: &Node<'_>) -> bool {
+        self.is_here(node)
+            && row.registration.echo.as_ref().is_none_or(|echo| echo.role.is_none())
+            && self.tags.iter().all(|tag| row.registration.tags.contains(tag))
+    }
+
+    /// Whether a node stands where it was asked for.
+    pub(super) fn is_here(&self, node: &Node<'_>) -> bool {
+        node.datacenter.eq_ignore_ascii_case(self.datacenter) && node.has(&self.node_meta)
+    }
+
+    /// Whether what is shown passes the filter.
+    pub(super) fn passes(&self, shown: &impl Serialize) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.admits(shown))
+    }
+}
+
+pub(super) async fn service(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
+    let asked = Asked::of(&app, &query, fields::HEALTH)?;
+    let passing = query.flag("passing");
+    read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |mark| {
+        let view = app.agent.view();
+        let (found, registered) = (view.service(&name), NodeRows::of_view(view));
+        let mut entries: Vec<_> = found
+            .iter()
+            .flat_map(|service| ordered(service))
+            .filter_map(|row| {
+                let node = Node::of(row, mark);
+                if !asked.admits(row, &node) {
+                    return None;
+                }
+                let mut checks = check::of_node(row, &registered, mark);
+                checks.extend(check::of_row(row, mark));
+                if passing && check::worst(&checks) != Health::Passing {
+                    return None;
+                }
+                let entry = Entry { node, service: Service::of(&row.registration, mark), checks };
+                asked.passes(&entry).then_some(entry)
+            })
+            .collect();
+        near::sort(&app, &query, &mut entries, |entry| entry.node.name);
+        json(&query, &entries)
+    })
+    .await
+}
+
+/// All rows of a service by node, then id, whether their nodes are reached or not.
+pub(super) fn ordered(service: &agent::Service) -> Vec<&Instance> {
+    let mut rows: Vec<_> = service.rows().collect();
+    if !service.beside.is_empty() {
+        rows.sort_by(|a, b| (node::name(a), &a.registration.id).cmp(&(node::name(b), &b.registration.id)));
+    }
+    rows
+}
+
+pub(super) async fn checks(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
+    let asked = Asked::of(&app, &query, fields::CHECK)?;
+    read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |mark| {
+        let found = app.agent.view().service(&name);
+        let rows = found.iter().flat_map(|service| ordered(service));
+        let rows = rows.filter(|row| asked.admits(row, &Node::of(row, mark)));
+        let mut all: Vec<_> = rows.flat_map(|row| check::of_row(row, mark)).collect();
+        finish(&app, &query, &asked, &mut all);
+        json(&query, &all)
+    })
+    .await
+}
+
+pub(super) async fn node(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
+    let asked = Asked::of(&app, &query, fields::CHECK)?;
+    read(&app, &query, topic(app.agent.view(), &name), |mark| {
+        every_check(app.agent.view(), mark, |mut all| {
+            all.retain(|(node, check)| asked.is_here(node) && check.node.eq_ignore_ascii_case(&name));
+            let mut all: Vec<_> = all.into_iter().map(|(_, check)| check).collect();
+            finish(&app, &query, &asked, &mut all);
+            json(&query, &all)
+        })
+    })
+    .await
+}
+
+pub(super) async fn state(State(app): Shared, Tail(state): Tail, query: Query) -> Answer {
+    let asked = Asked::of(&app, &query, fields::CHECK)?;
+    read(&app, &query, Topic::Checks, |mark| {
+        every_check(app.agent.view(), mark, |mut all| {
+            all.retain(|(node, check)| asked.is_here(node) && (state == "any" || check.status.as_str() == state));
+            let mut all: Vec<_> = all.into_iter().map(|(_, check)| check).collect();
+            finish(&app, &query, &asked, &mut all);
+            json(&query, &all)
+        })
+    })
+    .await
+}
+
+/// There is no mesh of proxies here: nobody offers one.
+pub(super) async fn connect(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
+    query.datacenter(&app)?;
+    read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |_| json(&query, &[(); 0])).await
+}
+
+/// What to wait for to learn of a node and all on it.
+pub(super) fn topic(view: &View, node: &str) -> Topic {
+    if view.node(node).is_some() { Topic::Node(node.to_ascii_lowercase()) } else { Topic::Nodes }
+}
+
+/// Filters and sorts a list of checks.
+fn finish(app: &App, query: &Query, asked: &Asked<'_>, all: &mut Vec<Check<'_>>) {
+    all.retain(|check| asked.passes(check));
+    all.sort_by(|a, b| (a.node, &a.id).cmp(&(b.node, &b.id)));
+    near::sort(app, query, all, |check| check.node);
+}
+
+/// All checks there are, each with its node, in no order.
+fn every_check<T>(view: &View, mark: u64, then: impl FnOnce(Vec<(Node<'_>, Check<'_>)>) -> T) -> T {
+    let members = view.nodes_where(|member| member.state != MemberState::Left);
+    let services = view.rows();
+    let serf = members.iter().map(|member| {
+        let check = Check::serf(&member.node.name, member.state.is_shown(), mark);
+        (Node::member(member.id, &member.node, mark), check)
+    });
+    let registered = services
+        .iter()
+        .flat_map(|service| service.rows())
+        .flat_map(|row| check::of_row(row, mark).into_iter().map(move |check| (Node::of(row, mark), check)));
+    then(serf.chain(registered).collect())
+}

@@ -1,0 +1,20 @@
+//! `/v1/kv/…` as a store that is empty and stays so. Clients that look for their settings there wait for a change, as
+//! they would with Consul; refused, some of them would ask again at once and for ever.
+
+use axum::{body::Body, extract::State, http::StatusCode};
+
+use super::{
+    failure::Answer,
+    query::Query,
+    read::{marked, settle},
+};
+use crate::{agent::Topic, http::Shared};
+
+pub(super) async fn read(State(app): Shared, query: Query) -> Answer {
+    super::failure::ready(&app)?;
+    let mark = settle(&app, &query, Topic::Nothing).await;
+    let mut response = marked(Body::empty(), mark);
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response.headers_mut().remove(axum::http::header::CONTENT_TYPE);
+    Ok(response)
+}

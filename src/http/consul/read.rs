@@ -1,0 +1,208 @@
+//! Reads that wait: a client that has seen a topic's mark is parked until the mark moves, and all who waited share one
+//! rendered body.
+//!
+//! A number that this start of the process did not issue is answered at once, also one larger than any: after a restart
+//! nobody stays with what he knew before.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    body::Body,
+    http::{HeaderName, HeaderValue, header},
+    response::Response,
+};
+use bytes::Bytes;
+use dashmap::DashMap;
+use serde::Serialize;
+use tokio::{select, time::sleep};
+
+use super::{
+    failure::{Answer, ready},
+    query::Query,
+};
+use crate::{agent::Topic, http::App};
+
+/// Waits if the client asks for it, then answers with what `render` makes of the topic at its mark.
+pub(super) async fn read(app: &App, query: &Query, topic: Topic, render: impl FnOnce(u64) -> Bytes) -> Answer {
+    ready(app)?;
+    let mark = settle(app, query, topic).await;
+    let render = || render(mark);
+    let body = match query.text("near") {
+        None => app.bodies.body(&query.key, mark, render),
+        // Distances move without a mark: a body that is sorted by them is good for a second.
+        Some(_) => app.bodies.body(
+            &format!("{}#{}", query.key, app.started.elapsed().map_or(0, |up| up.as_secs())),
+            mark,
+            render,
+        ),
+    };
+    Ok(marked(Body::from(body), mark))
+}
+
+/// The topic's mark, once it is beyond what the client has seen, or the wait is over, or this node is about to stop.
+pub(super) async fn settle(app: &App, query: &Query, topic: Topic) -> u64 {
+    let view = app.agent.view();
+    let mark = view.mark(&topic);
+    let Some(seen) = query.index.filter(|seen| view.has_issued(*seen) && *seen >= mark) else { return mark };
+    let mut waiter = view.wait(topic.clone());
+    let _parked = app.bodies.park();
+    let late = sleep(query.wait + jitter(query.wait));
+    tokio::pin!(late);
+    loop {
+        // After taking the place, before waiting: nothing falls between.
+        let mark = view.mark(&topic);
+        if mark > seen {
+            return mark;
+        }
+        select! {
+            () = waiter.changed() => {}
+            () = &mut late => return mark,
+            () = app.stop.cancelled() => return mark,
+        }
+    }
+}
+
+/// A part of a sixteenth of the wait, so that those who came together do not come back together.
+pub(super) fn jitter(wait: Duration) -> Duration {
+    let part = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
+    (wait / 16).mul_f64(part)
+}
+
+/// JSON, for programs or for people.
+pub(super) fn json<T: Serialize>(query: &Query, value: &T) -> Bytes {
+    let mut bytes = Vec::new();
+    // Only a map with keys that are no texts could fail, and there is none.
+    let written = if query.flag("pretty") {
+        let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, indent))
+    } else {
+        serde_json::to_writer(&mut bytes, value)
+    };
+    debug_assert!(written.is_ok());
+    bytes.into()
+}
+
+/// An answer in JSON with the headers of a catalogue's read. All reads are this node's view: `stale`.
+pub(super) fn marked(body: Body, mark: u64) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(INDEX, HeaderValue::from(mark));
+    headers.insert(KNOWN_LEADER, HeaderValue::from_static("true"));
+    headers.insert(LAST_CONTACT, HeaderValue::from_static("0"));
+    headers.insert(CONSISTENCY, HeaderValue::from_static("stale"));
+    response
+}
+
+/// An answer in JSON about this node alone.
+pub(super) fn plain<T: Serialize>(query: &Query, value: &T) -> Response {
+    let mut response = Response::new(Body::from(json(query, value)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Rendered bodies, by query; each is good for one mark.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Bodies {
+    kept: DashMap<String, Arc<Kept>>,
+    bytes: AtomicUsize,
+    parked: AtomicUsize,
+}
+
+/// A client while it is parked.
+struct Parked<'a>(&'a AtomicUsize);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    mark: u64,
+    body: OnceLock<Bytes>,
+}
+
+impl Bodies {
+    /// How many clients wait for a change now.
+    pub(in crate::http) fn parked(&self) -> usize {
+        self.parked.load(Ordering::Relaxed)
+    }
+
+    fn park(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Ordering::Relaxed);
+        Parked(&self.parked)
+    }
+
+    /// The body for a query at a mark; of all who come at a time one renders it and the others wait for that.
+    fn body(&self, key: &str, mark: u64, render: impl FnOnce() -> Bytes) -> Bytes {
+        let found = self.kept.get(key).map(|kept| Arc::clone(&kept));
+        let kept = match found.filter(|kept| kept.mark >= mark) {
+            Some(kept) => kept,
+            None => self.renew(key, mark),
+        };
+        let body = kept.body.get_or_init(|| {
+            let body = render();
+            self.bytes.fetch_add(body.len(), Ordering::Relaxed);
+            body
+        });
+        body.clone()
+    }
+
+    fn renew(&self, key: &str, mark: u64) -> Arc<Kept> {
+        if self.kept.len() >= MAX_BODIES || self.bytes.load(Ordering::Relaxed) >= MAX_BYTES {
+            // Queries come from clients, who may think of many. What is in use is rendered again once.
+            self.kept.clear();
+            self.bytes.store(0, Ordering::Relaxed);
+        }
+        let mut slot = self.kept.entry(key.to_owned()).or_default();
+        if slot.mark < mark {
+            let old = std::mem::replace(&mut *slot, Arc::new(Kept { mark, body: OnceLock::new() }));
+            let freed = old.body.get().map_or(0, Bytes::len);
+            // The sum may lag behind while bodies are under way, never below nothing.
+            let _ = self.bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(sum.saturating_sub(freed)));
+        }
+        Arc::clone(&slot)
+    }
+}
+
+const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+/// More queries than a node's clients have, and a bound on what they can make it keep.
+const MAX_BODIES: usize = 8192;
+const MAX_BYTES: usize = 32 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_rendered_once_for_each_mark() {
+        let bodies = Bodies::default();
+        let body = |key: &str, mark, text: &'static str| bodies.body(key, mark, || Bytes::from_static(text.as_bytes()));
+        assert_eq!(body("a", 1, "one"), "one");
+        assert_eq!(body("a", 1, "not again"), "one");
+        assert_eq!(body("b", 1, "other"), "other");
+        assert_eq!(body("a", 2, "two!"), "two!");
+        assert_eq!(body("a", 1, "late"), "two!", "newer than asked for will do");
+        assert_eq!(bodies.bytes.load(Ordering::Relaxed), "two!other".len());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let bodies = Bodies::default();
+        for n in 0..=MAX_BODIES {
+            bodies.body(&n.to_string(), 1, || Bytes::from_static(b"x"));
+        }
+        assert!(bodies.kept.len() <= MAX_BODIES);
+    }
+}

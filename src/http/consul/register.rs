@@ -1,0 +1,69 @@
+//! `/v1/agent/service/register` and `deregister`: this node's own instances.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::{
+    definition::{self, done},
+    document::Document,
+    failure::{Answer, Failure},
+    maintenance,
+    node::foreign,
+    query::{Query, Tail},
+};
+use crate::{
+    agent::Refused,
+    http::{App, Shared},
+    mesh::Rejected,
+    model::{InstanceId, Registration},
+};
+
+/// Checks that were there before and are not named again stay, unless `replace-existing-checks` says otherwise.
+pub(super) async fn register(State(app): Shared, query: Query, body: Document) -> Answer {
+    let mut registration = definition::service(&body)?;
+    let before = app.agent.view().registration(&registration.id);
+    if let Some(before) = before.filter(|_| !query.flag("replace-existing-checks")) {
+        keep_checks(&mut registration, &before);
+    }
+    maintenance::inherit(&app, &mut registration)?;
+    put(&app, registration).await
+}
+
+fn keep_checks(registration: &mut Registration, before: &Registration) {
+    for check in &before.checks {
+        let said = before.echo.as_ref().and_then(|echo| echo.checks.get(&check.id));
+        if let Some(said) = said.filter(|_| registration.checks.iter().all(|new| new.id != check.id)) {
+            definition::put_check(registration, check.clone(), said.clone());
+        }
+    }
+}
+
+/// Stores and publishes, unless a check asks for what HTTP may not ask for.
+pub(super) async fn put(app: &Arc<App>, registration: Registration) -> Answer {
+    if let Some(check) = registration.local_only_check() {
+        let why =
+            format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
+        return Err(Failure::new(axum::http::StatusCode::FORBIDDEN, why));
+    }
+    app.agent.put(registration).await?;
+    done()
+}
+
+/// What is not there is deregistered already.
+pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
+    let Ok(id) = InstanceId::try_from(&*id) else { return done() };
+    let own = app.agent.view().registration(&id);
+    if own.is_some_and(|own| foreign(&own).is_some() || own.echo.as_ref().is_some_and(|echo| echo.role.is_some())) {
+        return done();
+    }
+    remove(&app, &id).await
+}
+
+/// Withdraws a registration, there or not.
+pub(super) async fn remove(app: &App, id: &InstanceId) -> Answer {
+    match app.agent.remove(id).await {
+        Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => done(),
+        Err(refused) => Err(refused.into()),
+    }
+}

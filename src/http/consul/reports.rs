@@ -1,0 +1,127 @@
+//! `/v1/agent/check/…`: checks that come by themselves, and what programs say of theirs.
+
+use std::sync::Arc;
+
+use axum::{extract::State, http::StatusCode};
+
+use super::{
+    check::node_checks,
+    definition::{self, done},
+    document::Document,
+    failure::{Answer, Failure},
+    node::foreign,
+    query::{Query, Tail},
+    register,
+};
+use crate::{
+    agent::View,
+    http::{App, Shared},
+    model::{CheckKind, CheckName, Echo, Health, InstanceId, Registration, Role},
+};
+
+/// A check of an instance, or of this node where no `ServiceID` says of which.
+pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
+    let Some(name) = body.text("name")? else { return Err(Failure::bad("Missing check name")) };
+    let (spec, said) = definition::check(&body, &name, &name)?;
+    let mut registration = match body.text("serviceid")? {
+        Some(id) => {
+            let found = InstanceId::try_from(&*id).ok().and_then(|id| app.agent.view().registration(&id));
+            let found = found.ok_or_else(|| Failure::internal(format!("ServiceID {id:?} does not exist")))?;
+            Registration::clone(&found)
+        }
+        None => node_row(app.agent.view())?,
+    };
+    definition::put_check(&mut registration, spec, said);
+    registration.validate()?;
+    register::put(&app, registration).await
+}
+
+/// The row that holds this node's own checks, as it is or empty.
+pub(super) fn node_row(view: &View) -> Result<Registration, Failure> {
+    let id = InstanceId::try_from(NODE_ROW)?;
+    if let Some(found) = view.registration(&id) {
+        return Ok(Registration::clone(&found));
+    }
+    let name = node_checks();
+    let mut row = Registration::new(name.as_str(), 1)?.id(id);
+    row.port = None;
+    row.echo = Some(Arc::new(Echo { role: Some(Role::NodeChecks), ..Echo::default() }));
+    Ok(row)
+}
+
+/// A check that is not there is deregistered already; a row that holds no more checks of the node goes with the last.
+pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
+    let Some((own, check)) = find(app.agent.view(), &id) else { return done() };
+    let mut registration = Registration::clone(&own);
+    definition::take_check(&mut registration, &check);
+    if registration.id.as_str() == NODE_ROW && registration.checks.is_empty() {
+        return register::remove(&app, &registration.id).await;
+    }
+    register::put(&app, registration).await
+}
+
+pub(super) async fn pass(State(app): Shared, Tail(id): Tail, query: Query) -> Answer {
+    report(&app, &id, Health::Passing, query.text("note").unwrap_or_default()).await
+}
+
+pub(super) async fn warn(State(app): Shared, Tail(id): Tail, query: Query) -> Answer {
+    report(&app, &id, Health::Warning, query.text("note").unwrap_or_default()).await
+}
+
+pub(super) async fn fail(State(app): Shared, Tail(id): Tail, query: Query) -> Answer {
+    report(&app, &id, Health::Critical, query.text("note").unwrap_or_default()).await
+}
+
+pub(super) async fn update(State(app): Shared, Tail(id): Tail, body: Document) -> Answer {
+    let status = definition::status(&body)?.ok_or_else(|| Failure::bad("Invalid check status: ''"))?;
+    report(&app, &id, status, &body.text("output")?.unwrap_or_default()).await
+}
+
+/// A check that is gone is 404, so that its client registers again; Consul's own words stay.
+async fn report(app: &App, id: &str, status: Health, output: &str) -> Answer {
+    let wrong = |status| Failure::new(status, format!("CheckID {id:?} does not have associated TTL"));
+    let (own, check) = find(app.agent.view(), id).ok_or_else(|| wrong(StatusCode::NOT_FOUND))?;
+    let is_ttl = own.checks.iter().any(|spec| spec.id == check && matches!(spec.kind, CheckKind::Ttl(_)));
+    if !is_ttl {
+        return Err(wrong(StatusCode::INTERNAL_SERVER_ERROR));
+    }
+    app.agent.report(&own.id, &check, status, output).await?;
+    done()
+}
+
+/// The instance and the check that an id means. Most ids say which instance: only the others are looked for.
+fn find(view: &View, id: &str) -> Option<(Arc<Registration>, CheckName)> {
+    let named = |own: &Registration| {
+        own.checks.iter().find(|check| is_called(own, &check.id, id)).map(|check| check.id.clone())
+    };
+    let rest = id.strip_prefix("service:").unwrap_or(id);
+    let shorter = rest.rsplit_once(':').map(|(instance, _)| instance);
+    let likely = [Some(rest), shorter, Some(NODE_ROW)].into_iter().flatten();
+    let likely = likely.filter_map(|instance| view.registration(&InstanceId::try_from(instance).ok()?));
+    let found = likely.filter(|own| foreign(own).is_none()).find_map(|own| named(&own).map(|check| (own, check)));
+    found.or_else(|| {
+        let all = view.registrations().into_iter().filter(|own| foreign(own).is_none());
+        all.into_iter().find_map(|own| named(&own).map(|check| (own, check)))
+    })
+}
+
+/// Whether a check has this id on its node: see [`super::check`].
+fn is_called(own: &Registration, check: &CheckName, id: &str) -> bool {
+    let has_own = |check| own.echo.as_ref().is_some_and(|echo| echo.checks.contains_key(check));
+    if has_own(check) {
+        return check.as_str() == id;
+    }
+    let rest = id.strip_prefix("service:").and_then(|rest| rest.strip_prefix(own.id.as_str()));
+    let mut others: Vec<_> = own.checks.iter().map(|check| &check.id).filter(|check| !has_own(check)).collect();
+    others.sort();
+    match (others.len(), rest, rest.and_then(|rest| rest.strip_prefix(':')).map(str::parse::<usize>)) {
+        (1, Some(""), _) => true,
+        (2.., _, Some(Ok(number))) => {
+            number.checked_sub(1).and_then(|at| others.get(at)).is_some_and(|id| *id == check)
+        }
+        _ => false,
+    }
+}
+
+/// The id of the row that holds this node's own checks.
+pub(super) const NODE_ROW: &str = "@node";
