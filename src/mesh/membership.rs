@@ -89,8 +89,12 @@ impl Mesh {
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
-        if forged || !self.is_plausible(now, fact.id, fact.generation) {
+        if forged || !self.is_plausible(now, fact.id, fact.generation) || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
+        } else if fact.state == MemberState::Suspect && fact.id != self.id && !self.may_accuse(fact) {
+            // The accuser has said so too often: whether it is true, this node finds out by itself.
+            self.stats.accusations_over_budget += 1;
+            self.look(now, fact.id, Purpose::Rumor);
         } else if fact.id == self.id {
             self.hear_of_this(now, from, fact);
         } else if fact.state == MemberState::Left {
@@ -98,6 +102,30 @@ impl Mesh {
         } else {
             self.judge(now, fact, Cause::Told);
         }
+    }
+
+    /// Whether one more suspicion may begin on the word of this accuser, and against this suspect, within the minute.
+    fn may_accuse(&mut self, fact: &Fact) -> bool {
+        let is_new = self.roster.get(fact.id).is_some_and(|seen| seen.state == MemberState::Alive);
+        if !is_new {
+            return true;
+        }
+        let mut spend = |purse: (Role, NodeId), most: u16| {
+            let spent = self.accusations.entry(purse).or_default();
+            *spent = spent.saturating_add(1);
+            *spent <= most
+        };
+        spend((Role::Accuser, fact.by), MAX_ACCUSATIONS) & spend((Role::Suspect, fact.id), MAX_SUSPICIONS)
+    }
+
+    /// Whether a claim names more renewals than any process can have made: nobody may use up another's generations.
+    fn is_leap(&self, fact: &Fact) -> bool {
+        let known = match self.roster.get(fact.id) {
+            Some(seen) => seen.generation,
+            None if fact.id == self.id => self.swim.generation(),
+            None => return false,
+        };
+        fact.generation.epoch() == known.epoch() && fact.generation.0 - known.0.min(fact.generation.0) > MAX_LEAP
     }
 
     /// Takes a claim over where it wins. False where there is no room for one more member.
@@ -382,11 +410,30 @@ impl Mesh {
         }
         self.asked.clear();
         self.wills.clear();
+        self.accusations.clear();
+        self.forget_the_invented(now);
         self.tire_of_holding(now);
         self.forget_turns(now);
         self.complaints.clear();
         self.gossip.clear();
         self.tidy_book(now);
+    }
+
+    /// Forgets members that were heard of, and that nobody has ever met: an honest mesh has their rows within a moment.
+    fn forget_the_invented(&mut self, now: Time) {
+        let invented = |(id, seen): &(NodeId, &Seen)| {
+            let named = self.catalog.get(*id).is_some_and(|book| book.node().is_some());
+            !named && !seen.is_known() && now.since(seen.met) >= INVENTED_KEPT
+        };
+        let gone: Vec<(NodeId, Generation)> =
+            self.roster.iter().filter(invented).map(|(id, seen)| (id, seen.generation)).collect();
+        for (id, generation) in gone {
+            self.roster.remove(id);
+            self.swim.forget(now, id, generation);
+            self.catalog.remove(id);
+            self.rumors.forget(id);
+            self.looks.remove(&id);
+        }
     }
 
     /// Whether a generation can be: no process starts more than a day from now, unless it has told us so itself.
@@ -395,6 +442,13 @@ impl Mesh {
         let known = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() >= generation.epoch());
         known || generation.epoch().0 <= latest.max(self.epoch.0)
     }
+}
+
+/// In what part a member has to do with an accusation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Accuser,
+    Suspect,
 }
 
 /// Whether one more is within what a minute allows; if so it is counted.
@@ -411,6 +465,15 @@ fn ration(spent: &mut VecDeque<Time>, now: Time) -> bool {
 pub(super) const MAX_MEMBERS: usize = 20_000;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
+/// Suspicions that may begin within a minute on one accuser's word: more than it can probe.
+const MAX_ACCUSATIONS: u16 = 256;
+/// Suspicions of one member that may begin within a minute on others' words: more than any bad link brings about.
+const MAX_SUSPICIONS: u16 = 12;
+/// Renewals of a process by which hearsay may be ahead of what is known: at the cap of five a minute, what a partition of
+/// twelve minutes hides.
+const MAX_LEAP: u64 = 64;
+/// How long a member is remembered of which nothing is known but its id.
+const INVENTED_KEPT: Duration = Duration::from_secs(60);
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
 const SOON: Duration = Duration::from_millis(150);
 /// Epochs have 48 bits: milliseconds up to the year 10,889. One bit is kept for those who rise above them.

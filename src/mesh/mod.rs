@@ -73,6 +73,7 @@ use self::{
     explain::Inquiry,
     hold::Guard,
     look::Look,
+    membership::Role,
     outbox::Outbox,
     protection::Protections,
     roster::{Roster, Seen},
@@ -126,6 +127,8 @@ pub struct Mesh {
     looks: BTreeMap<NodeId, Look>,
     wills: BTreeMap<NodeId, Announced>,
     inquiries: BTreeMap<NodeId, Inquiry>,
+    /// Suspicions begun on others' words, since the last round of forgetting.
+    accusations: BTreeMap<(Role, NodeId), u16>,
     guard: Guard,
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
@@ -206,6 +209,7 @@ impl Mesh {
             looks: BTreeMap::new(),
             wills: BTreeMap::new(),
             inquiries: BTreeMap::new(),
+            accusations: BTreeMap::new(),
             guard: Guard::default(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
@@ -487,5 +491,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;
 
+#[cfg(test)]
+mod insider;
 #[cfg(test)]
 mod tests;

@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub(super) state: MemberState,
     /// There is a connection.
     pub(super) linked: bool,
+    /// Since when it is remembered.
+    pub(super) met: Time,
     /// Since when it is seen so.
     pub(super) since: Time,
     /// Why.
@@ -82,6 +84,7 @@ impl Seen {
             incarnation: 0,
             state: MemberState::Alive,
             linked: false,
+            met: now,
             since: now,
             cause: Cause::Told,
             heard: Time::ZERO,

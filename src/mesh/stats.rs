@@ -49,6 +49,8 @@ counters! {
     sync_pages_sent,
     /// Probes that nobody answered.
     probes_failed,
+    /// Suspicions not begun because the accuser, or the suspect, had too many within a minute.
+    accusations_over_budget,
     /// Vouches that nobody asked for, or that came too late.
     vouches_unasked,
     /// Times this node renewed its generation.

@@ -292,6 +292,29 @@ mod tests {
     }
 
     #[test]
+    fn confirmations_shorten_a_suspicion_as_the_paper_has_it() {
+        // Section IV-B with k = 3: max - (max - min) log(c + 1) / log(k + 1), never below min.
+        for (confirmations, millis) in [(0, 5_000), (1, 2_900), (2, 1_671), (3, 800), (7, 800)] {
+            let mut suspicion = Suspicion::new(Time::ZERO, NodeId(0));
+            for voice in 1..=confirmations {
+                suspicion.confirm(NodeId(voice));
+            }
+            let takes = suspicion.deadline(99).since_start().as_millis();
+            assert_eq!(takes, millis, "{confirmations} confirmations");
+        }
+    }
+
+    #[test]
+    fn local_health_counts_from_0_to_8() {
+        // Section IV-A: the probe's length times one more than the score.
+        let mut doubt = SelfDoubt::default();
+        for (raised, points, millis) in [(0, 0, 100), (1, 1, 200), (2, 3, 400), (5, 8, 900), (9, 8, 900)] {
+            (0..raised).for_each(|_| doubt.raise());
+            assert_eq!((doubt.points(), doubt.stretch(Duration::from_millis(100)).as_millis()), (points, millis));
+        }
+    }
+
+    #[test]
     fn doubt_stretches_probes_and_is_bounded() {
         let mut doubt = SelfDoubt::default();
         (0..20).for_each(|_| doubt.raise());

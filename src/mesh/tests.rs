@@ -6,15 +6,15 @@ use super::*;
 use crate::model::{Health, MemberState, ServiceName};
 
 /// Meshes wired to each other: whatever one sends the other has.
-struct Wired {
-    now: Time,
-    nodes: BTreeMap<NodeId, Mesh>,
+pub(super) struct Wired {
+    pub(super) now: Time,
+    pub(super) nodes: BTreeMap<NodeId, Mesh>,
     links: BTreeSet<(NodeId, NodeId)>,
-    dead: BTreeSet<NodeId>,
+    pub(super) dead: BTreeSet<NodeId>,
 }
 
 impl Wired {
-    fn of(count: u16) -> (Self, Vec<NodeId>) {
+    pub(super) fn of(count: u16) -> (Self, Vec<NodeId>) {
         let mut wired = Self { now: Time::ZERO, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new() };
         let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
         for id in &ids {
@@ -45,11 +45,11 @@ impl Wired {
         id
     }
 
-    fn at(&mut self, id: NodeId) -> &mut Mesh {
+    pub(super) fn at(&mut self, id: NodeId) -> &mut Mesh {
         self.nodes.get_mut(&id).unwrap()
     }
 
-    fn order(&mut self, id: NodeId, command: Command) {
+    pub(super) fn order(&mut self, id: NodeId, command: Command) {
         let now = self.now;
         self.at(id).command(now, command).unwrap();
         self.settle();
@@ -66,7 +66,7 @@ impl Wired {
         }
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         while let Some((from, output)) = self.nodes.iter_mut().find_map(|(id, mesh)| Some((*id, mesh.poll()?))) {
             let now = self.now;
             match output {
@@ -94,7 +94,7 @@ impl Wired {
         }
     }
 
-    fn run(&mut self, duration: Duration) {
+    pub(super) fn run(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
             let next =
@@ -180,7 +180,7 @@ fn will(wired: &mut Wired, heirs: &[NodeId], node: NodeId, epoch: u64) {
     wired.settle();
 }
 
-fn state(wired: &Wired, at: NodeId, of: NodeId) -> MemberState {
+pub(super) fn state(wired: &Wired, at: NodeId, of: NodeId) -> MemberState {
     wired.nodes[&at].member(of).unwrap().state
 }
 
