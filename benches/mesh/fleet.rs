@@ -21,6 +21,8 @@ use crate::{machine::ROOM, talk::Client};
 /// Where an agent listens, by its ready file.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Ready {
+    /// The process that owns the mesh.
+    pub(crate) pid: u32,
     pub(crate) mesh: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) dns: SocketAddr,
@@ -93,7 +95,7 @@ impl Recipe {
 impl Agent {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.ready().pid
     }
 
     /// Waits until it is ready.

@@ -3,19 +3,30 @@
 //! Few calls are answered at a time; when many come, a caller must first prove its address (RFC 9000 section 8.1.2), and
 //! what is beyond that is refused unread.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::{Instant, timeout},
+};
 
 use super::{
-    hello::{Greeter, Missed},
+    hello::{GREETING, Greeter, Met, Missed},
     peers::Arrival,
     quic::canonical,
+    will::is_last_will,
 };
+use crate::mesh::Input;
 
 /// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
 pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival>) {
     let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
+    let strangers = Arc::new(Strangers::default());
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
         let busy = answering.available_permits() < MAX_ANSWERING - MAX_UNPROVEN;
@@ -37,18 +48,50 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
             incoming.refuse();
             continue;
         };
-        let (greeter, arrivals) = (Arc::clone(&greeter), arrivals.clone());
+        let (greeter, arrivals, strangers) = (Arc::clone(&greeter), arrivals.clone(), Arc::clone(&strangers));
         tokio::spawn(async move {
             let _permits = (everywhere, here);
             let from = canonical(incoming.remote_address());
             match greeter.answer(incoming).await {
+                Ok(met) if is_last_will(&met.hello) => hear_will(met, &arrivals).await,
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
-                Err(why @ Missed::Stranger(_)) => tracing::warn!(event = "stranger", %from, %why),
+                Err(why @ Missed::Stranger(_)) => strangers.warn(from, &why),
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
         });
+    }
+}
+
+/// A node's executor has called. It hangs up: what we said in answer must reach it first.
+async fn hear_will(met: Met, arrivals: &mpsc::Sender<Arrival>) {
+    tracing::info!(event = "last_will", node = %met.hello.node.name, from = %met.address());
+    let (node, epoch) = (met.hello.id, met.hello.generation.epoch());
+    let _ = arrivals.send(Arrival::Input(Input::Will { node, epoch })).await;
+    let _ = timeout(GREETING, met.connection.closed()).await;
+}
+
+/// Callers with another secret: told now and then, since a stranger can call as often as he likes.
+#[derive(Debug, Default)]
+struct Strangers(Mutex<(Option<Instant>, u64)>);
+
+impl Strangers {
+    fn warn(&self, from: SocketAddr, why: &Missed) {
+        if let Some(unsaid) = self.take(Instant::now()) {
+            tracing::warn!(event = "stranger", %from, %why, unsaid);
+        }
+    }
+
+    /// How many were not told of since the last that was; `None` if this one is not to be told of either.
+    fn take(&self, now: Instant) -> Option<u64> {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0.is_some_and(|at| now - at < STRANGERS_EVERY) {
+            told.1 += 1;
+            return None;
+        }
+        told.0 = Some(now);
+        Some(std::mem::take(&mut told.1))
     }
 }
 
@@ -58,3 +101,17 @@ const MAX_ANSWERING: usize = 256;
 const MAX_ANSWERING_ONE: usize = 32;
 /// And how many for callers who have not.
 const MAX_UNPROVEN: usize = 64;
+/// One line about strangers in so long a time; the counter of failed handshakes has them all.
+const STRANGERS_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn strangers_cannot_fill_the_log() {
+        let (strangers, now) = (Strangers::default(), Instant::now());
+        let told: Vec<_> = (0..40).filter_map(|second| strangers.take(now + Duration::from_secs(second))).collect();
+        assert_eq!(told, [0, 9, 9, 9]);
+    }
+}

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::{broadcast, mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -24,6 +24,8 @@ use super::{
     View,
     clock::Clock,
     hello::{Greeter, Missed},
+    journal::Journal,
+    looks::Look,
     peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
@@ -31,7 +33,7 @@ use super::{
     writes::{Pending, Reply, Told, Writes},
 };
 use crate::{
-    mesh::{Change, Command, Done, Event, Input, Mesh, Output, Stats},
+    mesh::{Change, Command, Done, Input, Mesh, Output},
     model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
@@ -43,6 +45,8 @@ pub(super) enum Ask {
     Remove { id: InstanceId, reply: Reply<()> },
     /// A program's word on its own check.
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
+    /// Have a member that is Down forgotten.
+    ForceLeave { id: NodeId, reply: Reply<()> },
     /// Say goodbye and stop.
     Leave,
 }
@@ -62,8 +66,8 @@ pub(super) struct Status {
 /// The queues that the loop listens to.
 pub(super) struct Inbox {
     pub(super) asks: mpsc::Receiver<Ask>,
-    /// Who wants the core's counters. A queue of its own: asks wait while the disk is behind.
-    pub(super) counts: mpsc::Receiver<oneshot::Sender<Stats>>,
+    /// Who wants to look. A queue of its own: asks wait while the disk is behind.
+    pub(super) looks: mpsc::Receiver<Look>,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
     pub(super) completed: mpsc::UnboundedReceiver<Completed>,
 }
@@ -74,7 +78,7 @@ pub(super) struct Drive {
     pub(super) clock: Clock,
     pub(super) view: Arc<View>,
     pub(super) status: Arc<Status>,
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) journal: Arc<Journal>,
     pub(super) greeter: Arc<Greeter>,
     pub(super) peers: Peers,
     /// The tasks of links, to wait for when leaving.
@@ -155,7 +159,7 @@ impl Drive {
                     None => self.agenda.ending = Some(Ending::Leave),
                 },
                 Some(arrival) = inbox.arrivals.recv() => self.arrive(arrival),
-                Some(reply) = inbox.counts.recv() => drop(reply.send(self.mesh.stats())),
+                Some(look) = inbox.looks.recv() => self.show(look),
                 Some(completed) = inbox.completed.recv() => self.complete(&completed),
                 () = &mut timer => {}
             }
@@ -190,6 +194,11 @@ impl Drive {
             Ask::Remove { id, reply } => self.writes.remove(id, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
+                self.drain();
+                Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
+            }
+            Ask::ForceLeave { id, reply } => {
+                let done = self.mesh.command(self.clock.now(), Command::ForceLeave(id));
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
@@ -265,7 +274,7 @@ impl Drive {
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.mesh.poll() {
             match output {
                 Output::Packet(to, packet) => {
@@ -288,36 +297,6 @@ impl Drive {
                 ),
             }
         }
-    }
-
-    fn tell(&mut self, event: Event) {
-        let name = |id| self.mesh.member(id).map_or_else(|| id.to_string(), |member| member.node.name.to_string());
-        match &event {
-            Event::Member { node, was, now, cause } => {
-                tracing::info!(event = "member", node = name(*node), was = ?was, now = %now, cause = ?cause);
-            }
-            Event::Renewed => {
-                tracing::warn!(event = "renewed", "this node was taken for dead and came back");
-                self.greeter.hello.store(Arc::new(self.mesh.hello()));
-            }
-            Event::Garbage { peer, why } => tracing::warn!(event = "garbage", peer = name(*peer), why),
-            Event::PartitionBegan { missing, of } => {
-                tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
-            }
-            Event::PartitionEnded { missing } => tracing::warn!(event = "partition_ended", missing),
-            Event::ProtectionBegan { service, kept, of } => {
-                tracing::warn!(event = "protection_began", %service, kept, of, "serving its last healthy instances");
-            }
-            Event::ProtectionEnded { service, why } => {
-                tracing::warn!(event = "protection_ended", %service, why = ?why);
-            }
-            Event::Flapping { node, returns, hidden_for } => {
-                tracing::warn!(event = "flapping", node = name(*node), returns, hidden_for = ?hidden_for);
-            }
-            Event::Paused { late } => tracing::warn!(event = "paused", late = ?late, "this process did not run"),
-        }
-        // Nobody may be listening.
-        let _ = self.events.send(event);
     }
 
     /// Says once why a seed is of no use, and keeps it for whoever asks why this node is not ready.
@@ -359,7 +338,11 @@ impl Drive {
         let changed = std::mem::take(&mut self.agenda.changed);
         for change in changed {
             match change {
-                Change::Service(name) => self.view.set_service(&name, self.mesh.rows(&name)),
+                Change::Service(name) => {
+                    let rows = self.mesh.rows(&name);
+                    self.tell_of_health(&name, rows.as_deref().unwrap_or_default());
+                    self.view.set_service(&name, rows);
+                }
                 Change::Member(id) => {
                     self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
                     self.publish_member(id);

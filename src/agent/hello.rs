@@ -16,6 +16,7 @@ use super::{
     quic::{Code, canonical},
     traffic::Traffic,
     trust::{self, Trust},
+    will::is_last_will,
 };
 use crate::{
     mesh::{Hello, wire},
@@ -168,7 +169,8 @@ impl Greeter {
             }
         };
         let ours = self.hello.load();
-        if hello.id == ours.id {
+        // The will of an earlier process of ours is no namesake.
+        if hello.id == ours.id && !is_last_will(&hello) {
             return Err(self.meet_namesake(&connection, &ours, &hello));
         }
         if expected.is_some_and(|id| id != hello.id) {

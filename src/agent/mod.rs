@@ -14,7 +14,9 @@ mod clock;
 mod door;
 mod drive;
 mod hello;
+mod journal;
 mod link;
+mod looks;
 mod lookup;
 mod marks;
 mod peers;
@@ -24,11 +26,13 @@ pub mod secret;
 mod seek;
 mod start;
 mod store;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod traffic;
 pub mod trust;
 mod view;
+pub mod will;
 mod writes;
 
 use std::{
@@ -39,25 +43,31 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep},
+};
 
 pub use atlas::Tenants;
 pub use basis::Basis;
 pub use builder::Builder;
+pub use journal::{Entry, Flip, Journal, News};
 pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
 pub(crate) use traffic::counters;
-pub use traffic::{Counter, Tally, Traffic};
+pub use traffic::{Counter, Traffic};
 pub use view::{Service, View, Waiter};
+pub use will::Will;
 
 use crate::{
-    mesh::{Done, Event, Rejected, Stats},
-    model::{CheckName, Health, InstanceId, MeshName, NodeName, Registration, Time},
+    mesh::{Done, Explanation, Rejected, Stats},
+    model::{CheckName, Health, InstanceId, MeshName, NodeId, NodeName, Registration, Time},
 };
 use clock::Clock;
 use drive::{Ask, Status};
+use looks::Look;
 
 /// What an agent needs to start.
 #[derive(Clone, Debug)]
@@ -104,9 +114,9 @@ struct Shared {
     status: Arc<Status>,
     traffic: Arc<Traffic>,
     asks: mpsc::Sender<Ask>,
-    counts: mpsc::Sender<oneshot::Sender<Stats>>,
+    looks: mpsc::Sender<Look>,
     seeds: mpsc::Sender<Vec<String>>,
-    events: broadcast::Sender<Event>,
+    journal: Arc<Journal>,
     /// How the loop ended, once it has.
     stopped: watch::Receiver<Option<Result<(), String>>>,
     runtime: tokio::runtime::Handle,
@@ -338,9 +348,19 @@ impl Agent {
 
     /// A copy of the core's counters; all zero once it has stopped.
     pub async fn stats(&self) -> Stats {
-        let (reply, stats) = oneshot::channel();
-        let _ = self.shared.counts.send(reply).await;
-        stats.await.unwrap_or_default()
+        self.look(Look::Stats).await.unwrap_or_default()
+    }
+
+    /// What is to be said should this process die, as of now; `None` once it has stopped. Ask again when members have
+    /// changed, and keep it in a process that outlives this one: see [`will`].
+    pub async fn will(&self) -> Option<Will> {
+        self.look(Look::Will).await
+    }
+
+    /// Whether its loop has come to an end in order: then there is nothing left to say.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.stopped.borrow().is_some()
     }
 
     /// What the driver has moved and dropped.
@@ -349,10 +369,34 @@ impl Agent {
         &self.shared.traffic
     }
 
-    /// What happens from now on that an operator may want to read. A slow reader misses the oldest, and is told.
+    /// What happened that an operator may want to read, and why.
     #[must_use]
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
+    pub fn journal(&self) -> &Journal {
+        &self.shared.journal
+    }
+
+    /// Why a member is seen as it is, with what the others answer when they are asked now; `None` for a node that is not
+    /// known, and for this one.
+    pub async fn explain(&self, id: NodeId) -> Option<Box<Explanation>> {
+        self.look(|reply| Look::Inquire(id, reply)).await;
+        let view = self.view();
+        let others = view.nodes_where(|member| member.state.is_shown() && member.id != id).len().saturating_sub(1);
+        let begun = Instant::now();
+        loop {
+            let explanation = self.look(|reply| Look::Explain(id, reply)).await??;
+            if explanation.testimonies.len() >= others || begun.elapsed() >= INQUIRY {
+                return Some(explanation);
+            }
+            sleep(INQUIRY / 20).await;
+        }
+    }
+
+    /// Declares that a member which is Down will not come back: it is forgotten everywhere as if it had left.
+    ///
+    /// # Errors
+    /// [`Rejected::Alive`] when it is not Down, [`Rejected::NotFound`] when it is not known.
+    pub async fn force_leave(&self, id: NodeId) -> Result<(), Refused> {
+        self.ask(|reply| Ask::ForceLeave { id, reply }).await
     }
 
     /// A hash of all that this node knows: equal on two nodes that agree.
@@ -367,11 +411,24 @@ impl Agent {
         f64::from_bits(self.shared.status.agreement.load(Ordering::Relaxed))
     }
 
+    /// Now, by this process's clock.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.shared.clock.now()
+    }
+
     /// A moment of this process's clock in unix milliseconds.
     #[must_use]
     pub fn unix_millis(&self, at: Time) -> u64 {
         let since_start = u64::try_from(at.since_start().as_millis()).unwrap_or(u64::MAX);
         self.shared.clock.unix_millis.saturating_add(since_start)
+    }
+
+    /// Has the loop show something; `None` once it has stopped.
+    async fn look<T>(&self, look: impl FnOnce(oneshot::Sender<T>) -> Look) -> Option<T> {
+        let (reply, seen) = oneshot::channel();
+        self.shared.looks.send(look(reply)).await.ok()?;
+        seen.await.ok()
     }
 
     /// Sends an ask and waits for its answer.
@@ -381,3 +438,6 @@ impl Agent {
         answer.await.unwrap_or(Err(Refused::Stopped))
     }
 }
+
+/// How long others are waited for who are asked about a member: those who answer at all answer within a round trip.
+const INQUIRY: Duration = Duration::from_millis(400);

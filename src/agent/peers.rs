@@ -27,7 +27,7 @@ use super::{
     quic::{Code, canonical},
 };
 use crate::{
-    mesh::{Gone, Input},
+    mesh::{Gone, HEIRS, Input},
     model::{Epoch, NodeId},
 };
 
@@ -138,6 +138,13 @@ impl Peers {
     /// Where to report.
     pub(super) fn arrivals(&self) -> mpsc::Sender<Arrival> {
         self.arrivals.clone()
+    }
+
+    /// Where to bring news that must not get lost: the peers spoken to last.
+    pub(super) fn heirs(&self) -> Vec<SocketAddr> {
+        let mut links: Vec<_> = self.table.values().filter_map(|peer| peer.link.as_ref()).collect();
+        links.sort_unstable_by_key(|link| std::cmp::Reverse(link.used));
+        links.into_iter().map(Standing::address).take(HEIRS).collect()
     }
 
     /// How many links stand.

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -71,6 +71,19 @@ pub(super) fn bind(listen: SocketAddr, keys: &Keys, tls: Tls) -> Result<Endpoint
 
     let mut endpoint =
         Endpoint::new(config, Some(server), socket.into(), Arc::new(quinn::TokioRuntime)).map_err(refuse)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+/// A port to dial from alone, for words that cannot wait.
+pub(super) fn caller(tls: rustls::ClientConfig) -> io::Result<Endpoint> {
+    let mut transport = transport();
+    transport.initial_rtt(HASTY_RTT);
+    let tls = QuicClientConfig::try_from(tls).map_err(|_| io::Error::other("no initial cipher suite"))?;
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(Arc::new(transport));
+    let socket = open_socket((Ipv6Addr::UNSPECIFIED, 0).into())?;
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket.into(), Arc::new(quinn::TokioRuntime))?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
@@ -178,6 +191,8 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const IDLE_MILLIS: u32 = 30 * 60 * 1000;
 /// Lost first packets are repeated after three of these; meshes live in datacenters.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Where a repeated packet costs nothing, and a late one does.
+const HASTY_RTT: Duration = Duration::from_millis(20);
 /// The most streams a peer may have open of each kind.
 pub(super) const MAX_STREAMS: u32 = 4;
 /// The most bytes of datagrams that wait on one connection, each way: more than a burst of one round.

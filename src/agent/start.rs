@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     door,
     drive::{Agenda, Drive, Inbox, Status},
     hello::Greeter,
+    journal::Journal,
     peers::Peers,
     quic,
     seek::Seek,
@@ -43,9 +44,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let (traffic, trust) = (Arc::clone(&greeter.traffic), Arc::clone(&greeter.trust));
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
-    let (counts, counted) = mpsc::channel(1);
+    let (looks, looked) = mpsc::channel(1);
     let (arrivals, arrived) = mpsc::channel(MAX_ARRIVALS);
-    let (events, _) = broadcast::channel(MAX_EVENTS);
+    let journal = Arc::new(Journal::default());
     let (links, links_seen) = watch::channel(0);
     let (seeds, more_seeds) = mpsc::channel(1);
     let (ended, stopped) = watch::channel(None);
@@ -58,7 +59,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         clock,
         view: Arc::clone(&view),
         status: Arc::clone(&status),
-        events: events.clone(),
+        journal: Arc::clone(&journal),
         greeter: Arc::clone(&greeter),
         peers: Peers::new(Arc::clone(&greeter), arrivals.clone(), link_tasks.clone(), seed),
         link_tasks,
@@ -72,7 +73,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     tokio::spawn(trust::watch(Arc::clone(&trust), config.tls.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
-        let inbox = Inbox { asks: asked, counts: counted, arrivals: arrived, completed };
+        let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
         let outcome = drive.run(inbox).await;
         ended.send_replace(Some(outcome));
     });
@@ -86,9 +87,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         status,
         traffic,
         asks,
-        counts,
+        looks,
         seeds,
-        events,
+        journal,
         stopped,
         runtime,
     };
@@ -196,5 +197,3 @@ const MAX_DESCRIPTION: usize = 3 << 10;
 const MAX_ASKS: usize = 1024;
 /// News from peers that wait; beyond it datagrams are dropped and streams slow down.
 const MAX_ARRIVALS: usize = 4096;
-/// Events that a slow reader may lag behind.
-const MAX_EVENTS: usize = 256;

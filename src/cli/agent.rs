@@ -4,6 +4,7 @@ use std::{env, ffi::OsString, fs, io, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -11,12 +12,17 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
+    executor,
     failure::{Code, Failure},
     ledger::{self, Ledger},
     logs::{self, LogFormat},
     node::Node,
+    parent::{Mouth, Parent, Said, Word, Words},
 };
-use crate::config::{Config, Purpose, Sources};
+use crate::{
+    agent::Will,
+    config::{Config, Purpose, Sources},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
@@ -25,6 +31,12 @@ pub(super) struct Flags {
     /// Write where it listens to this file, as JSON, once it is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Do not start a parent process that tells the peers when this one dies without a goodbye
+    #[arg(long)]
+    no_will: bool,
+    /// The standard input leads to the parent: said by the parent alone
+    #[arg(long, hide = true)]
+    has_executor: bool,
     /// What a log line looks like; HOBNOB_LOG says which are written
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
@@ -106,15 +118,26 @@ impl Settings {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
+    if !flags.has_executor && !flags.no_will && Config::load(&flags.settings.sources())?.will {
+        return executor::run(flags.log_format);
+    }
     logs::start(flags.log_format, logs::DEFAULT)?;
     let config = Config::load(&flags.settings.sources())?;
     raise_descriptor_limit();
-    let runtime = Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new("cannot start", error, "ulimit -a"))?;
+    let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");
+    let runtime = Builder::new_multi_thread().enable_all().build().map_err(unstarted)?;
     let outcome = runtime.block_on(serve(flags, &config));
     // Who said it twice does not wait for what still blocks, a disk or a resolver.
     runtime.shutdown_background();
-    outcome
+    match outcome? {
+        None => Ok(ExitCode::SUCCESS),
+        Some(will) => {
+            // Nobody else is left to say it; and nobody answers in this node's name any more.
+            let told = Builder::new_current_thread().enable_all().build().map_err(unstarted)?.block_on(will.execute());
+            let why = told.map_or_else(|why| why.to_string(), |told| format!("{told} peers were told"));
+            Err(Failure::new("the agent was orphaned: its parent process has died", why, "hobnob agent --no-will"))
+        }
+    }
 }
 
 /// Takes as many file descriptors as the system grants: the usual soft limit of 1,024 is there for programs that use
@@ -125,31 +148,65 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-async fn serve(flags: &Flags, config: &Config) -> Result<ExitCode, Failure> {
-    let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
+/// Runs a node to its end; its will, if nobody else is left to execute it.
+async fn serve(flags: &Flags, config: &Config) -> Result<Option<Will>, Failure> {
+    let deaf = |error| Failure::new("cannot hear signals", error, "ulimit -n");
+    let parent = flags.has_executor.then(Parent::take).transpose().map_err(deaf)?.map(Parent::split);
+    let (words, mut mouth) = parent.unzip();
+    let mut signals = Signals::listen(words).map_err(deaf)?;
     if let Some(path) = &flags.ready_file {
         // What an earlier process left there would send readers to the wrong place.
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
     let node = Node::start(config).await?;
-    let outcome = live(flags, config, &node, &mut signals).await;
+    let agent = node.agent.clone();
+    let outcome = live(flags, config, &node, &mut signals, &mut mouth).await;
+    if signals.orphaned {
+        return Ok(agent.will().await);
+    }
+    tell(&mut mouth, Said::Leaving).await;
     // Whatever ended it, the others are told; who cannot wait for that says so with a second signal.
     tokio::select! {
-        () = node.agent.leave() => node.close().await,
+        () = agent.leave() => node.close().await,
         () = signals.stop() => info!("stopping at once"),
+    }
+    if agent.has_ended() {
+        tell(&mut mouth, Said::Nothing).await;
     }
     if let Some(path) = &flags.ready_file {
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome.map(|()| None)
+}
+
+/// Tells the parent, or where there is none whoever started this process.
+async fn tell(mouth: &mut Option<Mouth>, said: Said) {
+    match (mouth, said) {
+        (Some(mouth), said) => mouth.say(&said).await,
+        (None, Said::Ready) => executor::tell(&[NotifyState::Ready]),
+        (None, Said::Leaving) => executor::tell(&[NotifyState::Stopping]),
+        (None, _) => {}
+    }
 }
 
 /// Lives until it is told to stop, or has stopped by itself.
-async fn live(flags: &Flags, config: &Config, node: &Node, signals: &mut Signals) -> Result<(), Failure> {
+async fn live(
+    flags: &Flags,
+    config: &Config,
+    node: &Node,
+    signals: &mut Signals,
+    mouth: &mut Option<Mouth>,
+) -> Result<(), Failure> {
     let unregistered = |error| Failure::new("cannot register what the files say", error, "hobnob config check");
     let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
     ledger.apply(&node.agent, &config.services).await.map_err(unregistered)?;
-    let mut announced = Box::pin(announce(flags, node));
+    let mut announced = Box::pin(async {
+        let announced = announce(flags, node);
+        match mouth {
+            Some(mouth) => mouth.speak(&node.agent, announced).await,
+            None => announced.await.map(|()| executor::tell(&[NotifyState::Ready])),
+        }
+    });
     let mut waiting = true;
     loop {
         tokio::select! {
@@ -236,6 +293,21 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    parent: Option<Words>,
+    /// Stops heard by this process, and by its parent: a terminal sends each to both.
+    stops: [usize; 2],
+    /// Whether the parent has died.
+    orphaned: bool,
+    /// A reload that came while nobody listened for one.
+    reload: bool,
+}
+
+/// What the parent says next; without one, nothing ever.
+async fn next_word(parent: &mut Option<Words>) -> Option<Word> {
+    match parent {
+        Some(words) => words.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What a signal means.
@@ -245,25 +317,45 @@ enum Heard {
 }
 
 impl Signals {
-    fn listen() -> io::Result<Self> {
+    fn listen(parent: Option<Words>) -> io::Result<Self> {
         let [terminate, interrupt, hangup] =
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+        let (terminate, interrupt, hangup) = (terminate?, interrupt?, hangup?);
+        Ok(Self { terminate, interrupt, hangup, parent, stops: [0; 2], orphaned: false, reload: false })
     }
 
     async fn next(&mut self) -> Heard {
-        tokio::select! {
-            _ = self.terminate.recv() => Heard::Stop,
-            _ = self.interrupt.recv() => Heard::Stop,
-            _ = self.hangup.recv() => Heard::Reload,
+        if std::mem::take(&mut self.reload) {
+            return Heard::Reload;
+        }
+        loop {
+            let asked = self.stops.into_iter().max();
+            tokio::select! {
+                _ = self.terminate.recv() => self.stops[0] += 1,
+                _ = self.interrupt.recv() => self.stops[0] += 1,
+                _ = self.hangup.recv() => return Heard::Reload,
+                word = next_word(&mut self.parent) => match word {
+                    Some(Word::Stop) => self.stops[1] += 1,
+                    Some(Word::Reload) => return Heard::Reload,
+                    None => {
+                        self.parent = None;
+                        self.orphaned = true;
+                        return Heard::Stop;
+                    }
+                },
+            }
+            if self.stops.into_iter().max() > asked {
+                return Heard::Stop;
+            }
         }
     }
 
     /// The next signal to stop; one to reload waits for [`Signals::next`].
     async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        let mut reload = std::mem::take(&mut self.reload);
+        while matches!(self.next().await, Heard::Reload) {
+            reload = true;
         }
+        self.reload = reload;
     }
 }

@@ -10,8 +10,11 @@ mod ca;
 mod client;
 mod completions;
 mod demo;
+mod events;
+mod executor;
+mod explain;
 mod failure;
-mod install;
+mod force_leave;
 mod join;
 mod keygen;
 mod leave;
@@ -20,6 +23,7 @@ mod logs;
 mod members;
 mod node;
 mod output;
+mod parent;
 mod register;
 mod resolve;
 mod run;
@@ -74,11 +78,14 @@ enum Command {
     Resolve(resolve::Flags),
     /// Look for the mesh through more addresses
     Join(join::Flags),
+    /// What happened in the mesh, and why
+    Events(events::Flags),
+    /// Why a node or a service is shown or not, and on whose evidence
+    Explain(explain::Flags),
     /// Make this node say goodbye and stop
     Leave,
-    /// Have the resolver of this host forward our names
-    #[command(subcommand)]
-    Dns(install::Command),
+    /// Give up on a node that is down and will not come back
+    ForceLeave(force_leave::Flags),
     /// Check or show the settings
     #[command(subcommand)]
     Config(settings::Command),
@@ -99,7 +106,6 @@ impl Command {
             Self::Agent(flags) => return agent::run(&flags),
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
-            Self::Dns(command) => return install::run(&command),
             Self::Ca(command) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Completions(flags) => return completions::run(&flags),
@@ -123,14 +129,11 @@ impl Command {
             Self::Run(flags) => run::run(client, flags).await,
             Self::Resolve(flags) => resolve::run(client, &flags).await,
             Self::Join(flags) => join::run(client, &flags).await,
+            Self::Events(flags) => events::run(client, &flags).await,
+            Self::Explain(flags) => explain::run(client, &flags).await,
             Self::Leave => leave::run(client).await,
-            Self::Agent(_)
-            | Self::Demo(_)
-            | Self::Keygen(_)
-            | Self::Dns(_)
-            | Self::Ca(_)
-            | Self::Config(_)
-            | Self::Completions(_) => {
+            Self::ForceLeave(flags) => force_leave::run(client, &flags).await,
+            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Ca(_) | Self::Config(_) | Self::Completions(_) => {
                 unreachable!("Command::run has run it")
             }
         }
@@ -162,8 +165,9 @@ mod tests {
             "run web --port 80 -- sleep 5",
             "resolve web --type srv",
             "--api unix:/run/hobnob.sock leave",
-            "dns install --unbound --zone mesh.internal --zone consul --server 127.0.0.1:8600 --write a.conf",
-            "dns install --coredns --write",
+            "events --format jsonl --watch --after 1-2",
+            "explain web",
+            "force-leave c",
             "config show --config a.toml",
             "completions bash",
         ] {

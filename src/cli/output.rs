@@ -95,7 +95,7 @@ pub(super) fn table<'a>(titles: impl IntoIterator<Item = &'a str>) -> Table {
 }
 
 /// A value as people read it: text without quotes, lists with commas, nothing for null.
-fn cell(value: &Value) -> String {
+pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),

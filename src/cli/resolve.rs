@@ -1,13 +1,13 @@
 //! `hobnob resolve`: what a node's DNS answers, and why each instance is or is not in it.
 
-use std::{io, net::SocketAddr, process::ExitCode};
+use std::{collections::BTreeMap, io, net::SocketAddr, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    client::Client,
+    client::{self, Client},
     failure::{Code, Failure},
     output::{self, Format},
     services,
@@ -55,7 +55,9 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     })?;
     let service = service_of(&flags.name);
     let instances = instances(client, service).await?;
-    let explained: Vec<Value> = instances.iter().map(|instance| explain(instance, &reply, flags.kind)).collect();
+    let reasons = reasons(client, service).await?;
+    let explained = instances.iter().map(|instance| explain(instance, &reasons, &reply, flags.kind));
+    let explained: Vec<Value> = explained.collect();
     match flags.format {
         Format::Table => output::print(&tables(&reply, &explained)),
         Format::Name => output::print(&lines(reply.answers.iter().map(|record| record.data.clone()))),
@@ -98,8 +100,17 @@ async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure
     }
 }
 
+/// Why the agent shows each instance or not, by node and id.
+async fn reasons(client: &Client, service: &str) -> Result<BTreeMap<(String, String), String>, Failure> {
+    let path = format!("/api/v1/explain/{}?kind=service", client::segment(service));
+    let answer = client.call(Method::GET, &path, None).await?;
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    let rows = answer.body["instances"].as_array().cloned().unwrap_or_default();
+    Ok(rows.iter().map(|row| ((text(row, "node"), text(row, "id")), text(row, "why"))).collect())
+}
+
 /// One instance with whether it is in the answer, and why.
-fn explain(instance: &Value, reply: &dns::Reply, kind: Kind) -> Value {
+fn explain(instance: &Value, reasons: &BTreeMap<(String, String), String>, reply: &dns::Reply, kind: Kind) -> Value {
     let text = |field: &str| instance[field].as_str().unwrap_or_default();
     let address = text("address");
     let served = matches!(text("health"), "passing" | "warning");
@@ -110,7 +121,10 @@ fn explain(instance: &Value, reply: &dns::Reply, kind: Kind) -> Value {
         Kind::Txt => true,
     };
     let why = match (served, of_family, reply.answers.is_empty()) {
-        (false, ..) => format!("its health is {}", text("health")),
+        (false, ..) => {
+            let reason = reasons.get(&(text("node").into(), text("id").into()));
+            reason.cloned().unwrap_or_else(|| format!("its health is {}", text("health")))
+        }
         (true, false, _) if kind == Kind::Srv => "it has no port".into(),
         (true, false, _) => format!("{address} is of the other family"),
         (true, true, true) => format!("the answer is {} without records", reply.code),
@@ -166,7 +180,8 @@ mod tests {
         let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
         let why = |address: &str, health: &str| {
             let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
-            let explained = explain(&instance, &reply, Kind::A);
+            let reasons = BTreeMap::from([((String::new(), "down".into()), "check http-1 is critical".into())]);
+            let explained = explain(&instance, &reasons, &reply, Kind::A);
             (explained["answered"] == true, explained["why"].as_str().unwrap().to_owned())
         };
         assert_eq!(why("10.0.0.1", "passing"), (true, "its health is passing, its node is alive".into()));

@@ -49,6 +49,8 @@ pub struct Config {
     pub listen: Listen,
     /// What it registers by itself.
     pub services: Vec<Registration>,
+    /// Whether a parent process is to tell the peers when the agent dies without a goodbye.
+    pub will: bool,
     /// The settings as they were given, layers laid over each other.
     effective: Table,
 }
@@ -141,7 +143,8 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     let build = |wanted: Wanted| wanted.draft.build().map_err(|error| Error::new(wanted.place, error.to_string()));
     let services = services.into_iter().map(build).collect::<Result<_, _>>();
     let services = services.map_err(|error| mistakes.push(error)).ok()?;
-    Some(Config { agent, dns: settings.dns, http: settings.http, listen: settings.listen, services, effective: table })
+    let (listen, will) = (settings.listen, settings.will);
+    Some(Config { agent, dns: settings.dns, http: settings.http, listen, services, will, effective: table })
 }
 
 /// The settings in effect, defaults included, as TOML. Secrets live in files of their own and are not among them.

@@ -26,6 +26,7 @@ pub(super) struct Settings {
     pub(super) join: Vec<Seed>,
     #[serde(with = "duration")]
     pub(super) ready_after: Duration,
+    pub(super) will: bool,
     pub(super) meta: BTreeMap<String, String>,
     pub(super) listen: Listen,
     /// The faces' own; [`super::show`] shows them as they were given.
@@ -51,6 +52,7 @@ impl Default for Settings {
             advertise: None,
             join: Vec::new(),
             ready_after: Duration::from_secs(10),
+            will: true,
             meta: BTreeMap::new(),
             listen: Listen::default(),
             dns: dns::Config::default(),

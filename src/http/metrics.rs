@@ -22,9 +22,7 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
     mesh(&mut page, &app);
     page.counters("hobnob", app.agent.stats().await.each());
     page.counters("hobnob_driver", app.agent.traffic().each());
-    for tally in &app.tallies {
-        page.counters(&format!("hobnob_{}", tally.room), tally.each().into_iter());
-    }
+    events(&mut page, &app);
     crowd(&mut page, &app.crowd);
     page.family("hobnob_http_parked", "gauge", "Reads of /v1 that wait for a change.");
     page.sample("hobnob_http_parked", &[], app.bodies.parked());
@@ -43,6 +41,13 @@ fn process(page: &mut Page, app: &App) {
     page.sample("process_start_time_seconds", &[], started.as_secs_f64());
     page.family("hobnob_ready", "gauge", "Whether catalogue reads are answered.");
     page.sample("hobnob_ready", &[], u8::from(app.agent.view().is_ready()));
+}
+
+fn events(page: &mut Page, app: &App) {
+    page.family("hobnob_events", "counter", "Events, by kind, by the state or health they led to, and by cause.");
+    for ((event, now, cause), count) in app.agent.journal().counts() {
+        page.sample("hobnob_events_total", &[("event", event), ("now", now), ("cause", cause)], count);
+    }
 }
 
 fn crowd(page: &mut Page, crowd: &Crowd) {

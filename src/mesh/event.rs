@@ -267,6 +267,24 @@ pub enum Cause {
     Forced,
 }
 
+impl Cause {
+    /// The word users see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Told => "told",
+            Self::ProbeFailed => "probe_failed",
+            Self::SuspicionExpired => "suspicion_expired",
+            Self::Refuted => "refuted",
+            Self::Left => "left",
+            Self::Returned => "returned",
+            Self::Will => "will",
+            Self::Forced => "forced",
+        }
+    }
+}
+
 /// The first words of each side on every connection; nothing else is accepted before them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -143,8 +143,9 @@ impl Mesh {
         });
         let said: Value = serde_json::from_str(&text.await).unwrap();
         let [mesh, http, dns] = ["mesh", "http", "dns"].map(|face| said[face].as_str().unwrap().parse().unwrap());
-        assert_eq!((said["node"].as_str(), said["pid"].as_u64()), (Some(node), child.id().map(u64::from)));
-        Agent { child, mesh, http, dns, log }
+        assert_eq!(said["node"].as_str(), Some(node));
+        let owner = said["pid"].as_u64().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).unwrap();
+        Agent { child, owner, mesh, http, dns, log }
     }
 }
 
@@ -158,7 +159,10 @@ fn read(path: &Path) -> String {
 
 /// A running `hobnob agent`.
 pub(crate) struct Agent {
+    /// The process that was started: the executor of the last will, unless it is switched off.
     pub(crate) child: Child,
+    /// The process that owns the mesh.
+    owner: Pid,
     pub(crate) mesh: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) dns: SocketAddr,
@@ -171,6 +175,11 @@ impl Agent {
     }
 
     pub(crate) fn pid(&self) -> Pid {
+        self.owner
+    }
+
+    /// The process that was started.
+    pub(crate) fn parent(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id().unwrap()).unwrap()).unwrap()
     }
 
@@ -178,8 +187,16 @@ impl Agent {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    /// `kill -9`, and what is left of it.
+    /// `kill -9`, and its last will is executed.
     pub(crate) async fn kill(mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// `kill -9` of the executor first: nobody is left to tell.
+    pub(crate) async fn kill_both(mut self) {
+        kill_process(self.parent(), Signal::STOP).unwrap();
+        self.signal(Signal::KILL);
         self.child.kill().await.unwrap();
     }
 
@@ -236,6 +253,15 @@ impl Agent {
         until(&what, async || (self.resolve(service).await == ports).then_some(())).await;
     }
 
+    /// Waits until this node has a connection to another, over which its round trip is measured.
+    pub(crate) async fn until_linked(&self, node: &str) {
+        let linked = |members: Value| {
+            members.as_array().unwrap().iter().any(|member| member["node"] == node && !member["rtt_ms"].is_null())
+        };
+        let what = format!("{node} is linked to {}", self.mesh);
+        until(&what, async || linked(self.get("/api/v1/members").await).then_some(())).await;
+    }
+
     /// Waits until this node sees another so.
     pub(crate) async fn until_seen(&self, node: &str, state: &str) {
         let seen = |members: Value| {
@@ -243,6 +269,17 @@ impl Agent {
         };
         let what = format!("{node} is {state} by {}", self.mesh);
         until(&what, async || seen(self.get("/api/v1/members").await).then_some(())).await;
+    }
+}
+
+impl Drop for Agent {
+    /// The owner of the mesh would go by itself when its parent is killed, but not while it is stopped.
+    fn drop(&mut self) {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.owner.as_raw_nonzero())).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+        if self.child.id().is_some() && parent == self.child.id() {
+            let _ = kill_process(self.owner, Signal::KILL);
+        }
     }
 }
 

@@ -13,11 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ED25519, PublicKeyData, SerialNumber, date_time_ymd,
 };
-use rustls::{
-    crypto::aws_lc_rs as provider,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject},
-    sign::CertifiedKey,
-};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
@@ -107,8 +103,8 @@ impl Authority {
     pub(super) fn issue_own(&self, san: &str, now: SystemTime) -> Result<Issued, Broken> {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let certificate = self.sign_certificate(san, &key, now, OWN_LIFETIME)?;
-        let signing = provider::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(key.serialize_der()))?;
-        Issued::new(CertifiedKey::new(vec![certificate], signing), Some(now + OWN_LIFETIME * 2 / 3))
+        let private = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Issued::new(vec![certificate], &private, Some(now + OWN_LIFETIME * 2 / 3))
     }
 
     fn sign_itself(params: CertificateParams, key: KeyPair) -> Result<Self, Broken> {

@@ -9,6 +9,7 @@
 //! in the Hello the node. Papers are replaced while connections stand.
 
 mod authority;
+mod estate;
 mod notary;
 mod papers;
 mod watch;
@@ -35,6 +36,7 @@ use tokio::sync::Notify;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub use authority::{Authority, Pair};
+pub(super) use estate::Estate;
 pub use papers::{Files, Says};
 
 use super::Secret;
@@ -304,20 +306,20 @@ fn san(mesh: &MeshName, node: &NodeName) -> String {
 const SUFFIX: &str = ".hobnob";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn trust(mesh: &str, node: &str, secrets: &[Secret]) -> Arc<Trust> {
+    pub(super) fn trust(mesh: &str, node: &str, secrets: &[Secret]) -> Arc<Trust> {
         let (mesh, node) = (mesh.try_into().unwrap(), node.try_into().unwrap());
         Arc::new(Trust::new(&mesh, &node, Proof::Secrets(secrets)).unwrap())
     }
 
-    fn tls(mesh: &str, node: &str, secrets: &[Secret]) -> Tls {
+    pub(super) fn tls(mesh: &str, node: &str, secrets: &[Secret]) -> Tls {
         trust(mesh, node, secrets).tls().unwrap()
     }
 
     /// Shakes hands in memory; the certificates that the client and the server have seen.
-    fn shake(client: &Tls, server: &Tls) -> Result<[CertificateDer<'static>; 2], Error> {
+    pub(super) fn shake(client: &Tls, server: &Tls) -> Result<[CertificateDer<'static>; 2], Error> {
         let name = "peer.hobnob".try_into().unwrap();
         let mut client = rustls::ClientConnection::new(Arc::new(client.client.clone()), name).unwrap();
         let mut server = rustls::ServerConnection::new(Arc::new(server.server.clone())).unwrap();
@@ -374,6 +376,7 @@ mod tests {
         let aged = papers::Issued {
             key: Arc::clone(&first.key),
             says: first.says.clone(),
+            private: first.private.clone(),
             renew_at: Some(std::time::SystemTime::UNIX_EPOCH),
         };
         trust.papers.load().own.store(Arc::new(aged));

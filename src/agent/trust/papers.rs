@@ -54,6 +54,8 @@ impl Files {
 pub(super) struct Issued {
     pub(super) key: Arc<CertifiedKey>,
     pub(super) says: Says,
+    /// The private key, for whoever is to speak in this node's name after its death.
+    pub(super) private: Zeroizing<Vec<u8>>,
     /// When to issue the next, where the node signs for itself.
     pub(super) renew_at: Option<SystemTime>,
 }
@@ -79,9 +81,14 @@ impl Says {
 }
 
 impl Issued {
-    pub(super) fn new(key: CertifiedKey, renew_at: Option<SystemTime>) -> Result<Self, Broken> {
-        let says = key.cert.first().and_then(says).ok_or(Broken::Pem("cert"))?;
-        Ok(Self { key: Arc::new(key), says, renew_at })
+    pub(super) fn new(
+        chain: Vec<CertificateDer<'static>>,
+        private: &PrivateKeyDer<'_>,
+        renew_at: Option<SystemTime>,
+    ) -> Result<Self, Broken> {
+        let says = chain.first().and_then(says).ok_or(Broken::Pem("cert"))?;
+        let key = CertifiedKey::new(chain, provider::sign::any_supported_type(private)?);
+        Ok(Self { key: Arc::new(key), says, private: Zeroizing::new(private.secret_der().to_vec()), renew_at })
     }
 }
 
@@ -89,6 +96,8 @@ impl Issued {
 pub(super) struct Papers {
     pub(super) servers: Arc<WebPkiServerVerifier>,
     pub(super) clients: Arc<dyn ClientCertVerifier>,
+    /// Whom both believe.
+    pub(super) roots: Vec<CertificateDer<'static>>,
     /// The key of the first, where this node has it.
     pub(super) authority: Option<Authority>,
     pub(super) own: ArcSwap<Issued>,
@@ -125,18 +134,22 @@ impl Papers {
         let key = secret_text(&files.key)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
-        let key = CertifiedKey::new(chain, provider::sign::any_supported_type(&key)?);
-        key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
+        let own = Issued::new(chain, &key, None)?;
+        own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
         let authority = match &files.ca_key {
             Some(path) => Some(Authority::read(&super::authority::pem("CERTIFICATE", first), &secret_text(path)?)?),
             None => None,
         };
-        let papers = Self::assemble(&roots, Issued::new(key, None)?, authority)?;
+        let papers = Self::assemble(&roots, own, authority)?;
         papers.believes_itself()?;
         Ok(papers)
     }
 
-    fn assemble(roots: &[CertificateDer<'static>], own: Issued, authority: Option<Authority>) -> Result<Self, Broken> {
+    pub(super) fn assemble(
+        roots: &[CertificateDer<'static>],
+        own: Issued,
+        authority: Option<Authority>,
+    ) -> Result<Self, Broken> {
         let crypto: Arc<CryptoProvider> = Arc::new(provider::default_provider());
         let mut store = RootCertStore::empty();
         for root in roots {
@@ -145,7 +158,7 @@ impl Papers {
         let store = Arc::new(store);
         let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(&crypto)).build()?;
         let clients = WebPkiClientVerifier::builder_with_provider(store, crypto).clear_root_hint_subjects().build()?;
-        Ok(Self { servers, clients, authority, own: ArcSwap::from_pointee(own) })
+        Ok(Self { servers, clients, roots: roots.to_vec(), authority, own: ArcSwap::from_pointee(own) })
     }
 
     /// A certificate that the others would refuse is refused here, where somebody reads why.

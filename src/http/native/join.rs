@@ -1,12 +1,15 @@
-//! `POST /api/v1/join` and `POST /api/v1/leave`: into a mesh and out of it.
+//! `POST /api/v1/join`, `POST /api/v1/leave` and `POST /api/v1/force-leave/{node}`: into a mesh and out of it.
 
-use axum::{Json, extract::State, response::IntoResponse};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{Answer, Problem, Shared, body::Parsed};
+use crate::{
+    http::{Answer, Problem, Shared, body::Parsed},
+    model::MemberState,
+};
 
-use super::openapi::Api;
+use super::{openapi::Api, params::Segments};
 
 /// `{"addresses": ["10.0.0.1:7946"]}`
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -40,6 +43,25 @@ pub(super) async fn leave(State(app): Shared) -> Answer {
     Ok(Json(Leaving { leaving: true }).into_response())
 }
 
+/// Whom nobody needs to wait for any more.
+#[derive(Serialize, JsonSchema)]
+struct Gone {
+    node: String,
+    state: &'static str,
+}
+
+/// A member that is down, and will not come back, is forgotten everywhere as if it had left.
+pub(super) async fn force_leave(State(app): Shared, Segments(node): Segments<String>) -> Answer {
+    let Some(member) = app.agent.view().node(&node) else {
+        let why = format!("nobody here knows a node called {node:?}; GET /api/v1/members lists them");
+        return Err(Problem::new(StatusCode::NOT_FOUND, why));
+    };
+    if member.state != MemberState::Left {
+        app.agent.force_leave(member.id).await?;
+    }
+    Ok(Json(Gone { node: member.node.name.to_string(), state: MemberState::Left.as_str() }).into_response())
+}
+
 /// The most seeds of one request: each may cost a DNS query.
 const MAX_SEEDS: usize = 64;
 
@@ -49,4 +71,6 @@ pub(super) fn describe(api: &mut Api) {
         .takes::<Seeds>()
         .answers::<Joining>(200, "They are being tried; whether they answer shows in the members.");
     api.post("/api/v1/leave", "Says goodbye to the mesh and stops.").answers::<Leaving>(200, "It is about to.");
+    api.post("/api/v1/force-leave/{node}", "Gives up on a node that is down and will not come back.")
+        .answers::<Gone>(200, "It is forgotten everywhere as if it had left.");
 }

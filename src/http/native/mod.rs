@@ -1,5 +1,7 @@
 //! The native API, `/api/v1`, and the plain routes beside it: one outside shape per file.
 
+mod events;
+mod explain;
 #[cfg(test)]
 mod fixtures;
 mod instances;
@@ -52,7 +54,10 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/registrations/{id}/checks/{check}", put(reports::report)),
         ("/api/v1/join", post(join::join)),
         ("/api/v1/leave", post(join::leave)),
+        ("/api/v1/force-leave/{node}", post(join::force_leave)),
         ("/api/v1/watch", get(watch::watch)),
+        ("/api/v1/events", get(events::events)),
+        ("/api/v1/explain/{name}", get(explain::explain)),
         ("/api/v1/prometheus", get(prometheus::targets)),
         ("/api/v1/openapi.json", get(openapi::openapi)),
     ];
@@ -70,6 +75,8 @@ fn describe(api: &mut Api) {
     registrations::describe(api);
     reports::describe(api);
     join::describe(api);
+    events::describe(api);
+    explain::describe(api);
     watch::describe(api);
     prometheus::describe(api);
 }

@@ -112,7 +112,7 @@ pub(super) async fn watch(State(app): Shared, headers: HeaderMap, mut params: Pa
 }
 
 /// How long a stream may be silent: proxies cut off what is idle for half a minute.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// For the OpenAPI document.
 pub(super) fn describe(api: &mut Api) {

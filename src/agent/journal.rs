@@ -1,0 +1,174 @@
+//! What happened on this node and why: the last events in a ring of bounded length, numbered, so that a reader who was
+//! away resumes where it was or is told how much it missed.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    mesh::Event,
+    model::{Health, InstanceId, NodeName, ServiceName},
+};
+
+/// One event.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its number: one more than that of the event before.
+    pub number: u64,
+    /// When it happened, in unix milliseconds.
+    pub unix_millis: u64,
+    /// What happened.
+    pub news: News,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// The core's own word, with the name of the node it is about.
+    Mesh(Event, Option<NodeName>),
+    /// An instance is in another health than before.
+    Health(Box<Flip>),
+}
+
+/// A change of one instance's health.
+#[derive(Clone, Debug)]
+pub struct Flip {
+    /// Its service.
+    pub service: ServiceName,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its node.
+    pub node: NodeName,
+    /// Before.
+    pub was: Health,
+    /// Now.
+    pub now: Health,
+    /// The check that made it so; `None` for maintenance, and where no single check did.
+    pub check: Option<Arc<str>>,
+    /// What the check, or whoever put it into maintenance, said.
+    pub why: Arc<str>,
+}
+
+impl News {
+    /// The stable name of its kind: as in the log, in the metrics and on the stream.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Health(_) => "health",
+            Self::Mesh(event, _) => match event {
+                Event::Member { .. } => "member",
+                Event::Renewed => "renewed",
+                Event::Garbage { .. } => "garbage",
+                Event::PartitionBegan { .. } => "partition_began",
+                Event::PartitionEnded { .. } => "partition_ended",
+                Event::ProtectionBegan { .. } => "protection_began",
+                Event::ProtectionEnded { .. } => "protection_ended",
+                Event::Flapping { .. } => "flapping",
+                Event::Paused { .. } => "paused",
+            },
+        }
+    }
+
+    /// What it led to and why, where that is a word of few: the labels it is counted under.
+    const fn labels(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Health(flip) => (flip.now.as_str(), if flip.check.is_some() { "check" } else { "" }),
+            Self::Mesh(Event::Member { now, cause, .. }, _) => (now.as_str(), cause.as_str()),
+            Self::Mesh(..) => ("", ""),
+        }
+    }
+}
+
+/// The events of this start of the process, the last of them in full.
+#[derive(Debug)]
+pub struct Journal {
+    ring: Mutex<Ring>,
+    last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<Arc<Entry>>,
+    counts: BTreeMap<Labels, u64>,
+}
+
+/// Kind, outcome and cause of an event.
+pub(crate) type Labels = (&'static str, &'static str, &'static str);
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self { ring: Mutex::default(), last: watch::channel(0).0 }
+    }
+}
+
+impl Journal {
+    pub(super) fn write(&self, unix_millis: u64, news: News) {
+        let (outcome, cause) = news.labels();
+        let mut ring = self.ring();
+        let number = *self.last.borrow() + 1;
+        *ring.counts.entry((news.kind(), outcome, cause)).or_default() += 1;
+        if ring.entries.len() >= MAX_ENTRIES {
+            ring.entries.pop_front();
+        }
+        ring.entries.push_back(Arc::new(Entry { number, unix_millis, news }));
+        drop(ring);
+        self.last.send_replace(number);
+    }
+
+    /// The events after the one numbered `seen`, the oldest first, and how many before them are in the ring no more.
+    #[must_use]
+    pub fn after(&self, seen: u64) -> (u64, Vec<Arc<Entry>>) {
+        let ring = self.ring();
+        let first = ring.entries.front().map_or(seen + 1, |entry| entry.number);
+        let skipped = usize::try_from((seen + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        (first.saturating_sub(seen + 1), ring.entries.iter().skip(skipped).cloned().collect())
+    }
+
+    /// The number of the last event; wakes when there is another.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.last.subscribe()
+    }
+
+    /// How many events there were of each kind, outcome and cause.
+    #[must_use]
+    pub(crate) fn counts(&self) -> BTreeMap<Labels, u64> {
+        self.ring().counts.clone()
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Enough for a reader who was away while a mesh of hundreds restarted.
+pub(crate) const MAX_ENTRIES: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers((missed, entries): (u64, Vec<Arc<Entry>>)) -> (u64, Option<u64>, usize) {
+        (missed, entries.first().map(|entry| entry.number), entries.len())
+    }
+
+    #[test]
+    fn a_reader_resumes_or_is_told_what_it_missed() {
+        let journal = Journal::default();
+        assert_eq!(numbers(journal.after(0)), (0, None, 0));
+        for at in 0..MAX_ENTRIES as u64 + 10 {
+            journal.write(at, News::Mesh(Event::Renewed, None));
+        }
+        let last = MAX_ENTRIES as u64 + 10;
+        assert_eq!(*journal.subscribe().borrow(), last);
+        assert_eq!(numbers(journal.after(0)), (10, Some(11), MAX_ENTRIES));
+        assert_eq!(numbers(journal.after(10)), (0, Some(11), MAX_ENTRIES));
+        assert_eq!(numbers(journal.after(last - 1)), (0, Some(last), 1));
+        assert_eq!(numbers(journal.after(last)), (0, None, 0));
+        assert_eq!(numbers(journal.after(last + 5)), (0, None, 0), "a number of the future");
+        assert_eq!(journal.counts()[&("renewed", "", "")], last);
+    }
+}

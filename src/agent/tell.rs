@@ -1,0 +1,98 @@
+//! Telling people: each event goes into the log under a stable key `event`, and into the journal.
+
+use std::sync::Arc;
+
+use super::{
+    drive::Drive,
+    journal::{Flip, News},
+};
+use crate::{
+    mesh::{Event, Instance},
+    model::{Health, NodeName, ServiceName},
+};
+
+impl Drive {
+    pub(super) fn tell(&mut self, event: Event) {
+        let about = match &event {
+            Event::Member { node, .. } | Event::Flapping { node, .. } => Some(*node),
+            Event::Garbage { peer, .. } => Some(*peer),
+            _ => None,
+        };
+        let name = about.and_then(|id| Some(self.mesh.member(id)?.node.name.clone()));
+        self.log(&event, name.as_ref());
+        if event == Event::Renewed {
+            self.greeter.hello.store(Arc::new(self.mesh.hello()));
+        }
+        self.write(News::Mesh(event, name));
+    }
+
+    /// Tells which of a service's instances are in another health than in the view, which still is as before. One that was
+    /// not there, or is not there now, tells of a member or a registration and not of health.
+    pub(super) fn tell_of_health(&self, service: &ServiceName, rows: &[Instance]) {
+        let Some(before) = self.view.service(service.as_str()) else { return };
+        for row in rows.iter().filter(|row| row.member.is_shown()) {
+            let same = |old: &&Instance| old.owner == row.owner && old.registration.id == row.registration.id;
+            let Some(old) = before.instances.iter().find(same).filter(|old| old.report.health() != row.report.health())
+            else {
+                continue;
+            };
+            let flip = flip(service, old, row);
+            tracing::info!(
+                event = "health", %service, instance = %flip.instance, node = %flip.node, was = %flip.was,
+                now = %flip.now, check = flip.check.as_deref(), why = &*flip.why,
+            );
+            self.write(News::Health(Box::new(flip)));
+        }
+    }
+
+    fn write(&self, news: News) {
+        let since_start = self.clock.now().since_start().as_millis();
+        let unix_millis = self.clock.unix_millis.saturating_add(u64::try_from(since_start).unwrap_or(u64::MAX));
+        self.journal.write(unix_millis, news);
+    }
+
+    fn log(&self, event: &Event, name: Option<&NodeName>) {
+        let name = name.map(NodeName::as_str);
+        match event {
+            Event::Member { node, was, now, cause } => {
+                let was = was.map(crate::model::MemberState::as_str);
+                tracing::info!(event = "member", node = name, id = %node, was, now = %now, cause = cause.as_str());
+            }
+            Event::Renewed => tracing::warn!(event = "renewed", "this node was taken for dead and came back"),
+            Event::Garbage { peer, why } => tracing::warn!(event = "garbage", node = name, id = %peer, why),
+            Event::PartitionBegan { missing, of } => {
+                tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
+            }
+            Event::PartitionEnded { missing } => tracing::warn!(event = "partition_ended", missing),
+            Event::ProtectionBegan { service, kept, of } => {
+                tracing::warn!(event = "protection_began", %service, kept, of, "serving its last healthy instances");
+            }
+            Event::ProtectionEnded { service, why } => {
+                tracing::warn!(event = "protection_ended", %service, why = ?why);
+            }
+            Event::Flapping { node, returns, hidden_for } => {
+                tracing::warn!(event = "flapping", node = name, id = %node, returns, hidden_for = ?hidden_for);
+            }
+            Event::Paused { late } => tracing::warn!(event = "paused", late = ?late, "this process did not run"),
+        }
+    }
+}
+
+/// What changed, and the check that changed it: one that is as bad as the whole, and was not before; else, of a recovery,
+/// the one that recovered.
+fn flip(service: &ServiceName, old: &Instance, new: &Instance) -> Flip {
+    let (was, now) = (old.report.health(), new.report.health());
+    let changed = |check: &&crate::model::CheckStatus| {
+        old.report.checks.iter().all(|before| before.id != check.id || before.status != check.status)
+    };
+    let changed: Vec<_> = new.report.checks.iter().filter(changed).collect();
+    let cause = changed.iter().find(|check| check.status == now).or(changed.first());
+    let maintenance = new.report.maintenance.clone().filter(|_| now == Health::Maintenance);
+    let (check, why) = match (maintenance, cause) {
+        (Some(why), _) => (None, why),
+        (None, Some(check)) => (Some(check.id.as_str().into()), Arc::clone(&check.output)),
+        (None, None) => (None, "".into()),
+    };
+    let node = new.node.name.clone();
+    Flip { service: service.clone(), instance: new.registration.id.clone(), node, was, now, check, why }
+}

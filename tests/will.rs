@@ -1,0 +1,179 @@
+//! The last will with real processes: who dies without a goodbye is gone from every other node's DNS at once, however
+//! it died; who leaves has left; and the two processes of an agent look like one from outside.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test outside the core's virtual time")]
+
+mod process;
+
+use process::{Agent, Mesh, finish, hobnob, installed, until};
+use rustix::process::{Signal, kill_process, test_kill_process};
+
+/// Three nodes; the last one serves `web`, and the others resolve it.
+async fn three(mesh: &Mesh) -> [Agent; 3] {
+    let a = mesh.start("a", &[]).await;
+    let seeds = [&a];
+    let (b, c) = tokio::join!(mesh.start("b", &seeds), mesh.start("c", &seeds));
+    c.register("web", 80).await;
+    for agent in [&a, &b] {
+        agent.until_resolved("web", &["80"]).await;
+        agent.until_linked("c").await;
+    }
+    [a, b, c]
+}
+
+/// Both others have read the will, and see it so.
+async fn gone_by_will(others: [&Agent; 2]) {
+    for agent in others {
+        agent.until_resolved("web", &[]).await;
+        agent.until_seen("c", "down").await;
+        assert!(agent.log().contains("cause=\"will\""), "{}", agent.log());
+    }
+}
+
+#[tokio::test]
+async fn a_crashed_agent_s_parent_tells_its_peers_and_ends_with_its_status() {
+    let mesh = Mesh::new();
+    let [a, b, mut c] = three(&mesh).await;
+    c.signal(Signal::KILL);
+    assert_eq!(c.ended().await.code(), Some(128 + 9));
+    assert!(c.log().contains("told=2 of=2"), "{}", c.log());
+    gone_by_will([&a, &b]).await;
+
+    let c = mesh.start("c", &[&a]).await;
+    for agent in [&a, &b, &c] {
+        agent.until_resolved("web", &["80"]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_orphaned_agent_says_so_itself_and_stops() {
+    let mesh = Mesh::new();
+    let [a, b, mut c] = three(&mesh).await;
+    kill_process(c.parent(), Signal::KILL).unwrap();
+    c.ended().await;
+    gone_by_will([&a, &b]).await;
+    until("the agent is gone too", async || test_kill_process(c.pid()).is_err().then_some(())).await;
+    assert!(c.log().contains("2 peers were told"), "{}", c.log());
+}
+
+#[tokio::test]
+async fn with_both_processes_killed_probes_find_out() {
+    let mesh = Mesh::new();
+    let [a, b, c] = three(&mesh).await;
+    c.kill_both().await;
+    for agent in [&a, &b] {
+        agent.until_resolved("web", &[]).await;
+        agent.until_seen("c", "down").await;
+        assert!(!agent.log().contains("cause=\"will\""), "{}", agent.log());
+    }
+}
+
+#[tokio::test]
+async fn who_is_told_to_stop_leaves_by_whichever_process_it_hears_it() {
+    let mesh = Mesh::new();
+    let [a, b, mut c] = three(&mesh).await;
+    kill_process(c.parent(), Signal::TERM).unwrap();
+    assert_eq!(c.ended().await.code(), Some(0), "{}", c.log());
+    for agent in [&a, &b] {
+        agent.until_resolved("web", &[]).await;
+        agent.until_seen("c", "left").await;
+    }
+    // A terminal sends an interrupt to both: that is one.
+    let mut b = b;
+    kill_process(b.parent(), Signal::INT).unwrap();
+    b.signal(Signal::INT);
+    assert_eq!(b.ended().await.code(), Some(0), "{}", b.log());
+    assert!(!b.log().contains("stopping at once"), "{}", b.log());
+    a.until_seen("b", "left").await;
+}
+
+#[tokio::test]
+async fn a_reload_reaches_the_agent_through_its_parent() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    kill_process(agent.parent(), Signal::HUP).unwrap();
+    until("it reloads", async || agent.log().contains("reloaded").then_some(())).await;
+}
+
+#[tokio::test]
+async fn it_can_be_switched_off_by_flag_and_by_file() {
+    let mesh = Mesh::new();
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--no-will")).await;
+    assert_eq!(a.pid(), a.parent());
+    let file = mesh.file("no-will.toml", "will = false");
+    let b = mesh.launch("b", mesh.agent("b", "b").arg("--config").arg(file)).await;
+    assert_eq!(b.pid(), b.parent());
+    let c = mesh.start("c", &[]).await;
+    assert_ne!(c.pid(), c.parent());
+}
+
+#[tokio::test]
+async fn a_start_that_fails_fails_alike_with_a_parent() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let mut agent = mesh.agent("b", "b");
+    agent.args(["--listen", &a.mesh.to_string()]);
+    let (what, _, _) = finish(&mut agent).await.failure(1);
+    assert_eq!(what, "the node did not start");
+}
+
+#[tokio::test]
+async fn it_is_a_good_first_process_of_a_container() {
+    if !installed("unshare") {
+        return;
+    }
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let agent = mesh.agent("b", "b");
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(["--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]);
+    let mut probe = tokio::process::Command::new("unshare");
+    probe.args(["--map-root-user", "--pid", "--fork", "--mount-proc", "true"]);
+    if !probe.as_std_mut().status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no namespaces of one's own here");
+        return;
+    }
+    command.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+    command.args(["--join", &a.mesh.to_string()]).kill_on_drop(true);
+    let mut b = mesh.launch("b", &mut command).await;
+    assert_eq!(b.pid().as_raw_nonzero().get(), 2, "the first process is its parent");
+    a.until_seen("b", "alive").await;
+    let first = until("the first process", async || child_of(b.parent().as_raw_nonzero().get())).await;
+    let owner = child_of(first).unwrap();
+    let pid = |number| rustix::process::Pid::from_raw(number).unwrap();
+    // What is orphaned inside ends up with the first process, which takes it in.
+    kill_process(pid(owner), Signal::KILL).unwrap();
+    assert_eq!(b.ended().await.code(), Some(128 + 9), "{}", b.log());
+    a.until_seen("b", "down").await;
+    assert!(a.log().contains("cause=\"will\""), "{}", a.log());
+}
+
+/// The first child of a process.
+fn child_of(pid: i32) -> Option<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn systemd_is_told_by_the_process_it_started() {
+    let mesh = Mesh::new();
+    let path = mesh.path("notify");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut agent = mesh.agent("a", "a");
+    let mut agent = mesh.launch("a", agent.env("NOTIFY_SOCKET", &path)).await;
+    let heard = async || {
+        let mut bytes = [0; 64];
+        let (length, _) = socket.recv_from(&mut bytes).await.unwrap();
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    };
+    assert_eq!(heard().await, "READY=1");
+    kill_process(agent.parent(), Signal::TERM).unwrap();
+    assert_eq!(heard().await, "STOPPING=1");
+    assert_eq!(agent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_parent_s_word_is_not_for_people() {
+    let help = finish(hobnob().args(["agent", "--help"])).await;
+    assert!(help.out.contains("--no-will") && !help.out.contains("--has-executor"), "{}", help.out);
+}
