@@ -57,7 +57,7 @@ pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
 pub(crate) use traffic::counters;
-pub use traffic::{Counter, Traffic};
+pub use traffic::{Counter, Tally, Traffic};
 pub use view::{Service, View, Waiter};
 pub use will::Will;
 

@@ -1,6 +1,12 @@
 //! What the driver has moved and dropped: counters for metrics, never read by logic.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Declares a `Traffic` with a sentence for each counter; the faces have theirs.
 macro_rules! counters {
@@ -55,6 +61,36 @@ counters! {
     streams_failed,
     /// Groups of writes stored together: one fsync each where there is a data directory.
     commits,
+}
+
+/// The counters of a face, for another to show: their room, and how to read them.
+#[derive(Clone)]
+pub struct Tally {
+    /// What their names begin with.
+    pub room: &'static str,
+    read: Arc<dyn Fn() -> Vec<(&'static str, &'static str, u64)> + Send + Sync>,
+}
+
+impl Tally {
+    /// Counters that `read` reads: their names, their meanings, their values.
+    pub fn new(
+        room: &'static str,
+        read: impl Fn() -> Vec<(&'static str, &'static str, u64)> + Send + Sync + 'static,
+    ) -> Self {
+        Self { room, read: Arc::new(read) }
+    }
+
+    /// Every counter with its name and its meaning.
+    #[must_use]
+    pub fn each(&self) -> Vec<(&'static str, &'static str, u64)> {
+        (self.read)()
+    }
+}
+
+impl fmt::Debug for Tally {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Tally").field(&self.room).finish()
+    }
 }
 
 /// A number that only grows.

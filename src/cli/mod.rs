@@ -15,6 +15,7 @@ mod executor;
 mod explain;
 mod failure;
 mod force_leave;
+mod install;
 mod join;
 mod keygen;
 mod leave;
@@ -86,6 +87,9 @@ enum Command {
     Leave,
     /// Give up on a node that is down and will not come back
     ForceLeave(force_leave::Flags),
+    /// Have the resolver of this host forward our names
+    #[command(subcommand)]
+    Dns(install::Command),
     /// Check or show the settings
     #[command(subcommand)]
     Config(settings::Command),
@@ -106,6 +110,7 @@ impl Command {
             Self::Agent(flags) => return agent::run(&flags),
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
+            Self::Dns(command) => return install::run(&command),
             Self::Ca(command) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Completions(flags) => return completions::run(&flags),
@@ -133,7 +138,13 @@ impl Command {
             Self::Explain(flags) => explain::run(client, &flags).await,
             Self::Leave => leave::run(client).await,
             Self::ForceLeave(flags) => force_leave::run(client, &flags).await,
-            Self::Agent(_) | Self::Demo(_) | Self::Keygen(_) | Self::Ca(_) | Self::Config(_) | Self::Completions(_) => {
+            Self::Agent(_)
+            | Self::Demo(_)
+            | Self::Keygen(_)
+            | Self::Dns(_)
+            | Self::Ca(_)
+            | Self::Config(_)
+            | Self::Completions(_) => {
                 unreachable!("Command::run has run it")
             }
         }
@@ -168,6 +179,8 @@ mod tests {
             "events --format jsonl --watch --after 1-2",
             "explain web",
             "force-leave c",
+            "dns install --unbound --zone mesh.internal --zone consul --server 127.0.0.1:8600 --write a.conf",
+            "dns install --coredns --write",
             "config show --config a.toml",
             "completions bash",
         ] {

@@ -1,13 +1,13 @@
 //! A whole node: the agent and its two faces, started and stopped as one.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{Code, Failure};
 use crate::{
-    agent::{Agent, StartError},
+    agent::{Agent, StartError, Tally},
     config::Config,
     dns, http,
 };
@@ -44,6 +44,8 @@ impl Node {
         let settings = http::Config { dns: Some(dns.address()), ..config.http.clone() };
         let http = http::bind(settings, listen.http).await;
         let http = http.map_err(|why| taken("HTTP", "--http", listen.http, &why))?;
+        let traffic = Arc::clone(dns.traffic());
+        let http = http.show(Tally::new("dns", move || traffic.each().collect()));
         let agent = Agent::start(config.agent.clone()).await.map_err(unstarted)?;
         let stop = CancellationToken::new();
         let dns = dns.serve(agent.view().clone(), config.dns.clone(), stop.clone());

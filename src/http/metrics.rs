@@ -23,6 +23,9 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
     page.counters("hobnob", app.agent.stats().await.each());
     page.counters("hobnob_driver", app.agent.traffic().each());
     events(&mut page, &app);
+    for tally in &app.tallies {
+        page.counters(&format!("hobnob_{}", tally.room), tally.each().into_iter());
+    }
     crowd(&mut page, &app.crowd);
     page.family("hobnob_http_parked", "gauge", "Reads of /v1 that wait for a change.");
     page.sample("hobnob_http_parked", &[], app.bodies.parked());

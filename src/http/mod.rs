@@ -32,7 +32,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use server::{Bound, Running, bind, serve};
 
-use crate::{agent::Agent, model::Host};
+use crate::{
+    agent::{Agent, Tally},
+    model::Host,
+};
 use crowd::Crowd;
 use problem::Problem;
 use requests::Requests;
@@ -68,6 +71,8 @@ struct App {
     /// Where this face listens, and where DNS does.
     addresses: (SocketAddr, Option<SocketAddr>),
     requests: Requests,
+    /// Counters of other faces.
+    tallies: Vec<Tally>,
     crowd: Arc<Crowd>,
     /// Answers in Consul's words, ready to be sent again.
     bodies: consul::Bodies,

@@ -23,7 +23,7 @@ use super::{
     native,
     requests::Requests,
 };
-use crate::agent::Agent;
+use crate::agent::{Agent, Tally};
 
 /// A server at work.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub struct Bound {
     unix: Option<(UnixListener, PathBuf)>,
     address: SocketAddr,
     config: Config,
+    tallies: Vec<Tally>,
 }
 
 /// Opens `listen`, and the unix socket if there is one.
@@ -69,7 +70,7 @@ pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
         }
         None => None,
     };
-    Ok(Bound { tcp, unix, address, config })
+    Ok(Bound { tcp, unix, address, config, tallies: Vec::new() })
 }
 
 /// Serves the agent's HTTP API on `listen`, and on the unix socket if there is one, until `stop` is cancelled.
@@ -81,10 +82,17 @@ pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: Cance
 }
 
 impl Bound {
+    /// Shows another face's counters with its own.
+    #[must_use]
+    pub fn show(mut self, tally: Tally) -> Self {
+        self.tallies.push(tally);
+        self
+    }
+
     /// Serves the agent's HTTP API until `stop` is cancelled.
     #[must_use]
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
-        let Self { tcp, unix, address, config } = self;
+        let Self { tcp, unix, address, config, tallies } = self;
         let mut requests = Requests::default();
         let routes = native::routes(&mut requests).merge(consul::routes(&mut requests));
         let refused = requests.route("refused");
@@ -93,6 +101,7 @@ impl Bound {
             agent,
             addresses: (address, config.dns),
             requests,
+            tallies,
             crowd: Arc::clone(&crowd),
             bodies: consul::Bodies::default(),
             started: SystemTime::now(),
