@@ -1,0 +1,85 @@
+//! What a member may say of another's book: what that other signed, and nothing else (law 3).
+
+use super::{
+    super::wire::{Page, RowUpdate},
+    *,
+};
+
+/// Nine nodes; the fourth has registered `web`. The first one lies, the sixth one listens.
+fn scene() -> (Wired, [NodeId; 3]) {
+    let (mut wired, ids) = Wired::of(9);
+    wired.order(ids[3], web());
+    wired.run(Duration::from_secs(5));
+    (wired, [ids[0], ids[3], ids[5]])
+}
+
+/// What stands after the book's last version, as `signer` would sign it.
+fn page(wired: &Wired, signer: NodeId, owner: NodeId, key: &Key, claim: Option<&Claim>) -> bytes::Bytes {
+    let mark = wired.nodes[&owner].book().mark();
+    let (key, body) = (key.text(), claim.map(Claim::encode));
+    let rows = vec![RowUpdate { key: &key, version: mark.version + 1, body: body.as_deref() }];
+    let page = Page { owner, epoch: mark.epoch, floor: 0, from: mark.version, to: mark.version + 1, rows };
+    page.sign(&*wired.nodes[&signer].config.notary)
+}
+
+/// Says a page as a rumour and by sync. How many were found forged, and how many copies went on.
+fn say(wired: &mut Wired, from: NodeId, to: NodeId, page: &[u8]) -> (u64, u64) {
+    let stats = |wired: &Wired| (wired.nodes[&to].stats().dropped_forged, wired.nodes[&to].stats().rumors_sent);
+    let before = stats(wired);
+    // Another number each time: a copy that came before means nothing.
+    let seq = (1 << 20) + u32::try_from(wired.nodes[&to].stats().rumors_received).unwrap();
+    let told = super::super::page::Told { since: 0, floor: 0 };
+    for frame in [Frame::Rows { seq, until: to, page }, Frame::Page { told, page }] {
+        let mut packet = vec![wire::VERSION];
+        frame.write(&mut packet);
+        let now = wired.now;
+        wired.at(to).handle(now, Input::Message(from, packet.into()));
+        wired.settle();
+    }
+    let after = stats(wired);
+    (after.0 - before.0, after.1 - before.1)
+}
+
+fn ports(wired: &Wired, at: NodeId) -> Vec<u16> {
+    let instances = wired.nodes[&at].service(&"web".try_into().unwrap()).unwrap_or_default();
+    instances.iter().filter_map(|instance| instance.registration.port).map(|port| port.get()).collect()
+}
+
+#[test]
+fn nobody_changes_or_withdraws_what_another_registered() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    let key = Key::Service("web".try_into().unwrap());
+    let elsewhere = Claim::Service(Arc::new(Registration::new("web", 666).unwrap()));
+    for claim in [Some(&elsewhere), None] {
+        let forged = page(&wired, liar, owner, &key, claim);
+        assert_eq!(say(&mut wired, liar, listener, &forged), (2, 0));
+        assert_eq!(ports(&wired, listener), [80]);
+    }
+    let genuine = page(&wired, owner, owner, &key, Some(&elsewhere));
+    assert_eq!(say(&mut wired, liar, listener, &genuine).0, 0, "whoever brings it");
+    assert_eq!(ports(&wired, listener), [666]);
+}
+
+#[test]
+fn nobody_speaks_for_another_with_a_voucher_of_his_own() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    let node = Node { voucher: wired.nodes[&liar].config.notary.voucher(), ..wired.nodes[&owner].config.node.clone() };
+    let forged = page(&wired, liar, owner, &Key::Node, Some(&Claim::Node(Arc::new(node))));
+    assert_eq!(say(&mut wired, liar, listener, &forged), (2, 0));
+    let borrowed = wired.nodes[&owner].config.node.clone();
+    let forged = page(&wired, liar, owner, &Key::Node, Some(&Claim::Node(Arc::new(borrowed))));
+    assert_eq!(say(&mut wired, liar, listener, &forged), (2, 0), "the voucher is genuine, the signature is not");
+}
+
+#[test]
+fn a_page_is_relayed_as_it_is_or_not_at_all() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    let key = Key::Service("web".try_into().unwrap());
+    let genuine = page(&wired, owner, owner, &key, None);
+    for at in 0..genuine.len() {
+        let mut changed = genuine.to_vec();
+        changed[at] ^= 1;
+        say(&mut wired, liar, listener, &changed);
+        assert_eq!(ports(&wired, listener), [80], "byte {at}");
+    }
+}
