@@ -42,6 +42,7 @@ pub use papers::{Files, Says};
 use super::Secret;
 use crate::model::{MeshName, NodeName};
 pub(super) use notary::Seal;
+pub use notary::notary;
 use papers::Papers;
 pub(super) use watch::watch;
 

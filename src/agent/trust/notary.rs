@@ -19,10 +19,11 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 
-use super::{Trust, papers::Issued, proven_name};
+use super::{Broken, Proof, Trust, papers::Issued, proven_name};
 use crate::{
-    mesh::{BookKey, Notary, Signature},
-    model::NodeName,
+    agent::Secret,
+    mesh::{BookKey, Notary, SharedNotary, Signature},
+    model::{MeshName, NodeName},
 };
 
 /// The notary of one process.
@@ -64,6 +65,15 @@ impl Seal {
         };
         rmp_serde::to_vec(&voucher).ok().map(Bytes::from)
     }
+}
+
+/// The notary that an agent of this name gets from these secrets: for who drives a [`Mesh`](crate::mesh::Mesh) himself.
+///
+/// # Errors
+/// [`Broken`], when there is no secret or no randomness.
+pub fn notary(mesh: &MeshName, node: &NodeName, secrets: &[Secret]) -> Result<SharedNotary, Broken> {
+    let trust = Trust::new(mesh, node, Proof::Secrets(secrets))?;
+    Ok(Arc::new(Seal::new(Arc::new(trust)).map_err(|_| Broken::Key)?))
 }
 
 impl Notary for Seal {
@@ -139,7 +149,6 @@ const MAX_CHAIN: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::{Secret, trust::Proof};
 
     fn seal(mesh: &str, node: &str, secret: &Secret) -> Seal {
         let secrets = [secret.clone()];
