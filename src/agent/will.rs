@@ -2,7 +2,7 @@
 //!
 //! An open connection to a dead process says nothing, and probes need seconds to be sure. So an agent can write a
 //! [`Will`]: its proof of identity, its hello and the addresses of a few peers. Whoever holds it when the agent has died
-//! executes it: dials those peers with the node's own certificate and says a hello marked [`LAST_WILL`]. The peers then
+//! executes it: dials those peers with the node's own certificate and says a hello marked `LAST_WILL`. The peers then
 //! need no suspicion, for the node itself has said so.
 //!
 //! The program `hobnob agent` leaves its will with its parent process (`cli/executor.rs`). An embedded agent has no
