@@ -33,6 +33,11 @@ pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result
         return Err(Problem::new(StatusCode::FORBIDDEN, why));
     }
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    // Pages cannot set this header; a browser says by it where a request comes from (the Fetch Metadata draft).
+    let fetched_from = one(request.headers(), &HeaderName::from_static("sec-fetch-site"))?;
+    if !is_read && matches!(fetched_from, Some("cross-site" | "same-site")) {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "writes are not taken from web pages of another site"));
+    }
     match one(request.headers(), &header::ORIGIN)? {
         Some(origin) if !is_read && !is_same(origin, host) => {
             let why = format!("writes are not taken from web pages of another origin ({origin:?})");
@@ -143,5 +148,8 @@ mod tests {
         assert_eq!(status(LOOPBACK, "PUT", &[host, ("origin", "http://localhost:8500")]), 200);
         assert_eq!(status(LOOPBACK, "GET", &[host, ("origin", "http://evil.example")]), 200);
         assert_eq!(status(LOOPBACK, "PUT", &[host]), 200);
+        for (site, answer) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)] {
+            assert_eq!(status(LOOPBACK, "PUT", &[host, ("sec-fetch-site", site)]), answer, "{site}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod consul;
 mod crowd;
 mod door;
 mod doorstep;
+mod envoy;
 mod guard;
 mod gzip;
 mod metrics;
@@ -76,6 +77,7 @@ struct App {
     crowd: Arc<Crowd>,
     /// Answers in Consul's words, ready to be sent again.
     bodies: consul::Bodies,
+    renderings: native::Renderings,
     started: SystemTime,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
     stop: CancellationToken,

@@ -19,6 +19,7 @@ use super::{
     consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
+    envoy,
     guard::Via,
     native,
     requests::Requests,
@@ -94,7 +95,8 @@ impl Bound {
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tcp, unix, address, config, tallies } = self;
         let mut requests = Requests::default();
-        let routes = native::routes(&mut requests).merge(consul::routes(&mut requests));
+        let routes =
+            native::routes(&mut requests).merge(consul::routes(&mut requests)).merge(envoy::routes(&mut requests));
         let refused = requests.route("refused");
         let crowd = Arc::<Crowd>::default();
         let app = Arc::new(App {
@@ -104,6 +106,7 @@ impl Bound {
             tallies,
             crowd: Arc::clone(&crowd),
             bodies: consul::Bodies::default(),
+            renderings: native::Renderings::default(),
             started: SystemTime::now(),
             stop: stop.clone(),
         });

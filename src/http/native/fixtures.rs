@@ -41,7 +41,7 @@ fn members() -> [Member; 3] {
 }
 
 /// The service web: on a and c passing, on b critical by a check that lies about its time.
-pub(super) fn web() -> Service {
+pub(in crate::http) fn web() -> Service {
     let instance = |member: &Member, id: &str, tag: &str, checks| Instance {
         owner: member.id,
         node: Arc::clone(&member.node),
@@ -73,7 +73,7 @@ pub(super) fn web() -> Service {
 }
 
 /// All of them, published.
-pub(super) fn view() -> View {
+pub(in crate::http) fn view() -> View {
     let view = View::default();
     for member in members() {
         view.set_node(&member.node.name.clone(), Some(member));

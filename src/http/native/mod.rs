@@ -3,7 +3,7 @@
 mod events;
 mod explain;
 #[cfg(test)]
-mod fixtures;
+pub(super) mod fixtures;
 mod instances;
 mod join;
 mod members;
@@ -33,6 +33,7 @@ use axum::{
 use serde::Serializer;
 
 pub(super) use openapi::Api;
+pub(super) use watch::Renderings;
 
 use super::{App, Problem, door, metrics::metrics, requests::Requests};
 

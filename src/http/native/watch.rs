@@ -1,19 +1,26 @@
 //! `GET /api/v1/watch?service=`: Server-Sent Events, a `snapshot` and then a `change` with all instances whenever the
-//! answer is another one. Changes that come faster than the client reads are folded into the last.
+//! answer is another one. Changes that come faster than the client reads are folded into the last. What many watch is
+//! rendered once for all of them, and who watches one service sleeps through the changes of others.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io::Write,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use axum::{
+    body::Body,
     extract::State,
-    http::HeaderMap,
-    response::{
-        IntoResponse,
-        sse::{Event, KeepAlive, Sse},
-    },
+    http::{HeaderMap, header},
+    response::IntoResponse,
 };
+use bytes::Bytes;
+use dashmap::DashMap;
 use futures_util::{StreamExt, stream};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::{select, time::timeout};
 
 use crate::{
     agent::{Service, View},
@@ -21,19 +28,57 @@ use crate::{
     model::ServiceName,
 };
 
-use super::openapi::Api;
-
 use super::{
     instances::Row,
+    openapi::Api,
     params::{Params, word},
 };
 
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "Watched")]
-struct Body<'a> {
+struct Watched<'a> {
     service: &'a ServiceName,
     index: u64,
     instances: Vec<Row<'a>>,
+}
+
+/// An event without its name, which differs between those who get it.
+#[derive(Debug)]
+struct Rendered {
+    index: u64,
+    text: Bytes,
+}
+
+impl Rendered {
+    fn of(name: &ServiceName, service: Option<&Service>, index: u64, epoch: u64) -> Arc<Self> {
+        let instances = service.into_iter().flat_map(|service| &service.instances).map(Row::from).collect();
+        let mut text = Vec::new();
+        // Writing to memory does not fail.
+        let _ = write!(text, "id: {epoch}-{index}\ndata: ");
+        let _ = serde_json::to_writer(&mut text, &Watched { service: name, index, instances });
+        text.extend_from_slice(b"\n\n");
+        Arc::new(Self { index, text: text.into() })
+    }
+}
+
+/// The last event of each watched service, kept as long as somebody has it.
+#[derive(Debug, Default)]
+pub(in crate::http) struct Renderings(DashMap<String, Weak<Rendered>>);
+
+impl Renderings {
+    fn of(&self, service: &Service, epoch: u64) -> Arc<Rendered> {
+        if self.0.len() > MANY {
+            self.0.retain(|_, last| last.strong_count() > 0);
+        }
+        let mut last = self.0.entry(service.name.folded()).or_default();
+        match last.upgrade().filter(|last| last.index == service.index) {
+            Some(rendered) => rendered,
+            None => {
+                let rendered = Rendered::of(&service.name, Some(service), service.index, epoch);
+                *last = Arc::downgrade(&rendered);
+                rendered
+            }
+        }
+    }
 }
 
 /// One client's place in the history of one service.
@@ -43,6 +88,8 @@ struct Feed {
     /// This start of the process: an index of an earlier one says nothing here.
     epoch: u64,
     sent: Sent,
+    /// What was sent last: those who come later share it.
+    last: Option<Arc<Rendered>>,
 }
 
 /// What the client has.
@@ -60,7 +107,7 @@ impl Feed {
     fn new(name: ServiceName, epoch: u64, last: Option<&str>) -> Self {
         let ours = last.and_then(|id| id.strip_prefix(&format!("{epoch}-")));
         let index = ours.and_then(|index| index.parse().ok());
-        Self { name, epoch, sent: index.map_or(Sent::Nothing, Sent::Index) }
+        Self { name, epoch, sent: index.map_or(Sent::Nothing, Sent::Index), last: None }
     }
 
     /// What the client must be told now: the event's name, its index and the service.
@@ -78,11 +125,17 @@ impl Feed {
         Some((event, service.as_ref().map_or(index, |service| service.index), service))
     }
 
-    fn event(&mut self, view: &View) -> Option<Event> {
+    /// The next event, in two parts: its name, and what all share.
+    fn event(&mut self, view: &View, renderings: &Renderings) -> Option<[Bytes; 2]> {
         let (event, index, service) = self.step(view)?;
-        let instances = service.iter().flat_map(|service| &service.instances).map(Row::from).collect();
-        let body = Body { service: &self.name, index, instances };
-        Event::default().event(event).id(format!("{}-{index}", self.epoch)).json_data(body).ok()
+        let rendered = match &service {
+            Some(service) => renderings.of(service, self.epoch),
+            None => Rendered::of(&self.name, None, index, self.epoch),
+        };
+        let text = rendered.text.clone();
+        self.last = Some(rendered);
+        let name: &[u8] = if event == "snapshot" { b"event: snapshot\n" } else { b"event: change\n" };
+        Some([Bytes::from_static(name), text])
     }
 }
 
@@ -90,35 +143,44 @@ pub(super) async fn watch(State(app): Shared, headers: HeaderMap, mut params: Pa
     let Some(name) = params.one("service")? else {
         return Err(Problem::field("service", "is missing: /api/v1/watch?service=web"));
     };
-    let name = word("service", &name)?;
+    let name: ServiceName = word("service", &name)?;
     params.end()?;
     app.ready()?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
     let epoch = app.agent.view().this().map_or(0, |this| this.epoch.0);
-    let stop = app.stop.clone();
     // Subscribed before the first look: nothing falls between.
-    let start = (Feed::new(name, epoch, last), app.agent.view().subscribe(), app);
+    let changes = app.agent.view().subscribe_service(name.as_str());
+    let start = (Feed::new(name, epoch, last), changes, app);
     let events = stream::unfold(start, |(mut feed, mut changes, app)| async move {
-        let event = loop {
-            if let Some(event) = feed.event(app.agent.view()) {
+        let parts = loop {
+            if let Some(event) = feed.event(app.agent.view(), &app.renderings) {
                 break event;
             }
-            changes.changed().await.ok()?;
+            select! {
+                heard = timeout(KEEP_ALIVE, changes.changed()) => if heard.is_err() {
+                    // A comment (the Server-Sent Events standard, section 9.2.7).
+                    break [Bytes::from_static(b":\n"), Bytes::from_static(b"\n")];
+                },
+                () = app.stop.cancelled() => return None,
+            }
         };
-        Some((Ok::<_, Infallible>(event), (feed, changes, app)))
+        Some((stream::iter(parts.map(Ok::<_, Infallible>)), (feed, changes, app)))
     });
-    let events = events.take_until(stop.cancelled_owned());
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(events.flatten())).into_response())
 }
 
 /// How long a stream may be silent: proxies cut off what is idle for half a minute.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// Beyond so many services, those that nobody watches any more are looked for.
+const MANY: usize = 1024;
+
 /// For the OpenAPI document.
 pub(super) fn describe(api: &mut Api) {
     api.get("/api/v1/watch", "The instances of a service, as they change.")
         .query("service", "The service; it must be given.")
-        .streams::<Body<'_>>("Events `snapshot`, then `change`, each with all instances; resumes by Last-Event-ID.");
+        .streams::<Watched<'_>>("Events `snapshot`, then `change`, each with all instances; resumes by Last-Event-ID.");
 }
 
 #[cfg(test)]
@@ -149,6 +211,23 @@ mod tests {
         view.set_service(&web, Some(fixtures::web().instances));
         view.advance();
         assert_eq!(names(&mut feed, &view), Some(("change", 2)));
+    }
+
+    #[test]
+    fn what_many_watch_is_rendered_once() {
+        let (view, renderings) = (fixtures::view(), Renderings::default());
+        let feed = || Feed::new("web".try_into().unwrap(), 7, None);
+        let (mut one, mut other) = (feed(), feed());
+        let [[name, text], [_, same]] = [&mut one, &mut other].map(|feed| feed.event(&view, &renderings).unwrap());
+        assert_eq!(text.as_ptr(), same.as_ptr());
+        let index = view.service("web").unwrap().index;
+        let event = String::from_utf8([name, text].concat()).unwrap();
+        assert!(event.starts_with(&format!("event: snapshot\nid: 7-{index}\ndata: {{\"service\":\"web\"")), "{event}");
+        assert!(event.ends_with("}\n\n") && event.lines().count() == 4, "{event}");
+        view.set_service(&"web".try_into().unwrap(), None);
+        assert!(one.event(&view, &renderings).unwrap()[0].starts_with(b"event: change"));
+        drop((one, other));
+        assert_eq!(renderings.0.get("web").unwrap().strong_count(), 0);
     }
 
     #[test]

@@ -1,0 +1,169 @@
+//! What a hostile client of the HTTP face would try, against real agents: requests that say two things at once, heads
+//! without end, pages of other origins, crowds that take every seat. Each time the agent goes on, and nothing changed.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test outside the core's virtual time")]
+
+mod process;
+
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
+use process::{Agent, Mesh, until};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+};
+
+/// Says this and hears all until the connection ends, or is reset.
+async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, what: &[u8]) -> String {
+    // Who is refused early may not take all of it.
+    drop(stream.write_all(what).await);
+    let mut heard = Vec::new();
+    drop(stream.read_to_end(&mut heard).await);
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+async fn tcp(agent: &Agent, what: &[u8]) -> String {
+    say(TcpStream::connect(agent.http).await.unwrap(), what).await
+}
+
+#[tokio::test]
+async fn a_request_that_says_two_things_does_neither_harm_nor_good() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    agent.register("web", 8080).await;
+    let smuggled = "DELETE /api/v1/registrations/web HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let put = "PUT /api/v1/registrations/x HTTP/1.1\r\nHost: localhost\r\n";
+    for (attack, status) in [
+        (format!("{put}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Content-Length: 0\r\nContent-Length: 9\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Content-Length: -1\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Content-Length: 99999999999999999999\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Transfer-Encoding: chunked, identity\r\n\r\n{smuggled}"), "400"),
+        (format!("{put}Transfer-Encoding: chunked\r\n\r\nzz\r\n{smuggled}"), "400"),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n X: folded\r\n\r\n{smuggled}"), "400"),
+        (format!("GET / HTTP/1.1\r\nHost : localhost\r\n\r\n{smuggled}"), "400"),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nHost: a\r\nConnection: close\r\n\r\n{smuggled}"), "400"),
+        (format!("GET / HTTP/1.1\r\nConnection: close\r\n\r\n{smuggled}"), "400"),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(20_000)), "431"),
+        (format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "A: b\r\n".repeat(200)), "431"),
+        (String::from("\u{16}\u{3}\u{1} no greeting of ours"), "400"),
+        (format!("GET {} HTTP/1.1\r\n", "/".repeat(20_000)), "431"),
+    ] {
+        let heard = tcp(&agent, attack.as_bytes()).await;
+        assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{attack:?}: {heard:?}");
+        assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "{attack:?}: {heard:?}");
+    }
+    let registrations = agent.get("/api/v1/registrations").await;
+    assert_eq!((registrations.as_array().unwrap().len(), &registrations[0]["id"]), (1, &json!("web")));
+}
+
+#[tokio::test]
+async fn requests_in_a_row_are_answered_in_their_order() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    let get = |path: &str, more: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+    let all = [get("/livez", ""), get("/nowhere", ""), get("/version", "Connection: close\r\n")].concat();
+    let heard = tcp(&agent, all.as_bytes()).await;
+    let places = ["\"live\":true", "404 Not Found", "\"name\":\"hobnob\""].map(|part| heard.find(part));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{heard}");
+}
+
+#[tokio::test]
+async fn a_page_in_the_operators_browser_gets_nowhere() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    let body = r#"{"name": "evil"}"#;
+    for (line, headers) in [
+        ("GET /api/v1/services", "Host: evil.example\r\n"),
+        ("GET http://evil.example/api/v1/services", "Host: localhost\r\n"),
+        ("PUT /api/v1/registrations/x", "Host: evil.example\r\n"),
+        ("PUT /api/v1/registrations/x", "Host: localhost\r\nOrigin: http://evil.example\r\n"),
+        ("PUT /api/v1/registrations/x", "Host: localhost\r\nOrigin: null\r\n"),
+        ("POST /api/v1/leave", "Host: localhost\r\nOrigin: https://evil.example\r\nContent-Type: text/plain\r\n"),
+        ("POST /api/v1/leave", "Host: localhost\r\nSec-Fetch-Site: cross-site\r\n"),
+    ] {
+        let length = body.len();
+        let request =
+            format!("{line} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+        let heard = tcp(&agent, request.as_bytes()).await;
+        assert!(heard.starts_with("HTTP/1.1 403 "), "{line} {headers}: {heard}");
+        assert!(heard.contains("application/problem+json"), "{heard}");
+        assert!(!heard.to_ascii_lowercase().contains("access-control-"), "{heard}");
+    }
+    let preflight = "OPTIONS /api/v1/leave HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\
+                     Access-Control-Request-Method: POST\r\nConnection: close\r\n\r\n";
+    let heard = tcp(&agent, preflight.as_bytes()).await.to_ascii_lowercase();
+    assert!(heard.starts_with("http/1.1 204 ") && !heard.contains("access-control-"), "{heard}");
+    assert_eq!(agent.get("/api/v1/registrations").await, json!([]));
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_deep_or_too_long_is_refused() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    let deep = format!(r#"{{"name": "web", "meta": {}}}"#, "[".repeat(100_000));
+    assert_eq!(agent.call("PUT", "/api/v1/registrations/x", &deep).await.0, 400);
+    assert_eq!(agent.call("PUT", "/api/v1/registrations/x", &" ".repeat(2 << 20)).await.0, 413);
+    assert_eq!(agent.get("/api/v1/registrations").await, json!([]));
+}
+
+/// An agent with few file descriptors and a unix socket.
+async fn start_poor(mesh: &Mesh, socket: &Path) -> Agent {
+    let plain = mesh.agent("a", "a");
+    let mut poor = tokio::process::Command::new("sh");
+    poor.args(["-c", r#"ulimit -n 120 && exec "$0" "$@""#]).arg(plain.as_std().get_program());
+    poor.args(plain.as_std().get_args()).env_clear().env("PATH", "/bin:/usr/bin").kill_on_drop(true);
+    poor.env("HOBNOB_HTTP__SOCKET", socket);
+    mesh.launch("a", &mut poor).await
+}
+
+#[tokio::test]
+async fn a_crowd_takes_the_seats_of_tcp_and_no_more() {
+    let mesh = Mesh::new();
+    let socket = mesh.path("http.sock");
+    let agent = start_poor(&mesh, &socket).await;
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(TcpStream::connect(agent.http).await.unwrap());
+    }
+    let get = b"GET /metrics HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+    until("the seats are taken", async || {
+        let heard = say(UnixStream::connect(&socket).await.unwrap(), get).await;
+        assert!(heard.starts_with("HTTP/1.1 200 "), "{heard}");
+        heard.contains("\nhobnob_http_connections_held 61\n").then_some(())
+    })
+    .await;
+    drop(crowd);
+    agent.register("web", 8080).await;
+}
+
+#[tokio::test]
+async fn a_goodbye_ends_every_stream_as_it_should() {
+    let mesh = Mesh::new();
+    let mut agent = mesh.start("a", &[]).await;
+    let mut stream = TcpStream::connect(agent.http).await.unwrap();
+    stream.write_all(b"GET /api/v1/watch?service=web HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut heard = vec![0; 17];
+    stream.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, b"HTTP/1.1 200 OK\r\n");
+    agent.signal(Signal::TERM);
+    stream.read_to_end(&mut heard).await.unwrap();
+    let heard = String::from_utf8(heard).unwrap();
+    assert!(heard.contains("event: snapshot\n") && heard.ends_with("\r\n0\r\n\r\n"), "{heard:?}");
+    assert!(agent.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_long_answer_is_compressed_for_who_asks() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    let get = |more: &str| format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
+    let plain = tcp(&agent, get("").as_bytes()).await;
+    let small = tcp(&agent, get("Accept-Encoding: gzip\r\n").as_bytes()).await;
+    assert!(small.contains("content-encoding: gzip") && small.len() < plain.len(), "{small}");
+    assert!(plain.ends_with("# EOF\n") && plain.contains("vary: accept-encoding"), "{plain}");
+}
