@@ -174,6 +174,7 @@ async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
     let expected = [
         "addresses",
         "agreement",
+        "certificate",
         "fingerprint",
         "instances",
         "members",
