@@ -10,9 +10,10 @@ use quinn::{
     ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
     rustls::pki_types::CertificateDer,
 };
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
+    gazette::Heard,
     quic::{Code, canonical},
     traffic::Traffic,
     trust::{self, Trust},
@@ -29,6 +30,7 @@ pub(super) struct Greeter {
     pub(super) mesh: MeshName,
     pub(super) traffic: Arc<Traffic>,
     pub(super) trust: Arc<Trust>,
+    pub(super) gazette: mpsc::Sender<Heard>,
     /// What this node says now.
     pub(super) hello: ArcSwap<Hello>,
 }
@@ -81,8 +83,16 @@ impl From<ConnectionError> for Missed {
 }
 
 impl Greeter {
-    pub(super) fn new(endpoint: Endpoint, trust: Arc<Trust>, mesh: MeshName, hello: Hello) -> Self {
-        Self { endpoint, mesh, traffic: Arc::default(), trust, hello: ArcSwap::from_pointee(hello) }
+    /// And what links hear of edicts, to be read by the gazette.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        trust: Arc<Trust>,
+        mesh: MeshName,
+        hello: Hello,
+    ) -> (Self, mpsc::Receiver<Heard>) {
+        let (gazette, heard) = mpsc::channel(MAX_HEARD);
+        let hello = ArcSwap::from_pointee(hello);
+        (Self { endpoint, mesh, traffic: Arc::default(), trust, gazette, hello }, heard)
     }
 
     /// Dials `address`; where `expected` is given, whoever answers must be that node.
@@ -270,6 +280,8 @@ impl From<&'static str> for Broken {
 
 /// QUIC wants a name to dial; ours are proved by certificate and Hello instead.
 const ANY_NAME: &str = "node.hobnob";
+/// News of edicts that wait; beyond it links do.
+const MAX_HEARD: usize = 64;
 /// Dial, handshake and both Hellos together.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
 /// A Hello with every field at its limit, certificates of a chain included.
@@ -310,7 +322,7 @@ pub(super) mod tests {
             },
             features: Vec::new(),
         };
-        Arc::new(Greeter::new(endpoint, trust, mesh, hello))
+        Arc::new(Greeter::new(endpoint, trust, mesh, hello).0)
     }
 
     /// `a` dials `b`: what each makes of the other.

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::{
+    gazette::{Heard, NOTICE},
     hello,
     peers::Arrival,
     quic::{Code, MAX_STREAMS, canonical},
@@ -42,6 +43,7 @@ pub(super) struct Link {
     pub(super) room: usize,
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) gazette: mpsc::Sender<Heard>,
 }
 
 impl Link {
@@ -50,6 +52,7 @@ impl Link {
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
         // Streams in both directions, each a small future; the limits of QUIC and of `orders` bound them.
         let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
+        let _ = self.gazette.send(Heard::Linked(self.peer, self.connection.clone())).await;
         let mut reported = None;
         let mut closing: Option<(Code, Instant)> = None;
         let end = loop {
@@ -120,6 +123,13 @@ impl Link {
             Ok(Ok(message)) => {
                 self.traffic.streams_received.add(1);
                 self.traffic.stream_bytes_received.add(message.len());
+                if message.first() == Some(&NOTICE) {
+                    let notice = Bytes::from(message).slice(1..);
+                    let heard = Heard::Notice(self.peer, self.connection.clone(), notice);
+                    // Nobody listens only while the agent stops.
+                    let _ = self.gazette.send(heard).await;
+                    return;
+                }
                 // Waiting here is the limit that the peer feels: its streams run out.
                 let _ = self.arrivals.send(Arrival::Input(Input::Message(self.peer, message.into()))).await;
             }
@@ -147,6 +157,11 @@ impl Link {
                     let _ = self.arrivals.send(Arrival::NameSaidInUse(holder)).await;
                     Gone::Closed
                 }
+                Some(Code::Protocol | Code::Expelled) => {
+                    let why = String::from_utf8_lossy(&close.reason);
+                    tracing::warn!(event = "expelled", peer = %self.peer, by = "the peer", ?why);
+                    Gone::Closed
+                }
                 _ => Gone::Closed,
             },
             ConnectionError::LocallyClosed => Gone::Closed,
@@ -159,7 +174,7 @@ impl Link {
 }
 
 /// Writes one message and waits until the peer has all of it; `None` if it never will.
-async fn write_all(connection: &Connection, message: Bytes) -> Option<()> {
+pub(super) async fn write_all(connection: &Connection, message: Bytes) -> Option<()> {
     let deadline = Instant::now() + STREAM_TIMEOUT;
     let mut stream = timeout_at(deadline, connection.open_uni()).await.ok()?.ok()?;
     let written = timeout_at(deadline, async {
@@ -230,6 +245,7 @@ mod tests {
             room: met.connection.datagram_send_buffer_space(),
             arrivals: arrivals.clone(),
             traffic: Arc::default(),
+            gazette: mpsc::channel(8).0,
         };
         tokio::spawn(link.run(queue));
         orders

@@ -13,6 +13,7 @@ mod builder;
 mod clock;
 mod door;
 mod drive;
+mod gazette;
 mod hello;
 mod journal;
 mod link;
@@ -51,6 +52,7 @@ use tokio::{
 pub use atlas::Tenants;
 pub use basis::Basis;
 pub use builder::Builder;
+pub use gazette::now as unix_millis;
 pub use journal::{Entry, Flip, Journal, News};
 pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
@@ -109,6 +111,7 @@ struct Shared {
     view: Arc<View>,
     config: Config,
     trust: Arc<trust::Trust>,
+    gazette: mpsc::Sender<gazette::Heard>,
     address: SocketAddr,
     clock: Clock,
     status: Arc<Status>,
@@ -338,6 +341,33 @@ impl Agent {
     /// When they are of no use; the old ones stay.
     pub fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
         self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))
+    }
+
+    /// What the mesh's authority has decreed, as far as this node has heard.
+    #[must_use]
+    pub fn law(&self) -> Arc<trust::Law> {
+        self.shared.trust.law()
+    }
+
+    /// Decrees a word for every node, or takes it back, where this node may sign. Once this returns it is on disk and on
+    /// its way to the others.
+    ///
+    /// # Errors
+    /// A sentence: this node may not, or it says nothing new.
+    pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), String> {
+        let edict = self.shared.trust.decree(word, void, gazette::now()).map_err(|why| why.to_string())?;
+        self.publish(edict).await
+    }
+
+    /// Takes in what was signed elsewhere, by whoever keeps the authority's key, and spreads it.
+    ///
+    /// # Errors
+    /// A sentence: nobody we believe has signed it, or it says nothing new.
+    pub async fn publish(&self, edict: trust::Edict) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let heard = gazette::Heard::Decree(edict, reply);
+        self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped.to_string())?;
+        answer.await.unwrap_or_else(|_| Err(Refused::Stopped.to_string()))
     }
 
     /// What this node's own certificate says.

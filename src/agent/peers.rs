@@ -337,6 +337,7 @@ impl Peers {
             room: met.connection.datagram_send_buffer_space(),
             arrivals: self.arrivals.clone(),
             traffic: Arc::clone(&self.greeter.traffic),
+            gazette: self.greeter.gazette.clone(),
         };
         self.link_tasks.spawn(link.run(queue));
         orders

@@ -10,9 +10,10 @@ use super::{
     clock::Clock,
     door,
     drive::{Agenda, Drive, Inbox, Status},
+    gazette::{Gazette, Heard},
     hello::Greeter,
     journal::Journal,
-    peers::Peers,
+    peers::{Arrival, Peers},
     quic,
     seek::Seek,
     store::{Found, Store},
@@ -40,8 +41,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let mesh = Mesh::new(core, registrations.clone(), clock.now());
     let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
-    let greeter = Arc::new(Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello()));
-    let (traffic, trust) = (Arc::clone(&greeter.traffic), Arc::clone(&greeter.trust));
+    let (greeter, heard) = Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello());
+    let greeter = Arc::new(greeter);
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
     let (looks, looked) = mpsc::channel(1);
@@ -69,8 +70,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     };
     drive.begin(&seek);
 
-    tokio::spawn(door::listen(greeter, arrivals.clone()));
-    tokio::spawn(trust::watch(Arc::clone(&trust), config.tls.clone(), arrivals.clone()));
+    keep_trust(&greeter, &config, &arrivals, heard, seed);
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
@@ -81,11 +81,12 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let shared = Shared {
         view,
         config,
-        trust,
+        trust: Arc::clone(&greeter.trust),
+        gazette: greeter.gazette.clone(),
         address: bound,
         clock,
         status,
-        traffic,
+        traffic: Arc::clone(&greeter.traffic),
         asks,
         looks,
         seeds,
@@ -94,6 +95,19 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         runtime,
     };
     Ok(Agent { shared: Arc::new(shared) })
+}
+
+/// The tasks that let others in, or no more.
+fn keep_trust(
+    greeter: &Arc<Greeter>,
+    config: &Config,
+    arrivals: &mpsc::Sender<Arrival>,
+    heard: mpsc::Receiver<Heard>,
+    seed: u64,
+) {
+    tokio::spawn(door::listen(Arc::clone(greeter), arrivals.clone()));
+    tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
+    tokio::spawn(trust::watch(Arc::clone(&greeter.trust), config.tls.clone(), arrivals.clone()));
 }
 
 /// What no peer could take from us.

@@ -59,6 +59,12 @@ counters! {
     dropped_incoming,
     /// Streams that were too long, too slow or broken off.
     streams_failed,
+    /// Notices of edicts sent.
+    notices_sent,
+    /// Edicts taken over from their authority.
+    edicts_taken,
+    /// Edicts that no authority of this mesh has signed, or that make no sense.
+    edicts_refused,
     /// Groups of writes stored together: one fsync each where there is a data directory.
     commits,
 }

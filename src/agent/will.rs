@@ -82,7 +82,7 @@ impl Will {
     pub async fn execute(self) -> Result<usize, Void> {
         let mesh = self.hello.mesh.clone();
         let trust = Arc::new(Trust::inherited(&mesh, &self.hello.node.name, &self.estate)?);
-        let greeter = Greeter::new(quic::caller(trust.tls()?.client)?, trust, mesh, self.hello);
+        let (greeter, _) = Greeter::new(quic::caller(trust.tls()?.client)?, trust, mesh, self.hello);
         let told = join_all(self.heirs.iter().map(|heir| timeout(PATIENCE, greeter.dial(*heir, None)))).await;
         let told = told.into_iter().filter(|told| matches!(told, Ok(Ok(_)))).count();
         greeter.endpoint.close(quic::Code::Closed.into(), b"");

@@ -12,14 +12,18 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
+    client::Client,
     failure::{Code, Failure},
     output,
+    token::{Standing, publish},
 };
 use crate::{
-    agent::trust::{Authority, Pair},
+    agent::trust::{Authority, Pair, Word},
     model::{MeshName, NodeName},
 };
 
@@ -29,6 +33,8 @@ pub(super) enum Command {
     Init(Init),
     /// Issue a certificate that proves one node's name: NODE.pem and NODE-key.pem
     Issue(Issue),
+    /// Let a node or a certificate in no more, in the whole mesh; its links are closed at once
+    Revoke(Revoke),
 }
 
 #[derive(Debug, Args)]
@@ -57,12 +63,48 @@ pub(super) struct Issue {
     out: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The node's name; every certificate for it is refused
+    #[arg(required_unless_present = "serial", conflicts_with = "serial")]
+    node: Option<NodeName>,
+    /// One certificate's serial number, in hexadecimal
+    #[arg(long, value_name = "SERIAL")]
+    serial: Option<String>,
+    /// Let it in again
+    #[arg(long)]
+    undo: bool,
+    /// The folder of the authority that signs, where no node holds its key
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Decrees through an agent what holds in the whole mesh.
+pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, Failure> {
+    if let Some(dir) = flags.dir {
+        let standing = if flags.undo { Standing::Void } else { Standing::Holds };
+        let word = match (flags.node, flags.serial) {
+            (Some(node), _) => Word::DenyNode(node),
+            (None, serial) => Word::DenySerial(serial.unwrap_or_default()),
+        };
+        publish(client, dir, word, standing).await?;
+    } else {
+        let path = "/api/v1/denials";
+        let body = match (flags.node, flags.serial) {
+            (Some(node), _) => json!({ "node": node, "void": flags.undo }),
+            (None, serial) => json!({ "serial": serial, "void": flags.undo }),
+        };
+        client.call(Method::POST, path, Some(&body)).await?.found(path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Where an authority is kept.
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// The authority's folder
     #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
@@ -73,6 +115,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
             [(flags.place.dir.join(CERTIFICATE), pair.certificate.into()), (flags.place.dir.join(KEY), pair.key)]
         }
         Command::Issue(flags) => issue(flags)?,
+        Command::Revoke(_) => unreachable!("it asks an agent"),
     };
     write_new(&files)?;
     output::print(&files.map(|(path, _)| path.display().to_string()).join("\n"));

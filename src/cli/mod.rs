@@ -31,6 +31,7 @@ mod run;
 mod services;
 mod settings;
 mod status;
+mod token;
 
 use std::process::ExitCode;
 
@@ -61,6 +62,9 @@ enum Command {
     /// Make a certification authority, and certificates for nodes
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Rights for programs and people over HTTP
+    #[command(subcommand)]
+    Token(token::Command),
     /// What this node says of itself
     Status(Reading),
     /// The nodes of the mesh
@@ -111,7 +115,7 @@ impl Command {
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
             Self::Dns(command) => return install::run(&command),
-            Self::Ca(command) => return ca::run(&command),
+            Self::Ca(command) if !matches!(command, ca::Command::Revoke(_)) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Completions(flags) => return completions::run(&flags),
             _ => {}
@@ -125,6 +129,8 @@ impl Command {
     /// The commands that talk to a running agent.
     async fn ask(self, client: &Client) -> Result<ExitCode, Failure> {
         match self {
+            Self::Ca(ca::Command::Revoke(flags)) => ca::revoke(client, flags).await,
+            Self::Token(command) => token::run(client, command).await,
             Self::Status(reading) => status::run(client, &reading).await,
             Self::Members(reading) => members::run(client, &reading).await,
             Self::Services(reading) => services::list(client, &reading).await,

@@ -24,7 +24,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Parsed<T> {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         of_json(request.headers())?;
-        let bytes = collect(request).await?;
+        let bytes = collect(request.into_body()).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -46,10 +46,10 @@ fn of_json(headers: &HeaderMap) -> Result<(), Problem> {
     wrong("content-type", format!("is {given:?}; send application/json"))
 }
 
-/// A request's body, within limits of size and time.
-pub(crate) async fn collect(request: Request) -> Result<Bytes, Problem> {
+/// A body, within limits of size and time.
+pub(crate) async fn collect(body: Body) -> Result<Bytes, Problem> {
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
-    timeout(DEADLINE, read(request.into_body())).await.map_err(slow)?
+    timeout(DEADLINE, read(body)).await.map_err(slow)?
 }
 
 /// Reads a body up to the limit. What comes beyond is read and forgotten for a while: a connection closed over unread

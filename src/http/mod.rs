@@ -10,6 +10,7 @@
     reason = "a face may read clocks; nothing depends on order"
 )]
 
+mod access;
 mod body;
 mod budget;
 mod consul;
@@ -22,6 +23,7 @@ mod gzip;
 mod metrics;
 mod native;
 mod pace;
+mod policy;
 mod problem;
 mod requests;
 mod server;
@@ -31,6 +33,8 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Sy
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+pub use access::FixedToken;
+pub use policy::Policy;
 pub use server::{Bound, Running, bind, serve};
 
 use crate::{
@@ -51,6 +55,10 @@ pub struct Config {
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
+    /// What those may do who show no token. Unless it is `all`, tokens count.
+    pub anonymous: Policy,
+    /// Tokens that are good on this node alone; those of the whole mesh are made by `hobnob token create`.
+    pub tokens: Vec<FixedToken>,
     /// Where this node's DNS face answers, for the status to say. Not a setting: whoever starts the faces fills it in.
     #[serde(skip)]
     pub dns: Option<SocketAddr>,
@@ -58,7 +66,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { socket: None, hosts: Vec::new(), max_connections: MAX_CONNECTIONS, dns: None }
+        Self {
+            socket: None,
+            hosts: Vec::new(),
+            max_connections: MAX_CONNECTIONS,
+            anonymous: Policy::all(),
+            tokens: Vec::new(),
+            dns: None,
+        }
     }
 }
 

@@ -9,12 +9,14 @@ use std::{
     time::SystemTime,
 };
 
+use axum::middleware;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     App, Config,
+    access::{self, Access},
     budget::Budget,
     consul,
     crowd::Crowd,
@@ -99,6 +101,8 @@ impl Bound {
             native::routes(&mut requests).merge(consul::routes(&mut requests)).merge(envoy::routes(&mut requests));
         let refused = requests.route("refused");
         let crowd = Arc::<Crowd>::default();
+        let (anonymous, fixed) = (config.anonymous, config.tokens);
+        let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed });
         let app = Arc::new(App {
             agent,
             addresses: (address, config.dns),
@@ -111,7 +115,7 @@ impl Bound {
             stop: stop.clone(),
         });
         let door = Arc::new(Door {
-            router: routes.with_state(app),
+            router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
             hosts: config.hosts,
             refused,
             budget: Arc::new(Budget::new(Arc::clone(&crowd))),

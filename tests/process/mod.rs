@@ -207,9 +207,17 @@ impl Agent {
 
     /// One call of the HTTP API: status and JSON; null where there is none.
     pub(crate) async fn call(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        self.call_as("", method, path, body).await
+    }
+
+    /// The same with a token.
+    pub(crate) async fn call_as(&self, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+        if !token.is_empty() {
+            head += &format!("Authorization: Bearer {token}\r\n");
+        }
         stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

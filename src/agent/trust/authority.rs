@@ -7,17 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{
     hkdf::{HKDF_SHA256, KeyType, Salt},
-    signature::Ed25519KeyPair,
+    signature::{ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, UnparsedPublicKey, VerificationAlgorithm},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, PublicKeyData, SerialNumber, date_time_ymd,
+    PKCS_ED25519, PublicKeyData, SerialNumber, SigningKey, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Broken, papers::Issued, san};
+use super::{Broken, Edict, Said, Word, papers::Issued, san};
 use crate::{
     agent::Secret,
     model::{MeshName, NodeName},
@@ -107,6 +107,20 @@ impl Authority {
         Issued::new(vec![certificate], &private, Some(now + OWN_LIFETIME * 2 / 3))
     }
 
+    /// Signs a word for every node of `mesh`.
+    ///
+    /// # Errors
+    /// When the key refuses.
+    pub fn decree(&self, mesh: &MeshName, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
+        let text = Said { mesh: mesh.clone(), word, void, at: now }.render();
+        Ok(Edict { signature: self.sign(&text)?, text })
+    }
+
+    /// Signs what is no certificate.
+    pub(super) fn sign(&self, text: &[u8]) -> Result<Vec<u8>, Broken> {
+        Ok(self.issuer.key().sign(text)?)
+    }
+
     fn sign_itself(params: CertificateParams, key: KeyPair) -> Result<Self, Broken> {
         let certificate = params.self_signed(&key)?.der().clone();
         Ok(Self { issuer: Issuer::new(params, key), certificate })
@@ -139,6 +153,19 @@ impl std::fmt::Debug for Pair {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Pair(…)")
     }
+}
+
+/// Whether `signature` over `text` is by the holder of this authority's certificate.
+pub(super) fn has_signed(authority: &CertificateDer<'_>, text: &[u8], signature: &[u8]) -> bool {
+    let Ok((_, parsed)) = parse_x509_certificate(authority) else { return false };
+    let key = parsed.public_key();
+    let algorithm: &dyn VerificationAlgorithm = match key.algorithm.algorithm.to_id_string().as_str() {
+        "1.3.101.112" => &ED25519,
+        // An EC key; aws-lc refuses one of another curve.
+        "1.2.840.10045.2.1" => &ECDSA_P256_SHA256_ASN1,
+        _ => return false,
+    };
+    UnparsedPublicKey::new(algorithm, &*key.subject_public_key.data).verify(text, signature).is_ok()
 }
 
 fn authority_params(name: &str) -> CertificateParams {
@@ -203,5 +230,15 @@ mod tests {
         assert!(matches!(Authority::read(&files.certificate, &other.key), Err(Broken::Apart(..))));
         assert!(Authority::read("nonsense", &other.key).is_err());
         assert!(!format!("{files:?}{one:?}").contains("BEGIN"));
+    }
+
+    #[test]
+    fn a_signature_is_by_its_authority_alone() {
+        let [(one, _), (other, _)] = [(); 2].map(|()| Authority::create(Duration::from_secs(3600)).unwrap());
+        let signature = one.sign(b"text").unwrap();
+        assert!(has_signed(&one.certificate, b"text", &signature));
+        assert!(!has_signed(&one.certificate, b"texts", &signature));
+        assert!(!has_signed(&other.certificate, b"text", &signature));
+        assert!(!has_signed(&other.certificate, b"text", b""));
     }
 }

@@ -52,7 +52,7 @@ impl Trust {
         let own = Issued::new(certificates(&estate.chain), &key, None)?;
         let papers = Papers::assemble(&certificates(&estate.roots), own, None)?;
         let papers = ArcSwap::from_pointee(papers);
-        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, renewed: Notify::new() })
+        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, law: ArcSwap::default(), renewed: Notify::new() })
     }
 }
 

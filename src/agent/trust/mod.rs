@@ -9,6 +9,7 @@
 //! in the Hello the node. Papers are replaced while connections stand.
 
 mod authority;
+mod edict;
 mod estate;
 mod notary;
 mod papers;
@@ -36,11 +37,13 @@ use tokio::sync::Notify;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub use authority::{Authority, Pair};
+pub use edict::{Edict, Law, Said, Token, Word};
 pub(super) use estate::Estate;
 pub use papers::{Files, Says};
 
 use super::Secret;
 use crate::model::{MeshName, NodeName};
+use authority::has_signed;
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
@@ -54,6 +57,7 @@ pub(super) struct Trust {
     mesh: MeshName,
     node: NodeName,
     papers: ArcSwap<Papers>,
+    law: ArcSwap<Law>,
     /// Links are to be looked at again.
     renewed: Notify,
 }
@@ -74,7 +78,7 @@ pub(super) enum Proof<'a> {
 impl Trust {
     pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
         let papers = ArcSwap::from_pointee(Self::papers(mesh, node, proof)?);
-        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, renewed: Notify::new() })
+        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, law: ArcSwap::default(), renewed: Notify::new() })
     }
 
     fn papers(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Papers, Broken> {
@@ -86,7 +90,18 @@ impl Trust {
 
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
-        self.papers.store(Arc::new(Self::papers(&self.mesh, &self.node, proof)?));
+        let papers = Arc::new(Self::papers(&self.mesh, &self.node, proof)?);
+        if let Some(authority) = &papers.authority {
+            // What an authority that goes decreed stands by the word of the one that comes.
+            let fresh = |edict: &Edict| !has_signed(&authority.certificate, &edict.text, &edict.signature);
+            let sign = |edict: &Edict| fresh(edict).then(|| authority.sign(&edict.text).ok()).flatten();
+            self.law.rcu(|law| {
+                let mut law = Law::clone(law);
+                law.sign_again(sign);
+                law
+            });
+        }
+        self.papers.store(papers);
         self.renewed.notify_one();
         Ok(())
     }
@@ -111,10 +126,46 @@ impl Trust {
     }
 
     fn check_name(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
-        match proven_name(certificate, &self.mesh) {
-            Some(_) => Ok(()),
-            None => Err(CertificateError::NotValidForName.into()),
+        let name = proven_name(certificate, &self.mesh).ok_or(CertificateError::NotValidForName)?;
+        let law = self.law.load();
+        let serial = || papers::says(certificate).map(|says| says.serial).unwrap_or_default();
+        if !law.is_empty() && law.denies(&name, &serial()) {
+            return Err(CertificateError::Revoked.into());
         }
+        Ok(())
+    }
+
+    /// What the authority has decreed, as far as this node has heard.
+    pub(super) fn law(&self) -> Arc<Law> {
+        self.law.load_full()
+    }
+
+    /// Signs a word, where this node may.
+    pub(super) fn decree(&self, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
+        let papers = self.papers.load();
+        papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, now)
+    }
+
+    /// Takes a word in, if an authority that is believed here has signed it. False if it tells nothing new.
+    pub(super) fn take(&self, edict: &Edict, now: u64) -> Result<bool, &'static str> {
+        let said = Said::read(&edict.text).ok_or("is no edict that this version knows")?;
+        if said.mesh != self.mesh {
+            return Err("is of another mesh");
+        }
+        said.check(now)?;
+        // Asked first: what is known already is not verified again.
+        if !Law::clone(&self.law.load()).take(edict.clone(), said.clone()) {
+            return Ok(false);
+        }
+        if !self.papers.load().roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature)) {
+            return Err("is not signed by an authority of this mesh");
+        }
+        self.law.rcu(|law| {
+            let mut law = Law::clone(law);
+            law.take(edict.clone(), said.clone());
+            law
+        });
+        Ok(true)
     }
 
     /// Both sides of TLS, as QUIC wants them.
@@ -161,6 +212,9 @@ pub enum Broken {
     /// A certificate could not be made.
     #[error("the certificate cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// This node has no authority's key to sign with.
+    #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
+    NoAuthority,
     /// TLS refused the result.
     #[error("TLS refuses the certificate: {0}")]
     Tls(#[from] Error),

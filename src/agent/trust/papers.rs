@@ -96,7 +96,7 @@ impl Issued {
 pub(super) struct Papers {
     pub(super) servers: Arc<WebPkiServerVerifier>,
     pub(super) clients: Arc<dyn ClientCertVerifier>,
-    /// Whom both believe.
+    /// Whom both believe; the first is the one that signs.
     pub(super) roots: Vec<CertificateDer<'static>>,
     /// The key of the first, where this node has it.
     pub(super) authority: Option<Authority>,

@@ -190,7 +190,7 @@ pub(super) fn worst<'a>(checks: impl IntoIterator<Item = &'a Check<'a>>) -> Heal
 }
 
 /// The name under which rows for nodes themselves stand in the books.
-pub(super) fn node_checks() -> ServiceName {
+pub(in crate::http) fn node_checks() -> ServiceName {
     NODE_CHECKS.try_into().expect("it is a label")
 }
 

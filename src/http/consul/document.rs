@@ -17,7 +17,7 @@ impl<S: Sync> FromRequest<S> for Document {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
-        let bytes = body::collect(request).await?;
+        let bytes = body::collect(request.into_body()).await?;
         Self::parse(&bytes)
     }
 }
@@ -124,10 +124,15 @@ impl Document {
     }
 }
 
+/// The one spelling of a key.
+pub(in crate::http) fn folded(key: &str) -> String {
+    key.replace('_', "").to_ascii_lowercase()
+}
+
 impl From<Map<String, Value>> for Document {
     fn from(map: Map<String, Value>) -> Self {
         let said = map.into_iter().filter(|(_, value)| !value.is_null());
-        Self(said.map(|(key, value)| (key.replace('_', "").to_ascii_lowercase(), value)).collect())
+        Self(said.map(|(key, value)| (folded(&key), value)).collect())
     }
 }
 

@@ -133,7 +133,7 @@ impl<S: Sync> axum::extract::FromRequest<S> for Payload {
     type Rejection = Failure;
 
     async fn from_request(request: axum::extract::Request, _: &S) -> Result<Self, Failure> {
-        let bytes = body::collect(request).await?;
+        let bytes = body::collect(request.into_body()).await?;
         if bytes.len() > MAX_PAYLOAD {
             let why = format!("the payload is {} bytes; an event carries {MAX_PAYLOAD}", bytes.len());
             return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, why));

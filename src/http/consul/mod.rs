@@ -39,7 +39,10 @@ use axum::{
     routing::{MethodRouter, any, get, put},
 };
 
+pub(super) use check::node_checks;
+pub(super) use document::folded;
 pub(super) use read::Bodies;
+pub(super) use reports::service_of_check;
 
 use super::{App, door, requests::Requests};
 

@@ -89,6 +89,11 @@ async fn report(app: &App, id: &str, status: Health, output: &str) -> Answer {
     done()
 }
 
+/// The service that a check of this id belongs to.
+pub(in crate::http) fn service_of_check(view: &View, id: &str) -> Option<String> {
+    find(view, id).map(|(own, _)| own.name.to_string())
+}
+
 /// The instance and the check that an id means. Most ids say which instance: only the others are looked for.
 fn find(view: &View, id: &str) -> Option<(Arc<Registration>, CheckName)> {
     let named = |own: &Registration| {

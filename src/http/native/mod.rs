@@ -15,6 +15,7 @@ mod registrations;
 mod reports;
 mod services;
 mod status;
+mod tokens;
 mod watch;
 
 use std::{
@@ -28,7 +29,7 @@ use axum::{
     http::{Method, StatusCode},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{MethodRouter, any, get, post, put},
+    routing::{MethodRouter, any, delete, get, post, put},
 };
 use serde::Serializer;
 
@@ -56,6 +57,10 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/join", post(join::join)),
         ("/api/v1/leave", post(join::leave)),
         ("/api/v1/force-leave/{node}", post(join::force_leave)),
+        ("/api/v1/tokens", get(tokens::list).post(tokens::create)),
+        ("/api/v1/tokens/{name}", delete(tokens::revoke)),
+        ("/api/v1/denials", get(tokens::denied).post(tokens::deny)),
+        ("/api/v1/edicts", post(tokens::publish)),
         ("/api/v1/watch", get(watch::watch)),
         ("/api/v1/events", get(events::events)),
         ("/api/v1/explain/{name}", get(explain::explain)),
@@ -78,6 +83,7 @@ fn describe(api: &mut Api) {
     join::describe(api);
     events::describe(api);
     explain::describe(api);
+    tokens::describe(api);
     watch::describe(api);
     prometheus::describe(api);
 }

@@ -1,0 +1,128 @@
+//! `hobnob token`: rights for programs and people, decreed for the whole mesh. A token is made here and shown once; the
+//! mesh knows its SHA-256.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use clap::{Args, Subcommand};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::{
+    ca::Place,
+    client::{Client, segment},
+    failure::Failure,
+    output::{self, Reading, Shape},
+};
+use crate::{
+    agent::{
+        Secret,
+        trust::{Token, Word},
+        unix_millis,
+    },
+    http::Policy,
+    model::{MeshName, parse_duration},
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a token for HTTP and print it, once
+    Create(Create),
+    /// The tokens that are good in this mesh
+    List(Reading),
+    /// Take a token's rights back, everywhere
+    Revoke(Revoke),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// What it allows: read, write, write:NAME, write:PREFIX*, operate or all; several with commas
+    #[arg(long, value_name = "POLICY")]
+    policy: Policy,
+    /// What to call it, in lists and in the audit
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// For how long it is good, such as 30d [default: until it is revoked]
+    #[arg(long, value_name = "TIME", value_parser = lifetime)]
+    ttl: Option<Duration>,
+    /// Ask no agent: print the token, and what to put into a node's hobnob.toml
+    #[arg(long, conflicts_with_all = ["ttl", "dir"])]
+    offline: bool,
+    /// The folder of the authority that signs, where no node holds its key
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// What it is called
+    name: String,
+}
+
+pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Create(flags) => return create(client, &flags).await,
+        Command::List(reading) => drop(output::read(client, &reading, "/api/v1/tokens", &SHAPE).await?),
+        Command::Revoke(flags) => {
+            let path = format!("/api/v1/tokens/{}", segment(&flags.name));
+            client.call(Method::DELETE, &path, None).await?.found(&path)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
+    let text = Secret::random().reveal();
+    let mut sha256 = [0; 32];
+    sha256.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    let digits: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = flags.name.clone().unwrap_or_else(|| format!("token-{}", &digits[..8]));
+    if flags.offline {
+        output::print(&text);
+        let policy = flags.policy.to_string();
+        eprintln!("[[http.tokens]]\nname = {name:?}\nsha256 = {digits:?}\npolicy = {policy:?}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+    let expires = flags.ttl.map(millis);
+    if let Some(dir) = &flags.dir {
+        let token = Token { name, sha256, policy: flags.policy.to_string(), expires };
+        publish(client, dir.clone(), Word::Token(token), Standing::Holds).await?;
+    } else {
+        let mut asked = json!({ "name": name, "sha256": digits, "policy": flags.policy.to_string() });
+        if let Some(at) = expires {
+            asked["expires"] = at.into();
+        }
+        let path = "/api/v1/tokens";
+        client.call(Method::POST, path, Some(&asked)).await?.found(path)?;
+    }
+    output::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a word holds, or is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Holds,
+    Void,
+}
+
+/// Signs a word with the authority in `dir`, and hands it to the agent's mesh.
+pub(super) async fn publish(client: &Client, dir: PathBuf, word: Word, standing: Standing) -> Result<(), Failure> {
+    let authority = Place { dir }.read()?;
+    let status = client.get("/api/v1/status").await?;
+    let mesh: Result<MeshName, _> = status["mesh"].as_str().unwrap_or_default().try_into();
+    let odd = |why: &dyn std::fmt::Display| Failure::new("cannot sign for this mesh", why, "hobnob status");
+    let mesh = mesh.map_err(|why| odd(&format_args!("{why:?}")))?;
+    let edict = authority.decree(&mesh, word, standing == Standing::Void, unix_millis()).map_err(|why| odd(&why))?;
+    let path = "/api/v1/edicts";
+    let body: Value = json!({ "edict": edict.to_text() });
+    client.call(Method::POST, path, Some(&body)).await?.found(path)?;
+    Ok(())
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|why| format!("{text:?} {why}"))
+}
+
+const SHAPE: Shape = Shape { name: "name", columns: &[("NAME", "name"), ("POLICY", "policy"), ("EXPIRES", "expires")] };

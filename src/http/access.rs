@@ -1,0 +1,425 @@
+//! Who may do what: a token's policy, or that of those who show none, against what a request needs.
+//!
+//! One table says what each call needs, for all faces of HTTP; what it does not know needs the right to operate, so that
+//! a new route is closed before it is open. Tokens are known by their SHA-256 and compared in constant time. Every write
+//! and every refusal is an audit event in the log while tokens count.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::Value;
+use subtle::ConstantTimeEq;
+
+use super::{Policy, Problem, body, consul};
+use crate::agent::Agent;
+
+/// A token of the configuration: good on this node alone, and there before any mesh is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedToken {
+    /// What people call it.
+    pub name: String,
+    /// The SHA-256 of the token in hexadecimal, as `hobnob token create --offline` prints it.
+    #[serde(deserialize_with = "hexadecimal")]
+    pub sha256: [u8; 32],
+    /// What it allows.
+    pub policy: Policy,
+}
+
+/// What stands between the door and the handlers.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) agent: Agent,
+    pub(super) anonymous: Policy,
+    pub(super) fixed: Vec<FixedToken>,
+}
+
+/// Whoever asks.
+struct Who {
+    name: String,
+    policy: Policy,
+    is_anonymous: bool,
+}
+
+impl Who {
+    /// That somebody may not: 401 for those who have shown no token, since one might help.
+    fn forbidden(&self, what: &str) -> Problem {
+        let (name, policy) = (&self.name, &self.policy);
+        let status = if self.is_anonymous { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
+        Problem::new(status, format!("{name} has the policy {policy}, which does not allow {what}"))
+    }
+}
+
+/// What a request needs.
+#[derive(Debug, PartialEq, Eq)]
+enum Need {
+    /// Nothing: whether the process lives is no secret.
+    Nothing,
+    Read,
+    /// To write the services that it is about.
+    Write(Aim),
+    Operate,
+    /// To hand out rights.
+    All,
+}
+
+/// Where a request says which services it is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Aim {
+    /// This one.
+    Service(String),
+    /// That of the registration of this id.
+    Instance(String),
+    /// That of the registration of this id, or of the one in the body, and the one that the body names.
+    Body(Option<String>),
+    /// That of the registration whose check this is.
+    Beat(String),
+    /// The same, in Consul's way of calling checks.
+    Check(String),
+    /// That of the registration that the body gives a check to, in Consul's words.
+    NewCheck,
+}
+
+impl Need {
+    /// Whether it is an answer of a program that it lives: too many of them for the audit.
+    fn is_beat(&self) -> bool {
+        matches!(self, Self::Write(Aim::Beat(_) | Aim::Check(_)))
+    }
+}
+
+/// The layer over all routes.
+pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if access.anonymous.is_all() {
+        return next.run(request).await;
+    }
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let need = Need::of(&method, &path);
+    let is_beat = need.is_beat();
+    let (who, outcome) = match access.who(request.headers()) {
+        Ok(who) => {
+            let allowed = access.allow(&who, need, request).await;
+            (who.name, allowed)
+        }
+        Err(why) => ("unknown".into(), Err(Problem::new(StatusCode::UNAUTHORIZED, why))),
+    };
+    match outcome {
+        Ok(request) => {
+            let response = next.run(request).await;
+            if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_beat {
+                tracing::info!(event = "audit", %who, %method, path, status = response.status().as_u16());
+            }
+            response
+        }
+        Err(problem) => {
+            let refused = refuse(problem, &path);
+            tracing::warn!(event = "audit", %who, %method, path, status = refused.status().as_u16(), "refused");
+            refused
+        }
+    }
+}
+
+/// Who could do better with another token is told so (RFC 6750 section 3); Consul's clients know but 403.
+fn refuse(problem: Problem, path: &str) -> Response {
+    let mut response = problem.into_response();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        if path.starts_with("/v1/") {
+            *response.status_mut() = StatusCode::FORBIDDEN;
+        } else {
+            let scheme = HeaderValue::from_static("Bearer realm=\"hobnob\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+    }
+    response
+}
+
+impl Access {
+    /// Whose token the headers show. All that are known are looked at, whichever it is: the time tells nothing.
+    fn who(&self, headers: &HeaderMap) -> Result<Who, &'static str> {
+        let Some(token) = shown(headers)? else {
+            return Ok(Who { name: "anonymous".into(), policy: self.anonymous.clone(), is_anonymous: true });
+        };
+        let hash = digest(&SHA256, token.as_bytes());
+        let same = |known: &[u8; 32]| bool::from(known.as_slice().ct_eq(hash.as_ref()));
+        let mut found = None;
+        for token in &self.fixed {
+            if same(&token.sha256) {
+                found = Some(Who { name: token.name.clone(), policy: token.policy.clone(), is_anonymous: false });
+            }
+        }
+        let now = crate::agent::unix_millis();
+        for token in self.agent.law().tokens() {
+            let is_good = token.expires.is_none_or(|at| now < at);
+            if same(&token.sha256)
+                && is_good
+                && let Ok(policy) = token.policy.parse()
+            {
+                found = Some(Who { name: token.name.clone(), policy, is_anonymous: false });
+            }
+        }
+        found.ok_or("the token is not known here, or has expired")
+    }
+
+    /// Gives the request back if the policy allows what it needs.
+    async fn allow(&self, who: &Who, need: Need, request: Request) -> Result<Request, Problem> {
+        let policy = &who.policy;
+        let (is_enough, right) = match &need {
+            Need::Nothing => (true, ""),
+            Need::Read => (policy.may_read(), "read"),
+            Need::Write(_) => (policy.may_write_some(), "write"),
+            Need::Operate => (policy.may_operate(), "operate"),
+            Need::All => (policy.is_all(), "all"),
+        };
+        if !is_enough {
+            return Err(who.forbidden(&format!("this: it needs {right}")));
+        }
+        match need {
+            Need::Write(aim) => self.allow_write(who, aim, request).await,
+            _ => Ok(request),
+        }
+    }
+
+    async fn allow_write(&self, who: &Who, aim: Aim, mut request: Request) -> Result<Request, Problem> {
+        let view = self.agent.view();
+        let of_id = |id: &str| view.registration(&id.try_into().ok()?).map(|own| own.name.to_string());
+        let services: Vec<String> = match aim {
+            Aim::Service(name) => vec![name],
+            Aim::Instance(id) | Aim::Beat(id) => of_id(&id).into_iter().collect(),
+            Aim::Check(id) => consul::service_of_check(view, &id).into_iter().collect(),
+            Aim::Body(id) => {
+                let said = Said::of(&mut request).await?;
+                let ids = id.iter().chain(&said.ids).chain(&said.names);
+                ids.filter_map(|id| of_id(id)).chain(said.names.iter().cloned()).collect()
+            }
+            Aim::NewCheck => match Said::of(&mut request).await?.services {
+                ids if ids.is_empty() => vec![consul::node_checks().to_string()],
+                ids => ids.iter().filter_map(|id| of_id(id)).collect(),
+            },
+        };
+        match services.iter().find(|service| !who.policy.may_write(service)) {
+            Some(service) => Err(who.forbidden(&format!("to write the service {service:?}"))),
+            None => Ok(request),
+        }
+    }
+}
+
+/// What a body says of where it belongs. A body that makes no sense changes nothing, and its handler says what is wrong
+/// with it.
+#[derive(Default)]
+struct Said {
+    names: Vec<String>,
+    ids: Vec<String>,
+    services: Vec<String>,
+}
+
+impl Said {
+    /// Reads the body, and puts it back.
+    async fn of(request: &mut Request) -> Result<Self, Problem> {
+        let bytes = body::collect(std::mem::take(request.body_mut())).await?;
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        *request.body_mut() = Body::from(bytes);
+        let mut said = Self::default();
+        // Consul's clients write a key as they like; all spellings of it are held to the policy.
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let Some(text) = value.as_str().filter(|text| !text.is_empty()) else { continue };
+            match &*consul::folded(key) {
+                "name" => said.names.push(text.into()),
+                "id" => said.ids.push(text.into()),
+                "serviceid" => said.services.push(text.into()),
+                _ => {}
+            }
+        }
+        Ok(said)
+    }
+}
+
+impl Need {
+    /// The table.
+    fn of(method: &Method, path: &str) -> Self {
+        let decoded = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
+        let segments: Vec<_> = path.split('/').skip(1).map(decoded).collect();
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        match segments.as_slice() {
+            [""] | ["livez" | "readyz" | "version"] if reads => Self::Nothing,
+            ["api", "v1", "tokens" | "joins", ..] => Self::All,
+            _ if reads => Self::Read,
+            ["api", "v1", "registrations", id] if *method == Method::PUT => Self::Write(Aim::Body(Some((*id).into()))),
+            ["api", "v1", "registrations" | "maintenance", id] => Self::Write(Aim::Instance((*id).into())),
+            ["api", "v1", "registrations", id, "checks", _] => Self::Write(Aim::Beat((*id).into())),
+            ["v1", "agent", "service", "register"] => Self::Write(Aim::Body(None)),
+            ["v1", "agent", "service", "deregister" | "maintenance", id @ ..] if !id.is_empty() => {
+                Self::Write(Aim::Instance(id.join("/")))
+            }
+            ["v1", "agent", "check", "register"] => Self::Write(Aim::NewCheck),
+            ["v1", "agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", id @ ..] if !id.is_empty() => {
+                Self::Write(Aim::Check(id.join("/")))
+            }
+            ["eureka", "apps", name, ..] | ["eureka", "v2", "apps", name, ..] => {
+                Self::Write(Aim::Service((*name).into()))
+            }
+            _ => Self::Operate,
+        }
+    }
+}
+
+/// The token that a request shows; an empty one is none.
+fn shown(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+    const WHY: &str = "the Authorization header is not `Bearer TOKEN`";
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let text = value.to_str().map_err(|_| WHY)?;
+        let (scheme, token) = text.split_once(' ').ok_or(WHY)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(WHY);
+        }
+        return Ok(Some(token.trim()).filter(|token| !token.is_empty()));
+    }
+    let consul = headers.get("x-consul-token").and_then(|value| value.to_str().ok()).map(str::trim);
+    Ok(consul.filter(|token| !token.is_empty()))
+}
+
+fn hexadecimal<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+    let text = String::deserialize(from)?;
+    parse_hash(&text).ok_or_else(|| serde::de::Error::custom("is not a SHA-256 in hexadecimal"))
+}
+
+/// A SHA-256 from its 64 hexadecimal digits.
+pub(super) fn parse_hash(text: &str) -> Option<[u8; 32]> {
+    let (digits, rest) = text.as_bytes().as_chunks::<2>();
+    let mut hash = [0; 32];
+    if digits.len() != hash.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in hash.iter_mut().zip(digits) {
+        let digit = |c: u8| char::from(c).to_digit(16);
+        *byte = u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?;
+    }
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{native, requests::Requests};
+
+    #[test]
+    fn what_is_not_in_the_table_needs_the_right_to_operate() {
+        let need = |method: Method, path| Need::of(&method, path);
+        assert_eq!(need(Method::GET, "/livez"), Need::Nothing);
+        assert_eq!(need(Method::GET, "/v1/health/service/web"), Need::Read);
+        assert_eq!(need(Method::POST, "/api/v1/leave"), Need::Operate);
+        assert_eq!(need(Method::PUT, "/api/v1/maintenance"), Need::Operate);
+        assert_eq!(need(Method::PUT, "/v1/agent/service/register/x"), Need::Operate);
+        assert_eq!(need(Method::GET, "/api/v1/tokens"), Need::All);
+        let instance = |id: &str| Need::Write(Aim::Instance(id.into()));
+        assert_eq!(need(Method::PUT, "/api/v1/registrations/web%2F1"), Need::Write(Aim::Body(Some("web/1".into()))));
+        assert_eq!(need(Method::DELETE, "/api/v1/registrations/a"), instance("a"));
+        assert_eq!(need(Method::PUT, "/v1/agent/service/deregister/a/b"), instance("a/b"));
+    }
+
+    /// What writing there needs, for every route: one that is missing here is one that nobody has thought about.
+    const WRITES: [(&str, &[&str]); 7] = [
+        ("body", &["/api/v1/registrations/{id}", "/v1/agent/service/register"]),
+        ("instance", &["/v1/agent/service/deregister/{*id}", "/v1/agent/service/maintenance/{*id}"]),
+        ("beat", &["/api/v1/registrations/{id}/checks/{check}"]),
+        (
+            "check",
+            &[
+                "/v1/agent/check/deregister/{*id}",
+                "/v1/agent/check/fail/{*id}",
+                "/v1/agent/check/pass/{*id}",
+                "/v1/agent/check/update/{*id}",
+                "/v1/agent/check/warn/{*id}",
+            ],
+        ),
+        ("new check", &["/v1/agent/check/register"]),
+        ("all", &["/api/v1/tokens", "/api/v1/tokens/{name}"]),
+        (
+            "operate",
+            &[
+                "/api/v1/denials",
+                "/api/v1/edicts",
+                "/api/v1/force-leave/{node}",
+                "/api/v1/join",
+                "/api/v1/leave",
+                "/v1/agent/join/{*address}",
+                "/v1/agent/leave",
+                "/v1/agent/maintenance",
+                "/v1/catalog/deregister",
+                "/v1/catalog/register",
+                "/v1/event/fire/{*name}",
+            ],
+        ),
+    ];
+
+    #[test]
+    fn every_route_needs_what_it_should() {
+        let mut requests = Requests::default();
+        drop((native::routes(&mut requests), consul::routes(&mut requests)));
+        let paths: Vec<_> = requests.paths().filter(|path| path.starts_with('/')).collect();
+        assert!(paths.len() > 60, "{paths:?}");
+        for (_, listed) in WRITES {
+            assert!(listed.iter().all(|path| paths.contains(path)), "a route that is gone: {listed:?}");
+        }
+        for path in paths {
+            let asked = path.replace("{*", "").replace(['{', '}'], "");
+            let open = matches!(path, "/" | "/livez" | "/readyz" | "/version");
+            let all = path.starts_with("/api/v1/tokens");
+            let reads = if open {
+                Need::Nothing
+            } else if all {
+                Need::All
+            } else {
+                Need::Read
+            };
+            for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+                assert_eq!(Need::of(&method, &asked), reads, "{method} {path}");
+            }
+            let listed = WRITES.iter().find(|(_, listed)| listed.contains(&path)).map(|(what, _)| *what);
+            let what = match Need::of(&Method::PUT, &asked) {
+                Need::Write(Aim::Body(_)) => "body",
+                Need::Write(Aim::Instance(_)) => "instance",
+                Need::Write(Aim::Beat(_)) => "beat",
+                Need::Write(Aim::Check(_)) => "check",
+                Need::Write(Aim::NewCheck) => "new check",
+                Need::Write(Aim::Service(_)) => "service",
+                Need::Operate => "operate",
+                Need::All => "all",
+                Need::Nothing | Need::Read => "nothing",
+            };
+            // Where there is nothing to write, it is refused as if there were.
+            assert_eq!(what, listed.unwrap_or("operate"), "PUT {path}");
+            for method in [Method::POST, Method::DELETE, Method::PATCH] {
+                assert!(!matches!(Need::of(&method, &asked), Need::Nothing | Need::Read), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_token_is_shown_in_either_header_and_an_empty_one_is_none() {
+        let headers = |name: &'static str, value: &'static str| {
+            HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))])
+        };
+        assert_eq!(shown(&headers("authorization", "bearer abc")), Ok(Some("abc")));
+        assert_eq!(shown(&headers("x-consul-token", "abc")), Ok(Some("abc")));
+        assert_eq!(shown(&headers("x-consul-token", "")), Ok(None));
+        assert_eq!(shown(&HeaderMap::new()), Ok(None));
+        assert!(shown(&headers("authorization", "Basic abc")).is_err());
+    }
+
+    #[test]
+    fn a_hash_is_64_digits() {
+        assert_eq!(parse_hash(&"0f".repeat(32)), Some([15; 32]));
+        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33)] {
+            assert_eq!(parse_hash(bad), None);
+        }
+    }
+}

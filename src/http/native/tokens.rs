@@ -1,0 +1,153 @@
+//! `/api/v1/tokens` and `/api/v1/denials`: what the mesh's authority decrees, through a node that may sign or signed
+//! elsewhere. A token itself is made by whoever asks, and never sent here: its SHA-256 is.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{moment, openapi::Api, params::Segments};
+use crate::{
+    agent::trust::{Edict, Token, Word},
+    http::{Answer, Policy, Problem, Shared, access::parse_hash, body::Parsed},
+    model::NodeName,
+};
+
+/// What a token is asked to be.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    name: String,
+    sha256: String,
+    #[schemars(with = "String")]
+    policy: Policy,
+    /// In unix milliseconds.
+    #[serde(default)]
+    expires: Option<u64>,
+}
+
+/// A token as it is shown.
+#[derive(Serialize, JsonSchema)]
+struct Shown {
+    name: String,
+    policy: String,
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_moment")]
+    expires: Option<u64>,
+}
+
+fn some_moment<S: serde::Serializer>(at: &Option<u64>, to: S) -> Result<S::Ok, S::Error> {
+    moment(&at.unwrap_or_default(), to)
+}
+
+impl From<&Token> for Shown {
+    fn from(token: &Token) -> Self {
+        Self { name: token.name.clone(), policy: token.policy.clone(), expires: token.expires }
+    }
+}
+
+pub(super) async fn list(State(app): Shared) -> Response {
+    let law = app.agent.law();
+    let mut tokens: Vec<Shown> = law.tokens().map(Into::into).collect();
+    tokens.sort_by(|a, b| a.name.cmp(&b.name));
+    Json(tokens).into_response()
+}
+
+pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -> Answer {
+    let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
+    if app.agent.law().tokens().any(|token| token.name == wanted.name) {
+        return Err(Problem::new(StatusCode::CONFLICT, format!("there is a token called {:?} already", wanted.name)));
+    }
+    let token = Token { name: wanted.name, sha256, policy: wanted.policy.to_string(), expires: wanted.expires };
+    let shown = Shown::from(&token);
+    app.agent.decree(Word::Token(token), false).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    Ok((StatusCode::CREATED, Json(shown)).into_response())
+}
+
+pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>) -> Answer {
+    let law = app.agent.law();
+    let named: Vec<_> = law.tokens().filter(|token| token.name == name).cloned().collect();
+    if named.is_empty() {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no token called {name:?}")));
+    }
+    for token in named {
+        app.agent.decree(Word::Token(token), true).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Who is not let in: `{"node": "web-1"}` or `{"serial": "0a..."}`; `void` lets him in again.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Denial {
+    #[schemars(with = "Option<String>")]
+    node: Option<NodeName>,
+    serial: Option<String>,
+    #[serde(default)]
+    void: bool,
+}
+
+#[derive(Default, Serialize, JsonSchema)]
+struct Denied {
+    nodes: Vec<String>,
+    serials: Vec<String>,
+}
+
+pub(super) async fn denied(State(app): Shared) -> Response {
+    let mut denied = Denied::default();
+    for said in app.agent.law().standing() {
+        match &said.word {
+            Word::DenyNode(name) => denied.nodes.push(name.to_string()),
+            Word::DenySerial(serial) => denied.serials.push(serial.clone()),
+            Word::Token(_) => {}
+        }
+    }
+    Json(denied).into_response()
+}
+
+pub(super) async fn deny(State(app): Shared, Parsed(denial): Parsed<Denial>) -> Answer {
+    let word = match (denial.node, denial.serial) {
+        (Some(node), None) if node == app.agent.config().node => {
+            return Err(Problem::field("node", "is this node itself; ask another"));
+        }
+        (Some(node), None) => Word::DenyNode(node),
+        (None, Some(serial)) => Word::DenySerial(serial),
+        _ => return Err(Problem::field("node", "or serial must be given, and not both")),
+    };
+    app.agent.decree(word, denial.void).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    Ok(denied(State(app)).await)
+}
+
+/// An edict signed where the authority's key is kept.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Signed {
+    edict: String,
+}
+
+pub(super) async fn publish(State(app): Shared, Parsed(signed): Parsed<Signed>) -> Answer {
+    let edict = Edict::from_text(&signed.edict).ok_or_else(|| Problem::field("edict", "is no edict"))?;
+    app.agent.publish(edict).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    Ok(StatusCode::CREATED.into_response())
+}
+
+/// For the OpenAPI document.
+pub(super) fn describe(api: &mut Api) {
+    api.get("/api/v1/tokens", "The tokens that are good in this mesh; needs the right to do all.")
+        .answers::<Vec<Shown>>(200, "By name; never the tokens themselves.");
+    api.post("/api/v1/tokens", "Decrees a token, of which the SHA-256 is told; needs the right to do all.")
+        .takes::<Wanted>()
+        .answers::<Shown>(201, "It is on its way to every node.");
+    api.delete("/api/v1/tokens/{name}", "Takes a token's rights back.").empty(204, "It is good no more.");
+    api.get("/api/v1/denials", "Who is not let into the mesh.").answers::<Denied>(200, "Names and serial numbers.");
+    api.post("/api/v1/denials", "Lets a node or a certificate in no more, or again.")
+        .takes::<Denial>()
+        .answers::<Denied>(200, "All that are denied now.");
+    api.post("/api/v1/edicts", "Publishes what was signed where the authority's key is kept.")
+        .takes::<Signed>()
+        .empty(201, "It is on its way to every node.");
+}

@@ -1,0 +1,198 @@
+//! Who may do what over HTTP: tokens as an operator makes them, real agents that hold everybody to them.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test outside the core's virtual time")]
+
+mod process;
+
+use process::{Agent, Ended, Mesh, finish, hobnob, until};
+
+/// Starts a node whose `[http]` says `section`.
+async fn start(mesh: &Mesh, node: &str, section: &str, seeds: &[&Agent]) -> Agent {
+    let config = mesh.file(&format!("{node}.toml"), &format!("[http]\n{section}\n"));
+    let mut command = mesh.agent(node, node);
+    command.arg("--config").arg(config);
+    for seed in seeds {
+        command.args(["--join", &seed.mesh.to_string()]);
+    }
+    mesh.launch(node, &mut command).await
+}
+
+/// Runs a command against `agent`, with a token or without.
+async fn ask(agent: &Agent, token: &str, words: &[&str]) -> Ended {
+    let mut command = hobnob();
+    command.args(words).args(["--api", &format!("http://{}", agent.http)]);
+    if !token.is_empty() {
+        command.env("HOBNOB_TOKEN", token);
+    }
+    finish(&mut command).await
+}
+
+/// Makes a token; what was printed is the token alone.
+async fn create(agent: &Agent, by: &str, policy: &str, name: &str) -> String {
+    let made = ask(agent, by, &["token", "create", "--policy", policy, "--name", name]).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    made.out.trim().to_owned()
+}
+
+/// The first token, as a node's own settings hold it: the token, and its section.
+async fn first_token() -> (String, String) {
+    let made = finish(hobnob().args(["token", "create", "--policy", "all", "--name", "root", "--offline"])).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    assert!(!made.err.contains(made.out.trim()), "what goes into the file is not the token");
+    (made.out.trim().to_owned(), made.err)
+}
+
+#[tokio::test]
+async fn who_shows_no_token_may_do_what_anonymous_may() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"read\"\n{section}"), &[]).await;
+    assert_eq!(ask(&a, "", &["members"]).await.code, Some(0));
+    for words in [&["register", "web", "--port", "80"][..], &["leave"], &["token", "list"]] {
+        let refused = ask(&a, "", words).await;
+        assert!(refused.failure(5).2.contains("--token-file"), "{words:?}");
+    }
+    let (status, body) = a.call("PUT", "/api/v1/registrations/web", r#"{"name": "web", "port": 80}"#).await;
+    assert_eq!((status, &body["status"]), (401, &401.into()), "{body}");
+    assert_eq!(a.get("/api/v1/registrations").await, serde_json::json!([]));
+    assert_eq!(ask(&a, "wrong", &["members"]).await.code, Some(5), "a token that is not known is not nobody");
+    assert_eq!(ask(&a, &root, &["register", "web", "--port", "80"]).await.code, Some(0));
+    let log = a.log();
+    assert!(log.contains("audit") && log.contains("root") && log.contains("anonymous"), "{log}");
+    assert!(!log.contains(&root), "a token is never logged");
+}
+
+#[tokio::test]
+async fn a_token_writes_its_own_services_and_no_others() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"none\"\n{section}"), &[]).await;
+    assert_eq!(a.call("GET", "/livez", "").await.0, 200);
+    assert_eq!(a.call("GET", "/api/v1/members", "").await.0, 401);
+    let web = create(&a, &root, "write:web-*", "deploy").await;
+    let operator = create(&a, &root, "operate", "ops").await;
+    assert_eq!(ask(&a, &web, &["register", "web-1", "--port", "80"]).await.code, Some(0));
+    assert_eq!(ask(&a, &root, &["register", "db", "--port", "81"]).await.code, Some(0));
+    for words in [
+        // Another's service by its name, by its id, and by taking its id over.
+        &["register", "db2", "--port", "1"][..],
+        &["deregister", "db"],
+        &["register", "web-2", "--port", "1", "--id", "db"],
+        &["leave"],
+        &["token", "create", "--policy", "all"],
+    ] {
+        assert_eq!(ask(&a, &web, words).await.code, Some(5), "{words:?}");
+    }
+    assert_eq!(ask(&a, &operator, &["token", "create", "--policy", "all"]).await.code, Some(5));
+    assert_eq!(ask(&a, &operator, &["deregister", "web-1"]).await.code, Some(5));
+    assert_eq!(ask(&a, &web, &["services", "--format", "name"]).await.out, "db\nweb-1\n");
+    assert_eq!(ask(&a, &web, &["deregister", "web-1"]).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn every_described_call_is_closed_to_whoever_may_not() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"none\"\n{section}"), &[]).await;
+    let read = create(&a, &root, "read", "reader").await;
+    let api = a.call_as(&read, "GET", "/api/v1/openapi.json", "").await.1;
+    let calls = api["paths"].as_object().unwrap().iter().flat_map(|(path, calls)| {
+        calls.as_object().unwrap().keys().map(move |method| (method.to_ascii_uppercase(), path))
+    });
+    let mut walked = 0;
+    for (method, path) in calls.filter(|(method, _)| method != "PARAMETERS") {
+        let asked = path.replace(['{', '}'], "");
+        let open = matches!(path.as_str(), "/" | "/livez" | "/readyz" | "/version");
+        let status = a.call(&method, &asked, "{}").await.0;
+        assert_eq!(status == 401, !open, "anonymous: {method} {path}: {status}");
+        if method != "GET" || path.starts_with("/api/v1/tokens") {
+            let status = a.call_as(&read, &method, &asked, "{}").await.0;
+            assert_eq!(status, 403, "a reader: {method} {path}");
+        }
+        walked += 1;
+    }
+    assert!(walked > 25, "{walked}");
+    assert_eq!(a.call_as(&root, "GET", "/api/v1/registrations", "").await.1, serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn consul_s_calls_are_held_to_the_same_policies() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"none\"\n{section}"), &[]).await;
+    let web = create(&a, &root, "write:web", "web").await;
+    let put = async |token: &str, path: &str, body: &str| a.call_as(token, "PUT", path, body).await.0;
+    let with_check = r#"{"Name": "db", "Port": 1, "Check": {"CheckID": "alive", "TTL": "1h"}}"#;
+    assert_eq!(put(&root, "/v1/agent/service/register", with_check).await, 200);
+    assert_eq!(put(&web, "/v1/agent/service/register", r#"{"Name": "web", "Port": 2}"#).await, 200);
+    for (path, body) in [
+        ("/v1/agent/service/register", r#"{"Name": "db", "Port": 2}"#),
+        // A key's spelling does not matter to the handler, and so not to the policy.
+        ("/v1/agent/service/register", r#"{"N_aMe": "db", "Port": 2}"#),
+        ("/v1/agent/service/register", r#"{"name": "web", "NAME": "db", "Port": 2}"#),
+        ("/v1/agent/service/register", r#"{"Name": "web", "I_D": "db", "Port": 2}"#),
+        ("/v1/agent/service/deregister/db", ""),
+        ("/v1/agent/service/maintenance/db?enable=true", ""),
+        // A check by an id of its own, and one of the node.
+        ("/v1/agent/check/pass/alive", ""),
+        ("/v1/agent/check/update/alive", r#"{"Status": "passing"}"#),
+        ("/v1/agent/check/deregister/alive", ""),
+        ("/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h", "Service_ID": "db"}"#),
+        ("/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h"}"#),
+        ("/v1/agent/maintenance?enable=true", ""),
+        ("/v1/agent/leave", ""),
+        ("/v1/catalog/register", r#"{"Node": "x", "Address": "10.0.0.1"}"#),
+        ("/v1/event/fire/deploy", ""),
+    ] {
+        assert_eq!(put(&web, path, body).await, 403, "{path} {body}");
+        assert_eq!(put("", path, body).await, 403, "anonymous: {path} {body}");
+    }
+    assert_eq!(put(&web, "/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h", "ServiceID": "web"}"#).await, 200);
+    assert_eq!(put(&web, "/v1/agent/check/pass/x", "").await, 200);
+    assert_eq!(put(&root, "/v1/agent/check/pass/alive", "").await, 200);
+    let checks = a.call_as(&web, "GET", "/v1/agent/checks", "").await.1;
+    assert_eq!(checks.as_object().unwrap().len(), 2, "{checks}");
+    assert_eq!(put(&web, "/v1/agent/service/deregister/web", "").await, 200);
+}
+
+#[tokio::test]
+async fn a_token_is_good_on_every_node_until_it_is_revoked_and_outlives_a_restart() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let section = format!("anonymous = \"none\"\n{section}");
+    let a = start(&mesh, "a", &section, &[]).await;
+    let deploy = create(&a, &root, "write", "deploy").await;
+    // One that was not there when it was made, and one that is when it goes.
+    let b = start(&mesh, "b", &section, &[&a]).await;
+    let works = async |agent: &Agent| ask(agent, &deploy, &["members"]).await.code == Some(0);
+    until("b has heard of the token", async || works(&b).await.then_some(())).await;
+    b.kill().await;
+    let b = start(&mesh, "b", &section, &[]).await;
+    assert!(works(&b).await, "it was on b's disk");
+    assert_eq!(ask(&a, &root, &["token", "revoke", "deploy"]).await.code, Some(0));
+    until("b has heard that it is gone", async || (!works(&b).await).then_some(())).await;
+    assert!(ask(&a, &deploy, &["members"]).await.failure(5).2.contains("token"));
+    let listed = ask(&b, &root, &["token", "list", "--format", "name"]).await;
+    assert_eq!((listed.code, listed.out.as_str()), (Some(0), ""), "{listed:?}");
+}
+
+#[tokio::test]
+async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    let c = mesh.start("c", &[&a]).await;
+    b.until_seen("c", "alive").await;
+    assert_eq!(ask(&a, "", &["ca", "revoke", "c"]).await.code, Some(0));
+    for agent in [&a, &b] {
+        let what = "the link to c is closed";
+        until(what, async || agent.log().contains("expelled").then_some(())).await;
+        agent.until_seen("c", "down").await;
+    }
+    until("c is told why", async || c.log().contains("not accepted any more").then_some(())).await;
+    let itself = ask(&a, "", &["ca", "revoke", "a"]).await;
+    assert!(itself.failure(2).1.contains("itself"));
+    assert_eq!(ask(&b, "", &["ca", "revoke", "c", "--undo"]).await.code, Some(0));
+    a.until_seen("c", "alive").await;
+    b.until_seen("c", "alive").await;
+}
