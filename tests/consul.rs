@@ -221,6 +221,15 @@ async fn a_node_that_is_down_stays_in_the_catalogue_and_passes_no_more() {
     );
     let (_, checks) = read(&one, "/v1/health/state/critical").await;
     assert_eq!((&checks[0]["Node"], &checks[0]["CheckID"]), (&json!("n2"), &json!("serfHealth")));
+    // An operator who knows that it will not come back takes it out; nobody who lives, and nobody unknown.
+    assert_eq!(raw(&one, "PUT", "/v1/agent/force-leave/n1", "").await.0, 409);
+    assert_eq!(raw(&one, "PUT", "/v1/agent/force-leave/nobody", "").await.0, 500);
+    put(&one, "/v1/agent/force-leave/n2", "").await;
+    until("n2 is in the catalogue no more", async || {
+        (read(&one, "/v1/catalog/nodes").await.1.as_array().unwrap().len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(read(&one, "/v1/health/service/web").await.1, json!([]));
 }
 
 #[tokio::test]

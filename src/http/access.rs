@@ -252,6 +252,8 @@ impl Need {
             [""] | ["livez" | "readyz" | "version"] if reads => Self::Nothing,
             ["api", "v1", "tokens" | "joins", ..] => Self::All,
             _ if reads => Self::Read,
+            // A question that Envoy asks by POST.
+            ["v3", "discovery:endpoints"] => Self::Read,
             ["api", "v1", "registrations", id] if *method == Method::PUT => Self::Write(Aim::Body(Some((*id).into()))),
             ["api", "v1", "registrations" | "maintenance", id] => Self::Write(Aim::Instance((*id).into())),
             ["api", "v1", "registrations", id, "checks", _] => Self::Write(Aim::Beat((*id).into())),
@@ -319,6 +321,7 @@ mod tests {
         assert_eq!(need(Method::PUT, "/api/v1/maintenance"), Need::Operate);
         assert_eq!(need(Method::PUT, "/v1/agent/service/register/x"), Need::Operate);
         assert_eq!(need(Method::GET, "/api/v1/tokens"), Need::All);
+        assert_eq!(need(Method::POST, "/v3/discovery:endpoints"), Need::Read);
         let instance = |id: &str| Need::Write(Aim::Instance(id.into()));
         assert_eq!(need(Method::PUT, "/api/v1/registrations/web%2F1"), Need::Write(Aim::Body(Some("web/1".into()))));
         assert_eq!(need(Method::DELETE, "/api/v1/registrations/a"), instance("a"));
@@ -350,6 +353,7 @@ mod tests {
                 "/api/v1/force-leave/{node}",
                 "/api/v1/join",
                 "/api/v1/leave",
+                "/v1/agent/force-leave/{*node}",
                 "/v1/agent/join/{*address}",
                 "/v1/agent/leave",
                 "/v1/agent/maintenance",

@@ -26,6 +26,13 @@ impl Mesh {
 
     /// Writes one row of this node's book and has it published.
     pub(super) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
+        self.enter(now, key, claim)?;
+        self.publish_soon(now);
+        Ok(())
+    }
+
+    /// Writes one row of this node's book, of which nobody is told yet.
+    fn enter(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
         let id = self.id;
         let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
         let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
@@ -33,6 +40,10 @@ impl Mesh {
             TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
         })?;
         self.merged(id, merged);
+        Ok(())
+    }
+
+    fn publish_soon(&mut self, now: Time) {
         let due = self.publish_after;
         if now >= due {
             self.publish(now);
@@ -40,7 +51,6 @@ impl Mesh {
             self.publishing = true;
             self.timers.set(due, Timer::Publish);
         }
-        Ok(())
     }
 
     /// Writes an instance into this node's book, checks and all.
@@ -58,13 +68,15 @@ impl Mesh {
             return Ok(Done::Unchanged);
         }
         if known.as_deref() != Some(&published) {
-            self.write(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
+            self.enter(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
         }
         if !same_checks {
             self.watch_checks(now, id, &registration.checks);
             let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
-            self.write(now, Key::Health(id.clone()), claim)?;
+            self.enter(now, Key::Health(id.clone()), claim)?;
         }
+        // Told of in one page: an instance that begins critical is nowhere shown as one without checks, which passes.
+        self.publish_soon(now);
         Ok(if known.is_some() { Done::Changed } else { Done::Created })
     }
 

@@ -267,6 +267,20 @@ fn a_ttl_that_runs_out_is_critical_everywhere() {
     assert_eq!(health(&wired), Health::Critical);
 }
 
+#[test]
+fn what_begins_critical_is_nowhere_seen_as_passing_before() {
+    let (mut wired, ids) = Wired::of(3);
+    wired.run(Duration::from_secs(1));
+    let (now, checked) = (wired.now, Registration { checks: vec![ttl()], ..Registration::new("web", 80).unwrap() });
+    wired.at(ids[0]).command(now, Command::Register(Arc::new(checked))).unwrap();
+    // What is sent without any time passing: the first page.
+    wired.settle();
+    for mesh in wired.nodes.values() {
+        let seen = mesh.service(&"web".try_into().unwrap()).expect("the first page tells of the instance");
+        assert_eq!(seen[0].health(), Health::Critical);
+    }
+}
+
 fn ttl() -> crate::model::CheckSpec {
     let draft = crate::model::CheckDraft { name: Some("alive".into()), ttl: Some("10s".into()), ..Default::default() };
     draft.build(0, "check").unwrap()
