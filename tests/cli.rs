@@ -318,3 +318,153 @@ async fn words_for_people_and_shells() {
         }
     }
 }
+
+#[tokio::test]
+async fn files_are_followed_as_they_come_change_and_go() {
+    let mesh = Mesh::new();
+    let service = |name: &str, port: u16| format!("[[services]]\nname = \"{name}\"\nport = {port}\n");
+    mesh.file("etc/hobnob.toml", "");
+    let home = mesh.path("etc");
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&home)).await;
+    a.register("mine", 81).await;
+    // A folder that was not there at the start, then a file in each form, then a change, then a mistake, then the end.
+    mesh.file("etc/services.d/web.toml", &service("web", 80));
+    a.until_resolved("web", &["80"]).await;
+    mesh.file("etc/services.d/db.json", r#"{"Service": {"ID": "db-1", "Name": "db", "Port": 5432}}"#);
+    a.until_resolved("db", &["5432"]).await;
+    mesh.file("etc/services.d/web.toml", &service("web", 8080));
+    a.until_resolved("web", &["8080"]).await;
+    mesh.file("etc/services.d/db.json", r#"{"Service": {"Name": "db", "Prot": 1}}"#);
+    until("the mistake is logged", async || a.log().contains("did you mean `port`?").then_some(())).await;
+    assert_eq!(a.resolve("db").await, ["5432"], "a bad file changes nothing");
+    let refused = run(&a, "reload").await;
+    assert!(refused.failure(2).1.contains("did you mean `port`?"), "{refused:?}");
+    fs::remove_file(mesh.path("etc/services.d/db.json")).unwrap();
+    a.until_resolved("db", &[]).await;
+    assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
+    mesh.file("etc/hobnob.toml", "zone = \"z\"\n");
+    let reloaded = run(&a, "reload").await;
+    assert_eq!(reloaded.code, Some(0), "{reloaded:?}");
+    until("what waits is named", async || a.log().contains("setting=\"zone\"").then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_hook_runs_with_the_state_of_its_service() {
+    let mesh = Mesh::new();
+    let seen = mesh.path("seen");
+    let hook = |file: &Path| {
+        let script = format!("cat > {0}.new; mv {0}.new {0}", file.display());
+        format!("[[hooks]]\nservice = \"web\"\ncommand = [\"sh\", \"-c\", {script:?}]\nsettle = \"1ms\"\n")
+    };
+    let file = mesh.file("a.toml", &hook(&seen));
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&file)).await;
+    let state = async |file: &Path, ports: &[u64]| {
+        until(&format!("the hook has seen {ports:?}"), async || {
+            let state: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+            let found = state["instances"].as_array()?.iter().filter_map(|instance| instance["port"].as_u64());
+            (state["service"] == "web" && found.eq(ports.iter().copied())).then_some(())
+        })
+        .await;
+    };
+    state(&seen, &[]).await;
+    a.register("web", 80).await;
+    state(&seen, &[80]).await;
+    let other = mesh.path("other");
+    fs::write(&file, hook(&other)).unwrap();
+    state(&other, &[80]).await;
+    assert_eq!(run(&a, "deregister web").await.code, Some(0));
+    state(&other, &[]).await;
+    state(&seen, &[80]).await;
+    fs::write(&file, "[[hooks]]\nservice = \"db\"\ncommand = [\"/nowhere/program\"]\n").unwrap();
+    until("a hook that cannot run is told of", async || a.log().contains("/nowhere/program").then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_watcher_prints_or_runs_something_at_each_change() {
+    let mesh = Mesh::new();
+    let mut a = mesh.start("a", &[]).await;
+    let lines = |name: &str| (mesh.path(name), fs::File::create(mesh.path(name)).unwrap());
+    let (printed, out) = lines("printed");
+    let mut watcher = ask(&a, "watch web --format jsonl").stdout(out).stderr(Stdio::null()).spawn().unwrap();
+    let said = async |file: &Path, count: usize| {
+        until(&format!("{count} lines"), async || {
+            let text = fs::read_to_string(file).unwrap();
+            (text.lines().count() == count).then(|| text.lines().last().unwrap_or_default().to_owned())
+        })
+        .await
+    };
+    assert!(said(&printed, 1).await.contains("\"instances\":[]"));
+    a.register("web", 80).await;
+    assert!(said(&printed, 2).await.contains("\"port\":80"));
+    a.register("other", 80).await;
+    let (ran, out) = lines("ran");
+    let mut command = ask(&a, "watch web --settle 1ms --exec");
+    let mut runner = command.arg("cat; echo done >&2").stdout(out).stderr(Stdio::null()).spawn().unwrap();
+    assert!(said(&ran, 1).await.contains("\"port\":80"));
+    // The agent goes away and comes back where it was: the watchers go on, and say only what is new.
+    let (http, place) = (a.http.to_string(), mesh.path("a"));
+    assert!(place.is_dir());
+    a.signal(Signal::TERM);
+    a.ended().await;
+    let a = mesh.launch("a", mesh.agent("a", "a").args(["--http", &http])).await;
+    let line = "register web --id web-2 --port 81";
+    assert_eq!(run(&a, line).await.err, "registered web-2\n");
+    assert!(said(&printed, 3).await.contains("\"port\":81"));
+    assert!(said(&ran, 2).await.contains("\"port\":81"));
+    let pid = Pid::from_raw(i32::try_from(runner.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(runner.wait().await.unwrap().code(), Some(0));
+    watcher.kill().await.unwrap();
+    plain("--api http://127.0.0.1:1 watch web").await.failure(4);
+    run(&a, "watch a_b").await.failure(2);
+}
+
+#[tokio::test]
+async fn run_drains_before_it_ends_its_command() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let (log, gate) = (mesh.path("log"), mesh.path("gate"));
+    // The command notes when it is told to end; the drain ends by a second signal, so that the test needs no clock.
+    let script =
+        format!("trap 'echo told >> {0}; exit 3' TERM; echo up >> {0}; while :; do sleep 0.01; done", log.display());
+    let mut command = ask(&a, "run web --port 80 --drain 1h -- sh -c");
+    let mut running = command.arg(&script).stderr(Stdio::null()).spawn().unwrap();
+    a.until_resolved("web", &["80"]).await;
+    until("the command is up", async || log.exists().then_some(())).await;
+    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
+    kill_process(itself, Signal::TERM).unwrap();
+    a.until_resolved("web", &[]).await;
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\n", "withdrawn first, told later");
+    kill_process(itself, Signal::TERM).unwrap();
+    assert_eq!(running.wait().await.unwrap().code(), Some(3));
+    assert_eq!(fs::read_to_string(&log).unwrap(), "up\ntold\n");
+
+    let stubborn = format!("trap '' TERM; touch {}; while :; do sleep 0.01; done", gate.display());
+    let mut command = ask(&a, "run web --port 80 --grace 50ms -- sh -c");
+    let mut running = command.arg(&stubborn).stderr(Stdio::null()).spawn().unwrap();
+    until("the command is up", async || gate.exists().then_some(())).await;
+    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
+    kill_process(itself, Signal::TERM).unwrap();
+    assert_eq!(running.wait().await.unwrap().code(), Some(137), "killed after its grace");
+}
+
+#[tokio::test]
+async fn run_outlives_its_agent_and_is_missed_when_it_is_killed() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let http = a.http.to_string();
+    a.kill().await;
+    // Nobody there yet: the command starts, and is registered when the agent comes.
+    let mut command = plain_at(&format!("http://{http}"), "run web --port 80 -- sh -c");
+    command.arg("while kill -0 $PPID; do sleep 0.1; done").stdout(Stdio::null());
+    let mut running = command.stderr(Stdio::null()).spawn().unwrap();
+    let a = mesh.launch("a", mesh.agent("a", "a").args(["--http", &http])).await;
+    a.until_resolved("web", &["80"]).await;
+    // Somebody withdraws it by mistake: the next heartbeat brings it back.
+    assert_eq!(run(&a, "deregister web").await.code, Some(0));
+    a.until_resolved("web", &["80"]).await;
+    running.kill().await.unwrap();
+    a.until_resolved("web", &[]).await;
+    let web = a.get("/api/v1/services/web").await;
+    assert_eq!(web[0]["health"], "critical", "{web}");
+}

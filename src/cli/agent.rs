@@ -8,16 +8,24 @@ use sd_notify::NotifyState;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
 };
-use tracing::{error, info, warn};
+use tracing::info;
 
 use super::{
+    definitions::{Cause, Definitions},
     executor,
     failure::{Code, Failure},
-    ledger::{self, Ledger},
+    ledger,
     logs::{self, LogFormat},
+    lookout::Lookout,
     node::Node,
     parent::{Mouth, Parent, Said, Word, Words},
+};
+use crate::{
+    agent::Will,
+    config::{self, Config, Purpose, Sources},
+    http::ReloadAsk,
 };
 use crate::{
     agent::Will,
@@ -122,11 +130,12 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
         return executor::run(flags.log_format);
     }
     logs::start(flags.log_format, logs::DEFAULT)?;
-    let config = Config::load(&flags.settings.sources())?;
+    let sources = flags.settings.sources();
+    let config = Config::load(&sources)?;
     raise_descriptor_limit();
     let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(unstarted)?;
-    let outcome = runtime.block_on(serve(flags, &config));
+    let outcome = runtime.block_on(serve(flags, sources, config));
     // Who said it twice does not wait for what still blocks, a disk or a resolver.
     runtime.shutdown_background();
     match outcome? {
@@ -149,7 +158,7 @@ fn raise_descriptor_limit() {
 }
 
 /// Runs a node to its end; its will, if nobody else is left to execute it.
-async fn serve(flags: &Flags, config: &Config) -> Result<Option<Will>, Failure> {
+async fn serve(flags: &Flags, sources: Sources, config: Config) -> Result<Option<Will>, Failure> {
     let deaf = |error| Failure::new("cannot hear signals", error, "ulimit -n");
     let parent = flags.has_executor.then(Parent::take).transpose().map_err(deaf)?.map(Parent::split);
     let (words, mut mouth) = parent.unzip();
@@ -158,9 +167,12 @@ async fn serve(flags: &Flags, config: &Config) -> Result<Option<Will>, Failure> 
         // What an earlier process left there would send readers to the wrong place.
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
-    let node = Node::start(config).await?;
+    let (node, reloads) = Node::start(&config).await?;
     let agent = node.agent.clone();
-    let outcome = live(flags, config, &node, &mut signals, &mut mouth).await;
+    let outcome = match Definitions::open(&agent, sources, config).await {
+        Ok(definitions) => live(flags, &node, definitions, reloads, &mut signals, &mut mouth).await,
+        Err(failure) => Err(failure),
+    };
     if signals.orphaned {
         return Ok(agent.will().await);
     }
@@ -192,14 +204,14 @@ async fn tell(mouth: &mut Option<Mouth>, said: Said) {
 /// Lives until it is told to stop, or has stopped by itself.
 async fn live(
     flags: &Flags,
-    config: &Config,
     node: &Node,
+    mut definitions: Definitions,
+    mut reloads: mpsc::Receiver<ReloadAsk>,
     signals: &mut Signals,
     mouth: &mut Option<Mouth>,
 ) -> Result<(), Failure> {
-    let unregistered = |error| Failure::new("cannot register what the files say", error, "hobnob config check");
-    let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
-    ledger.apply(&node.agent, &config.services).await.map_err(unregistered)?;
+    let mut lookout = Lookout::new();
+    lookout.watch(config::folders(definitions.sources()));
     let mut announced = Box::pin(async {
         let announced = announce(flags, node);
         match mouth {
@@ -209,10 +221,11 @@ async fn live(
     });
     let mut waiting = true;
     loop {
-        tokio::select! {
+        let (cause, reply) = tokio::select! {
             done = &mut announced, if waiting => {
                 done?;
                 waiting = false;
+                continue;
             }
             stopped = node.agent.stopped() => {
                 return stopped.map_err(|why| Failure::new("the node has stopped", why, "the log above says more"));
@@ -222,42 +235,18 @@ async fn live(
                     info!("leaving");
                     return Ok(());
                 }
-                Heard::Reload => tokio::select! {
-                    () = reload(flags, config, node, &mut ledger) => {}
-                    () = signals.stop() => return Ok(()),
-                },
+                Heard::Reload => (Cause::Asked, None),
             },
-        }
-    }
-}
-
-/// Reads the files again: services and what proves this node follow them at once, new seeds are tried, the rest waits
-/// for a restart.
-async fn reload(flags: &Flags, old: &Config, node: &Node, ledger: &mut Ledger) {
-    let config = match Config::load(&flags.settings.sources()) {
-        Ok(config) => config,
-        Err(mistakes) => {
-            for why in mistakes.all() {
-                error!(%why, "not reloaded; the old settings stay");
-            }
-            return;
-        }
-    };
-    // A throw-away secret stays for life; other paths wait for a restart, as is said below.
-    if !flags.settings.dev
-        && let Err(why) = node.agent.renew(&config.agent.secrets, old.agent.tls.as_ref())
-    {
-        return error!(%why, "not reloaded; the old settings stay");
-    }
-    for setting in old.fixed(&config) {
-        warn!(setting, "has changed in the files, and waits for a restart");
-    }
-    match ledger.apply(&node.agent, &config.services).await {
-        Ok((registered, withdrawn)) => info!(registered, withdrawn, "reloaded services and seeds"),
-        Err(why) => error!(%why, "reloaded in part"),
-    }
-    if let Err(why) = node.agent.join(&config.agent.join).await {
-        error!(%why, "cannot join through every seed");
+            () = lookout.changed() => (Cause::Seen, None),
+            Some(reply) = reloads.recv() => (Cause::Asked, Some(reply)),
+        };
+        let outcome = tokio::select! {
+            outcome = definitions.reload(&node.agent, cause) => outcome,
+            () = signals.stop() => return Ok(()),
+        };
+        // Who asked may have gone; the log has told it all.
+        let _ = reply.map(|reply| reply.send(outcome));
+        lookout.watch(config::folders(definitions.sources()));
     }
 }
 

@@ -9,12 +9,13 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, StatusCode, client::conn::http1, header};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
+    task::JoinHandle,
     time::timeout,
 };
 use zeroize::Zeroizing;
@@ -33,7 +34,7 @@ pub(super) struct Target {
 }
 
 /// A way to one agent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     place: Place,
     token: Option<Zeroizing<String>>,
@@ -70,18 +71,48 @@ impl Client {
 
     /// One call. 404 is an answer; any other refusal is a failure, whose code tells the kind.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
-        let request = self.request(&method, path, body)?;
-        let answered = timeout(PATIENCE, self.send(request)).await;
+        let request = self.request(&method, path, body, &[])?;
+        let answered = async {
+            let (response, connection) = self.send(request).await?;
+            let status = response.status();
+            let body = self.collect(response).await;
+            connection.abort();
+            Ok::<_, Failure>((status, body?))
+        };
+        let answered = timeout(PATIENCE, answered).await;
         let (status, body) = answered.map_err(|_| self.unreachable(&"it did not answer within 30 seconds"))??;
-        let body: Value = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned()));
         if status.is_success() || status == StatusCode::NOT_FOUND {
             return Ok(Answer { status, body });
         }
         Err(refused(&format!("{method} {path}"), status, &body))
     }
 
-    fn request(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Request<Full<Bytes>>, Failure> {
+    /// Begins a call whose answer is read as it comes. Any refusal is a failure.
+    pub(super) async fn open(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &[(&'static str, Option<&str>)],
+    ) -> Result<Opened, Failure> {
+        let request = self.request(method, path, None, headers)?;
+        let silent = |_| self.unreachable(&"it did not answer within 30 seconds");
+        let (response, connection) = timeout(PATIENCE, self.send(request)).await.map_err(silent)??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok((response, connection));
+        }
+        let body = self.collect(response).await;
+        connection.abort();
+        Err(refused(&format!("{method} {path}"), status, &body?))
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&'static str, Option<&str>)],
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let host = match &self.place {
             Place::Tcp(authority) => authority,
             Place::Unix(_) => "localhost",
@@ -94,13 +125,16 @@ impl Client {
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
+        for (name, value) in headers {
+            request = value.iter().fold(request, |request, value| request.header(*name, *value));
+        }
         let body = body.map(Value::to_string).unwrap_or_default();
         request
             .body(Full::from(body))
             .map_err(|why| Failure::new(format!("cannot ask for {path:?}"), why, "hobnob --help").code(Code::Usage))
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Failure> {
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Opened, Failure> {
         match &self.place {
             Place::Tcp(authority) => {
                 let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
@@ -117,22 +151,38 @@ impl Client {
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<Opened, Failure> {
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.unreachable(&error))?;
-        let connection = tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        connection.abort();
-        Ok((status, body.map_err(|error| self.unreachable(&error))?.to_bytes()))
+        let connection = tokio::spawn(async move {
+            // What ends it, the reader of the body is told.
+            let _ = connection.await;
+        });
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, connection)),
+            Err(error) => {
+                connection.abort();
+                Err(self.unreachable(&error))
+            }
+        }
     }
 
-    fn unreachable(&self, why: &dyn fmt::Display) -> Failure {
+    /// A whole body, as JSON where it is some.
+    async fn collect(&self, response: Response<Incoming>) -> Result<Value, Failure> {
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.unreachable(&error))?.to_bytes();
+        Ok(serde_json::from_slice(&body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned())))
+    }
+
+    pub(super) fn unreachable(&self, why: &dyn fmt::Display) -> Failure {
         let next = "hobnob agent --dev, or name another agent with --api URL or HOBNOB_API";
-        Failure::new(format!("no agent answers at {}", self.place), why, next).code(Code::Unreachable)
+        Failure::new(format!("no agent answers at {}", self.place), why, next).code(Code::Unreachable).transient()
     }
 }
+
+/// An answer whose body is still to come, and the task that moves it.
+type Opened = (Response<Incoming>, JoinHandle<()>);
 
 impl Answer {
     /// The body, unless there was nothing at `path`.
@@ -148,11 +198,17 @@ impl Answer {
 pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
     let text = |field: &str| body[field].as_str().filter(|text| !text.is_empty());
     let said = text("detail").or_else(|| text("title")).or_else(|| body.as_str()).unwrap_or("it did not say why");
+    let reasons: Vec<_> = body["reasons"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let said = if reasons.is_empty() { said.to_owned() } else { format!("{said}: {}", reasons.join("; ")) };
     let why = match text("field").filter(|field| !said.starts_with(field)) {
         Some(field) => format!("{field}: {said}"),
-        None => said.to_owned(),
+        None => said,
     };
     let (code, next) = match status {
+        // What guards against web pages refuses by where one comes from, and no token helps.
+        StatusCode::FORBIDDEN if why.contains("Host header") || why.contains("Origin") => {
+            (Code::Forbidden, "hobnob --api http://127.0.0.1:8500, or the agent's unix socket: --api unix:/path")
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
         }
@@ -161,7 +217,8 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),
         _ => (Code::Runtime, "the agent's log says more"),
     };
-    Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code)
+    let failure = Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code);
+    if status.is_server_error() { failure.transient() } else { failure }
 }
 
 /// `text` as one segment of a path (RFC 3986 section 2.3).
@@ -212,7 +269,7 @@ fn token(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
 /// Where an agent listens unless told otherwise.
 const DEFAULT: &str = "http://127.0.0.1:8500";
 /// How long an answer may take: leaving waits for every peer to hear it.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// The most we take in: a catalogue of 100,000 instances fits.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 

@@ -13,6 +13,8 @@ pub(super) struct Failure {
     what: String,
     why: String,
     next: String,
+    /// Whether it may pass by itself.
+    transient: bool,
 }
 
 /// The exit codes; 0 is success.
@@ -40,12 +42,33 @@ impl Failure {
     /// A failure at run time.
     pub(super) fn new(what: impl Display, why: impl Display, next: impl Display) -> Self {
         let one_line = |text: &dyn Display| text.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { code: Code::Runtime, what: one_line(&what), why: one_line(&why), next: one_line(&next) }
+        Self {
+            code: Code::Runtime,
+            what: one_line(&what),
+            why: one_line(&why),
+            next: one_line(&next),
+            transient: false,
+        }
     }
 
     /// The same with another code.
     pub(super) fn code(self, code: Code) -> Self {
         Self { code, ..self }
+    }
+
+    /// The same as one that may pass by itself: the agent is away, or not ready.
+    pub(super) fn transient(self) -> Self {
+        Self { transient: true, ..self }
+    }
+
+    /// Whether to try again makes sense.
+    pub(super) const fn is_transient(&self) -> bool {
+        self.transient
+    }
+
+    /// Whether nobody answered at all.
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.code == Code::Unreachable
     }
 
     /// clap's word in our form.

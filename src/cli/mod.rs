@@ -9,29 +9,36 @@ mod agent;
 mod ca;
 mod client;
 mod completions;
+mod definitions;
 mod demo;
 mod events;
 mod executor;
 mod explain;
 mod failure;
 mod force_leave;
+mod hooks;
 mod install;
 mod join;
 mod keygen;
 mod leave;
 mod ledger;
 mod logs;
+mod lookout;
 mod members;
 mod node;
 mod output;
 mod parent;
+mod program;
 mod register;
+mod reload;
 mod resolve;
 mod run;
 mod services;
 mod settings;
 mod status;
+mod stream;
 mod token;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -87,6 +94,10 @@ enum Command {
     Events(events::Flags),
     /// Why a node or a service is shown or not, and on whose evidence
     Explain(explain::Flags),
+    /// A line, or a run of a program, for each change of a service
+    Watch(watch::Flags),
+    /// Have this node read its files again
+    Reload,
     /// Make this node say goodbye and stop
     Leave,
     /// Give up on a node that is down and will not come back
@@ -142,6 +153,8 @@ impl Command {
             Self::Join(flags) => join::run(client, &flags).await,
             Self::Events(flags) => events::run(client, &flags).await,
             Self::Explain(flags) => explain::run(client, &flags).await,
+            Self::Watch(flags) => watch::run(client, &flags).await,
+            Self::Reload => reload::run(client).await,
             Self::Leave => leave::run(client).await,
             Self::ForceLeave(flags) => force_leave::run(client, &flags).await,
             Self::Agent(_)

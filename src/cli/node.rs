@@ -3,13 +3,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::{Code, Failure};
 use crate::{
     agent::{Agent, StartError, Tally},
     config::Config,
-    dns, http,
+    dns,
+    http::{self, ReloadAsk},
 };
 
 /// An agent with its faces.
@@ -32,8 +34,9 @@ pub(super) struct Ready {
 }
 
 impl Node {
-    /// Starts all three. Every port is open before the mesh hears of this node.
-    pub(super) async fn start(config: &Config) -> Result<Self, Failure> {
+    /// Starts all three. Every port is open before the mesh hears of this node. Whoever starts it answers the calls to
+    /// read its files again.
+    pub(super) async fn start(config: &Config) -> Result<(Self, mpsc::Receiver<ReloadAsk>), Failure> {
         let listen = config.listen;
         let taken = |face: &str, flag: &str, address: SocketAddr, why: &dyn std::fmt::Display| {
             let next = format!("hobnob agent {flag} {}, or stop what listens there", any_port(address));
@@ -45,13 +48,14 @@ impl Node {
         let http = http::bind(settings, listen.http).await;
         let http = http.map_err(|why| taken("HTTP", "--http", listen.http, &why))?;
         let traffic = Arc::clone(dns.traffic());
-        let http = http.show(Tally::new("dns", move || traffic.each().collect()));
+        let mut http = http.show(Tally::new("dns", move || traffic.each().collect()));
+        let reloads = http.reloads();
         let agent = Agent::start(config.agent.clone()).await.map_err(unstarted)?;
         let stop = CancellationToken::new();
         let dns = dns.serve(agent.view().clone(), config.dns.clone(), stop.clone());
         let dns = dns.map_err(|why| Failure::new("cannot serve DNS", why, "ulimit -u"))?;
         let http = http.serve(agent.clone(), stop.clone());
-        Ok(Self { agent, dns, http, stop })
+        Ok((Self { agent, dns, http, stop }, reloads))
     }
 
     /// Where it listens.

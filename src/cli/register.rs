@@ -1,6 +1,6 @@
 //! `hobnob register` and `hobnob deregister`: this node's own instances.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Args;
 use hyper::{Method, StatusCode};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config,
-    model::{CheckDraft, RegistrationDraft},
+    model::{CheckDraft, RegistrationDraft, parse_duration},
 };
 
 #[derive(Debug, Args)]
@@ -89,17 +89,25 @@ impl Instance {
     }
 }
 
-/// Registers one instance and returns its id. What is wrong with it is found here, before anybody is asked.
+/// The id of what a draft asks for. What is wrong with it is found here, before anybody is asked.
+pub(super) fn checked(draft: &RegistrationDraft) -> Result<String, Failure> {
+    let wrong = |why| Failure::new("this cannot be registered", why, "hobnob register --help").code(Code::Usage);
+    Ok(draft.clone().build().map_err(wrong)?.id.to_string())
+}
+
+/// Registers one instance and returns its id.
 pub(super) async fn put(client: &Client, draft: RegistrationDraft) -> Result<String, Failure> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        Failure::new("this cannot be registered", why, "hobnob register --help").code(Code::Usage)
-    };
-    let id = draft.clone().build().map_err(|error| wrong(&error))?.id.to_string();
-    let body = serde_json::to_value(draft).map_err(|error| wrong(&error))?;
+    let id = checked(&draft)?;
+    let body = serde_json::to_value(draft).unwrap_or_default();
+    let before = client.call(Method::GET, &path(&id), None).await?;
     let answer = client.call(Method::PUT, &path(&id), Some(&body)).await?;
-    let again = if answer.status == StatusCode::CREATED { "" } else { " again" };
+    let how = match answer.status {
+        StatusCode::CREATED => "",
+        _ if before.body == answer.body => " again",
+        _ => ", changed",
+    };
     answer.found(&path(&id))?;
-    eprintln!("registered {id}{again}");
+    eprintln!("registered {id}{how}");
     Ok(id)
 }
 
@@ -115,6 +123,11 @@ pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Failure> {
 
 fn path(id: &str) -> String {
     format!("/api/v1/registrations/{}", client::segment(id))
+}
+
+/// A duration as people write it.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|why| format!("{text:?} {why}"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

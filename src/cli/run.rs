@@ -1,23 +1,35 @@
-//! `hobnob run`: an instance that lives exactly as long as a command.
+//! `hobnob run`: an instance that lives exactly as long as a command. It is withdrawn before the command is told to end,
+//! and also when nobody is left to withdraw it: this program reports to a check of its own, and is missed.
 
 use std::{
+    fs::File,
     io,
     os::unix::process::ExitStatusExt,
+    pin::pin,
     process::{ExitCode, ExitStatus},
+    time::Duration,
 };
 
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use hyper::{Method, StatusCode};
+use rustix::{
+    process::{Pid, Signal, getpgrp, kill_process},
+    termios::tcgetpgrp,
+};
+use serde_json::json;
 use tokio::{
     process::{Child, Command},
     signal::unix::{self, SignalKind},
+    time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::Client,
+    client::{self, Client},
     failure::{Code, Failure},
-    register::{self, Instance},
+    register::{self, Instance, duration},
 };
+use crate::model::{CheckDraft, Health, RegistrationDraft};
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
@@ -26,35 +38,138 @@ pub(super) struct Flags {
     name: String,
     #[command(flatten)]
     instance: Instance,
+    /// When told to end: how long to wait between withdrawing the instance and telling the command
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    drain: Duration,
+    /// How long the command may take to end once it was told; then it is killed
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    grace: Duration,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
 pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failure> {
-    // Asked first, so that no command is started for an agent that is not there or lets nobody in.
-    client.get("/api/v1/status").await?;
-    let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
-    let mut child = spawn(&flags.command)?;
-    let id = match register::put(client, flags.instance.draft(flags.name)).await {
-        Ok(id) => id,
-        Err(failure) => {
-            forward(&child, Signal::TERM);
-            let _ = child.wait().await;
-            return Err(failure);
-        }
-    };
-    let ended = loop {
-        tokio::select! {
-            status = child.wait() => break status,
-            signal = signals.next() => forward(&child, signal),
-        }
-    };
-    if let Err(failure) = register::remove(client, &id).await {
-        eprintln!("hobnob: {}", failure.sentence());
+    let Flags { name, instance, drain, grace, command } = flags;
+    let mut draft = instance.draft(name);
+    draft.checks.push(heartbeat());
+    let id = register::checked(&draft)?;
+    // Asked first, so that no command is started for an agent that lets nobody in. One that is away will come back.
+    match client.get("/api/v1/status").await {
+        Err(failure) if failure.is_transient() => eprintln!("hobnob: {}; trying again", failure.sentence()),
+        answer => drop(answer?),
     }
-    let ended = ended.map_err(|error| Failure::new("lost sight of the command", error, "ps"))?;
-    Ok(ExitCode::from(code(ended)))
+    let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
+    let mut child = spawn(&command)?;
+    let stop = CancellationToken::new();
+    let mut kept = pin!(keep(client, &id, &draft, &stop));
+    let (told, refused) = loop {
+        tokio::select! {
+            _ = child.wait() => break (None, None),
+            refused = &mut kept => break (Some(Signal::TERM), refused.err()),
+            signal = signals.next() => match signal {
+                Signal::TERM => break (Some(signal), None),
+                Signal::INT | Signal::QUIT if is_in_foreground() => {}
+                Signal::INT | Signal::QUIT => break (Some(signal), None),
+                other => forward(&child, other),
+            },
+        }
+    };
+    stop.cancel();
+    if refused.is_none() {
+        // What is under way must not register again what is withdrawn now.
+        let _ = timeout(PATIENCE, kept).await;
+        withdraw(client, &id).await;
+    }
+    if let Some(signal) = told {
+        let drain = if refused.is_some() { Duration::ZERO } else { drain };
+        end(&mut child, &mut signals, signal, drain, grace).await;
+    }
+    let ended = child.wait().await.map_err(|error| Failure::new("lost sight of the command", error, "ps"))?;
+    refused.map_or_else(|| Ok(ExitCode::from(code(ended))), Err)
+}
+
+/// Keeps an instance registered and its heart beating until it is told to stop. Ends early only when the agent refuses,
+/// for good.
+async fn keep(client: &Client, id: &str, draft: &RegistrationDraft, stop: &CancellationToken) -> Result<(), Failure> {
+    let (mut pause, mut registered, mut told) = (AGAIN, false, false);
+    while !stop.is_cancelled() {
+        let outcome = if registered { beat(client, id).await } else { enter(client, draft.clone()).await };
+        let wait = match outcome {
+            Ok(known) => {
+                (pause, told) = (AGAIN, false);
+                let lost = registered && !known;
+                registered = known;
+                if lost { Duration::ZERO } else { BEAT }
+            }
+            Err(failure) if failure.is_transient() => {
+                if !std::mem::replace(&mut told, true) {
+                    eprintln!("hobnob: {}; trying again", failure.sentence());
+                }
+                let wait = pause;
+                pause = (pause * 2).min(BEAT);
+                wait
+            }
+            Err(failure) => return Err(failure),
+        };
+        let _ = timeout(wait, stop.cancelled()).await;
+    }
+    Ok(())
+}
+
+async fn enter(client: &Client, draft: RegistrationDraft) -> Result<bool, Failure> {
+    register::put(client, draft).await.map(|_| true)
+}
+
+/// One beat; whether the agent knows the instance.
+async fn beat(client: &Client, id: &str) -> Result<bool, Failure> {
+    let path = format!("/api/v1/registrations/{}/checks/{HEART}", client::segment(id));
+    let answer = client.call(Method::PUT, &path, Some(&json!({ "status": "passing" }))).await?;
+    Ok(answer.status != StatusCode::NOT_FOUND)
+}
+
+/// The check that this program reports to. Once it is missed, nobody is sent to the command any more, for nobody would
+/// notice its end.
+fn heartbeat() -> CheckDraft {
+    let text = |duration: Duration| Some(format!("{}s", duration.as_secs()));
+    CheckDraft {
+        name: Some(HEART.into()),
+        ttl: text(BEAT * 3),
+        initial: Some(Health::Passing),
+        deregister_after: text(FORGET),
+        ..CheckDraft::default()
+    }
+}
+
+/// Takes the instance out of every answer, if the agent can be reached soon.
+async fn withdraw(client: &Client, id: &str) {
+    match timeout(PATIENCE, register::remove(client, id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => eprintln!("hobnob: {}", failure.sentence()),
+        Err(_) => eprintln!("hobnob: the agent is slow to withdraw {id:?}; it will miss its heartbeat"),
+    }
+}
+
+/// Waits for the last requests to come in, tells the command to end, and kills it when it does not.
+async fn end(child: &mut Child, signals: &mut Signals, signal: Signal, drain: Duration, grace: Duration) {
+    tokio::select! {
+        _ = child.wait() => return,
+        () = sleep(drain) => {}
+        // Who says it twice is in a hurry.
+        _ = signals.stop() => {}
+    }
+    forward(child, signal);
+    let mut patience = pin!(sleep(grace));
+    loop {
+        tokio::select! {
+            _ = child.wait() => return,
+            () = &mut patience => {
+                eprintln!("hobnob: the command did not end within {grace:?}: killed");
+                return forward(child, Signal::KILL);
+            }
+            another = signals.next() => forward(child, another),
+        }
+    }
 }
 
 fn spawn(command: &[String]) -> Result<Child, Failure> {
@@ -65,23 +180,36 @@ fn spawn(command: &[String]) -> Result<Child, Failure> {
     })
 }
 
+/// Whether we are what a terminal shows: then it has sent the command whatever a key has sent us.
+fn is_in_foreground() -> bool {
+    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp()))
+}
+
 /// The signals that are meant for the command.
-struct Signals([unix::Signal; 3]);
+struct Signals([(unix::Signal, Signal); 6]);
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let [terminate, interrupt, hangup] =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(unix::signal);
-        Ok(Self([terminate?, interrupt?, hangup?]))
+        let hear = |kind: SignalKind, signal: Signal| Ok::<_, io::Error>((unix::signal(kind)?, signal));
+        Ok(Self([
+            hear(SignalKind::terminate(), Signal::TERM)?,
+            hear(SignalKind::interrupt(), Signal::INT)?,
+            hear(SignalKind::quit(), Signal::QUIT)?,
+            hear(SignalKind::hangup(), Signal::HUP)?,
+            hear(SignalKind::user_defined1(), Signal::USR1)?,
+            hear(SignalKind::user_defined2(), Signal::USR2)?,
+        ]))
     }
 
+    /// The next of them. Cancel-safe.
     async fn next(&mut self) -> Signal {
-        let [terminate, interrupt, hangup] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => Signal::TERM,
-            _ = interrupt.recv() => Signal::INT,
-            _ = hangup.recv() => Signal::HUP,
-        }
+        let each = self.0.iter_mut().map(|(heard, signal)| Box::pin(async { heard.recv().await.map(|()| *signal) }));
+        futures_util::future::select_all(each).await.0.unwrap_or(Signal::TERM)
+    }
+
+    /// The next one that means the end.
+    async fn stop(&mut self) {
+        while !matches!(self.next().await, Signal::TERM | Signal::INT | Signal::QUIT) {}
     }
 }
 
@@ -98,3 +226,14 @@ fn code(status: ExitStatus) -> u8 {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     u8::try_from(code).unwrap_or(u8::MAX)
 }
+
+/// The name of our own check.
+const HEART: &str = "hobnob-run";
+/// From one beat to the next; three that are missed are a death.
+const BEAT: Duration = Duration::from_secs(2);
+/// How long after its last beat an instance is forgotten.
+const FORGET: Duration = Duration::from_secs(60);
+/// How soon an agent that is away is asked again, at first.
+const AGAIN: Duration = Duration::from_millis(100);
+/// What an agent on this machine takes to answer, and far more: nobody waits longer for it at the end.
+const PATIENCE: Duration = Duration::from_secs(3);

@@ -61,7 +61,8 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
                 let why = format!("`{}` is not supported: it would be lost", key.get_ref());
                 mistakes.push(source.blame(key.span().start, why));
             }
-            _ => drop(ours.insert(renamed(&key, folded(&key)), value)),
+            known if SERVICE_WORDS.contains(&known) => drop(ours.insert(renamed(&key, known.into()), value)),
+            _ => drop(ours.insert(key, value)),
         }
     }
     let checks: DeArray<'_> = checks.into_iter().filter_map(|one| check(source, one, mistakes)).collect();
@@ -79,29 +80,65 @@ fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
     }
 }
 
-/// Consul's words for a check in ours. A kind is passed on as it is: whether it can be run is the check's own affair.
+/// Consul's words for a check in ours. What cannot be said in them is noted.
 fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -> Option<Value<'t>> {
     let span = consul.span();
     let DeValue::Table(consul) = consul.into_inner() else {
         mistakes.push(source.blame(span.start, "a check is not an object"));
         return None;
     };
-    let (mut ours, mut name, mut id) = (DeTable::new(), None, None);
+    let (mut ours, mut tls, mut follows) = (DeTable::new(), None::<DeTable<'t>>, true);
     for (key, value) in consul {
-        match &*folded(&key) {
+        let folded = folded(&key);
+        match &*folded {
             known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
-            "id" | "checkid" => id = Some((renamed(&key, "name".into()), value)),
-            "name" => name = Some((key, value)),
-            "status" => drop(ours.insert(renamed(&key, "initial".into()), value)),
-            "deregistercriticalserviceafter" => drop(ours.insert(renamed(&key, "deregister_after".into()), value)),
-            "successbeforepassing" => drop(ours.insert(renamed(&key, "rise".into()), one_more(value))),
-            "failuresbeforecritical" => drop(ours.insert(renamed(&key, "fall".into()), one_more(value))),
-            other => drop(ours.insert(renamed(&key, other.to_owned()), value)),
+            known if CHECK_LOST.contains(&known) => {
+                mistakes.push(source.blame(key.span().start, format!("`{}` is not supported", key.get_ref())));
+            }
+            "disableredirects" => follows = false,
+            "tcpusetls" | "grpcusetls" => drop(tls.get_or_insert_default()),
+            "tlsskipverify" => {
+                let verify = Spanned::new(value.span(), DeValue::Boolean(false));
+                tls.get_or_insert_default().insert(renamed(&key, "verify".into()), verify);
+            }
+            "tlsservername" => drop(tls.get_or_insert_default().insert(renamed(&key, "server_name".into()), value)),
+            "header" => drop(ours.insert(renamed(&key, "headers".into()), one_line_each(value))),
+            "successbeforepassing" | "failuresbeforecritical" => {
+                let name = if folded.starts_with('s') { "rise" } else { "fall" };
+                ours.insert(renamed(&key, name.into()), one_more(value));
+            }
+            other => {
+                let name = CHECK_WORDS.iter().find(|(theirs, _)| *theirs == other).map(|(_, ours)| *ours);
+                let key = name.map_or_else(|| key.clone(), |name| renamed(&key, name.into()));
+                ours.insert(key, value);
+            }
         }
     }
-    // Both may be given; the id is what tells checks apart.
-    ours.extend(id.or(name));
+    let new = |value| Spanned::new(span.clone(), value);
+    let http = ours.get("http").map(|url| url.get_ref().as_str().is_some_and(|url| url.starts_with("https:")));
+    // As Consul does: TLS is for https alone, and up to ten redirects are followed.
+    if let Some(tls) = tls.filter(|_| http != Some(false)) {
+        ours.insert(Spanned::new(span.clone(), "tls".into()), new(DeValue::Table(tls)));
+    }
+    if let Some(ten) = COUNTS.last().filter(|_| http.is_some() && follows).and_then(|ten| DeValue::parse(ten).ok()) {
+        ours.insert(Spanned::new(span.clone(), "redirects".into()), new(ten.into_inner()));
+    }
     Some(Spanned::new(span, DeValue::Table(ours)))
+}
+
+/// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
+fn one_line_each(headers: Value<'_>) -> Value<'_> {
+    let span = headers.span();
+    let DeValue::Table(headers) = headers.into_inner() else { return Spanned::new(span, DeValue::Boolean(false)) };
+    let line = |value: Value<'_>| match value.get_ref() {
+        DeValue::Array(lines) => lines.iter().filter_map(|line| line.get_ref().as_str()).collect::<Vec<_>>().join(", "),
+        other => other.as_str().unwrap_or_default().to_owned(),
+    };
+    let each = headers.into_iter().map(|(key, value)| {
+        let span = value.span();
+        (key, Spanned::new(span, DeValue::String(line(value).into())))
+    });
+    Spanned::new(span, DeValue::Table(each.collect()))
 }
 
 /// Consul counts what comes before the change, we count the change too.
@@ -135,10 +172,35 @@ fn folded(key: &Key<'_>) -> String {
 }
 
 /// What makes no difference here: the mesh has no tokens in files, no overrides by others, no areas of a WAN.
-const SERVICE_SKIPPED: [&str; 5] = ["enabletagoverride", "token", "taggedaddresses", "locality", "ports"];
+const SERVICE_SKIPPED: [&str; 4] = ["enabletagoverride", "token", "taggedaddresses", "locality"];
 /// What somebody relies on who wrote it.
 const SERVICE_LOST: [&str; 6] = ["connect", "proxy", "kind", "socketpath", "namespace", "partition"];
+/// What is called the same here.
+const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tags", "meta"];
 /// What makes no difference to a check.
-const CHECK_SKIPPED: [&str; 3] = ["notes", "outputmaxsize", "serviceid"];
+const CHECK_SKIPPED: [&str; 4] = ["notes", "outputmaxsize", "serviceid", "failuresbeforewarning"];
+/// What cannot be checked here.
+const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
+/// Consul's words and ours.
+const CHECK_WORDS: [(&str, &str); 18] = [
+    ("id", "id"),
+    ("checkid", "id"),
+    ("name", "name"),
+    ("interval", "interval"),
+    ("timeout", "timeout"),
+    ("http", "http"),
+    ("method", "method"),
+    ("body", "body"),
+    ("tcp", "tcp"),
+    ("udp", "udp"),
+    ("grpc", "grpc"),
+    ("ttl", "ttl"),
+    ("args", "script"),
+    ("scriptargs", "script"),
+    ("aliasservice", "alias"),
+    ("aliasnode", "node"),
+    ("status", "initial"),
+    ("deregistercriticalserviceafter", "deregister_after"),
+];
 /// The count after each; who wants more in a row than that will not see the difference.
 const COUNTS: [&str; 10] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];

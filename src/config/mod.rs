@@ -6,6 +6,7 @@
 mod consul;
 mod document;
 pub mod fuzz;
+mod hook;
 mod layer;
 mod mistake;
 mod places;
@@ -22,6 +23,7 @@ use std::{
 use toml::{Table, Value};
 
 pub use crate::model::with_hint;
+pub use hook::Hook;
 pub use mistake::{Error, Mistakes};
 pub use places::folders;
 pub use services::read as read_services;
@@ -51,6 +53,8 @@ pub struct Config {
     pub services: Vec<Registration>,
     /// Whether a parent process is to tell the peers when the agent dies without a goodbye.
     pub will: bool,
+    /// What it runs when a service changes.
+    pub hooks: Vec<Hook>,
     /// The settings as they were given, layers laid over each other.
     effective: Table,
 }
@@ -104,6 +108,26 @@ impl Config {
         Mistakes::unless(mistakes, config)
     }
 
+    /// Whether `newer` says the same.
+    #[must_use]
+    pub fn is_same(&self, newer: &Self) -> bool {
+        self.effective == newer.effective && self.services == newer.services
+    }
+
+    /// This with all of `newer` that a running node can take over.
+    #[must_use]
+    pub fn with(&self, newer: Self) -> Self {
+        let mut effective = self.effective.clone();
+        for setting in RELOADED {
+            match newer.effective.get(setting) {
+                Some(value) => drop(effective.insert(setting.into(), value.clone())),
+                None => drop(effective.remove(setting)),
+            }
+        }
+        let agent = agent::Config { join: newer.agent.join, ..self.agent.clone() };
+        Self { agent, services: newer.services, hooks: newer.hooks, effective, ..self.clone() }
+    }
+
     /// The settings that differ in `newer` and that a running node cannot take over.
     #[must_use]
     pub fn fixed(&self, newer: &Self) -> Vec<String> {
@@ -143,8 +167,16 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     let build = |wanted: Wanted| wanted.draft.build().map_err(|error| Error::new(wanted.place, error.to_string()));
     let services = services.into_iter().map(build).collect::<Result<_, _>>();
     let services = services.map_err(|error| mistakes.push(error)).ok()?;
-    let (listen, will) = (settings.listen, settings.will);
-    Some(Config { agent, dns: settings.dns, http: settings.http, listen, services, will, effective: table })
+    Some(Config {
+        agent,
+        dns: settings.dns,
+        http: settings.http,
+        listen: settings.listen,
+        services,
+        hooks: settings.hooks,
+        will: settings.will,
+        effective: table,
+    })
 }
 
 /// The settings in effect, defaults included, as TOML. Secrets live in files of their own and are not among them.
@@ -259,7 +291,7 @@ fn host_name() -> Option<NodeName> {
 }
 
 /// What a running node takes over when it reads its files again.
-const RELOADED: [&str; 2] = ["join", "secret_file"];
+const RELOADED: [&str; 3] = ["hooks", "join", "secret_file"];
 /// Where state is kept unless told otherwise.
 const DATA_DIR: &str = "/var/lib/hobnob";
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Dura
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::Hook;
 use crate::{
     agent::trust::Files,
     dns, http,
@@ -34,6 +35,9 @@ pub(super) struct Settings {
     pub(super) dns: dns::Config,
     #[serde(skip_serializing)]
     pub(super) http: http::Config,
+    /// What runs when a service changes.
+    #[serde(skip_serializing)]
+    pub(super) hooks: Vec<Hook>,
     /// Known here so that the key is; [`super::services`] reads them, with their lines.
     #[serde(skip_serializing)]
     pub(super) services: Vec<RegistrationDraft>,
@@ -57,6 +61,7 @@ impl Default for Settings {
             listen: Listen::default(),
             dns: dns::Config::default(),
             http: http::Config::default(),
+            hooks: Vec::new(),
             services: Vec::new(),
         }
     }
@@ -140,14 +145,14 @@ impl<'de> Deserialize<'de> for Seed {
 }
 
 /// Durations as people write them: `10s`, `1m30s`.
-mod duration {
+pub(super) mod duration {
     use super::{Deserialize, Deserializer, Duration, Serializer, de, parse_duration};
 
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::config) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{}ms", duration.as_millis()))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
         parse_duration(&text).map_err(|why| de::Error::custom(format!("{text:?} {why}")))
     }

@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::CheckKind;
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -88,6 +89,27 @@ fn consul_s_service_files_are_read() {
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
     assert_eq!((web.id.as_str(), web.name.as_str(), web.weight), ("web-1", "web", 5));
     assert_eq!(web.checks[0].name.as_str(), "alive");
+    let text = r#"{"service": {"name": "db", "port": 1, "Checks": [
+        {"CheckID": "a", "Name": "A", "HTTP": "https://127.0.0.1/x", "TLSSkipVerify": true, "Interval": "10s",
+         "Header": {"Accept": ["a", "b"]}, "SuccessBeforePassing": 2, "FailuresBeforeCritical": 3, "Notes": ""},
+        {"http": "http://127.0.0.1/", "tls_skip_verify": true, "disable_redirects": true, "interval": "10s"},
+        {"args": ["/bin/true"], "interval": "10s", "timeout": "1s"}, {"alias_service": "web"},
+        {"grpc": "127.0.0.1:1/x", "grpc_use_tls": true, "interval": "5s"}]}}"#;
+    let config = Config::load(&sources(&folder(&[("services.d/db.json", text)]))).unwrap();
+    let checks = &config.services[0].checks;
+    assert_eq!((checks[0].id.as_str(), checks[0].name.as_str(), checks[0].rise, checks[0].fall), ("a", "A", 3, 4));
+    let CheckKind::Http(http) = &checks[0].kind else { panic!("{checks:?}") };
+    assert_eq!((http.headers["Accept"].as_str(), http.redirects), ("a, b", 10));
+    assert!(http.tls.as_ref().is_some_and(|tls| !tls.verify));
+    assert_eq!(
+        checks.iter().map(|check| check.kind.as_str()).collect::<Vec<_>>(),
+        ["http", "http", "script", "alias", "grpc"]
+    );
+    let lost = refusal(&[(
+        "services.d/a.json",
+        r#"{"service": {"name": "a", "check": {"docker_container_id": "x", "ttl": "1s"}}}"#,
+    )]);
+    assert!(lost.why.contains("docker_container_id"), "{lost}");
     let error = refusal(&[("services.d/web.json", "{\"service\": {\"name\": \"web\", \"prot\": 80}}")]);
     assert_eq!(error.why, "service: unknown key `prot`; did you mean `port`?");
 }
@@ -218,4 +240,16 @@ fn a_seed_is_host_and_port() {
     for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b"] {
         assert!(bad.parse::<Seed>().is_err(), "{bad}");
     }
+}
+
+#[test]
+fn a_hook_names_a_service_and_a_program() {
+    let config = Config::load(&sources(&folder(&[(
+        "hobnob.toml",
+        "[[hooks]]\nservice = \"web\"\ncommand = [\"true\"]\ntimeout = \"5s\"\n",
+    )])));
+    let hooks = config.unwrap().hooks;
+    assert_eq!((hooks[0].service.as_str(), hooks[0].timeout.as_secs()), ("web", 5));
+    let found = mistakes("hobnob.toml", "[[hooks]]\nservice = \"a b\"\n[[hooks]]\nservice = \"a\"\ncommand = []\n");
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 5], "{found:?}");
 }

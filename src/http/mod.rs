@@ -34,6 +34,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 pub use access::FixedToken;
+pub use native::{ReloadAsk, Reloaded, state};
 pub use policy::Policy;
 pub use server::{Bound, Running, bind, serve};
 
@@ -94,6 +95,8 @@ struct App {
     bodies: consul::Bodies,
     renderings: native::Renderings,
     started: SystemTime,
+    /// How to have the files read again, where somebody reads files.
+    reloads: Option<native::Reloads>,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
     stop: CancellationToken,
 }

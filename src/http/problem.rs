@@ -46,6 +46,12 @@ impl Problem {
                               services that are gone; ask again in a second, or watch /readyz";
         Self { reasons, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, DETAIL) }
     }
+
+    /// This node's own files cannot be used: 422, and all that is wrong with them.
+    pub(crate) fn unusable(reasons: Vec<String>) -> Self {
+        let detail = "the files of this node cannot be used; the old settings stay";
+        Self { reasons, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
+    }
 }
 
 impl Problem {

@@ -11,11 +11,14 @@ use std::{
 
 use axum::middleware;
 use rustix::process::{Resource, getrlimit};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::{
+    net::{TcpListener, UnixListener, UnixStream},
+    sync::mpsc,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    App, Config,
+    App, Config, ReloadAsk,
     access::{self, Access},
     budget::Budget,
     consul,
@@ -56,6 +59,7 @@ pub struct Bound {
     address: SocketAddr,
     config: Config,
     tallies: Vec<Tally>,
+    reloads: Option<native::Reloads>,
 }
 
 /// Opens `listen`, and the unix socket if there is one.
@@ -73,7 +77,7 @@ pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
         }
         None => None,
     };
-    Ok(Bound { tcp, unix, address, config, tallies: Vec::new() })
+    Ok(Bound { tcp, unix, address, config, tallies: Vec::new(), reloads: None })
 }
 
 /// Serves the agent's HTTP API on `listen`, and on the unix socket if there is one, until `stop` is cancelled.
@@ -92,10 +96,18 @@ impl Bound {
         self
     }
 
+    /// Takes over what `POST /api/v1/reload` asks for; without anybody who does, it is refused.
+    #[must_use]
+    pub fn reloads(&mut self) -> mpsc::Receiver<ReloadAsk> {
+        let (reloads, asked) = mpsc::channel(1);
+        self.reloads = Some(reloads);
+        asked
+    }
+
     /// Serves the agent's HTTP API until `stop` is cancelled.
     #[must_use]
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
-        let Self { tcp, unix, address, config, tallies } = self;
+        let Self { tcp, unix, address, config, tallies, reloads } = self;
         let mut requests = Requests::default();
         let routes =
             native::routes(&mut requests).merge(consul::routes(&mut requests)).merge(envoy::routes(&mut requests));
@@ -112,6 +124,7 @@ impl Bound {
             bodies: consul::Bodies::default(),
             renderings: native::Renderings::default(),
             started: SystemTime::now(),
+            reloads,
             stop: stop.clone(),
         });
         let door = Arc::new(Door {

@@ -12,6 +12,7 @@ mod params;
 mod probes;
 mod prometheus;
 mod registrations;
+mod reload;
 mod reports;
 mod services;
 mod status;
@@ -34,7 +35,10 @@ use axum::{
 use serde::Serializer;
 
 pub(super) use openapi::Api;
+pub(super) use reload::Reloads;
+pub use reload::{ReloadAsk, Reloaded};
 pub(super) use watch::Renderings;
+pub use watch::state;
 
 use super::{App, Problem, door, metrics::metrics, requests::Requests};
 
@@ -61,6 +65,7 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/tokens/{name}", delete(tokens::revoke)),
         ("/api/v1/denials", get(tokens::denied).post(tokens::deny)),
         ("/api/v1/edicts", post(tokens::publish)),
+        ("/api/v1/reload", post(reload::reload)),
         ("/api/v1/watch", get(watch::watch)),
         ("/api/v1/events", get(events::events)),
         ("/api/v1/explain/{name}", get(explain::explain)),
@@ -84,6 +89,7 @@ fn describe(api: &mut Api) {
     events::describe(api);
     explain::describe(api);
     tokens::describe(api);
+    reload::describe(api);
     watch::describe(api);
     prometheus::describe(api);
 }

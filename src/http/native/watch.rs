@@ -41,6 +41,15 @@ struct Watched<'a> {
     instances: Vec<Row<'a>>,
 }
 
+/// A service now, as a `change` tells it: what hooks are given.
+#[must_use]
+pub fn state(view: &View, service: &ServiceName) -> serde_json::Value {
+    let found = view.service(service.as_str());
+    let index = found.as_ref().map_or_else(|| view.index(), |found| found.index);
+    let instances = found.iter().flat_map(|found| &found.instances).map(Row::from).collect();
+    serde_json::to_value(Watched { service, index, instances }).unwrap_or_default()
+}
+
 /// An event without its name, which differs between those who get it.
 #[derive(Debug)]
 struct Rendered {

@@ -1,0 +1,104 @@
+//! What the files ask of a running agent: services, seeds, hooks. Read at the start and again on SIGHUP, on a call, and
+//! when a file has changed. All or nothing: with a mistake in the files everything stays as it was.
+
+use tracing::{error, info, warn};
+
+use super::{
+    failure::Failure,
+    hooks::Hooks,
+    ledger::{self, Ledger},
+};
+use crate::{
+    agent::Agent,
+    config::{Config, Mistakes, Purpose, Sources},
+    http::Reloaded,
+};
+
+/// What is in force.
+#[derive(Debug)]
+pub(super) struct Definitions {
+    sources: Sources,
+    config: Config,
+    ledger: Ledger,
+    hooks: Hooks,
+    /// What was wrong when the files were read last: told once, not on every look.
+    wrong: Option<Mistakes>,
+}
+
+/// Why the files are read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Somebody asked for it.
+    Asked,
+    /// A file in one of the folders has changed, which may be none of ours.
+    Seen,
+}
+
+impl Definitions {
+    /// Registers what the files say, and starts their hooks.
+    pub(super) async fn open(agent: &Agent, sources: Sources, config: Config) -> Result<Self, Failure> {
+        let unregistered =
+            |error: ledger::Error| Failure::new("cannot register what the files say", error, "hobnob config check");
+        let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
+        ledger.apply(agent, &config.services).await.map_err(unregistered)?;
+        let mut hooks = Hooks::default();
+        hooks.set(agent, &config.hooks);
+        Ok(Self { sources, config, ledger, hooks, wrong: None })
+    }
+
+    /// Where the files are.
+    pub(super) const fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Reads the files again: services and hooks follow them at once, new seeds are tried, the rest waits for a restart.
+    pub(super) async fn reload(&mut self, agent: &Agent, cause: Cause) -> Result<Reloaded, Vec<String>> {
+        let newer = match Config::load(&self.sources) {
+            Ok(newer) => newer,
+            Err(mistakes) => return Err(self.refuse(mistakes, cause)),
+        };
+        let recovered = self.wrong.take().is_some();
+        if cause == Cause::Seen && self.config.is_same(&newer) {
+            if recovered {
+                info!("the files are in order again, and say what is in force");
+            }
+            return Ok(Reloaded::default());
+        }
+        // A throw-away secret stays for life; other papers than those of the start wait for a restart, as is said below.
+        if self.sources.purpose == Purpose::Serve
+            && let Err(why) = agent.renew(&newer.agent.secrets, self.config.agent.tls.as_ref())
+        {
+            error!(%why, "not reloaded; the old settings stay");
+            return Err(vec![why.to_string()]);
+        }
+        let restart = self.config.fixed(&newer);
+        for setting in &restart {
+            warn!(setting, "has changed in the files, and waits for a restart");
+        }
+        let (registered, withdrawn) = self.ledger.apply(agent, &newer.services).await.map_err(|why| {
+            error!(%why, "reloaded in part");
+            vec![why.to_string()]
+        })?;
+        self.hooks.set(agent, &newer.hooks);
+        if newer.agent.join != self.config.agent.join
+            && let Err(why) = agent.join(&newer.agent.join).await
+        {
+            warn!(why, "cannot join through every seed");
+        }
+        info!(registered, withdrawn, hooks = newer.hooks.len(), "reloaded");
+        // What waits for a restart goes on to differ from what runs.
+        self.config = self.config.with(newer);
+        Ok(Reloaded { registered, withdrawn, restart })
+    }
+
+    fn refuse(&mut self, mistakes: Mistakes, cause: Cause) -> Vec<String> {
+        let all = mistakes.all().iter().map(ToString::to_string).collect();
+        if cause == Cause::Asked || self.wrong.as_ref() != Some(&mistakes) {
+            for why in &all {
+                error!(why, "not reloaded; the old settings stay");
+            }
+        }
+        self.wrong = Some(mistakes);
+        all
+    }
+}

@@ -1,0 +1,185 @@
+//! A program that is run whenever a state is another: the state as JSON on its standard input, one run at a time, each
+//! limited in time. What changes during a run is made up for by one more run with the last state.
+
+use std::{process::Stdio, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use tokio::{
+    io::AsyncWriteExt,
+    process::Command,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// What to run, and within which limits.
+#[derive(Clone, Debug)]
+pub(super) struct Program {
+    /// The program and its arguments.
+    pub(super) command: Vec<String>,
+    /// How long one run may take.
+    pub(super) timeout: Duration,
+    /// How long the state must have been the same before a run.
+    pub(super) settle: Duration,
+}
+
+/// A state, once there is one.
+pub(super) type States = watch::Receiver<Option<Value>>;
+
+/// What makes a state of a service another one: not what a check says, nor whether a node is doubted, for whoever is sent
+/// there is the same.
+pub(super) fn essence(state: &Value) -> Vec<Value> {
+    let mut instances = state["instances"].as_array().cloned().unwrap_or_default();
+    for instance in instances.iter_mut().filter_map(Value::as_object_mut) {
+        instance.retain(|field, _| !["checks", "member"].contains(&field.as_str()));
+    }
+    instances
+}
+
+impl Program {
+    /// Runs for each state until there are no more. A run that fails is told to `complain` and tried again, until it
+    /// succeeds or the state is another. Dropping the future kills what runs.
+    pub(super) async fn follow(&self, mut states: States, complain: impl Fn(&str)) {
+        let mut failures = 0;
+        loop {
+            if failures == 0 && states.changed().await.is_err() {
+                return;
+            }
+            while let Ok(changed) = timeout(self.settle, states.changed()).await {
+                if changed.is_err() {
+                    break;
+                }
+            }
+            let Some(state) = states.borrow_and_update().clone() else { continue };
+            let Err(why) = self.run(&state).await else {
+                failures = 0;
+                continue;
+            };
+            complain(&why);
+            let pause = PAUSE.saturating_mul(1 << failures.min(LONGEST_PAUSE));
+            failures += 1;
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = states.changed() => match changed {
+                    Ok(()) => failures = 1,
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    /// One run.
+    async fn run(&self, state: &Value) -> Result<(), String> {
+        let [program, arguments @ ..] = &self.command[..] else { return Err("there is no program to run".into()) };
+        let mut command = Command::new(program);
+        // A group of its own, so that what it starts ends with it.
+        command.args(arguments).stdin(Stdio::piped()).process_group(0);
+        let mut child = command.spawn().map_err(|why| format!("cannot run {program:?}: {why}"))?;
+        let _group = Group::of(child.id());
+        let input = child.stdin.take();
+        let feed = async {
+            // A program need not read what it is told.
+            if let Some(mut input) = input {
+                let _ = input.write_all(format!("{state}\n").as_bytes()).await;
+            }
+        };
+        let ended = timeout(self.timeout, async { tokio::join!(feed, child.wait()).1 }).await;
+        match ended {
+            Err(_) => Err(format!("{program:?} was killed after {:?}", self.timeout)),
+            Ok(Err(why)) => Err(format!("lost sight of {program:?}: {why}")),
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(format!("{program:?} ended with {status}")),
+        }
+    }
+}
+
+/// All processes of one run; those that are left are killed when it is dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(id: Option<u32>) -> Self {
+        Self(id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Mostly there is nobody left.
+        let _ = self.0.map(|group| kill_process_group(group, Signal::KILL));
+    }
+}
+
+/// How long to wait after the first failure; twice as long after each further one, up to 64 s.
+const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::Mutex};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn shell(script: &str, folder: &Path) -> Program {
+        let script = format!("cd {}; {script}", folder.display());
+        let command = vec!["sh".into(), "-c".into(), script];
+        Program { command, timeout: Duration::from_secs(20), settle: Duration::from_millis(1) }
+    }
+
+    #[tokio::test]
+    async fn changes_during_a_run_become_one_more_run_with_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        // The first run blocks until the test lets it go on; a second beside it would find the lock.
+        let program =
+            shell("mkdir lock || echo twice >> all; cat >> all; cat gate > /dev/null; rmdir lock", folder.path());
+        let gate = folder.path().join("gate");
+        assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        let (send, states) = watch::channel(None);
+        let following = tokio::spawn(async move { program.follow(states, |why| panic!("{why}")).await });
+        send.send_replace(Some(json!(1)));
+        // Opening for writing waits for the reader: the first run is in its middle.
+        let open = || {
+            tokio::task::spawn_blocking({
+                let gate = gate.clone();
+                move || fs::OpenOptions::new().write(true).open(gate).unwrap()
+            })
+        };
+        let first = open().await.unwrap();
+        (2..=9).for_each(|n| drop(send.send_replace(Some(json!(n)))));
+        drop(first);
+        drop(open().await.unwrap());
+        drop(send);
+        following.await.unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("all")).unwrap(), "1\n9\n");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_hangs_is_killed_with_all_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = shell("sleep 1000 & echo $! > pid; wait", folder.path());
+        program.timeout = Duration::from_millis(300);
+        let why = program.run(&json!({})).await.unwrap_err();
+        assert!(why.contains("killed after 300ms"), "{why}");
+        let pid: i32 = fs::read_to_string(folder.path().join("pid")).unwrap().trim().parse().unwrap();
+        let gone = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        while !gone() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_fails_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = shell("[ -e again ] && exit 0; touch again; exit 7", folder.path());
+        let said = Mutex::new(Vec::new());
+        let (send, states) = watch::channel(None);
+        send.send_replace(Some(json!(1)));
+        drop(send);
+        program.follow(states, |why| said.lock().unwrap().push(why.to_owned())).await;
+        assert!(said.lock().unwrap().len() <= 1, "{said:?}");
+    }
+}
