@@ -7,10 +7,12 @@
 
 mod agent;
 mod ca;
+mod checks;
 mod client;
 mod completions;
 mod definitions;
 mod demo;
+mod doctor;
 mod events;
 mod executor;
 mod explain;
@@ -24,6 +26,7 @@ mod leave;
 mod ledger;
 mod logs;
 mod lookout;
+mod man;
 mod members;
 mod node;
 mod output;
@@ -35,6 +38,7 @@ mod resolve;
 mod run;
 mod services;
 mod settings;
+mod simulate;
 mod status;
 mod stream;
 mod token;
@@ -80,6 +84,10 @@ enum Command {
     Services(Reading),
     /// The instances of one service
     Service(services::Flags),
+    /// The checks of all instances, the worst first
+    Checks(checks::Flags),
+    /// What is wrong with this node and its surroundings
+    Doctor(doctor::Flags),
     /// Register an instance on this node
     Register(register::Flags),
     /// Withdraw an instance of this node
@@ -108,8 +116,12 @@ enum Command {
     /// Check or show the settings
     #[command(subcommand)]
     Config(settings::Command),
+    /// Try settings out in virtual time: convergence, detection, bytes, false alarms
+    Simulate(simulate::Flags),
     /// Print completions for a shell
     Completions(completions::Flags),
+    /// Print the manual
+    Man,
 }
 
 /// Runs the program: what `main` is.
@@ -128,7 +140,9 @@ impl Command {
             Self::Dns(command) => return install::run(&command),
             Self::Ca(command) if !matches!(command, ca::Command::Revoke(_)) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
+            Self::Simulate(flags) => return simulate::run(&flags),
             Self::Completions(flags) => return completions::run(&flags),
+            Self::Man => return man::run(),
             _ => {}
         }
         let client = Client::new(target)?;
@@ -146,6 +160,8 @@ impl Command {
             Self::Members(reading) => members::run(client, &reading).await,
             Self::Services(reading) => services::list(client, &reading).await,
             Self::Service(flags) => services::show(client, &flags).await,
+            Self::Checks(flags) => checks::run(client, &flags).await,
+            Self::Doctor(flags) => doctor::run(client, &flags).await,
             Self::Register(flags) => register::register(client, flags).await,
             Self::Deregister(which) => register::deregister(client, &which).await,
             Self::Run(flags) => run::run(client, flags).await,
@@ -163,6 +179,8 @@ impl Command {
             | Self::Dns(_)
             | Self::Ca(_)
             | Self::Config(_)
+            | Self::Simulate(_)
+            | Self::Man
             | Self::Completions(_) => {
                 unreachable!("Command::run has run it")
             }
@@ -202,6 +220,13 @@ mod tests {
             "dns install --coredns --write",
             "config show --config a.toml",
             "completions bash",
+            "man",
+            "doctor --format json",
+            "checks web --format jsonl --watch",
+            "simulate --nodes 50 --loss 0.05",
+            "watch web --exec cat",
+            "reload",
+            "run web --port 80 --drain 5s --grace 10s --check ttl=30s -- sleep 5",
         ] {
             let words = std::iter::once("hobnob").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
