@@ -27,10 +27,6 @@ use crate::{
     config::{self, Config, Purpose, Sources},
     http::ReloadAsk,
 };
-use crate::{
-    agent::Will,
-    config::{Config, Purpose, Sources},
-};
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
