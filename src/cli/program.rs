@@ -130,25 +130,22 @@ mod tests {
     #[tokio::test]
     async fn changes_during_a_run_become_one_more_run_with_the_last() {
         let folder = tempfile::tempdir().unwrap();
-        // The first run blocks until the test lets it go on; a second beside it would find the lock.
-        let program =
-            shell("mkdir lock || echo twice >> all; cat >> all; cat gate > /dev/null; rmdir lock", folder.path());
-        let gate = folder.path().join("gate");
-        assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        // Each run blocks until the test lets it go on through its gate; a second beside it would find the lock.
+        let script = "mkdir lock || echo twice >> all; cat >> all; cat gate$(wc -l < all) > /dev/null; rmdir lock";
+        let program = shell(script, folder.path());
+        let gates = [1, 2].map(|run| folder.path().join(format!("gate{run}")));
+        assert!(std::process::Command::new("mkfifo").args(&gates).status().unwrap().success());
         let (send, states) = watch::channel(None);
         let following = tokio::spawn(async move { program.follow(states, |why| panic!("{why}")).await });
         send.send_replace(Some(json!(1)));
         // Opening for writing waits for the reader: the first run is in its middle.
-        let open = || {
-            tokio::task::spawn_blocking({
-                let gate = gate.clone();
-                move || fs::OpenOptions::new().write(true).open(gate).unwrap()
-            })
-        };
-        let first = open().await.unwrap();
+        let mut open = gates
+            .into_iter()
+            .map(|gate| tokio::task::spawn_blocking(move || fs::OpenOptions::new().write(true).open(gate).unwrap()));
+        let first = open.next().unwrap().await.unwrap();
         (2..=9).for_each(|n| drop(send.send_replace(Some(json!(n)))));
         drop(first);
-        drop(open().await.unwrap());
+        drop(open.next().unwrap().await.unwrap());
         drop(send);
         following.await.unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("all")).unwrap(), "1\n9\n");
