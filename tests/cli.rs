@@ -468,3 +468,24 @@ async fn run_outlives_its_agent_and_is_missed_when_it_is_killed() {
     let web = a.get("/api/v1/services/web").await;
     assert_eq!(web[0]["health"], "critical", "{web}");
 }
+
+#[tokio::test]
+async fn what_is_wrong_and_what_would_happen_is_told() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let table = out(&a, "doctor").await;
+    let line = |table: &str, word: &str| table.lines().find(|line| line.contains(word)).map(str::to_owned);
+    assert!(
+        line(&table, "peers").is_some_and(|line| line.contains("warning") && line.contains("hobnob join")),
+        "{table}"
+    );
+    assert!(line(&table, "dns").is_some_and(|line| line.contains("NOERROR")), "{table}");
+    run(&a, "register web --port 80 --check ttl=1h,initial=critical").await;
+    let checks = out(&a, "checks").await;
+    assert!(line(&checks, "web").is_some_and(|line| line.contains("critical")), "{checks}");
+    let simulated = out(&a, "simulate --nodes 8 --deaths 1 --updates 2 --rest 1s --format json").await;
+    let figures: Value = serde_json::from_str(&simulated).unwrap();
+    assert_eq!(figures.as_array().unwrap().len(), 7, "{simulated}");
+    assert_eq!(run(&a, "simulate --nodes 2 --deaths 1").await.code, Some(2));
+    assert!(out(&a, "man").await.starts_with(".ie"));
+}

@@ -163,10 +163,12 @@ async fn serve(flags: &Flags, sources: Sources, config: Config) -> Result<Option
         // What an earlier process left there would send readers to the wrong place.
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
+    let mut lookout = Lookout::new();
+    lookout.watch(config::folders(&sources));
     let (node, reloads) = Node::start(&config).await?;
     let agent = node.agent.clone();
     let outcome = match Definitions::open(&agent, sources, config).await {
-        Ok(definitions) => live(flags, &node, definitions, reloads, &mut signals, &mut mouth).await,
+        Ok(definitions) => live(flags, &node, definitions, (lookout, reloads), &mut signals, &mut mouth).await,
         Err(failure) => Err(failure),
     };
     if signals.orphaned {
@@ -202,12 +204,10 @@ async fn live(
     flags: &Flags,
     node: &Node,
     mut definitions: Definitions,
-    mut reloads: mpsc::Receiver<ReloadAsk>,
+    (mut lookout, mut reloads): (Lookout, mpsc::Receiver<ReloadAsk>),
     signals: &mut Signals,
     mouth: &mut Option<Mouth>,
 ) -> Result<(), Failure> {
-    let mut lookout = Lookout::new();
-    lookout.watch(config::folders(definitions.sources()));
     let mut announced = Box::pin(async {
         let announced = announce(flags, node);
         match mouth {
@@ -236,13 +236,14 @@ async fn live(
             () = lookout.changed() => (Cause::Seen, None),
             Some(reply) = reloads.recv() => (Cause::Asked, Some(reply)),
         };
+        // Watched before they are read: what comes in between is seen as one more change.
+        lookout.watch(config::folders(definitions.sources()));
         let outcome = tokio::select! {
             outcome = definitions.reload(&node.agent, cause) => outcome,
             () = signals.stop() => return Ok(()),
         };
         // Who asked may have gone; the log has told it all.
         let _ = reply.map(|reply| reply.send(outcome));
-        lookout.watch(config::folders(definitions.sources()));
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Config, Generation, Mesh, Timer, catalog::Book, claim::Claim, notary::BookKey, roster::Seen, sync};
-use crate::model::{MemberState, Node, NodeId, Registration, Time};
+use crate::model::{MemberState, Node, NodeId, Time};
 
 /// A node as others know it from its first page.
 #[derive(Clone, Debug)]
@@ -34,8 +34,8 @@ impl Card {
 impl Mesh {
     /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
     #[must_use]
-    pub fn with_peers(config: Config, registrations: Vec<Arc<Registration>>, peers: &[Card], now: Time) -> Self {
-        let mut mesh = Self::new(config, registrations, now);
+    pub fn with_peers(config: Config, peers: &[Card], now: Time) -> Self {
+        let mut mesh = Self::new(config, Vec::new(), now);
         for Card { id, generation, node, page, key } in peers.iter().filter(|card| card.id != mesh.id) {
             mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
             mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node), page.clone(), *key));
@@ -44,11 +44,6 @@ impl Mesh {
         mesh.carry_out(now);
         mesh.sync.done = true;
         mesh.announced = true;
-        // Its first page is on everybody's card.
-        let rest = mesh.sign_fresh().split_off(1);
-        for page in rest {
-            mesh.spread(now, &super::rumor::Rumor::Rows(page), mesh.id);
-        }
         let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
         mesh.timers.set(now + first_sync, Timer::Sync);
         mesh.set_ready();

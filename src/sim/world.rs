@@ -129,7 +129,7 @@ impl World {
         let configs: Vec<_> = (0..machines).map(|n| world.boot(n)).collect();
         let peers: Vec<Card> = configs.iter().map(Card::of).collect();
         for (n, config) in configs.into_iter().enumerate() {
-            world.begin(n, Birth::Linked, |now| Mesh::with_peers(config, Vec::new(), &peers, now));
+            world.begin(n, Birth::Linked, |now| Mesh::with_peers(config, &peers, now));
         }
         world.elders = world.machines.iter().zip(0..).map(|(machine, n)| (machine.id, n)).collect();
         world.connections = ELDERS;
