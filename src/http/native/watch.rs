@@ -44,8 +44,9 @@ struct Watched<'a> {
 /// A service now, as a `change` tells it: what hooks are given.
 #[must_use]
 pub fn state(view: &View, service: &ServiceName) -> serde_json::Value {
+    let index = view.index();
     let found = view.service(service.as_str());
-    let index = found.as_ref().map_or_else(|| view.index(), |found| found.index);
+    let index = found.as_ref().map_or(index, |found| found.index);
     let instances = found.iter().flat_map(|found| &found.instances).map(Row::from).collect();
     serde_json::to_value(Watched { service, index, instances }).unwrap_or_default()
 }
