@@ -36,6 +36,7 @@ async fn start() -> Node {
         tls: None,
         data_dir: None,
         ready_after: Duration::from_secs(10),
+        checks: agent::checks::Config::default(),
     };
     let (agent, stop) = (Agent::start(config).await.unwrap(), CancellationToken::new());
     let server = http::serve(agent.clone(), http::Config::default(), loopback, stop.clone()).await.unwrap();

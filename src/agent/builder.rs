@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Config, Secret, StartError, trust::Files};
+use super::{Agent, Config, Secret, StartError, checks, trust::Files};
 use crate::model::{Invalid, MeshName, NodeName};
 
 /// Made by [`Agent::builder`]. Unless told otherwise: the host's name, mesh `default`, UDP 7946 on all addresses, nothing
@@ -27,6 +27,7 @@ pub struct Builder {
     tls: Option<Files>,
     data_dir: Option<PathBuf>,
     ready_after: Duration,
+    checks: checks::Config,
 }
 
 impl Default for Builder {
@@ -44,6 +45,7 @@ impl Default for Builder {
             tls: None,
             data_dir: None,
             ready_after: DEFAULT_READY_AFTER,
+            checks: checks::Config::default(),
         }
     }
 }
@@ -121,6 +123,12 @@ impl Builder {
         self
     }
 
+    /// What checks may do: run scripts, reach networks.
+    pub fn checks(mut self, checks: checks::Config) -> Self {
+        self.checks = checks;
+        self
+    }
+
     /// Starts the agent: see [`Agent::start`].
     ///
     /// # Errors
@@ -140,8 +148,24 @@ impl Builder {
             })?,
         };
         let mesh = MeshName::try_from(self.mesh.as_str()).map_err(blame("mesh"))?;
-        let Self { datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after, .. } = self;
-        Ok(Config { node, mesh, datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after })
+        let Self {
+            datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after, checks, ..
+        } = self;
+        Ok(Config {
+            node,
+            mesh,
+            datacenter,
+            zone,
+            meta,
+            listen,
+            advertise,
+            join,
+            secrets,
+            tls,
+            data_dir,
+            ready_after,
+            checks,
+        })
     }
 }
 

@@ -135,6 +135,7 @@ impl Drive {
     pub(super) fn begin(&mut self, seek: &Seek) {
         for registration in self.writes.own() {
             self.view.set_registration(&registration.id, Some(Arc::clone(registration)));
+            self.writes.watch(&self.mesh, registration);
         }
         self.agenda.changed.extend(self.mesh.services().cloned().map(Change::Service));
         self.agenda.changed.extend(self.mesh.members().map(|member| Change::Member(member.id)));

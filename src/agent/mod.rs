@@ -10,6 +10,7 @@
 mod atlas;
 mod basis;
 mod builder;
+pub mod checks;
 mod clock;
 mod door;
 mod drive;
@@ -65,7 +66,7 @@ pub use will::Will;
 
 use crate::{
     mesh::{Done, Explanation, Rejected, Stats},
-    model::{CheckName, Health, InstanceId, MeshName, NodeId, NodeName, Registration, Time},
+    model::{CheckKind, CheckName, Health, InstanceId, MeshName, NodeId, NodeName, Registration, Time},
 };
 use clock::Clock;
 use drive::{Ask, Status};
@@ -98,6 +99,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// How long to wait for the first sync before serving what is stored.
     pub ready_after: Duration,
+    /// What checks may do.
+    pub checks: checks::Config,
 }
 
 /// A handle to a running agent.
@@ -251,6 +254,13 @@ impl Agent {
     /// [`Refused`]; nothing was changed.
     pub async fn put_local(&self, registration: Registration) -> Result<Done, Refused> {
         registration.validate().map_err(Rejected::from)?;
+        let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
+        if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
+            return Err(Refused::Forbidden(format!(
+                "check {} is a script, and scripts are off on this node: set script_checks = true in its settings",
+                check.id
+            )));
+        }
         let row = store::row(&registration).map_err(Refused::Store)?;
         let registration = Arc::new(registration);
         self.ask(|reply| Ask::Put { registration, row, reply }).await

@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Agent, Config, Shared, StartError, View,
+    checks::Checks,
     clock::Clock,
     door,
     drive::{Agenda, Drive, Inbox, Status},
@@ -55,6 +56,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let stored = peers_found.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
     let seek = Seek { seeds: config.join.clone(), stored, own };
     let link_tasks = TaskTracker::new();
+    let checks = Checks::start(&config.checks, &view, &greeter.traffic, arrivals.clone());
     let mut drive = Drive {
         mesh,
         clock,
@@ -65,7 +67,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         peers: Peers::new(Arc::clone(&greeter), arrivals.clone(), link_tasks.clone(), seed),
         link_tasks,
         links,
-        writes: Writes::new(store, held),
+        writes: Writes::new(store, checks, held),
         agenda: Agenda::new(config.ready_after, peers_found),
     };
     drive.begin(&seek);
@@ -77,7 +79,6 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         let outcome = drive.run(inbox).await;
         ended.send_replace(Some(outcome));
     });
-    let runtime = tokio::runtime::Handle::current();
     let shared = Shared {
         view,
         config,
@@ -92,7 +93,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         seeds,
         journal,
         stopped,
-        runtime,
+        runtime: tokio::runtime::Handle::current(),
     };
     Ok(Agent { shared: Arc::new(shared) })
 }

@@ -67,6 +67,10 @@ counters! {
     edicts_refused,
     /// Groups of writes stored together: one fsync each where there is a data directory.
     commits,
+    /// Runs of checks begun.
+    checks_run,
+    /// Runs of checks left out because the one before was not over.
+    checks_skipped,
 }
 
 /// The counters of a face, for another to show: their room, and how to read them.

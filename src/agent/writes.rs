@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    net::Ipv4Addr,
     sync::Arc,
 };
 
@@ -9,11 +10,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Refused, View,
+    checks::Checks,
     store::{self, Completed, KnownPeer, Store, Write},
 };
 use crate::{
     mesh::{Command, Done, Mesh, Rejected},
-    model::{InstanceId, Registration, Time},
+    model::{Host, InstanceId, Registration, Time},
 };
 
 /// The answer to one ask.
@@ -55,12 +57,14 @@ pub(super) struct Writes {
     own: HashMap<InstanceId, Arc<Registration>>,
     /// Ids for which the disk may say something else than `own`: a write failed, or the mesh refused or expired it.
     doubtful: BTreeSet<InstanceId>,
+    /// Who runs their checks.
+    checks: Checks,
 }
 
 impl Writes {
-    pub(super) fn new(store: Store, own: impl IntoIterator<Item = Arc<Registration>>) -> Self {
+    pub(super) fn new(store: Store, checks: Checks, own: impl IntoIterator<Item = Arc<Registration>>) -> Self {
         let own = own.into_iter().map(|registration| (registration.id.clone(), registration)).collect();
-        Self { store, pending: VecDeque::new(), ids: HashMap::new(), own, doubtful: BTreeSet::new() }
+        Self { store, pending: VecDeque::new(), ids: HashMap::new(), own, doubtful: BTreeSet::new(), checks }
     }
 
     /// What is registered on this node.
@@ -105,6 +109,7 @@ impl Writes {
     /// The mesh has withdrawn an instance by itself.
     pub(super) fn expire(&mut self, view: &View, id: InstanceId) {
         self.own.remove(&id);
+        self.checks.forget(&id);
         view.set_registration(&id, None);
         self.doubtful.insert(id);
         self.mend();
@@ -181,6 +186,7 @@ impl Writes {
         let done = mesh.command(now, Command::Register(Arc::clone(&registration)));
         if done.is_ok() {
             view.set_registration(&id, Some(Arc::clone(&registration)));
+            self.watch(mesh, &registration);
             self.own.insert(id, registration);
         } else {
             self.doubtful.insert(id);
@@ -188,10 +194,17 @@ impl Writes {
         Ok(done?)
     }
 
+    /// Has an instance's checks run, and those it had before no more.
+    pub(super) fn watch(&self, mesh: &Mesh, registration: &Arc<Registration>) {
+        let address = mesh.addresses(mesh.id()).first();
+        self.checks.watch(registration, Host::Address(address.map_or(Ipv4Addr::LOCALHOST.into(), |at| at.ip())));
+    }
+
     fn deregister(&mut self, mesh: &mut Mesh, view: &View, now: Time, id: InstanceId) -> Result<(), Refused> {
         let done = mesh.command(now, Command::Deregister(id.clone()));
         if done.is_ok() {
             view.set_registration(&id, None);
+            self.checks.forget(&id);
             self.own.remove(&id);
         } else {
             self.doubtful.insert(id);

@@ -163,6 +163,11 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         tls,
         data_dir: settings.data_dir,
         ready_after: settings.ready_after,
+        checks: agent::checks::Config {
+            scripts: settings.script_checks,
+            allow: settings.checks.allow,
+            deny: settings.checks.deny,
+        },
     };
     let build = |wanted: Wanted| wanted.draft.build().map_err(|error| Error::new(wanted.place, error.to_string()));
     let services = services.into_iter().map(build).collect::<Result<_, _>>();

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::Hook;
@@ -29,6 +30,9 @@ pub(super) struct Settings {
     pub(super) ready_after: Duration,
     pub(super) will: bool,
     pub(super) meta: BTreeMap<String, String>,
+    /// Whether checks may run programs.
+    pub(super) script_checks: bool,
+    pub(super) checks: Networks,
     pub(super) listen: Listen,
     /// The faces' own; [`super::show`] shows them as they were given.
     #[serde(skip_serializing)]
@@ -58,6 +62,8 @@ impl Default for Settings {
             ready_after: Duration::from_secs(10),
             will: true,
             meta: BTreeMap::new(),
+            script_checks: false,
+            checks: Networks::default(),
             listen: Listen::default(),
             dns: dns::Config::default(),
             http: http::Config::default(),
@@ -87,6 +93,14 @@ impl Tls {
         let Self { ca, cert, key, ca_key } = self;
         Ok(Files { ca: ca.ok_or("ca")?, cert: cert.ok_or("cert")?, key: key.ok_or("key")?, ca_key })
     }
+}
+
+/// Which networks checks may reach: `allow`, if it names any, and not `deny`; the smallest network decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Networks {
+    pub(super) allow: Vec<IpNet>,
+    pub(super) deny: Vec<IpNet>,
 }
 
 /// Where a node listens. Port 0 takes any.

@@ -127,8 +127,24 @@ impl Mesh {
         Some(HealthReport { checks: checks.values().map(status).collect(), maintenance: None })
     }
 
-    /// A result of one check.
+    /// A program's word on its own check.
     pub(super) fn report(
+        &mut self,
+        now: Time,
+        instance: &InstanceId,
+        id: &CheckName,
+        status: Health,
+        output: &str,
+    ) -> Result<Done, Rejected> {
+        let check = self.checks.get(instance).and_then(|checks| checks.get(id));
+        if check.is_some_and(|check| check.spec.kind.ttl().is_none()) {
+            return Err(FieldError::new("check", "is not of the kind ttl: this node runs it by itself").into());
+        }
+        self.take_result(now, instance, id, status, output)
+    }
+
+    /// A result of one check.
+    pub(super) fn take_result(
         &mut self,
         now: Time,
         instance: &InstanceId,

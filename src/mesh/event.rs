@@ -46,6 +46,17 @@ pub enum Input {
         /// The epoch of the process that died.
         epoch: Epoch,
     },
+    /// The outcome of one run of a check that the driver runs. Of a check that is gone it is forgotten.
+    Checked {
+        /// The instance.
+        instance: InstanceId,
+        /// The check's id.
+        check: CheckName,
+        /// Passing, warning or critical.
+        status: Health,
+        /// A line for people, cut to 4 KiB.
+        output: Arc<str>,
+    },
 }
 
 /// How many members a will is brought to: so many that [`ANNOUNCERS`] of them are alive and heard on a bad day.
@@ -75,11 +86,11 @@ pub enum Command {
     Register(Arc<Registration>),
     /// Withdraw one instance.
     Deregister(InstanceId),
-    /// A program's word on its own TTL check, or the outcome of one run of any other check.
+    /// A program's word on its own TTL check.
     Report {
         /// The instance.
         instance: InstanceId,
-        /// The check's name.
+        /// The check's id.
         check: CheckName,
         /// Passing, warning or critical.
         status: Health,

@@ -271,6 +271,10 @@ impl Mesh {
             }
             Input::Rtt(peer, rtt) => self.on_rtt(peer, rtt),
             Input::Will { node, epoch } => self.inherit(now, node, epoch),
+            Input::Checked { instance, check, status, output } => {
+                // What does not fit into a full book follows with the next result; who is gone has none.
+                let _ = self.take_result(now, &instance, &check, status, &output);
+            }
             Input::Moved(node) => {
                 self.config.node = Node { voucher: self.config.notary.voucher(), ..*node };
                 let claim = Claim::Node(Arc::new(self.config.node.clone()));

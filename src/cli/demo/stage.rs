@@ -203,6 +203,7 @@ impl Stage {
             tls: None,
             data_dir: None,
             ready_after: PATIENCE,
+            checks: agent::checks::Config::default(),
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| failed(&e))?;
         let started = runtime.spawn(async {

@@ -1,0 +1,88 @@
+//! The check `alias`: what another instance, service or node is. It follows the view, so that it changes when they do.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{Finding, engine::Told};
+use crate::{
+    agent::View,
+    mesh::{Instance, Member},
+    model::{Alias, Health, MemberState},
+};
+
+/// Watches until the check goes away.
+pub(super) async fn watch(alias: Alias, view: Arc<View>, serial: u64, told: mpsc::Sender<Told>) {
+    let mut index = view.subscribe();
+    let mut last = None;
+    loop {
+        index.mark_unchanged();
+        let now = look(&alias, &view);
+        if last.as_ref() != Some(&now) {
+            if told.send((serial, now.clone())).await.is_err() {
+                return;
+            }
+            last = Some(now);
+        }
+        if index.changed().await.is_err() {
+            return;
+        }
+        // A busy mesh changes all the time: once in a while is often enough to look.
+        sleep(COALESCE).await;
+    }
+}
+
+fn look(alias: &Alias, view: &View) -> Finding {
+    let name = alias.of.as_str();
+    let at = alias.node.as_ref().map_or_else(|| view.this(), |node| view.node(node.as_str()));
+    let at = match (at, &alias.node) {
+        (None, Some(node)) => return Finding::critical(format!("there is no node {node}")),
+        (None, None) => return Finding::critical("this node is starting"),
+        (Some(at), _) => at,
+    };
+    let here = instance(alias, view, &at);
+    match (here, &alias.node) {
+        (Some(found), _) => health(&format!("instance {name} on {}", at.node.name), found.health()),
+        (None, Some(node)) => Finding::critical(format!("there is no instance {name} on {node}")),
+        (None, None) => service(name, view),
+    }
+}
+
+/// The instance of that id on the node `at`.
+fn instance(alias: &Alias, view: &View, at: &Member) -> Option<Instance> {
+    let is = |instance: &&Instance| instance.owner == at.id && instance.registration.id == alias.of;
+    let find = |name: &str| view.service(name)?.instances.iter().find(is).cloned();
+    // On this node its service is known; elsewhere it is mostly called after it.
+    let own = view.registration(&alias.of).filter(|_| alias.node.is_none());
+    let name = own.map_or_else(|| alias.of.to_string(), |own| own.name.to_string());
+    find(&name).or_else(|| {
+        let all = alias.node.is_some().then(|| view.services())?;
+        all.iter().find_map(|service| service.instances.iter().find(is).cloned())
+    })
+}
+
+fn service(name: &str, view: &View) -> Finding {
+    if let Some(service) = view.service(name) {
+        return match service.instances.iter().map(Instance::health).min() {
+            Some(best) => health(&format!("the best instance of service {name}"), best),
+            None => Finding::critical(format!("service {name} has no instance")),
+        };
+    }
+    match view.node(name).map(|member| member.state) {
+        Some(state @ MemberState::Alive) => Finding::passing(format!("node {name} is {state}")),
+        Some(state @ MemberState::Suspect) => Finding::warning(format!("node {name} is {state}")),
+        Some(state) => Finding::critical(format!("node {name} is {state}")),
+        None => Finding::critical(format!("there is no instance on this node, no service and no node called {name}")),
+    }
+}
+
+fn health(what: &str, health: Health) -> Finding {
+    let output = format!("{what} is {health}");
+    match health {
+        Health::Passing => Finding::passing(output),
+        Health::Warning => Finding::warning(output),
+        Health::Critical | Health::Maintenance => Finding::critical(output),
+    }
+}
+
+const COALESCE: Duration = Duration::from_millis(5);

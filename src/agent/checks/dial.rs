@@ -1,0 +1,101 @@
+//! From a target to a connection: the name is resolved here and only addresses that the policy admits are dialled, so
+//! that a name cannot change its mind in between.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
+
+use super::{Home, policy::Policy, tls};
+use crate::model::{Host, Target, TlsOptions};
+
+/// A connection, with or without TLS.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Makes connections that the policy admits.
+#[derive(Debug)]
+pub(super) struct Dial {
+    policy: Policy,
+}
+
+/// A target with nothing left open.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) host: Host,
+    pub(super) port: u16,
+}
+
+impl Place {
+    /// The target, completed by where its instance is. `port` is for targets whose protocol has one of its own.
+    pub(super) fn of(target: &Target, home: &Home, port: Option<u16>) -> Result<Self, String> {
+        let own = target.port.map(u16::from).or(port).or(home.port.map(u16::from));
+        let port = own.ok_or("the check names no port, and its instance has none")?;
+        Ok(Self { host: target.host.clone().unwrap_or_else(|| home.host.clone()), port })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(out),
+            Host::Name(name) => write!(out, "{name}:{}", self.port),
+        }
+    }
+}
+
+impl Dial {
+    pub(super) const fn new(policy: Policy) -> Self {
+        Self { policy }
+    }
+
+    /// The addresses of a place that may be reached; at least one.
+    pub(super) async fn addresses(&self, place: &Place) -> Result<Vec<SocketAddr>, String> {
+        let found = match &place.host {
+            Host::Address(address) => vec![SocketAddr::new(*address, place.port)],
+            Host::Name(name) => match lookup_host((&**name, place.port)).await {
+                Ok(found) => found.take(MAX_ADDRESSES).collect(),
+                Err(why) => return Err(format!("{name} cannot be resolved: {why}")),
+            },
+        };
+        let (admitted, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| self.policy.admits(at.ip()));
+        match (admitted.is_empty(), refused.first()) {
+            (false, _) => Ok(admitted),
+            (true, Some(at)) => Err(format!(
+                "{} may not be reached by checks: this node's checks.deny or checks.allow, or its default for link-local \
+                 addresses, forbids it",
+                at.ip()
+            )),
+            (true, None) => Err(format!("{} has no address", place.host)),
+        }
+    }
+
+    /// A connection to the first of a place's addresses that takes one.
+    pub(super) async fn tcp(&self, place: &Place) -> Result<TcpStream, String> {
+        let mut failed = String::new();
+        for address in self.addresses(place).await? {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(why) => failed = format!("cannot connect to {address}: {why}"),
+            }
+        }
+        Err(failed)
+    }
+
+    /// A connection, with TLS and one of the protocols in `alpn` if there are options for it.
+    pub(super) async fn stream(
+        &self,
+        place: &Place,
+        tls: Option<&TlsOptions>,
+        alpn: &[&[u8]],
+    ) -> Result<Box<dyn Stream>, String> {
+        let stream = self.tcp(place).await?;
+        let Some(options) = tls else { return Ok(Box::new(stream)) };
+        tls::wrap(stream, &place.host, options, alpn).await
+    }
+}
+
+/// As many addresses of one name as are tried.
+const MAX_ADDRESSES: usize = 8;

@@ -1,0 +1,123 @@
+//! The check `dns`: one question over UDP, over TCP when the answer is cut (RFC 7766 section 5).
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RecordType},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+};
+
+use super::{
+    Finding, Home,
+    dial::{Dial, Place},
+};
+use crate::model::{DnsCheck, DnsRecord};
+
+pub(super) async fn run(check: &DnsCheck, home: &Home, dial: &Dial) -> Finding {
+    match ask(check, home, dial).await {
+        Ok(reply) => judge(check, &reply),
+        Err(why) => Finding::critical(why),
+    }
+}
+
+async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, String> {
+    let server = match &check.server {
+        Some(target) => dial.addresses(&Place::of(target, home, Some(PORT))?).await?[0],
+        // The operator chose it, not who registered the check.
+        None => SocketAddr::new(resolver(), PORT),
+    };
+    let mut name = Name::from_ascii(check.query.as_deref().unwrap_or("."))
+        .map_err(|why| format!("that is no domain name: {why}"))?;
+    name.set_fqdn(true);
+    let record = if check.query.is_some() { record_type(check.record) } else { RecordType::NS };
+    let mut question = Message::query();
+    question.add_query(Query::query(name, record));
+    let bytes = question.to_vec().map_err(|why| format!("the question cannot be made: {why}"))?;
+    let silent = |why: io::Error| format!("{server} does not answer: {why}");
+    let reply = over_udp(server, &bytes, question.metadata.id).await.map_err(silent)?;
+    if !reply.metadata.truncation {
+        return Ok(reply);
+    }
+    over_tcp(server, &bytes).await.map_err(silent)
+}
+
+fn judge(check: &DnsCheck, reply: &Message) -> Finding {
+    let code = reply.metadata.response_code;
+    let answers: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+    let Some(query) = &check.query else {
+        return match code {
+            ResponseCode::ServFail => Finding::critical("it answers SERVFAIL"),
+            code => Finding::passing(format!("it answers: {code}")),
+        };
+    };
+    if code != ResponseCode::NoError {
+        return Finding::critical(format!("{query}: {code}"));
+    }
+    let shown = answers.join(" ");
+    match &check.expect {
+        _ if answers.is_empty() => Finding::critical(format!("{query} has no such record")),
+        Some(expected)
+            if !answers.iter().any(|answer| answer.trim_end_matches('.') == expected.trim_end_matches('.')) =>
+        {
+            Finding::critical(format!("{expected} is not among the answers: {shown}"))
+        }
+        _ => Finding::passing(format!("{query}: {shown}")),
+    }
+}
+
+async fn over_udp(server: SocketAddr, question: &[u8], id: u16) -> io::Result<Message> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    socket.send(question).await?;
+    let mut buffer = [0; PAYLOAD];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let reply = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
+        // Whatever else arrives answers somebody else's question (RFC 5452 section 9.1).
+        if reply.metadata.id == id {
+            return Ok(reply);
+        }
+    }
+}
+
+async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Message> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    stream.write_all(&[&length.to_be_bytes()[..], question].concat()).await?;
+    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut reply).await?;
+    Message::from_vec(&reply).map_err(io::Error::other)
+}
+
+/// The first server that this machine asks (resolv.conf(5)); without one, the machine itself.
+fn resolver() -> IpAddr {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
+    servers.into_iter().next().unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+const fn record_type(record: DnsRecord) -> RecordType {
+    match record {
+        DnsRecord::A => RecordType::A,
+        DnsRecord::Aaaa => RecordType::AAAA,
+        DnsRecord::Cname => RecordType::CNAME,
+        DnsRecord::Mx => RecordType::MX,
+        DnsRecord::Ns => RecordType::NS,
+        DnsRecord::Ptr => RecordType::PTR,
+        DnsRecord::Soa => RecordType::SOA,
+        DnsRecord::Srv => RecordType::SRV,
+        DnsRecord::Txt => RecordType::TXT,
+    }
+}
+
+const PORT: u16 = 53;
+/// Without EDNS an answer has at most 512 bytes (RFC 1035 section 4.2.1); some servers send more.
+const PAYLOAD: usize = 4096;

@@ -1,0 +1,156 @@
+//! The check `http`: one request over HTTP/1.1 on a connection of its own (RFC 9112), so that a server that takes no new
+//! ones is found out. Redirects are followed only as often as the check says, each past the policy like the first.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    client::conn::http1,
+    header::{ACCEPT, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    Finding, Home, MAX_ANSWER,
+    dial::{Dial, Place, Stream},
+    text,
+};
+use crate::model::{Host, HttpCheck, Target, TlsOptions, Url};
+
+pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial) -> Finding {
+    match follow(check, home, dial).await {
+        Ok((status, body)) => judge(check, status, &body),
+        Err(why) => Finding::critical(why),
+    }
+}
+
+/// Asks, and asks again where it is sent to.
+async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<(StatusCode, Bytes), String> {
+    let mut url = check.url.clone();
+    for hop in 0..=check.redirects {
+        let place = Place::of(&url.target, home, None)?;
+        let defaults = TlsOptions::default();
+        let tls = url.tls.then(|| check.tls.as_ref().unwrap_or(&defaults));
+        let stream = dial.stream(&place, tls, &[b"http/1.1"]).await?;
+        let answer = exchange(stream, request(check, &url, &place, hop == 0)?).await?;
+        match answer.location {
+            Some(location) if hop < check.redirects => url = next(&url, &place, &location)?,
+            _ => return Ok((answer.status, answer.body)),
+        }
+    }
+    Err(format!("was redirected more than {} times", check.redirects))
+}
+
+/// A body, and headers that may hold credentials, are for the first server alone.
+fn request(check: &HttpCheck, url: &Url, place: &Place, first: bool) -> Result<Request<Full<Bytes>>, String> {
+    let wrong = |why: &dyn std::fmt::Display| format!("the request cannot be made: {why}");
+    let method = if first { check.method.as_str() } else { "GET" };
+    let body = check.body.clone().filter(|_| first).unwrap_or_default();
+    let mut request =
+        Request::builder().method(method).uri(&url.path).body(Full::from(body)).map_err(|why| wrong(&why))?;
+    let headers = request.headers_mut();
+    let default_port = if url.tls { 443 } else { 80 };
+    let host = match &place.host {
+        Host::Name(name) if place.port == default_port => name.to_string(),
+        _ => place.to_string(),
+    };
+    headers.insert(HOST, HeaderValue::try_from(host).map_err(|why| wrong(&why))?);
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    for (name, value) in check.headers.iter().filter(|_| first) {
+        let name = HeaderName::try_from(name).map_err(|why| wrong(&why))?;
+        headers.insert(name, HeaderValue::try_from(value).map_err(|why| wrong(&why))?);
+    }
+    Ok(request)
+}
+
+struct Answer {
+    status: StatusCode,
+    location: Option<String>,
+    body: Bytes,
+}
+
+async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+    let broken = |why: hyper::Error| format!("no HTTP answer: {why}");
+    let mut builder = http1::Builder::new();
+    let handshake = builder.max_buf_size(MAX_ANSWER).handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(broken)?;
+    let asked = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let (status, location) = (response.status(), redirect(&response));
+        Ok(Answer { status, location, body: read(response.into_body()).await })
+    };
+    tokio::pin!(asked);
+    tokio::select! {
+        answer = &mut asked => answer,
+        // What the connection brought to its end is still to be read.
+        _ = connection => asked.await,
+    }
+}
+
+fn redirect(response: &Response<Incoming>) -> Option<String> {
+    let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(LOCATION).filter(|_| moved)?;
+    location.to_str().ok().map(String::from)
+}
+
+/// Reads as much as is looked at. What breaks off was an answer all the same: its status counts.
+async fn read(mut body: Incoming) -> Bytes {
+    let mut read = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        read.extend_from_slice(&data[..data.len().min(MAX_ANSWER - read.len())]);
+        if read.len() == MAX_ANSWER {
+            break;
+        }
+    }
+    read.into()
+}
+
+/// Where a redirect leads (RFC 3986 section 5.2.2, without dot segments, which servers resolve by themselves).
+fn next(from: &Url, place: &Place, location: &str) -> Result<Url, String> {
+    let here = || Target { host: Some(place.host.clone()), port: std::num::NonZeroU16::new(place.port) };
+    let location = location.split('#').next().unwrap_or_default();
+    let parsed = if let Some(rest) = location.strip_prefix("//") {
+        Url::parse(&format!("{}://{rest}", if from.tls { "https" } else { "http" }))
+    } else if location.contains("://") {
+        Url::parse(location)
+    } else if location.starts_with('/') {
+        Url::parse(location).map(|url| Url { tls: from.tls, target: here(), ..url })
+    } else {
+        let folder =
+            from.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(folder, _)| folder);
+        Url::parse(&format!("{folder}/{location}")).map(|url| Url { tls: from.tls, target: here(), ..url })
+    };
+    parsed.map_err(|why| format!("was redirected to where nobody can go: {why}"))
+}
+
+fn judge(check: &HttpCheck, status: StatusCode, body: &[u8]) -> Finding {
+    let mut output = format!("HTTP {status}");
+    let said = text(body);
+    if !said.is_empty() {
+        // Writing to a text cannot fail.
+        let _ = write!(output, ": {said}");
+    }
+    let code = status.as_u16();
+    if !check.status.admit(code) {
+        return match code {
+            429 => Finding::warning(output),
+            300..=399 if check.redirects == 0 => {
+                Finding::critical(format!("{output} (a redirect, and the check follows none: set `redirects`)"))
+            }
+            _ => Finding::critical(output),
+        };
+    }
+    match &check.contains {
+        Some(expected) if !String::from_utf8_lossy(body).contains(&**expected) => {
+            Finding::critical(format!("{expected:?} is not in the first 64 KiB of the answer; {output}"))
+        }
+        _ => Finding::passing(output),
+    }
+}
+
+const AGENT: &str = concat!("hobnob/", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,149 @@
+//! The checks of this node's instances: run here, judged by the mesh (rise, fall, what is published).
+//!
+//! One task, the `engine`, keeps the time of all checks in a heap and starts each run as a task of its own, bounded in
+//! total and for each target host, so that a hung target holds up nobody. A run ends with a [`Finding`]. What does not
+//! differ from the finding before it is not told: a check that stays as it is costs the loop nothing. One file for each
+//! kind; `policy` says whom a check may reach, `dial` gets there, `tls` proves who that is.
+
+mod alias;
+mod dial;
+mod dns;
+mod engine;
+mod grpc;
+mod http;
+mod policy;
+mod process;
+mod script;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod udp;
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+
+use super::{Traffic, View, peers::Arrival};
+use crate::model::{CheckKind, Health, Host, InstanceId, Port, Registration};
+use dial::Dial;
+use policy::Policy;
+
+/// What checks may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Whether script checks are run at all.
+    pub scripts: bool,
+    /// If there are any, checks reach these networks alone.
+    pub allow: Vec<IpNet>,
+    /// Checks do not reach these networks. Where an address lies in several, the smallest network decides.
+    pub deny: Vec<IpNet>,
+}
+
+/// What one run found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    status: Health,
+    output: String,
+}
+
+impl Finding {
+    fn passing(output: impl Into<String>) -> Self {
+        Self { status: Health::Passing, output: output.into() }
+    }
+
+    fn warning(output: impl Into<String>) -> Self {
+        Self { status: Health::Warning, output: output.into() }
+    }
+
+    fn critical(output: impl Into<String>) -> Self {
+        Self { status: Health::Critical, output: output.into() }
+    }
+}
+
+/// Where an instance is: what a relative target is relative to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Home {
+    instance: InstanceId,
+    host: Host,
+    port: Option<Port>,
+}
+
+/// The engine's other end. Dropping it ends the engine and all runs.
+#[derive(Debug)]
+pub(super) struct Checks {
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+/// What the engine is told. As many as there are registrations, so that their queue needs no other bound.
+#[derive(Debug)]
+enum Order {
+    /// Run the checks of this instance, and no others of it.
+    Watch(Arc<Registration>, Host),
+    /// Run no more checks of this instance.
+    Forget(InstanceId),
+}
+
+impl Checks {
+    /// Starts the engine; what it finds goes to the loop. That queue is the peers' too, so only news goes there.
+    pub(super) fn start(
+        config: &Config,
+        view: &Arc<View>,
+        traffic: &Arc<Traffic>,
+        arrivals: mpsc::Sender<Arrival>,
+    ) -> Self {
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (view, traffic) = (Arc::clone(view), Arc::clone(traffic));
+        let means = Means { dial: Dial::new(Policy::new(config)), scripts: config.scripts, view, traffic };
+        tokio::spawn(engine::Engine::new(Arc::new(means), arrivals).run(ordered));
+        Self { orders }
+    }
+
+    /// Runs the checks of an instance from now on, whose node is at `host`. Those that stay as they were go on.
+    pub(super) fn watch(&self, registration: &Arc<Registration>, host: Host) {
+        // The engine ends only with this.
+        let _ = self.orders.send(Order::Watch(Arc::clone(registration), host));
+    }
+
+    /// Runs an instance's checks no more.
+    pub(super) fn forget(&self, instance: &InstanceId) {
+        let _ = self.orders.send(Order::Forget(instance.clone()));
+    }
+}
+
+/// What runs need.
+#[derive(Debug)]
+struct Means {
+    dial: Dial,
+    scripts: bool,
+    view: Arc<View>,
+    traffic: Arc<Traffic>,
+}
+
+/// One run of a check that is run at intervals.
+async fn run(kind: &CheckKind, home: &Home, means: &Means) -> Finding {
+    match kind {
+        CheckKind::Http(check) => http::run(check, home, &means.dial).await,
+        CheckKind::Tcp(check) => tcp::run(check, home, &means.dial).await,
+        CheckKind::Udp(check) => udp::run(check, home, &means.dial).await,
+        CheckKind::Grpc(check) => grpc::run(check, home, &means.dial).await,
+        CheckKind::Dns(check) => dns::run(check, home, &means.dial).await,
+        CheckKind::Script(_) if !means.scripts => {
+            Finding::critical("script checks are off on this node: set script_checks = true in its settings")
+        }
+        CheckKind::Script(argv) => script::run(argv, home).await,
+        // Reported or watched, which is the engine's affair.
+        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => Finding::warning("is not run at intervals"),
+    }
+}
+
+/// What a target said, as text: whatever is no UTF-8 is replaced, so that it can be shown.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).trim_end().into()
+}
+
+/// As much of an answer as is shown.
+const MAX_OUTPUT: usize = 4096;
+/// As much of an answer as is read: then the connection is closed.
+const MAX_ANSWER: usize = 64 << 10;

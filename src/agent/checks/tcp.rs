@@ -1,0 +1,52 @@
+//! The check `tcp`: a connection, and what is said on it if anything is expected.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    Finding, Home, MAX_OUTPUT,
+    dial::{Dial, Place, Stream},
+    text,
+};
+use crate::model::TcpCheck;
+
+pub(super) async fn run(check: &TcpCheck, home: &Home, dial: &Dial) -> Finding {
+    match ask(check, home, dial).await {
+        Ok(output) => Finding::passing(output),
+        Err(why) => Finding::critical(why),
+    }
+}
+
+async fn ask(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<String, String> {
+    let place = Place::of(&check.target, home, None)?;
+    if check.tls.is_none() && check.send.is_none() && check.expect.is_none() {
+        dial.tcp(&place).await?;
+        return Ok(format!("connected to {place}"));
+    }
+    let mut stream = dial.stream(&place, check.tls.as_ref(), &[]).await?;
+    if let Some(words) = &check.send {
+        stream.write_all(words.as_bytes()).await.map_err(|why| format!("cannot send to {place}: {why}"))?;
+        stream.flush().await.map_err(|why| format!("cannot send to {place}: {why}"))?;
+    }
+    match &check.expect {
+        Some(expected) => listen(&mut *stream, expected).await,
+        None => Ok(format!("connected to {place}")),
+    }
+}
+
+/// Reads until what is expected has come, or as much as is read of anything.
+async fn listen(stream: &mut dyn Stream, expected: &str) -> Result<String, String> {
+    let mut heard = Vec::new();
+    let mut buffer = [0; 1024];
+    while heard.len() < MAX_OUTPUT {
+        let count = stream.read(&mut buffer).await.map_err(|why| format!("the connection broke: {why}"))?;
+        heard.extend_from_slice(&buffer[..count]);
+        let found = heard.windows(expected.len().max(1)).any(|part| part == expected.as_bytes());
+        if found || expected.is_empty() {
+            return Ok(text(&heard));
+        }
+        if count == 0 {
+            break;
+        }
+    }
+    Err(format!("{expected:?} is not in what it said: {}", text(&heard)))
+}

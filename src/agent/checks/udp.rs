@@ -1,0 +1,44 @@
+//! The check `udp`: an answer is passing, silence is not. That the port is closed comes back as an error (RFC 1122
+//! section 4.1.3.3).
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tokio::net::UdpSocket;
+
+use super::{
+    Finding, Home,
+    dial::{Dial, Place},
+    text,
+};
+use crate::model::UdpCheck;
+
+pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Finding {
+    let asked = async {
+        let place = Place::of(&check.target, home, None)?;
+        let address = dial.addresses(&place).await?[0];
+        ask(address, check.send.as_bytes()).await.map_err(|why| format!("{address} does not answer: {why}"))
+    };
+    match (asked.await, &check.expect) {
+        (Err(why), _) => Finding::critical(why),
+        (Ok(answer), Some(expected)) if !text(&answer).contains(&**expected) => {
+            Finding::critical(format!("{expected:?} is not in what it said: {}", text(&answer)))
+        }
+        (Ok(answer), _) => Finding::passing(text(&answer)),
+    }
+}
+
+async fn ask(address: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
+    let any: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    // Connected, so that only this target is heard, and its ICMP errors are.
+    socket.connect(address).await?;
+    socket.send(question).await?;
+    let mut answer = vec![0; MAX_ANSWER];
+    let length = socket.recv(&mut answer).await?;
+    answer.truncate(length);
+    Ok(answer)
+}
+
+/// What is beyond this in a datagram is cut.
+const MAX_ANSWER: usize = 4096;
