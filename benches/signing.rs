@@ -106,6 +106,7 @@ fn core(node: &str, n: u16, notary: SharedNotary) -> Mesh {
         zone: "".into(),
         version: "0".into(),
         meta: std::collections::BTreeMap::new(),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     };
     let (epoch, unix_millis) = (Epoch(unix_millis()), unix_millis());

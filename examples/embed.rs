@@ -2,10 +2,7 @@
 //!
 //! `cargo run --example embed` runs two nodes in one process; real ones run on two machines and share the secret.
 
-use hobnob::{
-    agent::{Agent, Builder, Secret},
-    model::Registration,
-};
+use hobnob::{Agent, Check, Registration, Secret, agent::Builder, secs};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,10 +12,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     app_1.ready().await?;
 
     // The guard withdraws the instance when it is dropped.
-    let web = web_1.register(Registration::new("web", 8080)?.tag("v2".try_into()?)).await?;
+    let beat = Check::ttl(secs(30)).named("beat");
+    let web = web_1.register(Registration::new("web", 8080).tag("v2").check(beat)).await?;
+    web.heartbeat().await?;
 
     let mut index = app_1.view().subscribe();
-    while app_1.lookup("web").is_empty() {
+    while app_1.pick("web").is_err() {
         index.changed().await?;
     }
     for instance in app_1.lookup("web").iter() {

@@ -36,3 +36,7 @@ pub mod config;
 pub mod dns;
 #[cfg(feature = "agent")]
 pub mod http;
+
+#[cfg(feature = "agent")]
+pub use agent::{Agent, Registered, Secret};
+pub use model::{CheckDraft as Check, Health, RegistrationDraft as Registration, secs};

@@ -148,6 +148,7 @@ fn core(name: &str, port: u16) -> Mesh {
         zone: "".into(),
         version: "0".into(),
         meta: BTreeMap::new(),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     };
     let mesh = "fuzz".try_into().expect("a valid name");

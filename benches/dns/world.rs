@@ -47,6 +47,7 @@ fn node() -> Arc<Node> {
         zone: "".into(),
         version,
         meta: BTreeMap::new(),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     })
 }

@@ -47,6 +47,8 @@ pub(super) enum Ask {
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
     /// Have a member that is Down forgotten.
     ForceLeave { id: NodeId, reply: Reply<()> },
+    /// Take an instance or the node out of service, or back.
+    Maintain { instance: Option<InstanceId>, reason: Option<Arc<str>>, reply: Reply<()> },
     /// Say goodbye and stop.
     Leave,
 }
@@ -203,6 +205,11 @@ impl Drive {
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
+            Ask::Maintain { instance, reason, reply } => {
+                let done = self.mesh.command(self.clock.now(), Command::Maintain { instance, reason });
+                self.drain();
+                self.writes.maintained(reply, done)
+            }
             Ask::Leave => {
                 self.agenda.ending = Some(Ending::Leave);
                 None
@@ -288,6 +295,7 @@ impl Drive {
                 Output::Drop(id) => self.peers.forget(id),
                 Output::Changed(change) => drop(self.agenda.changed.insert(change)),
                 Output::Event(event) => self.tell(event),
+                Output::Keep(instance) => self.writes.keep(instance),
                 Output::Expired(id) => {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
                     self.writes.expire(&self.view, id);
@@ -336,6 +344,7 @@ impl Drive {
             self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
+        self.writes.keep_reports(&self.mesh);
         let changed = std::mem::take(&mut self.agenda.changed);
         for change in changed {
             match change {

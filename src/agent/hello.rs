@@ -318,6 +318,7 @@ pub(super) mod tests {
                 zone: "".into(),
                 version: "0".into(),
                 meta: std::collections::BTreeMap::new(),
+                maintenance: None,
                 voucher: bytes::Bytes::new(),
             },
             features: Vec::new(),

@@ -111,7 +111,7 @@ impl Agent {
         if found.is_empty() {
             return Err(NoInstance::Unknown(service.into()));
         }
-        let mut fit: Vec<&Instance> = found.served().filter(|instance| instance.registration.weight > 0).collect();
+        let mut fit: Vec<&Instance> = found.served().filter(|instance| instance.weight() > 0).collect();
         keep_least(&mut fit, |instance| instance.registration.priority);
         keep_least(&mut fit, |instance| instance.health() != Health::Passing);
         self.keep_near(&mut fit);
@@ -145,10 +145,10 @@ fn keep_least<K: Ord>(fit: &mut Vec<&Instance>, key: impl Fn(&Instance) -> K) {
 
 /// The instance at which the running sum of weights passes `drawn` (RFC 2782).
 fn by_weight<'a>(fit: &[&'a Instance], drawn: u64) -> Option<&'a Instance> {
-    let total: u64 = fit.iter().map(|instance| u64::from(instance.registration.weight)).sum();
+    let total: u64 = fit.iter().map(|instance| u64::from(instance.weight())).sum();
     let mut left = drawn.checked_rem(total)?;
     fit.iter().copied().find(|instance| {
-        let weight = u64::from(instance.registration.weight);
+        let weight = u64::from(instance.weight());
         let here = left < weight;
         left = left.saturating_sub(weight);
         here

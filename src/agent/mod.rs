@@ -290,6 +290,16 @@ impl Agent {
         self.ask(|reply| Ask::Report { instance, check, status, output, reply }).await
     }
 
+    /// Takes an instance of this node, or with `None` the node, out of service for this reason, or with no reason back
+    /// into it. Once this returns it is on disk, visible here, and on its way to the others.
+    ///
+    /// # Errors
+    /// [`Rejected::NotFound`] when there is no such instance.
+    pub async fn maintain(&self, instance: Option<&InstanceId>, reason: Option<&str>) -> Result<(), Refused> {
+        let (instance, reason) = (instance.cloned(), reason.map(Into::into));
+        self.ask(|reply| Ask::Maintain { instance, reason, reply }).await
+    }
+
     /// Looks for the mesh through these `host:port`s too. Returns how many addresses they resolved to.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     mesh::{self, Mesh},
-    model::{Epoch, Node},
+    model::{Epoch, HealthReport, Node},
 };
 
 /// See [`Agent::start`].
@@ -38,9 +38,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 
     let core = core(&config, bound, found.epoch, &clock, &trust)?;
     let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
-    let (peers_found, registrations) = (found.peers, found.registrations);
-    let mesh = Mesh::new(core, registrations.clone(), clock.now());
-    let held: Vec<_> = registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
+    let mut mesh = Mesh::new(core, found.registrations.clone(), clock.now());
+    restore(&mut mesh, found.reports, &clock);
+    let held: Vec<_> = found.registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
     let (greeter, heard) = Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello());
     let greeter = Arc::new(greeter);
@@ -53,7 +53,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let (seeds, more_seeds) = mpsc::channel(1);
     let (ended, stopped) = watch::channel(None);
     let (view, status) = (Arc::new(View::default()), Arc::new(Status::default()));
-    let stored = peers_found.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let stored = found.peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
     let seek = Seek { seeds: config.join.clone(), stored, own };
     let link_tasks = TaskTracker::new();
     let checks = Checks::start(&config.checks, &view, &greeter.traffic, arrivals.clone());
@@ -68,7 +68,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         link_tasks,
         links,
         writes: Writes::new(store, checks, held),
-        agenda: Agenda::new(config.ready_after, peers_found),
+        agenda: Agenda::new(config.ready_after, found.peers),
     };
     drive.begin(&seek);
 
@@ -109,6 +109,14 @@ fn keep_trust(
     tokio::spawn(door::listen(Arc::clone(greeter), arrivals.clone()));
     tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
     tokio::spawn(trust::watch(Arc::clone(&greeter.trust), config.tls.clone(), arrivals.clone()));
+}
+
+/// Takes up where the checks stood when this node was last seen.
+fn restore(mesh: &mut Mesh, reports: Vec<(String, HealthReport)>, clock: &Clock) {
+    let (node, instances): (Vec<_>, Vec<_>) = reports.into_iter().partition(|(id, _)| id.is_empty());
+    let node = node.into_iter().find_map(|(_, report)| report.maintenance);
+    let instances = instances.into_iter().filter_map(|(id, report)| Some((id.as_str().try_into().ok()?, report)));
+    mesh.restore(clock.now(), node, instances);
 }
 
 /// What no peer could take from us.
@@ -202,6 +210,7 @@ fn describe(config: &Config, bound: SocketAddr) -> Node {
         zone: config.zone.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         meta: BTreeMap::clone(&config.meta),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 use super::StartError;
-use crate::model::{Epoch, InstanceId, MeshName, NodeId, NodeName, Registration};
+use crate::model::{Epoch, HealthReport, InstanceId, MeshName, NodeId, NodeName, Registration};
 
 /// Keys that must survive, so that a restarted node's stateless resets are believed (RFC 9000 section 10.3): its peers
 /// then see the restart within one packet instead of a time-out.
@@ -51,6 +51,8 @@ pub(super) struct Found {
     pub(super) keys: Keys,
     pub(super) registrations: Vec<Arc<Registration>>,
     pub(super) peers: Vec<KnownPeer>,
+    /// Where the checks of each instance stood; the node's own maintenance stands under no name.
+    pub(super) reports: Vec<(String, HealthReport)>,
 }
 
 /// One change to be made durable.
@@ -60,6 +62,8 @@ pub(super) enum Write {
     Row(InstanceId, Option<Vec<u8>>),
     /// The peers to start from next time, instead of those known before.
     Peers(Vec<KnownPeer>),
+    /// What is known of the health of these instances; `None` deletes it.
+    Reports(Vec<(String, Option<HealthReport>)>),
 }
 
 /// So many writes, the oldest first, are durable; or why they are not.
@@ -89,7 +93,13 @@ impl Store {
                 field: "data_dir",
                 why: format!("cannot be done without, since the system gives no randomness: {why}"),
             })?;
-            let found = Found { epoch: Epoch(unix_millis), keys, registrations: Vec::new(), peers: Vec::new() };
+            let found = Found {
+                epoch: Epoch(unix_millis),
+                keys,
+                registrations: Vec::new(),
+                peers: Vec::new(),
+                reports: Vec::new(),
+            };
             return Ok((Self { writer: None, completed }, found));
         };
         let blame = |why: Unusable| match why {
@@ -218,6 +228,7 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
         // So that reading needs no case for a table that is not there yet.
         transaction.open_table(ROWS).map_err(Failed)?;
         transaction.open_table(PEERS).map_err(Failed)?;
+        transaction.open_table(REPORTS).map_err(Failed)?;
         identity
     };
     transaction.commit().map_err(Failed)?;
@@ -231,7 +242,13 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
     for row in snapshot.open_table(PEERS).map_err(Failed)?.iter().map_err(Failed)? {
         peers.push(decode("known peers", row.map_err(Failed)?.1.value())?);
     }
-    Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers })
+    let mut reports = Vec::new();
+    for row in snapshot.open_table(REPORTS).map_err(Failed)?.iter().map_err(Failed)? {
+        let (id, report) = row.map_err(Failed)?;
+        // What a check said last is no reason not to start.
+        reports.extend(decode("reports", report.value()).ok().map(|report| (id.value().to_owned(), report)));
+    }
+    Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers, reports })
 }
 
 /// What the store's thread owns.
@@ -291,6 +308,17 @@ fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
             match write {
                 Write::Row(id, Some(row)) => drop(rows.insert(id.as_str(), row.as_slice()).map_err(Failed)?),
                 Write::Row(id, None) => drop(rows.remove(id.as_str()).map_err(Failed)?),
+                Write::Reports(reports) => {
+                    let mut table = transaction.open_table(REPORTS).map_err(Failed)?;
+                    for (id, report) in reports {
+                        match report {
+                            Some(report) => {
+                                drop(table.insert(id.as_str(), encode(report)?.as_slice()).map_err(Failed)?)
+                            }
+                            None => drop(table.remove(id.as_str()).map_err(Failed)?),
+                        }
+                    }
+                }
                 Write::Peers(peers) => {
                     let mut table = transaction.open_table(PEERS).map_err(Failed)?;
                     table.retain(|_, _| false).map_err(Failed)?;
@@ -317,6 +345,7 @@ const FILE: &str = "hobnob.redb";
 const IDENTITY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("identity");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
 const PEERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("peers");
+const REPORTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("reports");
 /// redb's own default is a gigabyte; all we ever read is read once, at the start.
 const CACHE_BYTES: usize = 1 << 20;
 /// The most writes that share an fsync: keeps the wait of the first among them short.

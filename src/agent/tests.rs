@@ -246,3 +246,45 @@ async fn a_peer_is_found_at_any_of_its_addresses() {
     let (met, _) = tokio::join!(peers::dial_any(&a, &addresses, None), answered);
     assert_eq!(met.unwrap().address(), addresses[1]);
 }
+
+#[tokio::test]
+async fn where_checks_stand_and_who_is_in_maintenance_outlives_a_restart() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let health = |agent: &Agent| agent.lookup("web")[0].health();
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    let (web_id, beat_id) = (web(1).id, beat(PATIENCE, None).id);
+    a.put(Registration { checks: vec![beat(PATIENCE, None)], ..web(1) }).await.unwrap();
+    a.report(&web_id, &beat_id, Health::Warning, "so so").await.unwrap();
+    a.maintain(Some(&web_id), Some("new disk")).await.unwrap();
+    a.maintain(None, Some("new kernel")).await.unwrap();
+    assert_eq!(health(&a), Health::Maintenance);
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(a.lookup("web")[0].node.maintenance.as_deref(), Some("new kernel"));
+    a.maintain(None, None).await.unwrap();
+    assert_eq!(a.lookup("web")[0].report.maintenance.as_deref(), Some("new disk"));
+    a.maintain(Some(&web_id), None).await.unwrap();
+    assert_eq!(health(&a), Health::Warning);
+    assert_eq!(&*a.lookup("web")[0].report.checks[0].output, "so so");
+    assert!(matches!(a.maintain(Some(&beat_id), None).await, Err(Refused::Rejected(Rejected::NotFound(_)))));
+}
+
+#[tokio::test]
+async fn a_check_is_run_and_a_script_is_for_local_files_alone() {
+    let a = builder("a", &Secret::random()).start().await.unwrap();
+    a.ready().await.unwrap();
+    let at = a.address().ip();
+    let server = tokio::net::TcpListener::bind((at, 0)).await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    let draft = crate::Registration::new("web", port).check(crate::Check::tcp("").every(Duration::from_millis(100)));
+    let guard = a.register(draft).await.unwrap();
+    let is = |health| move |view: &View| view.service("web").is_some_and(|web| web.instances[0].health() == health);
+    until(&a, "web is passing", is(Health::Passing)).await;
+    drop(server);
+    until(&a, "web is critical", is(Health::Critical)).await;
+    guard.drain(Duration::ZERO).await.unwrap();
+    let script = crate::Check { script: Some(vec!["/bin/true".into()]), ..crate::Check::default() };
+    let scripted = || crate::Registration::new("web", 1).check(script.clone()).build().unwrap();
+    assert!(matches!(a.put(scripted()).await, Err(Refused::Forbidden(_))));
+    assert!(matches!(a.put_local(scripted()).await, Err(Refused::Forbidden(_))), "off unless enabled");
+}

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     mesh::{Command, Done, Mesh, Rejected},
-    model::{Host, InstanceId, Registration, Time},
+    model::{HealthReport, Host, InstanceId, Registration, Time},
 };
 
 /// The answer to one ask.
@@ -25,6 +25,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 pub(super) enum Told {
     Put(Reply<Done>, Result<Done, Refused>),
     Other(Reply<()>, Result<(), Refused>),
+    /// Those who wait until what they changed is kept.
+    Kept(Vec<Reply<()>>, Result<(), String>),
 }
 
 impl Told {
@@ -33,6 +35,12 @@ impl Told {
         match self {
             Self::Put(reply, answer) => drop(reply.send(answer)),
             Self::Other(reply, answer) => drop(reply.send(answer)),
+            Self::Kept(replies, kept) => {
+                for reply in replies {
+                    let why = |why| Refused::Store(format!("{why} (what was asked for is in effect until a restart)"));
+                    drop(reply.send(kept.clone().map_err(why)));
+                }
+            }
         }
     }
 }
@@ -43,6 +51,8 @@ pub(super) enum Pending {
     Remove(InstanceId, Reply<()>),
     /// The disk goes back to what is true; nobody waits for it.
     Mend(InstanceId),
+    /// Where checks stand; those wait for it who changed more than that.
+    Reports(Vec<Reply<()>>),
     /// Nobody waits for it either.
     Peers,
 }
@@ -59,12 +69,28 @@ pub(super) struct Writes {
     doubtful: BTreeSet<InstanceId>,
     /// Who runs their checks.
     checks: Checks,
+    /// Whose health is to be kept; the node's maintenance stands under `None`.
+    unkept: BTreeSet<Option<InstanceId>>,
+    /// Whether that of others is on its way: the next waits for it, so that a storm of flips costs one write at a time.
+    keeping: bool,
+    /// Who waits for what is not yet kept.
+    waiting: Vec<Reply<()>>,
 }
 
 impl Writes {
     pub(super) fn new(store: Store, checks: Checks, own: impl IntoIterator<Item = Arc<Registration>>) -> Self {
         let own = own.into_iter().map(|registration| (registration.id.clone(), registration)).collect();
-        Self { store, pending: VecDeque::new(), ids: HashMap::new(), own, doubtful: BTreeSet::new(), checks }
+        Self {
+            store,
+            pending: VecDeque::new(),
+            ids: HashMap::new(),
+            own,
+            doubtful: BTreeSet::new(),
+            checks,
+            unkept: BTreeSet::new(),
+            keeping: false,
+            waiting: Vec::new(),
+        }
     }
 
     /// What is registered on this node.
@@ -120,6 +146,40 @@ impl Writes {
         self.submit(Write::Peers(peers), Pending::Peers);
     }
 
+    /// Notes that somebody's health is to be kept.
+    pub(super) fn keep(&mut self, instance: Option<InstanceId>) {
+        self.unkept.insert(instance);
+    }
+
+    /// Takes in the outcome of a command whose effect is to be kept. An answer means that there is nothing to keep.
+    pub(super) fn maintained(&mut self, reply: Reply<()>, done: Result<Done, Rejected>) -> Option<Told> {
+        match done {
+            Ok(Done::Changed | Done::Created) => {
+                self.waiting.push(reply);
+                None
+            }
+            done => Some(Told::Other(reply, done.map(drop).map_err(Into::into))),
+        }
+    }
+
+    /// Stores what is to be kept of healths, unless that of others is on its way.
+    pub(super) fn keep_reports(&mut self, mesh: &Mesh) {
+        if self.keeping || self.unkept.is_empty() {
+            return;
+        }
+        let report = |id: Option<InstanceId>| match id {
+            Some(id) => (id.to_string(), mesh.health_report(&id)),
+            None => {
+                let reason = mesh.maintenance().cloned();
+                (String::new(), reason.map(|reason| HealthReport { checks: Vec::new(), maintenance: Some(reason) }))
+            }
+        };
+        let reports = std::mem::take(&mut self.unkept).into_iter().map(report).collect();
+        let waiting = std::mem::take(&mut self.waiting);
+        self.keeping = true;
+        self.submit(Write::Reports(reports), Pending::Reports(waiting));
+    }
+
     fn submit(&mut self, write: Write, pending: Pending) {
         if let Some(id) = pending.id() {
             *self.ids.entry(id.clone()).or_default() += 1;
@@ -151,6 +211,10 @@ impl Writes {
         write: Pending,
         outcome: &Result<(), String>,
     ) -> Option<Told> {
+        if let Pending::Reports(waiting) = write {
+            self.keeping = false;
+            return Some(Told::Kept(waiting, outcome.clone()));
+        }
         let stored = match (outcome, write.id()) {
             (Ok(()), Some(id)) => {
                 self.doubtful.remove(id);
@@ -171,7 +235,7 @@ impl Writes {
                 let done = stored.and_then(|()| self.deregister(mesh, view, now, id));
                 Some(Told::Other(reply, done))
             }
-            Pending::Mend(_) | Pending::Peers => None,
+            Pending::Mend(_) | Pending::Peers | Pending::Reports(_) => None,
         }
     }
 
@@ -239,7 +303,7 @@ impl Pending {
         match self {
             Self::Put(registration, _) => Some(&registration.id),
             Self::Remove(id, _) | Self::Mend(id) => Some(id),
-            Self::Peers => None,
+            Self::Peers | Self::Reports(_) => None,
         }
     }
 }

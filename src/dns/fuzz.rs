@@ -40,6 +40,7 @@ fn world() -> Result<Face, Invalid> {
         zone: "".into(),
         version: "0".into(),
         meta: BTreeMap::from([("rack".into(), "7".into())]),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     });
     let id = NodeId::of(&MeshName::try_from("fuzz")?, &node.name);

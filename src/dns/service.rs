@@ -166,12 +166,9 @@ impl Lookup<'_> {
             Dialect::Mesh => {
                 let beyond = self.config.prefer == Prefer::Zone && !self.is_in_zone(instance);
                 let priority = registration.priority.saturating_add(u16::from(beyond));
-                (priority, registration.weight.saturating_mul(256).max(1))
+                (priority, instance.weight().saturating_mul(256).max(1))
             }
-            Dialect::Consul => {
-                let warning = registration.echo.as_ref().and_then(|echo| echo.warning_weight);
-                (1, warning.filter(|_| instance.health() == Health::Warning).unwrap_or(registration.weight))
-            }
+            Dialect::Consul => (1, instance.weight()),
         }
     }
 

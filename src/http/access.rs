@@ -331,7 +331,10 @@ mod tests {
     /// What writing there needs, for every route: one that is missing here is one that nobody has thought about.
     const WRITES: [(&str, &[&str]); 7] = [
         ("body", &["/api/v1/registrations/{id}", "/v1/agent/service/register"]),
-        ("instance", &["/v1/agent/service/deregister/{*id}", "/v1/agent/service/maintenance/{*id}"]),
+        (
+            "instance",
+            &["/api/v1/maintenance/{id}", "/v1/agent/service/deregister/{*id}", "/v1/agent/service/maintenance/{*id}"],
+        ),
         ("beat", &["/api/v1/registrations/{id}/checks/{check}"]),
         (
             "check",
@@ -353,6 +356,8 @@ mod tests {
                 "/api/v1/force-leave/{node}",
                 "/api/v1/join",
                 "/api/v1/leave",
+                "/api/v1/maintenance",
+                "/api/v1/reload",
                 "/v1/agent/force-leave/{*node}",
                 "/v1/agent/join/{*address}",
                 "/v1/agent/leave",

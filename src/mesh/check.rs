@@ -112,7 +112,11 @@ impl Mesh {
 
     /// What other nodes are told of an instance's checks; `None` if it has none.
     pub(super) fn report_of(&self, instance: &InstanceId) -> Option<HealthReport> {
-        let checks = self.checks.get(instance)?;
+        let (checks, maintenance) = (self.checks.get(instance), self.maintenance.get(instance).cloned());
+        if checks.is_none() && maintenance.is_none() {
+            return None;
+        }
+        let checks: Vec<_> = checks.into_iter().flat_map(BTreeMap::values).collect();
         // However many checks there are, their words fit into one row together.
         let share = OUTPUTS / checks.len().max(1);
         let status = |check: &Check| {
@@ -124,7 +128,7 @@ impl Mesh {
             };
             CheckStatus { output, ..check.status.clone() }
         };
-        Some(HealthReport { checks: checks.values().map(status).collect(), maintenance: None })
+        Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance })
     }
 
     /// A program's word on its own check.
@@ -167,7 +171,7 @@ impl Mesh {
             if let Some(spec) = critical {
                 self.expect_recovery(now, instance, &spec, unix_millis);
             }
-            self.publish_report(now, instance)?;
+            self.publish_flip(now, instance)?;
             return Ok(Done::Changed);
         }
         if changed_words && self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
@@ -176,14 +180,31 @@ impl Mesh {
         Ok(Done::Unchanged)
     }
 
-    fn publish_report(&mut self, now: Time, instance: &InstanceId) -> Result<(), Rejected> {
-        let Some(report) = self.report_of(instance) else { return Ok(()) };
-        self.write(now, Key::Health(instance.clone()), Some(Claim::Health(Arc::new(report))))
+    pub(super) fn publish_report(&mut self, now: Time, instance: &InstanceId) -> Result<(), Rejected> {
+        let claim = self.report_of(instance).map(|report| Claim::Health(Arc::new(report)));
+        self.outbox.push(Output::Keep(Some(instance.clone())));
+        self.write(now, Key::Health(instance.clone()), claim)
+    }
+
+    /// Where a check stood when an earlier process of this node kept it.
+    pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus) {
+        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(&status.id));
+        let Some(check) = check else { return };
+        check.judged = true;
+        check.status = CheckStatus { name: check.spec.name.clone(), ..status };
+        let (since, spec) = (check.status.since, check.spec.clone());
+        if check.status.status == Health::Critical {
+            // Counted from now: nobody looked while this node was down.
+            self.expect_recovery(now, instance, &spec, since);
+        }
     }
 
     /// Publishes outputs that changed without a change of status, all at once.
     pub(super) fn publish_words(&mut self, now: Time) {
         for instance in std::mem::take(&mut self.wordy) {
+            if self.registration(&instance).is_none() {
+                continue;
+            }
             // A report that does not fit is as good as one that did not change.
             let _ = self.publish_report(now, &instance);
         }
@@ -206,7 +227,7 @@ impl Mesh {
         if flipped {
             self.expect_recovery(now, instance, &spec, unix_millis);
             // What does not fit into a full book follows with the next report.
-            let _ = self.publish_report(now, instance);
+            let _ = self.publish_flip(now, instance);
         }
     }
 

@@ -97,6 +97,13 @@ pub enum Command {
         /// A line for people, cut to 4 KiB.
         output: Arc<str>,
     },
+    /// Take an instance, or the node with all of them, out of service for this reason; back into it for none.
+    Maintain {
+        /// The instance; the node when `None`.
+        instance: Option<InstanceId>,
+        /// Why; at most 512 bytes.
+        reason: Option<Arc<str>>,
+    },
     /// Say goodbye. Afterwards nothing but [`Output`]s already queued should leave.
     Leave,
     /// Have a member that is Down, and will not come back, forgotten as if it had left. Should it live after all, it comes
@@ -156,6 +163,9 @@ pub enum Output {
     Changed(Change),
     /// Something happened that an operator may want to read.
     Event(Event),
+    /// What is known of this instance's health, or of the node's maintenance, is different: keep it for the next start,
+    /// which gives it to [`Mesh::restore`](super::Mesh::restore).
+    Keep(Option<InstanceId>),
     /// This instance was critical for longer than it may be and is withdrawn: forget it in the store.
     Expired(InstanceId),
     /// This node had to renew more often than is sane. Another living node may have its name, or somebody lies about it:

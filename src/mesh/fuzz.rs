@@ -121,6 +121,7 @@ fn core(name: &str, n: u16) -> Mesh {
         zone: "".into(),
         version: "0".into(),
         meta: BTreeMap::new(),
+        maintenance: None,
         voucher: Bytes::new(),
     };
     let mesh = "fuzz".try_into().expect("a valid name");

@@ -13,8 +13,10 @@
 //! 9. The same seed and inputs give the same outputs, byte for byte.
 
 mod catalog;
+mod chance;
 mod check;
 mod claim;
+mod damper;
 pub mod event;
 mod explain;
 mod flap;
@@ -23,6 +25,7 @@ mod hold;
 mod inbox;
 mod leave;
 mod look;
+mod maintenance;
 mod membership;
 pub mod notary;
 mod outbox;
@@ -76,7 +79,7 @@ use self::{
     membership::Role,
     outbox::Outbox,
     protection::Protections,
-    roster::{Roster, Seen},
+    roster::Roster,
     rumor::Rumors,
     swim::{Alarm, Swim},
     sync::Sync,
@@ -149,6 +152,10 @@ pub struct Mesh {
     checks: Checks,
     check_serial: u64,
     wordy: BTreeSet<InstanceId>,
+    /// Instances that change their minds often.
+    dampers: BTreeMap<InstanceId, damper::Damper>,
+    /// Instances taken out of service, and why.
+    maintenance: BTreeMap<InstanceId, Arc<str>>,
 
     // How it travels.
     rumors: Rumors,
@@ -181,6 +188,7 @@ enum Timer {
     Ttl { instance: InstanceId, check: CheckName, serial: u64 },
     Expire { instance: InstanceId, check: CheckName, since: u64 },
     Words,
+    Damped(InstanceId),
     Unhide(NodeId),
     Mended,
     Unprotect(ServiceName),
@@ -225,6 +233,8 @@ impl Mesh {
             checks: Checks::new(),
             check_serial: 0,
             wordy: BTreeSet::new(),
+            dampers: BTreeMap::new(),
+            maintenance: BTreeMap::new(),
             rumors: Rumors::new(id),
             sync: Sync::default(),
             publish_after: now,
@@ -276,7 +286,11 @@ impl Mesh {
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
             Input::Moved(node) => {
-                self.config.node = Node { voucher: self.config.notary.voucher(), ..*node };
+                self.config.node = Node {
+                    voucher: self.config.notary.voucher(),
+                    maintenance: self.config.node.maintenance.take(),
+                    ..*node
+                };
                 let claim = Claim::Node(Arc::new(self.config.node.clone()));
                 let _ = self.write(now, Key::Node, Some(claim));
             }
@@ -298,6 +312,7 @@ impl Mesh {
             Command::Register(registration) => self.put(now, &registration),
             Command::Deregister(id) => self.deregister(now, &id).map(|()| Done::Changed),
             Command::Report { instance, check, status, output } => self.report(now, &instance, &check, status, &output),
+            Command::Maintain { instance, reason } => self.maintain(now, instance.as_ref(), reason),
             Command::Inquire(about) => self.inquire(now, about),
             Command::ForceLeave(id) => self.force_leave(now, id),
             Command::ProtectFor(lasts) => Ok(self.protect_for(now, lasts)),
@@ -430,6 +445,7 @@ impl Mesh {
             Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
             Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
             Timer::Words => self.publish_words(now),
+            Timer::Damped(instance) => self.on_damped(now, &instance),
             Timer::Unhide(id) => self.unhide(now, id),
             Timer::Mended => self.mended(now),
             Timer::Unprotect(name) => self.on_unprotect(now, &name),
@@ -454,24 +470,6 @@ impl Mesh {
         for seqs in self.rumors.owed(to).chunks(ACKS) {
             self.send(to, &Frame::Ack(seqs.to_vec()));
         }
-    }
-
-    fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
-        let count = self.roster.len();
-        let start = self.index_below(count);
-        (0..count)
-            .filter_map(|step| self.roster.at((start + step) % count))
-            .find(|(_, seen)| wanted(seen))
-            .map(|(id, _)| id)
-    }
-
-    fn index_below(&mut self, count: usize) -> usize {
-        if count == 0 { 0 } else { self.rng.random_range(0..count) }
-    }
-
-    /// A number in [0, 1).
-    fn chance(&mut self) -> f64 {
-        self.rng.random()
     }
 
     fn unix_millis(&self, now: Time) -> u64 {

@@ -86,8 +86,9 @@ impl Mesh {
             return Err(Rejected::NotFound(format!("instance {id}")));
         }
         self.write(now, Key::Service(id.clone()), None)?;
-        if self.checks.remove(id).is_some() {
-            self.write(now, Key::Health(id.clone()), None)?;
+        self.dampers.remove(id);
+        if self.checks.remove(id).is_some() | self.maintenance.remove(id).is_some() {
+            self.publish_report(now, id)?;
         }
         Ok(())
     }

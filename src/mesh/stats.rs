@@ -67,6 +67,8 @@ counters! {
     dropped_forged,
     /// Claims refused because their sender may not make them.
     dropped_unauthorized,
+    /// Flips of instances that were told later or not at all, since they came too often.
+    flips_damped,
     /// Rumours dropped because a queue was full.
     dropped_full,
 }

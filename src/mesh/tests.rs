@@ -35,6 +35,7 @@ impl Wired {
             zone: "".into(),
             version: "0".into(),
             meta: BTreeMap::new(),
+            maintenance: None,
             voucher: bytes::Bytes::new(),
         };
         let mesh = "test".try_into().unwrap();

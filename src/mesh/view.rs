@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mesh, catalog::Book, wire::Place};
 use crate::model::{
-    Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time,
+    Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time, Weight,
 };
 
 /// One instance as it may be shown.
@@ -41,9 +41,18 @@ impl Instance {
     #[must_use]
     pub fn health(&self) -> Health {
         match self.held {
+            _ if self.node.maintenance.is_some() => Health::Maintenance,
             Some(Held::Protected(before)) => before,
             _ => self.report.health(),
         }
+    }
+
+    /// The share of traffic it asks for as it is now.
+    #[must_use]
+    pub fn weight(&self) -> Weight {
+        let asked = &self.registration;
+        let warning = asked.warning_weight.or_else(|| asked.echo.as_ref()?.warning_weight);
+        warning.filter(|_| self.health() == Health::Warning).unwrap_or(asked.weight)
     }
 
     /// Where it listens: its own address, else its node's.

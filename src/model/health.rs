@@ -103,6 +103,13 @@ impl FieldError {
     }
 }
 
+/// For what is a registration already: see `Agent::register`.
+impl From<std::convert::Infallible> for FieldError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl From<Invalid> for FieldError {
     fn from(invalid: Invalid) -> Self {
         Self { field: invalid.what.into(), why: format!("{:?} {}", invalid.text, invalid.why) }

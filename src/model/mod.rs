@@ -27,7 +27,7 @@ pub use service::{
 };
 pub use statuses::{StatusDraft, Statuses};
 pub use target::{Target, Url};
-pub use time::{Time, format_duration, parse_duration};
+pub use time::{Time, format_duration, parse_duration, secs};
 
 use serde::{Deserialize, Deserializer, de};
 

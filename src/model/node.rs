@@ -58,6 +58,9 @@ pub struct Node {
     /// Free pairs of text.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub meta: BTreeMap<String, String>,
+    /// Why it was taken out of service with all its instances, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Arc<str>>,
     /// Proves, by its certificate, which key its book is signed with; only the mesh's notaries can read it.
     #[serde(default, skip_serializing_if = "Bytes::is_empty")]
     pub voucher: Bytes,

@@ -52,6 +52,9 @@ pub struct Registration {
     /// Its share of traffic while passing.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: Weight,
+    /// Its share while a check warns; [`Registration::weight`] unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning_weight: Option<Weight>,
     /// Lower is tried first (RFC 2782).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub priority: u16,
@@ -79,6 +82,7 @@ impl Registration {
             tags: Vec::new(),
             meta: BTreeMap::new(),
             weight: 1,
+            warning_weight: None,
             priority: 1,
             checks: Vec::new(),
             echo: None,
@@ -210,6 +214,9 @@ pub struct RegistrationDraft {
     pub meta: BTreeMap<String, String>,
     /// See [`Registration::weight`].
     pub weight: Option<i64>,
+    /// See [`Registration::warning_weight`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning_weight: Option<i64>,
     /// See [`Registration::priority`].
     pub priority: Option<i64>,
     /// See [`Registration::checks`].
@@ -217,6 +224,52 @@ pub struct RegistrationDraft {
 }
 
 impl RegistrationDraft {
+    /// An instance of `name` at `port`, called after its service.
+    #[must_use]
+    pub fn new(name: &str, port: u16) -> Self {
+        Self { name: name.into(), port: Some(port.into()), ..Self::default() }
+    }
+
+    /// The same under another id: needed when one node runs several instances of a service.
+    #[must_use]
+    pub fn id(self, id: &str) -> Self {
+        Self { id: Some(id.into()), ..self }
+    }
+
+    /// The same at another address than the node's own.
+    #[must_use]
+    pub fn address(self, address: &str) -> Self {
+        Self { address: Some(address.into()), ..self }
+    }
+
+    /// The same with one more tag.
+    #[must_use]
+    pub fn tag(mut self, tag: &str) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// The same with one more pair of meta data.
+    #[must_use]
+    pub fn meta(mut self, key: &str, value: &str) -> Self {
+        self.meta.insert(key.into(), value.into());
+        self
+    }
+
+    /// The same with one more named port.
+    #[must_use]
+    pub fn named_port(mut self, name: &str, port: u16) -> Self {
+        self.ports.insert(name.into(), port.into());
+        self
+    }
+
+    /// The same with one more check.
+    #[must_use]
+    pub fn check(mut self, check: CheckDraft) -> Self {
+        self.checks.push(check);
+        self
+    }
+
     /// The registration this draft asks for.
     ///
     /// # Errors
@@ -240,6 +293,7 @@ impl RegistrationDraft {
             tags.push(at(&format!("tags[{n}]"), tag.as_str().try_into())?);
         }
         let weight = u16_field("weight", self.weight)?;
+        let warning_weight = self.warning_weight.map(|weight| u16_field("warning_weight", Some(weight))).transpose()?;
         let priority = u16_field("priority", self.priority)?;
         let mut checks: Vec<CheckSpec> = Vec::with_capacity(self.checks.len());
         for (n, check) in self.checks.into_iter().enumerate() {
@@ -254,12 +308,20 @@ impl RegistrationDraft {
             tags,
             meta: self.meta,
             weight,
+            warning_weight,
             priority,
             checks,
             echo: None,
         };
         built.validate()?;
         Ok(built)
+    }
+}
+
+impl TryFrom<RegistrationDraft> for Registration {
+    type Error = FieldError;
+    fn try_from(draft: RegistrationDraft) -> Result<Self, FieldError> {
+        draft.build()
     }
 }
 

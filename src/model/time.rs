@@ -61,6 +61,12 @@ impl fmt::Display for Time {
     }
 }
 
+/// So many seconds.
+#[must_use]
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
 /// Parses durations such as `10s`, `1m30s`, `100ms`, `1.5h`: what Go's `time.ParseDuration` takes, without signs.
 ///
 /// # Errors

@@ -433,6 +433,7 @@ fn node(name: &str, address: SocketAddr) -> Node {
         zone: "".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         meta: BTreeMap::new(),
+        maintenance: None,
         voucher: Bytes::new(),
     }
 }

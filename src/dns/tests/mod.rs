@@ -125,6 +125,7 @@ fn node(name: &str, addresses: &[&str]) -> Node {
         zone: "".into(),
         version: "0".into(),
         meta: std::collections::BTreeMap::new(),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     }
 }

@@ -5,14 +5,13 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::{
-    maintenance,
     node::{self, foreign},
     service::{self, Empty},
 };
 use crate::{
     agent::View,
     mesh::Instance,
-    model::{CheckStatus, Health, NodeName, Role, ServiceName, Tag},
+    model::{CheckStatus, Health, Node, Role, ServiceName, Tag},
 };
 
 /// A check in any list.
@@ -63,14 +62,21 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The check that says whether the mesh reaches a node.
-    pub(super) fn serf(node: &'a NodeName, reached: bool, mark: u64) -> Self {
+    /// What the mesh knows of a node: whether it is reached and, if it is out of service, why.
+    pub(super) fn of_member(node: &'a Node, reached: bool, mark: u64) -> impl Iterator<Item = Self> {
         let (status, output) = if reached {
             (Health::Passing, "Agent alive and reachable")
         } else {
             (Health::Critical, "Agent not live or unreachable")
         };
-        Self::of_node(node.as_str(), "serfHealth", "Serf Health Status", status, output, mark)
+        let name = node.name.as_str();
+        let serf = Self::of_node(name, SERF, "Serf Health Status", status, output, mark);
+        let maintenance = node.maintenance.as_deref().map(|notes| Self {
+            notes,
+            r#type: MAINTENANCE,
+            ..Self::of_node(name, "_node_maintenance", "Node Maintenance Mode", Health::Critical, "", mark)
+        });
+        std::iter::once(serf).chain(maintenance)
     }
 
     /// The same with another definition.
@@ -100,9 +106,7 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
         Some(_) => ("", "", &[][..]),
         None => (service::id(asked), asked.name.as_str(), &asked.tags[..]),
     };
-    // Its node says that once, for all that stands on it.
-    let is_own = |check: &&CheckStatus| service_id.is_empty() || check.id.as_str() != maintenance::NODE;
-    let checks = row.report.checks.iter().filter(is_own).map(|check| {
+    let checks = row.report.checks.iter().map(|check| {
         let said = asked.echo.as_ref().and_then(|echo| echo.checks.get(&check.id));
         Check {
             node: node::name(row),
@@ -130,7 +134,7 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
         service_id,
         service_name,
         service_tags,
-        r#type: "maintenance",
+        r#type: MAINTENANCE,
         definition: Empty {},
         create_index: mark,
         modify_index: mark,
@@ -156,8 +160,10 @@ fn id<'a>(row: &'a Instance, check: &'a CheckStatus) -> Cow<'a, str> {
 
 /// The checks of the node that a row stands on: what the mesh says, and what was registered for the node itself.
 pub(super) fn of_node<'a>(row: &'a Instance, registered: &'a NodeRows, mark: u64) -> Vec<Check<'a>> {
-    let mesh = foreign(&row.registration).is_none().then(|| Check::serf(&row.node.name, row.member.is_shown(), mark));
-    let mut all: Vec<_> = registered.of(row).flat_map(|row| of_row(row, mark)).chain(mesh).collect();
+    let is_member = foreign(&row.registration).is_none();
+    let mesh = is_member.then(|| Check::of_member(&row.node, row.member.is_shown(), mark));
+    let registered = registered.of(row).flat_map(|row| of_row(row, mark));
+    let mut all: Vec<_> = registered.chain(mesh.into_iter().flatten()).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
 }
@@ -194,4 +200,8 @@ pub(in crate::http) fn node_checks() -> ServiceName {
     NODE_CHECKS.try_into().expect("it is a label")
 }
 
+/// The id of the check that says whether the mesh reaches a node.
+pub(super) const SERF: &str = "serfHealth";
+/// The type of the checks that stand for being out of service.
+pub(super) const MAINTENANCE: &str = "maintenance";
 const NODE_CHECKS: &str = "hobnob-node-checks";

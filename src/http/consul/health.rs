@@ -162,13 +162,13 @@ fn finish(app: &App, query: &Query, asked: &Asked<'_>, all: &mut Vec<Check<'_>>)
 fn every_check<T>(view: &View, mark: u64, then: impl FnOnce(Vec<(Node<'_>, Check<'_>)>) -> T) -> T {
     let members = view.nodes_where(|member| member.state != MemberState::Left);
     let services = view.rows();
-    let serf = members.iter().map(|member| {
-        let check = Check::serf(&member.node.name, member.state.is_shown(), mark);
-        (Node::member(member.id, &member.node, mark), check)
+    let known = members.iter().flat_map(|member| {
+        let checks = Check::of_member(&member.node, member.state.is_shown(), mark);
+        checks.map(|check| (Node::member(member.id, &member.node, mark), check))
     });
     let registered = services
         .iter()
         .flat_map(|service| service.rows())
         .flat_map(|row| check::of_row(row, mark).into_iter().map(move |check| (Node::of(row, mark), check)));
-    then(serf.chain(registered).collect())
+    then(known.chain(registered).collect())
 }

@@ -13,7 +13,7 @@ use tokio::{select, time::sleep};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    check::{self, Check, NodeRows},
+    check::{self, Check, MAINTENANCE, NodeRows, SERF},
     failure::{Answer, Failure},
     fields,
     filter::Filter,
@@ -58,7 +58,9 @@ pub(super) async fn checks(State(app): Shared, query: Query) -> Answer {
     let services: Vec<_> = names.iter().filter_map(|name| view.service(name)).collect();
     let own =
         services.iter().flat_map(|service| rows(view, service)).filter(|row| foreign(&row.registration).is_none());
-    let shown = own.flat_map(|row| check::of_row(row, 0));
+    let this = view.node(app.agent.config().node.as_str());
+    let of_this = this.iter().flat_map(|this| Check::of_member(&this.node, true, 0)).filter(|check| check.id != SERF);
+    let shown = own.flat_map(|row| check::of_row(row, 0)).chain(of_this);
     let shown = shown.filter(|check| filter.as_ref().is_none_or(|filter| filter.admits(check)));
     Ok(plain(&query, &shown.map(|check| (check.id.to_string(), check)).collect::<BTreeMap<_, _>>()))
 }
@@ -137,10 +139,10 @@ impl<'a> Info<'a> {
     fn of(row: &'a Instance, registered: &'a NodeRows) -> Self {
         let mut checks = check::of_row(row, 0);
         // The mesh's word on this node is not the agent's own.
-        checks.extend(check::of_node(row, registered, 0).into_iter().filter(|check| check.id != "serfHealth"));
+        checks.extend(check::of_node(row, registered, 0).into_iter().filter(|check| check.id != SERF));
         checks.sort_by(|a, b| a.id.cmp(&b.id));
         let worst = check::worst(&checks);
-        let in_maintenance = checks.iter().any(|check| check.r#type == "maintenance");
+        let in_maintenance = checks.iter().any(|check| check.r#type == MAINTENANCE);
         Self {
             aggregated_status: if in_maintenance { Health::Maintenance } else { worst },
             service: Some(Own::from(&*row.registration)),

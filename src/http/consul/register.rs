@@ -8,7 +8,6 @@ use super::{
     definition::{self, done},
     document::Document,
     failure::{Answer, Failure},
-    maintenance,
     node::foreign,
     query::{Query, Tail},
 };
@@ -26,7 +25,6 @@ pub(super) async fn register(State(app): Shared, query: Query, body: Document) -
     if let Some(before) = before.filter(|_| !query.flag("replace-existing-checks")) {
         keep_checks(&mut registration, &before);
     }
-    maintenance::inherit(&app, &mut registration)?;
     put(&app, registration).await
 }
 

@@ -17,6 +17,7 @@ fn member(name: &str, last: u8, state: MemberState, rtt: Option<u64>) -> Member 
         zone: format!("z{last}").into(),
         version: "0.1.0".into(),
         meta: BTreeMap::new(),
+        maintenance: None,
         voucher: bytes::Bytes::new(),
     };
     Member {

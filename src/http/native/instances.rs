@@ -37,6 +37,9 @@ pub(super) struct Row<'a> {
     priority: u16,
     health: Health,
     member: MemberState,
+    /// Why it is out of service, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maintenance: Option<&'a str>,
     checks: Vec<Check<'a>>,
 }
 
@@ -64,10 +67,11 @@ impl<'a> From<&'a Instance> for Row<'a> {
             ports: &asked.ports,
             tags: &asked.tags,
             meta: &asked.meta,
-            weight: asked.weight,
+            weight: instance.weight(),
             priority: asked.priority,
             health: instance.health(),
             member: instance.member,
+            maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),
             checks: instance.report.checks.iter().map(Check::from).collect(),
         }
     }

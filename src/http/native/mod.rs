@@ -6,6 +6,7 @@ mod explain;
 pub(super) mod fixtures;
 mod instances;
 mod join;
+mod maintenance;
 mod members;
 mod openapi;
 mod params;
@@ -58,6 +59,8 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/registrations", get(registrations::all)),
         ("/api/v1/registrations/{id}", own),
         ("/api/v1/registrations/{id}/checks/{check}", put(reports::report)),
+        ("/api/v1/maintenance", put(maintenance::node)),
+        ("/api/v1/maintenance/{id}", put(maintenance::instance)),
         ("/api/v1/join", post(join::join)),
         ("/api/v1/leave", post(join::leave)),
         ("/api/v1/force-leave/{node}", post(join::force_leave)),
@@ -86,6 +89,7 @@ fn describe(api: &mut Api) {
     registrations::describe(api);
     reports::describe(api);
     join::describe(api);
+    maintenance::describe(api);
     events::describe(api);
     explain::describe(api);
     tokens::describe(api);

@@ -33,6 +33,8 @@ struct Row<'a> {
     tags: &'a [Tag],
     meta: &'a BTreeMap<String, String>,
     weight: Weight,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning_weight: Option<Weight>,
     priority: u16,
     checks: Vec<CheckDraft>,
 }
@@ -48,6 +50,7 @@ impl<'a> From<&'a Registration> for Row<'a> {
             tags: &own.tags,
             meta: &own.meta,
             weight: own.weight,
+            warning_weight: own.warning_weight,
             priority: own.priority,
             checks: own.checks.iter().map(CheckDraft::from).collect(),
         }
