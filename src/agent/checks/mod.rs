@@ -1,7 +1,7 @@
 //! The checks of this node's instances: run here, judged by the mesh (rise, fall, what is published).
 //!
 //! One task, the `engine`, keeps the time of all checks in a heap and starts each run as a task of its own, bounded in
-//! total and for each target host, so that a hung target holds up nobody. A run ends with a [`Finding`]. What does not
+//! total and for each target host, so that a hung target holds up nobody. A run ends with a finding. What does not
 //! differ from the finding before it is not told: a check that stays as it is costs the loop nothing. One file for each
 //! kind; `policy` says whom a check may reach, `dial` gets there, `tls` proves who that is.
 
