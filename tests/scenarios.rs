@@ -90,6 +90,18 @@ stories! {
         assert_eq!(world.shown(late, &service()).len(), 1);
     }
 
+    /// A simulation may begin in the middle of a mesh's life: all know each other, and nothing is wrong with it.
+    fn a_mesh_stands_from_the_start(settings) {
+        let mut world = World::warm(settings, 8);
+        assert!(world.agrees());
+        world.register(3, web(80));
+        world.converge(5 * SECOND);
+        world.crash(3);
+        hidden(&mut world, 3, 10 * SECOND);
+        world.start(3);
+        world.converge(10 * SECOND);
+    }
+
     /// A crash hides what the node served, everywhere, and deletes nothing: it is back with its process.
     fn a_crash_hides_and_a_restart_shows(settings) {
         let mut world = standing(settings, 6);

@@ -156,6 +156,16 @@ impl Fleet {
     pub(crate) fn sum(&self, metric_name: &str) -> f64 {
         self.ready.iter().map(|ready| metric(ready.http, metric_name)).sum()
     }
+
+    /// The sum of all samples, over all nodes, that are wanted.
+    pub(crate) fn sum_of(&self, wanted: impl Fn(&str) -> bool) -> f64 {
+        let of = |ready: &Ready| {
+            let (_, page) = Client::connect(ready.http).call("GET", "/metrics", "");
+            let samples = page.lines().filter_map(|line| line.rsplit_once(' ')).filter(|(name, _)| wanted(name));
+            samples.map(|(_, value)| value.parse().unwrap_or(0.0)).sum::<f64>()
+        };
+        self.ready.iter().map(of).sum()
+    }
 }
 
 /// A directory on the disk that gives it back when dropped.

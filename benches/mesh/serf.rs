@@ -50,6 +50,19 @@ impl Swarm {
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::id).collect()
     }
+
+    /// When each agent tells of events of a kind; `mark` stands once in the record of each.
+    fn hear(&self, kind: &str, mark: &'static [u8]) -> mpsc::Receiver<Instant> {
+        let (heard, hearing) = mpsc::channel();
+        for rpc in &self.rpc {
+            let mut stream = dial(*rpc);
+            call(&mut stream, "stream", &Stream { r#type: kind });
+            let heard = heard.clone();
+            // Ends when its agent does.
+            std::thread::spawn(move || listen(stream, mark, &heard));
+        }
+        hearing
+    }
 }
 
 impl Drop for Swarm {
@@ -71,14 +84,8 @@ fn members(rpc: SocketAddr) -> usize {
 /// How long one agent's event takes to each of the others' streams: the quickest way that Serf has to tell anything.
 pub(crate) fn spread(nodes: usize, rounds: usize) -> String {
     let Some(swarm) = Swarm::start(nodes) else { return String::new() };
-    let (heard, hearing) = mpsc::channel();
-    for rpc in &swarm.rpc {
-        let mut stream = dial(*rpc);
-        call(&mut stream, "stream", &Stream { r#type: "user" });
-        let heard = heard.clone();
-        // Ends when its agent does.
-        std::thread::spawn(move || listen(stream, &heard));
-    }
+    // The key `Coalesce` stands once in the record of each event of a user.
+    let hearing = swarm.hear("user", b"Coalesce");
     let mut teller = dial(swarm.rpc[0]);
     sleep(Duration::from_secs(2));
     while hearing.try_recv().is_ok() {}
@@ -93,12 +100,30 @@ pub(crate) fn spread(nodes: usize, rounds: usize) -> String {
     format!("Serf, an event: {:.0} / {:.0} ms", spans.millis(0.5), spans.millis(0.99))
 }
 
+/// How long it takes until all others hold an agent for failed that was killed: Serf has no quicker way to find out.
+pub(crate) fn deaths(nodes: usize, rounds: usize) -> String {
+    let Some(mut swarm) = Swarm::start(nodes) else { return String::new() };
+    let hearing = swarm.hear("member-failed", b"member-failed");
+    let mut took = Vec::new();
+    for survivors in (nodes.saturating_sub(rounds)..nodes).rev() {
+        sleep(Duration::from_secs(2));
+        while hearing.try_recv().is_ok() {}
+        let mut victim = swarm.children.pop().unwrap();
+        let began = Instant::now();
+        victim.kill().unwrap();
+        let all: Vec<Instant> = (0..survivors).map(|_| hearing.recv_timeout(PATIENCE).unwrap()).collect();
+        victim.wait().unwrap();
+        took.extend(all.into_iter().max().map(|last| last - began));
+    }
+    let spans = Spans::of(took);
+    format!("Serf, here: {:.1} / {:.1} s", spans.millis(0.5) / 1e3, spans.millis(0.99) / 1e3)
+}
+
 /// Tells when an event has come in.
-fn listen(mut stream: TcpStream, heard: &mpsc::Sender<Instant>) {
+fn listen(mut stream: TcpStream, mark: &[u8], heard: &mpsc::Sender<Instant>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        // Each event's record names its kind once.
-        let events = buffer[..length].windows(EVENT.len()).filter(|window| *window == EVENT).count();
+        let events = buffer[..length].windows(mark.len()).filter(|window| *window == mark).count();
         if (0..events).any(|_| heard.send(Instant::now()).is_err()) {
             return;
         }
@@ -152,7 +177,5 @@ struct Event<'a> {
     coalesce: bool,
 }
 
-/// The key `Coalesce` stands once in the record of each event.
-const EVENT: &[u8] = b"Coalesce";
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -225,6 +225,19 @@ fn a_will_of_who_lives_or_of_an_earlier_life_changes_nothing_for_long() {
 }
 
 #[test]
+fn an_heir_tells_those_it_is_linked_with_although_others_told_it_first() {
+    let (mut wired, ids) = Wired::of(9);
+    wired.run(Duration::from_secs(5));
+    wired.dead.insert(ids[4]);
+    will(&mut wired, &ids[..3], ids[4], 1_000);
+    assert_eq!(state(&wired, ids[6], ids[4]), MemberState::Down);
+    let (now, linked) = (wired.now, wired.links.iter().filter(|(a, _)| *a == ids[6]).count() - 1);
+    wired.at(ids[6]).handle(now, Input::Will { node: ids[4], epoch: Epoch(1_000) });
+    let told = std::iter::from_fn(|| wired.at(ids[6]).poll()).filter(|output| matches!(output, Output::Packet(..)));
+    assert_eq!(told.count(), linked);
+}
+
+#[test]
 fn who_is_down_can_be_made_to_leave_and_who_is_alive_cannot() {
     let (mut wired, ids) = Wired::of(5);
     wired.run(Duration::from_secs(5));

@@ -22,10 +22,18 @@ pub(super) struct Announced {
 }
 
 impl Mesh {
-    /// This node is an heir: it has read the will itself.
+    /// This node is an heir: it has read the will itself. Where others' voices were faster, its own is still wanted:
+    /// after a partition each heir is linked with others.
     pub(super) fn inherit(&mut self, now: Time, node: NodeId, epoch: Epoch) {
-        let Some(generation) = self.mourned(node, Generation::first(epoch)) else { return };
-        let fact = self.mourn(now, node, generation);
+        let generation = Generation::first(epoch);
+        let fact = match self.mourned(node, generation) {
+            Some(generation) => self.mourn(now, node, generation),
+            None => match self.roster.get(node) {
+                Some(seen) if seen.cause == Cause::Will && seen.generation.epoch() == epoch => seen.fact(node, self.id),
+                _ => return,
+            },
+        };
+        let generation = fact.generation;
         let told: Vec<NodeId> =
             self.roster.iter().filter(|(_, seen)| seen.linked && seen.state.is_shown()).map(|(id, _)| id).collect();
         for member in told {

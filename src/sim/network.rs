@@ -1,6 +1,6 @@
 //! The weather between machines: delay, loss, duplicates, reordering, and walls.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::{Rng, RngExt};
 
@@ -15,6 +15,8 @@ pub struct Network {
     pub jitter: Duration,
     /// The part of datagrams that vanish; streams pay with time instead.
     pub loss: f64,
+    /// Machines with a poor link, by number: what part of the datagrams to each of them vanish besides, and from it.
+    pub poor: BTreeMap<usize, [f64; 2]>,
     /// The part of datagrams that come twice.
     pub duplicates: f64,
     /// The part of datagrams that are overtaken: late by up to 50 ms.
@@ -31,6 +33,7 @@ impl Default for Network {
             spread: Duration::ZERO,
             jitter: Duration::from_micros(50),
             loss: 0.0,
+            poor: BTreeMap::new(),
             duplicates: 0.0,
             reorder: 0.0,
             resets: true,
@@ -53,7 +56,7 @@ impl Network {
             Some(self.delay(from, to, rng) + late)
         };
         let (first, second) = (copy(), copy());
-        if happens(self.loss, rng) {
+        if happens(self.loss(from, to), rng) {
             return [None, None];
         }
         [first, second.filter(|_| happens(self.duplicates, rng))]
@@ -64,14 +67,25 @@ impl Network {
     pub(super) fn transfer(&self, from: u32, to: u32, bytes: usize, rng: &mut impl Rng) -> Duration {
         let mut total = self.delay(from, to, rng);
         let mut missing = bytes.div_ceil(SEGMENT).max(1);
+        let loss = self.loss(from, to);
         for _ in 0..MAX_TRIES {
-            missing = (0..missing).filter(|_| happens(self.loss, rng)).count();
+            missing = (0..missing).filter(|_| happens(loss, rng)).count();
             if missing == 0 {
                 break;
             }
             total += self.distance(from, to) + self.distance(to, from) + ACK_DELAY;
         }
         total
+    }
+
+    /// The part of datagrams that vanish between two machines.
+    fn loss(&self, from: u32, to: u32) -> f64 {
+        if self.poor.is_empty() {
+            return self.loss;
+        }
+        let [_, leaving] = self.poor.get(&(from as usize)).copied().unwrap_or_default();
+        let [coming, _] = self.poor.get(&(to as usize)).copied().unwrap_or_default();
+        1.0 - (1.0 - self.loss) * (1.0 - leaving) * (1.0 - coming)
     }
 
     /// The fixed part of the way: the same in both directions.
@@ -137,6 +151,14 @@ mod tests {
         assert!((7_300..7_700).contains(&arrived), "{arrived}");
         let slow = (0..100).map(|_| network.transfer(0, 1, 60_000, &mut rng)).min().unwrap();
         assert!(slow > ACK_DELAY && slow < ACK_DELAY * 20, "{slow:?}");
+    }
+
+    #[test]
+    fn a_poor_link_loses_in_its_own_directions_only() {
+        let network = Network { poor: BTreeMap::from([(1, [0.8, 0.0])]), loss: 0.5, ..Network::default() };
+        for (from, to, loss) in [(0, 1, 0.9), (1, 0, 0.5), (0, 2, 0.5)] {
+            assert!((network.loss(from, to) - loss).abs() < 1e-9, "{from} to {to}");
+        }
     }
 
     #[test]

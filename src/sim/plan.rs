@@ -199,6 +199,7 @@ impl Plan {
             duplicates: rng.random_range(0.0..0.1),
             reorder: rng.random_range(0.0..0.1),
             resets: rng.random(),
+            ..Network::default()
         };
         self.span(rng, Fault::Weather(bad), Fault::Weather(Network::default()));
     }

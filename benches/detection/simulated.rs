@@ -1,0 +1,141 @@
+//! The core that the agent runs, on simulated links of 0.25 ms: meshes too large, and hours too long, for one machine.
+
+use std::{fs, time::Duration};
+
+use hobnob::{
+    mesh::Event,
+    model::{MemberState, NodeId},
+    sim::{Depth, Journal, Network, Seen, Settings, World},
+};
+
+use crate::{Effort, Row, Spans, row};
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// A mesh that has stood for long, in this weather.
+pub(crate) fn standing(seed: u64, nodes: usize, network: Network) -> World {
+    let settings = Settings { network, depth: Depth::Off, journal: Journal::Events, ..Settings::seeded(seed) };
+    let mut world = World::warm(settings, nodes);
+    world.run(10 * SECOND);
+    world.take_log();
+    world
+}
+
+/// Who took whom for dead since the last call, and when after `from`.
+pub(crate) fn deaths(world: &mut World) -> Vec<(Duration, usize, NodeId)> {
+    let log = world.take_log();
+    let deaths = log.into_iter().filter_map(|(at, observer, seen)| match seen {
+        Seen::Event(Event::Member { node, now: MemberState::Down, .. }) => Some((at.since_start(), observer, node)),
+        _ => None,
+    });
+    deaths.collect()
+}
+
+/// A node falls silent: when does the last other node know, and when does each?
+pub(crate) fn silent(nodes: usize, effort: Effort) -> Vec<Row> {
+    let world = standing(2026, nodes, Network::default());
+    fall_silent(world, effort.pick(40, 3))
+}
+
+/// The same of ten thousand, where there is memory for a hundred million opinions.
+pub(crate) fn silent_large(effort: Effort) -> Vec<Row> {
+    const NODES: usize = 10_000;
+    let before = memory("/proc/self/status", "VmRSS:");
+    let small = standing(1, SAMPLE, Network::default());
+    let each = (memory("/proc/self/status", "VmRSS:") - before).max(0.0) / (SAMPLE * SAMPLE) as f64;
+    drop(small);
+    let (needs, free) = (each * (NODES * NODES) as f64, memory("/proc/meminfo", "MemAvailable:"));
+    if effort == Effort::Quick || needs > free {
+        let why = format!("not run: about {needs:.0} GB of memory, where {free:.0} GB are free");
+        return vec![row(format!("silent death, {NODES} simulated nodes"), "1500 / 2500 ms", why, "")];
+    }
+    fall_silent(standing(2026, NODES, Network::default()), 5)
+}
+
+/// A line of a file of Linux's that counts in kB, in GB.
+fn memory(file: &str, key: &str) -> f64 {
+    let text = fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1e6
+}
+
+fn fall_silent(mut world: World, rounds: usize) -> Vec<Row> {
+    let nodes = world.machines();
+    let (mut all, mut each, mut wronged) = (Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        // Not always the same moment of everybody's second.
+        world.run(SECOND.mul_f64(0.37 * round as f64 % 1.0));
+        let (victim, began) = (round * 7919 % nodes, world.now().since_start());
+        world.crash(victim);
+        world.run(8 * SECOND);
+        let id = world.id(victim);
+        let (right, wrong): (Vec<_>, Vec<_>) = deaths(&mut world).into_iter().partition(|(_, _, node)| *node == id);
+        let mut took: Vec<_> = right.into_iter().map(|(at, ..)| at - began).collect();
+        wronged += wrong.len();
+        // Whoever has not noticed by then counts as never.
+        took.resize(nodes - 1, Duration::from_secs(9_999));
+        all.extend(took.iter().max());
+        each.extend(took);
+        world.start(victim);
+        world.run(10 * SECOND);
+        world.take_log();
+    }
+    let times = |spans: Vec<Duration>| {
+        let spans = Spans::of(spans);
+        format!("{:.0} / {:.0} ms", spans.millis(0.5), spans.millis(0.99))
+    };
+    vec![
+        row(
+            format!("silent death until Down at every node, {nodes} simulated: p50 / p99 of {rounds}"),
+            "1500 / 2500 ms",
+            times(all),
+            "Serf 9-17.6 s",
+        ),
+        row("the same, at each single node", "", times(each), ""),
+        row("deaths of healthy nodes seen meanwhile", "0", wronged.to_string(), ""),
+    ]
+}
+
+/// A network that loses one datagram in twenty, for long.
+pub(crate) fn loss(effort: Effort) -> Vec<Row> {
+    let (nodes, minutes) = effort.pick((1_000, 60), (100, 2));
+    let mut world = standing(5, nodes, Network { loss: 0.05, ..Network::default() });
+    let renewals = |world: &World| -> u64 { world.running().map(|n| world.mesh(n).unwrap().stats().renewals).sum() };
+    let before = renewals(&world);
+    let mut wronged = 0;
+    for _ in 0..minutes {
+        world.run(60 * SECOND);
+        wronged += deaths(&mut world).len();
+    }
+    let renewed = renewals(&world) - before;
+    vec![row(
+        format!("5 % loss, {nodes} nodes, {minutes} min simulated: false Down, renewals"),
+        "0, 0",
+        format!("{wronged}, {renewed}"),
+        "foca's defaults: 152 rejoins in 5 min",
+    )]
+}
+
+/// What is sent while nothing happens: probes, watches and syncs.
+pub(crate) fn idle(effort: Effort) -> Vec<Row> {
+    let nodes = effort.pick(1_000, 100);
+    let mut world = standing(9, nodes, Network::default());
+    let sent = |world: &World| {
+        let all = (0..nodes).map(|n| world.traffic(n));
+        all.fold((0, 0), |(bytes, headers), one| (bytes + one.bytes(), headers + one.overhead()))
+    };
+    let before = sent(&world);
+    world.run(60 * SECOND);
+    let after = sent(&world);
+    let rate = |bytes: u64| bytes as f64 / 60.0 / nodes as f64;
+    let (payload, headers) = (rate(after.0 - before.0), rate(after.1 - before.1));
+    vec![row(
+        format!("sent by an idle node of {nodes}, syncs included: payload, and headers of IP and QUIC"),
+        "200 B/s added",
+        format!("{payload:.0} + {headers:.0} B/s"),
+        "",
+    )]
+}
+
+/// Nodes of a small world that tells what a large one would take.
+const SAMPLE: usize = 1_000;
