@@ -489,3 +489,47 @@ async fn what_is_wrong_and_what_would_happen_is_told() {
     assert_eq!(run(&a, "simulate --nodes 2 --deaths 1").await.code, Some(2));
     assert!(out(&a, "man").await.starts_with(".ie"));
 }
+
+#[tokio::test]
+async fn an_instance_and_a_node_are_out_of_service_and_back() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    a.register("web", 80).await;
+    a.register("db", 81).await;
+    b.until_resolved("web", &["80"]).await;
+    assert_eq!(run(&a, "maintenance on web --reason moving").await.err, "web is out of service\n");
+    b.until_resolved("web", &[]).await;
+    let shown: Value = serde_json::from_str(&out(&b, "service web --format json").await).unwrap();
+    assert_eq!((&shown[0]["health"], &shown[0]["maintenance"]), (&json!("maintenance"), &json!("moving")));
+    assert_eq!(b.resolve("db").await, ["81"]);
+    assert_eq!(run(&a, "maintenance off web").await.code, Some(0));
+    b.until_resolved("web", &["80"]).await;
+    assert_eq!(run(&a, "maintenance on").await.err, "this node is out of service\n");
+    b.until_resolved("web", &[]).await;
+    b.until_resolved("db", &[]).await;
+    assert_eq!(run(&a, "maintenance off").await.code, Some(0));
+    b.until_resolved("db", &["81"]).await;
+    assert_eq!(run(&a, "maintenance on nobody").await.code, Some(1));
+}
+
+#[tokio::test]
+async fn distances_are_told_and_measured() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    b.register("web", 80).await;
+    a.until_resolved("web", &["80"]).await;
+    let pings: Value = serde_json::from_str(&out(&a, "ping b --count 2 --format json").await).unwrap();
+    assert_eq!(pings.as_array().unwrap().len(), 2);
+    assert!(pings.as_array().unwrap().iter().all(|ping| ping["to"] == "b" && ping["rtt_ms"].as_f64() > Some(0.0)));
+    let known = async || {
+        let trip: Value = serde_json::from_str(&out(&a, "rtt b --format json").await).unwrap();
+        trip["rtt_ms"].as_f64().map(|_| trip)
+    };
+    let trip = until("the round trip is known", known).await;
+    assert_eq!((&trip["from"], &trip["to"], &trip["known"]), (&json!("a"), &json!("b"), &json!("measured")));
+    assert_eq!(out(&a, "rtt b a --format name").await, "a\n");
+    assert_eq!(run(&a, "ping nobody").await.code, Some(1));
+    assert_eq!(run(&a, "ping b --count 0").await.code, Some(2));
+}

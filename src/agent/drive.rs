@@ -25,7 +25,7 @@ use super::{
     clock::Clock,
     hello::{Greeter, Missed},
     journal::Journal,
-    looks::Look,
+    looks::{Knocks, Look},
     peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
@@ -105,6 +105,7 @@ pub(super) struct Agenda {
     failed: BTreeMap<SocketAddr, String>,
     save_peers_at: Option<Instant>,
     saved_peers: Vec<KnownPeer>,
+    pub(super) knocks: Knocks,
     ending: Option<Ending>,
 }
 
@@ -127,6 +128,7 @@ impl Agenda {
             failed: BTreeMap::new(),
             save_peers_at: None,
             saved_peers,
+            knocks: Knocks::new(),
             ending: None,
         }
     }
@@ -295,6 +297,7 @@ impl Drive {
                 Output::Drop(id) => self.peers.forget(id),
                 Output::Changed(change) => drop(self.agenda.changed.insert(change)),
                 Output::Event(event) => self.tell(event),
+                Output::Here(id) => self.answered(id),
                 Output::Keep(instance) => self.writes.keep(instance),
                 Output::Expired(id) => {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");

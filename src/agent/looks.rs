@@ -1,8 +1,13 @@
 //! What handles want to see that is in no view: the loop shows it, and waits for nobody.
 
-use tokio::sync::oneshot;
+use std::time::{Duration, Instant};
 
-use super::{Will, drive::Drive};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{Agent, Will, drive::Drive};
 use crate::{
     mesh::{Command, Explanation, Stats},
     model::NodeId,
@@ -18,7 +23,12 @@ pub(super) enum Look {
     Inquire(NodeId, oneshot::Sender<()>),
     /// Why a member is seen as it is.
     Explain(NodeId, oneshot::Sender<Option<Box<Explanation>>>),
+    /// Nothing, but knock at a member and wait for its answer.
+    Knock(NodeId, oneshot::Sender<()>),
 }
+
+/// Who waits for whose answer.
+pub(super) type Knocks = Vec<(NodeId, oneshot::Sender<()>)>;
 
 impl Drive {
     /// Whoever does not wait for it any more does not need it.
@@ -35,6 +45,61 @@ impl Drive {
                 let _ = reply.send(());
             }
             Look::Explain(id, reply) => drop(reply.send(self.mesh.explain(id).map(Box::new))),
+            Look::Knock(id, reply) => {
+                let knocks = &mut self.agenda.knocks;
+                knocks.retain(|(_, reply)| !reply.is_closed());
+                if knocks.len() < MAX_KNOCKS && self.mesh.command(self.clock.now(), Command::Knock(id)).is_ok() {
+                    knocks.push((id, reply));
+                }
+                self.drain();
+            }
+        }
+    }
+
+    /// A member has said that it is there.
+    pub(super) fn answered(&mut self, id: NodeId) {
+        for (_, reply) in self.agenda.knocks.extract_if(.., |(asked, _)| *asked == id) {
+            let _ = reply.send(());
         }
     }
 }
+
+impl Agent {
+    /// Why a member is seen as it is, with what the others answer when they are asked now; `None` for a node that is not
+    /// known, and for this one.
+    pub async fn explain(&self, id: NodeId) -> Option<Box<Explanation>> {
+        self.look(|reply| Look::Inquire(id, reply)).await;
+        let view = self.view();
+        let others = view.nodes_where(|member| member.state.is_shown() && member.id != id).len().saturating_sub(1);
+        let begun = Instant::now();
+        loop {
+            let explanation = self.look(|reply| Look::Explain(id, reply)).await??;
+            if explanation.testimonies.len() >= others || begun.elapsed() >= INQUIRY {
+                return Some(explanation);
+            }
+            sleep(INQUIRY / 20).await;
+        }
+    }
+
+    /// Knocks at a member and waits for its answer: the round trip from this agent's loop to the other's and back. `None`
+    /// if it is silent for [`PATIENCE`], or is not known, or is this node.
+    pub async fn ping(&self, id: NodeId) -> Option<Duration> {
+        let begun = Instant::now();
+        timeout(PATIENCE, self.look(|reply| Look::Knock(id, reply))).await.ok()??;
+        Some(begun.elapsed())
+    }
+
+    /// Has the loop show something; `None` once it has stopped.
+    pub(super) async fn look<T>(&self, look: impl FnOnce(oneshot::Sender<T>) -> Look) -> Option<T> {
+        let (reply, seen) = oneshot::channel();
+        self.shared.looks.send(look(reply)).await.ok()?;
+        seen.await.ok()
+    }
+}
+
+/// How long a [ping](Agent::ping) waits: three times what QUIC takes to send a packet again that was lost.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long others are waited for who are asked about a member: those who answer at all answer within a round trip.
+const INQUIRY: Duration = Duration::from_millis(400);
+/// Knocks under way at once.
+const MAX_KNOCKS: usize = 64;

@@ -45,16 +45,14 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep},
-};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use atlas::Tenants;
 pub use basis::Basis;
 pub use builder::Builder;
 pub use gazette::now as unix_millis;
 pub use journal::{Entry, Flip, Journal, News};
+pub use looks::PATIENCE;
 pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
 pub use registered::Registered;
@@ -65,7 +63,7 @@ pub use view::{Service, View, Waiter};
 pub use will::Will;
 
 use crate::{
-    mesh::{Done, Explanation, Rejected, Stats},
+    mesh::{Done, Rejected, Stats},
     model::{CheckKind, CheckName, Health, InstanceId, MeshName, NodeId, NodeName, Registration, Time},
 };
 use clock::Clock;
@@ -425,22 +423,6 @@ impl Agent {
         &self.shared.journal
     }
 
-    /// Why a member is seen as it is, with what the others answer when they are asked now; `None` for a node that is not
-    /// known, and for this one.
-    pub async fn explain(&self, id: NodeId) -> Option<Box<Explanation>> {
-        self.look(|reply| Look::Inquire(id, reply)).await;
-        let view = self.view();
-        let others = view.nodes_where(|member| member.state.is_shown() && member.id != id).len().saturating_sub(1);
-        let begun = Instant::now();
-        loop {
-            let explanation = self.look(|reply| Look::Explain(id, reply)).await??;
-            if explanation.testimonies.len() >= others || begun.elapsed() >= INQUIRY {
-                return Some(explanation);
-            }
-            sleep(INQUIRY / 20).await;
-        }
-    }
-
     /// Declares that a member which is Down will not come back: it is forgotten everywhere as if it had left.
     ///
     /// # Errors
@@ -474,13 +456,6 @@ impl Agent {
         self.shared.clock.unix_millis.saturating_add(since_start)
     }
 
-    /// Has the loop show something; `None` once it has stopped.
-    async fn look<T>(&self, look: impl FnOnce(oneshot::Sender<T>) -> Look) -> Option<T> {
-        let (reply, seen) = oneshot::channel();
-        self.shared.looks.send(look(reply)).await.ok()?;
-        seen.await.ok()
-    }
-
     /// Sends an ask and waits for its answer.
     async fn ask<T>(&self, ask: impl FnOnce(writes::Reply<T>) -> Ask) -> Result<T, Refused> {
         let (reply, answer) = oneshot::channel();
@@ -488,6 +463,3 @@ impl Agent {
         answer.await.unwrap_or(Err(Refused::Stopped))
     }
 }
-
-/// How long others are waited for who are asked about a member: those who answer at all answer within a round trip.
-const INQUIRY: Duration = Duration::from_millis(400);

@@ -12,6 +12,7 @@ mod client;
 mod completions;
 mod definitions;
 mod demo;
+mod distance;
 mod doctor;
 mod events;
 mod executor;
@@ -26,6 +27,7 @@ mod leave;
 mod ledger;
 mod logs;
 mod lookout;
+mod maintenance;
 mod man;
 mod members;
 mod node;
@@ -104,6 +106,13 @@ enum Command {
     Explain(explain::Flags),
     /// A line, or a run of a program, for each change of a service
     Watch(watch::Flags),
+    /// Take an instance or this node out of service, or back into it
+    #[command(subcommand)]
+    Maintenance(maintenance::Maintenance),
+    /// The round trip between nodes, as far as it is known
+    Rtt(distance::Rtt),
+    /// Knock at a node, and see how long its answer takes
+    Ping(distance::Ping),
     /// Have this node read its files again
     Reload,
     /// Make this node say goodbye and stop
@@ -170,6 +179,9 @@ impl Command {
             Self::Events(flags) => events::run(client, &flags).await,
             Self::Explain(flags) => explain::run(client, &flags).await,
             Self::Watch(flags) => watch::run(client, &flags).await,
+            Self::Maintenance(command) => maintenance::run(client, &command).await,
+            Self::Rtt(flags) => distance::rtt(client, &flags).await,
+            Self::Ping(flags) => distance::ping(client, &flags).await,
             Self::Reload => reload::run(client).await,
             Self::Leave => leave::run(client).await,
             Self::ForceLeave(flags) => force_leave::run(client, &flags).await,
@@ -226,6 +238,11 @@ mod tests {
             "simulate --nodes 50 --loss 0.05",
             "watch web --exec cat",
             "reload",
+            "maintenance on web-1 --reason moving",
+            "maintenance off",
+            "rtt b --format json",
+            "rtt a b",
+            "ping b --count 5",
             "run web --port 80 --drain 5s --grace 10s --check ttl=30s -- sleep 5",
         ] {
             let words = std::iter::once("hobnob").chain(line.split_whitespace());

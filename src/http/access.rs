@@ -357,6 +357,7 @@ mod tests {
                 "/api/v1/join",
                 "/api/v1/leave",
                 "/api/v1/maintenance",
+                "/api/v1/ping/{node}",
                 "/api/v1/reload",
                 "/v1/agent/force-leave/{*node}",
                 "/v1/agent/join/{*address}",

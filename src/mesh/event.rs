@@ -104,6 +104,8 @@ pub enum Command {
         /// Why; at most 512 bytes.
         reason: Option<Arc<str>>,
     },
+    /// Knock at a member; [`Output::Here`] tells of its answer.
+    Knock(NodeId),
     /// Say goodbye. Afterwards nothing but [`Output`]s already queued should leave.
     Leave,
     /// Have a member that is Down, and will not come back, forgotten as if it had left. Should it live after all, it comes
@@ -163,6 +165,8 @@ pub enum Output {
     Changed(Change),
     /// Something happened that an operator may want to read.
     Event(Event),
+    /// This member has answered a knock.
+    Here(NodeId),
     /// What is known of this instance's health, or of the node's maintenance, is different: keep it for the next start,
     /// which gives it to [`Mesh::restore`](super::Mesh::restore).
     Keep(Option<InstanceId>),

@@ -61,7 +61,7 @@ impl Mesh {
             Frame::Renew(generation) => self.on_renew(now, generation),
             Frame::Place(place) => self.on_place(from, place),
             Frame::Knock => self.on_knock(from),
-            Frame::Here => {}
+            Frame::Here => self.outbox.push(Output::Here(from)),
             Frame::Ask(about) => self.on_ask(now, from, about),
             Frame::Vouch(about) => self.on_vouch(now, from, about),
             Frame::Will { id, generation } => self.on_will(now, from, id, generation),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     Mesh, Timer,
-    event::Cause,
+    event::{Cause, Done, Rejected},
     roster::Seen,
     wire::{Fact, Frame},
 };
@@ -174,6 +174,15 @@ impl Mesh {
     }
 
     /// A peer wants to know whether this node is there. One that is taken for dead here hears of that too.
+    /// A knock that nothing follows from.
+    pub(super) fn knock_once(&mut self, id: NodeId) -> Result<Done, Rejected> {
+        if self.roster.get(id).is_none() {
+            return Err(Rejected::NotFound(format!("member {id}")));
+        }
+        self.send(id, &Frame::Knock);
+        Ok(Done::Changed)
+    }
+
     pub(super) fn on_knock(&mut self, from: NodeId) {
         self.send(from, &Frame::Here);
         if let Some(gone) = self.roster.get(from).filter(|seen| !seen.state.is_shown()).map(|seen| seen.generation) {

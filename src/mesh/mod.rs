@@ -313,6 +313,7 @@ impl Mesh {
             Command::Deregister(id) => self.deregister(now, &id).map(|()| Done::Changed),
             Command::Report { instance, check, status, output } => self.report(now, &instance, &check, status, &output),
             Command::Maintain { instance, reason } => self.maintain(now, instance.as_ref(), reason),
+            Command::Knock(id) => self.knock_once(id),
             Command::Inquire(about) => self.inquire(now, about),
             Command::ForceLeave(id) => self.force_leave(now, id),
             Command::ProtectFor(lasts) => Ok(self.protect_for(now, lasts)),

@@ -1,5 +1,6 @@
 //! The native API, `/api/v1`, and the plain routes beside it: one outside shape per file.
 
+mod distance;
 mod events;
 mod explain;
 #[cfg(test)]
@@ -69,6 +70,8 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/denials", get(tokens::denied).post(tokens::deny)),
         ("/api/v1/edicts", post(tokens::publish)),
         ("/api/v1/reload", post(reload::reload)),
+        ("/api/v1/rtt/{node}", get(distance::rtt)),
+        ("/api/v1/ping/{node}", post(distance::ping)),
         ("/api/v1/watch", get(watch::watch)),
         ("/api/v1/events", get(events::events)),
         ("/api/v1/explain/{name}", get(explain::explain)),
@@ -90,6 +93,7 @@ fn describe(api: &mut Api) {
     reports::describe(api);
     join::describe(api);
     maintenance::describe(api);
+    distance::describe(api);
     events::describe(api);
     explain::describe(api);
     tokens::describe(api);
