@@ -18,6 +18,7 @@ mod crowd;
 mod door;
 mod doorstep;
 mod envoy;
+mod eureka;
 mod guard;
 mod gzip;
 mod metrics;
@@ -56,6 +57,8 @@ pub struct Config {
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
+    /// Whether Eureka's clients are served too, under `/eureka`.
+    pub eureka: bool,
     /// What those may do who show no token. Unless it is `all`, tokens count.
     pub anonymous: Policy,
     /// Tokens that are good on this node alone; those of the whole mesh are made by `hobnob token create`.
@@ -71,6 +74,7 @@ impl Default for Config {
             socket: None,
             hosts: Vec::new(),
             max_connections: MAX_CONNECTIONS,
+            eureka: false,
             anonymous: Policy::all(),
             tokens: Vec::new(),
             dns: None,

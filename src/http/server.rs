@@ -24,7 +24,7 @@ use super::{
     consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
-    envoy,
+    envoy, eureka,
     guard::Via,
     native,
     requests::Requests,
@@ -109,8 +109,11 @@ impl Bound {
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tcp, unix, address, config, tallies, reloads } = self;
         let mut requests = Requests::default();
-        let routes =
+        let mut routes =
             native::routes(&mut requests).merge(consul::routes(&mut requests)).merge(envoy::routes(&mut requests));
+        if config.eureka {
+            routes = routes.merge(eureka::routes(&mut requests));
+        }
         let refused = requests.route("refused");
         let crowd = Arc::<Crowd>::default();
         let (anonymous, fixed) = (config.anonymous, config.tokens);

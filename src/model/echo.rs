@@ -1,4 +1,4 @@
-//! What a client of Consul's API says of an instance and Hobnob has no use for. It is kept, carried to every node and
+//! What a client of another API says of an instance and Hobnob has no use for. It is kept, carried to every node and
 //! read back as it was written: clients that find their words changed register again for ever.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -29,6 +29,9 @@ pub struct Echo {
     /// The node it was registered for, where that is none of the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<EchoNode>>,
+    /// What was said in Eureka's words, by field.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub eureka: BTreeMap<String, String>,
     /// What the row is for besides an instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,

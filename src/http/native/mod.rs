@@ -37,6 +37,7 @@ use axum::{
 use serde::Serializer;
 
 pub(super) use openapi::Api;
+pub(super) use params::Segments;
 pub(super) use reload::Reloads;
 pub use reload::{ReloadAsk, Reloaded};
 pub(super) use watch::Renderings;

@@ -57,7 +57,7 @@ impl Params {
 
 /// The variable segments of a path.
 #[derive(Debug)]
-pub(super) struct Segments<T>(pub(super) T);
+pub(in crate::http) struct Segments<T>(pub(in crate::http) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
     type Rejection = Problem;

@@ -1,0 +1,105 @@
+//! Registering, renewing, cancelling, and an operator's word on a status. Who is not known is told 404, and registers again.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Query, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
+use serde_json::Value;
+
+use super::{
+    instance::{self, DIRTY, LEASE},
+    read::absent,
+    xml,
+};
+use crate::{
+    http::{Answer, App, Problem, Shared, body, native::Segments},
+    model::{CheckName, Health, Registration},
+};
+
+type One = Segments<(String, String)>;
+type Pairs = Query<Vec<(String, String)>>;
+
+/// One of this node's own registrations that came in Eureka's words.
+fn find(app: &App, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
+    let own = instance::id(name, id).ok().and_then(|own| app.agent.view().registration(&own));
+    own.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))
+}
+
+pub(super) async fn register(State(app): Shared, Segments(name): Segments<String>, request: Request) -> Answer {
+    let is_xml = says_xml(request.headers());
+    let bytes = body::collect(request.into_body()).await?;
+    let document = parse(&bytes, is_xml)?;
+    let asked = instance::read(&name, &document, |id| app.agent.view().registration(id))?;
+    let id = asked.id.clone();
+    app.agent.put(asked).await?;
+    // Who registers again lives.
+    app.agent.report(&id, &lease()?, Health::Passing, "").await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn says_xml(headers: &HeaderMap) -> Option<bool> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?.to_ascii_lowercase();
+    if kind.contains("xml") { Some(true) } else { kind.contains("json").then_some(false) }
+}
+
+/// A body in either form; where no header says in which, its first letter does.
+fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem> {
+    let is_xml = is_xml.unwrap_or_else(|| bytes.trim_ascii_start().starts_with(b"<"));
+    if !is_xml {
+        return serde_json::from_slice(bytes).map_err(|why| Problem::field("body", &format!("is not JSON: {why}")));
+    }
+    let text = str::from_utf8(bytes).map_err(|_| Problem::field("body", "is not UTF-8"))?;
+    xml::parse(text).map_err(|why| Problem::field("body", &format!("is not XML of an instance: {why}")))
+}
+
+/// A client that has changed since it registered is sent to register again, as by Eureka.
+pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
+    let own = find(&app, &name, &id)?;
+    let moment = |text: &str| text.parse::<u64>().ok();
+    let told = pairs.iter().find(|(key, _)| key == DIRTY).and_then(|(_, text)| moment(text));
+    if let (Some(told), Some(known)) = (told, instance::word(&own, DIRTY).and_then(moment))
+        && told > known
+    {
+        return Err(absent(&id));
+    }
+    app.agent.report(&own.id, &lease()?, Health::Passing, "").await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Answer {
+    let own = find(&app, &name, &id)?;
+    app.agent.remove(&own.id).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// `PUT …/status?value=OUT_OF_SERVICE`
+pub(super) async fn take_over(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
+    let Some((_, status)) = pairs.iter().find(|(key, _)| key == "value") else {
+        return Err(Problem::field("value", "is missing: ?value=OUT_OF_SERVICE"));
+    };
+    let own = find(&app, &name, &id)?;
+    app.agent.put(instance::overridden(&own, Some(status))?).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// `DELETE …/status`: what the client says counts again.
+pub(super) async fn hand_back(State(app): Shared, Segments((name, id)): One) -> Answer {
+    let own = find(&app, &name, &id)?;
+    app.agent.put(instance::overridden(&own, None)?).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// `PUT …/metadata?key=value`
+pub(super) async fn note(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
+    let mut changed = Registration::clone(&*find(&app, &name, &id)?);
+    changed.meta.extend(pairs);
+    app.agent.put(changed).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+fn lease() -> Result<CheckName, Problem> {
+    CheckName::try_from(LEASE).map_err(|wrong| Problem::field("lease", &wrong.to_string()))
+}
