@@ -7,7 +7,7 @@ mod process;
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use process::{Agent, Mesh, finish, hobnob, until};
+use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use tokio::process::Command;
 
 /// `hobnob ca init` in the mesh's folder `dir`.
@@ -138,4 +138,104 @@ async fn metric(agent: &Agent, name: &str) -> u64 {
     let page = agent.text("/metrics").await;
     let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {page}"));
     line.trim().parse().unwrap()
+}
+
+/// What `hobnob token create` prints on `host`.
+async fn token(host: &Agent, more: &[&str]) -> String {
+    let api = format!("http://{}", host.http);
+    let made = finish(hobnob().args(["token", "create", "--api", &api]).args(more)).await;
+    assert_eq!(made.code, Some(0), "{made:?}");
+    made.out.trim().to_owned()
+}
+
+/// `hobnob join` on a machine called `node` whose data directory is `home`.
+async fn join(mesh: &Mesh, token: &str, node: &str, home: &str) -> Ended {
+    finish(hobnob().args(["join", token, "--node", node, "--data-dir"]).arg(mesh.path(home))).await
+}
+
+#[tokio::test]
+async fn a_new_machine_joins_with_a_token_and_nothing_else() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    issue(&mesh, "ca", "a", &[]).await;
+    let mut command = agent(&mesh, "a", "ca", "a");
+    command.env("HOBNOB_TLS__CA_KEY", mesh.path("ca/ca-key.pem"));
+    let by_certificate = mesh.launch("a", &mut command).await;
+    joins_once(&mesh, &by_certificate, "b").await;
+    let by_secret = mesh.start("s", &[]).await;
+    joins_once(&mesh, &by_secret, "t").await;
+}
+
+/// `node` joins the mesh of `host` with nothing but a token, and nobody else does with the same.
+async fn joins_once(mesh: &Mesh, host: &Agent, node: &str) {
+    let token = token(host, &[]).await;
+    let joined = join(mesh, &token, node, node).await;
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    for file in joined.out.lines() {
+        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+    }
+    let again = join(mesh, &token, "somebody", "elsewhere").await;
+    let (_, why, next) = again.failure(1);
+    assert!(why.contains("was used") && next.contains("token create"), "{again:?}");
+    assert!(!mesh.path("elsewhere/joined.toml").exists());
+    assert!(!again.err.contains(&token) && !host.log().contains(&token));
+    let mut command = hobnob();
+    command.args(["agent", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
+    command.arg("--config").arg(mesh.path("empty")).arg("--data-dir").arg(mesh.path(node));
+    command.arg("--ready-file").arg(mesh.path(&format!("{node}.ready")));
+    let new = mesh.launch(node, &mut command).await;
+    host.until_seen(node, "alive").await;
+    drop(new);
+}
+
+#[tokio::test]
+async fn a_token_is_of_no_use_to_others_too_late_or_misspelled() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    // A name that somebody has is not given away, unless the token was made for it.
+    let open = token(&a, &[]).await;
+    assert!(join(&mesh, &open, "a", "b").await.failure(1).1.contains("another node is called a"));
+    let named = token(&a, &["--node", "web-1"]).await;
+    assert!(join(&mesh, &named, "web-2", "b").await.failure(1).1.contains("--node web-1"));
+    assert_eq!(join(&mesh, &named, "web-1", "web-1").await.code, Some(0));
+    // Whoever was denied is not let in by the back door.
+    let api = format!("http://{}", a.http);
+    assert_eq!(finish(hobnob().args(["ca", "revoke", "thief", "--api", &api])).await.code, Some(0));
+    assert!(join(&mesh, &open, "thief", "b").await.failure(1).1.contains("revoked"));
+    for bad in [&open[..open.len() - 1], &open.replace('1', "l"), &format!("hobnob1_{}", "A".repeat(10_000))] {
+        let (_, why, next) = join(&mesh, bad, "b", "b").await.failure(2);
+        assert!((why.contains("mistyped") || !bad.starts_with("hobnob1_")) && next.contains("hobnob"), "{why}");
+    }
+    let brief = token(&a, &["--ttl", "1s"]).await;
+    until("its second is over", async || {
+        // A name that is taken does not use it up.
+        join(&mesh, &brief, "a", "b").await.failure(1).1.contains("has expired").then_some(())
+    })
+    .await;
+    // Refused as often as it was, it was never used.
+    assert_eq!(join(&mesh, &open, "b", "b").await.code, Some(0));
+    assert!(join(&mesh, &open, "b", "b").await.failure(2).1.contains("has joined a mesh before"));
+}
+
+#[tokio::test]
+async fn a_new_machine_gives_itself_to_no_other_mesh_at_the_same_address() {
+    let mesh = Mesh::new();
+    for dir in ["ca", "other"] {
+        authority(&mesh, dir).await;
+        issue(&mesh, dir, "a", &[]).await;
+    }
+    let mut command = agent(&mesh, "a", "ca", "a");
+    command.env("HOBNOB_TLS__CA_KEY", mesh.path("ca/ca-key.pem"));
+    let host = mesh.launch("a", &mut command).await;
+    let (token, address) = (token(&host, &[]).await, host.mesh.to_string());
+    host.kill_both().await;
+    let nobody = join(&mesh, &token, "b", "b").await.failure(1).1;
+    assert!(nobody.contains(&address), "{nobody}");
+    let mut command = agent(&mesh, "a", "other", "a");
+    command.env("HOBNOB_TLS__CA_KEY", mesh.path("other/ca-key.pem")).args(["--listen", &address]);
+    let impostor = mesh.launch("a", &mut command).await;
+    assert_eq!(impostor.mesh.to_string(), address);
+    let why = join(&mesh, &token, "b", "b").await.failure(1).1;
+    assert!(why.contains("not of the mesh that the token was made in"), "{why}");
+    assert!(!mesh.path("b/joined.toml").exists());
 }

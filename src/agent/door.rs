@@ -19,12 +19,14 @@ use super::{
     hello::{GREETING, Greeter, Met, Missed},
     peers::Arrival,
     quic::canonical,
+    usher::usher,
+    view::View,
     will::is_last_will,
 };
 use crate::mesh::Input;
 
 /// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
-pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival>) {
+pub(super) async fn listen(greeter: Arc<Greeter>, view: Arc<View>, arrivals: mpsc::Sender<Arrival>) {
     let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
     let strangers = Arc::new(Strangers::default());
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
@@ -48,7 +50,8 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
             incoming.refuse();
             continue;
         };
-        let (greeter, arrivals, strangers) = (Arc::clone(&greeter), arrivals.clone(), Arc::clone(&strangers));
+        let (greeter, view) = (Arc::clone(&greeter), Arc::clone(&view));
+        let (arrivals, strangers) = (arrivals.clone(), Arc::clone(&strangers));
         tokio::spawn(async move {
             let _permits = (everywhere, here);
             let from = canonical(incoming.remote_address());
@@ -57,6 +60,7 @@ pub(super) async fn listen(greeter: Arc<Greeter>, arrivals: mpsc::Sender<Arrival
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
+                Err(Missed::Guest(connection)) => usher(&greeter.trust, &view, connection).await,
                 Err(why @ Missed::Stranger(_)) => strangers.warn(from, &why),
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }

@@ -17,6 +17,7 @@ use super::{
     quic::{Code, canonical},
     traffic::Traffic,
     trust::{self, Trust},
+    usher::is_invited,
     will::is_last_will,
 };
 use crate::{
@@ -69,6 +70,9 @@ pub(super) enum Missed {
     Connect(#[from] quinn::ConnectError),
     #[error("it {0}")]
     Protocol(&'static str),
+    /// Somebody who was invited, and has no name yet.
+    #[error("it is invited and no member yet")]
+    Guest(Connection),
 }
 
 impl From<ConnectionError> for Missed {
@@ -111,6 +115,9 @@ impl Greeter {
     pub(super) async fn answer(&self, incoming: Incoming) -> Result<Met, Missed> {
         let met = timeout(GREETING, async {
             let connection = incoming.await?;
+            if is_invited(&connection) {
+                return Err(Missed::Guest(connection));
+            }
             let hello = self.be_greeted(&connection).await;
             self.settle(connection, hello, None, Side::Listener)
         });
@@ -124,7 +131,8 @@ impl Greeter {
 
     fn count(&self, met: Result<Result<Met, Missed>, tokio::time::error::Elapsed>) -> Result<Met, Missed> {
         let met = met.unwrap_or(Err(Missed::TimedOut));
-        let counter = if met.is_ok() { &self.traffic.handshakes } else { &self.traffic.handshakes_failed };
+        let is_ok = matches!(met, Ok(_) | Err(Missed::Guest(_)));
+        let counter = if is_ok { &self.traffic.handshakes } else { &self.traffic.handshakes_failed };
         counter.add(1);
         met
     }
@@ -219,14 +227,14 @@ impl Greeter {
 }
 
 /// The codes that carry a TLS alert (RFC 9001 section 4.8).
-const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
+pub(super) const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 /// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
 pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
     std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
 }
 
 /// The certificates that the peer has shown.
-fn chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
     Some(*connection.peer_identity()?.downcast().ok()?)
 }
 

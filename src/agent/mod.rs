@@ -24,6 +24,7 @@ mod marks;
 mod peers;
 mod quic;
 mod registered;
+mod rights;
 pub mod secret;
 mod seek;
 mod start;
@@ -33,6 +34,7 @@ mod tell;
 mod tests;
 mod traffic;
 pub mod trust;
+mod usher;
 mod view;
 pub mod will;
 mod writes;
@@ -59,6 +61,7 @@ pub use registered::Registered;
 pub use secret::Secret;
 pub(crate) use traffic::counters;
 pub use traffic::{Counter, Tally, Traffic};
+pub use usher::enrol;
 pub use view::{Service, View, Waiter};
 pub use will::Will;
 
@@ -351,47 +354,6 @@ impl Agent {
             self.shared.config.ready_after.as_secs_f32()
         ));
         reasons
-    }
-
-    /// Takes other secrets or other files. Links stay, but those whose peers are not accepted any more.
-    ///
-    /// # Errors
-    /// When they are of no use; the old ones stay.
-    pub fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
-        self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))
-    }
-
-    /// What the mesh's authority has decreed, as far as this node has heard.
-    #[must_use]
-    pub fn law(&self) -> Arc<trust::Law> {
-        self.shared.trust.law()
-    }
-
-    /// Decrees a word for every node, or takes it back, where this node may sign. Once this returns it is on disk and on
-    /// its way to the others.
-    ///
-    /// # Errors
-    /// A sentence: this node may not, or it says nothing new.
-    pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), String> {
-        let edict = self.shared.trust.decree(word, void, gazette::now()).map_err(|why| why.to_string())?;
-        self.publish(edict).await
-    }
-
-    /// Takes in what was signed elsewhere, by whoever keeps the authority's key, and spreads it.
-    ///
-    /// # Errors
-    /// A sentence: nobody we believe has signed it, or it says nothing new.
-    pub async fn publish(&self, edict: trust::Edict) -> Result<(), String> {
-        let (reply, answer) = oneshot::channel();
-        let heard = gazette::Heard::Decree(edict, reply);
-        self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped.to_string())?;
-        answer.await.unwrap_or_else(|_| Err(Refused::Stopped.to_string()))
-    }
-
-    /// What this node's own certificate says.
-    #[must_use]
-    pub fn certificate(&self) -> trust::Says {
-        self.shared.trust.says()
     }
 
     /// A copy of the core's counters; all zero once it has stopped.

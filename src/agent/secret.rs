@@ -21,6 +21,11 @@ impl Secret {
         Self(bytes)
     }
 
+    /// The same bytes again.
+    pub(super) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
     /// The bytes, for key derivation alone.
     #[must_use]
     pub fn bytes(&self) -> &[u8; 32] {

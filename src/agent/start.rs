@@ -72,7 +72,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     };
     drive.begin(&seek);
 
-    keep_trust(&greeter, &config, &arrivals, heard, seed);
+    keep_trust(&greeter, &view, &config, &arrivals, heard, seed);
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
@@ -101,12 +101,13 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 /// The tasks that let others in, or no more.
 fn keep_trust(
     greeter: &Arc<Greeter>,
+    view: &Arc<View>,
     config: &Config,
     arrivals: &mpsc::Sender<Arrival>,
     heard: mpsc::Receiver<Heard>,
     seed: u64,
 ) {
-    tokio::spawn(door::listen(Arc::clone(greeter), arrivals.clone()));
+    tokio::spawn(door::listen(Arc::clone(greeter), Arc::clone(view), arrivals.clone()));
     tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
     tokio::spawn(trust::watch(Arc::clone(&greeter.trust), config.tls.clone(), arrivals.clone()));
 }

@@ -21,12 +21,12 @@ use crate::{
         unix_millis,
     },
     http::Policy,
-    model::{MeshName, parse_duration},
+    model::{MeshName, NodeName, parse_duration},
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a token for HTTP and print it, once
+    /// Make a token and print it, once: for HTTP with --policy, else for one new machine to join with
     Create(Create),
     /// The tokens that are good in this mesh
     List(Reading),
@@ -38,18 +38,21 @@ pub(super) enum Command {
 pub(super) struct Create {
     /// What it allows: read, write, write:NAME, write:PREFIX*, operate or all; several with commas
     #[arg(long, value_name = "POLICY")]
-    policy: Policy,
+    policy: Option<Policy>,
     /// What to call it, in lists and in the audit
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "policy")]
     name: Option<String>,
-    /// For how long it is good, such as 30d [default: until it is revoked]
+    /// The only name that the new machine may take; it may be that of one whose place it takes [default: any free one]
+    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    node: Option<NodeName>,
+    /// For how long it is good, such as 30d [default: until it is revoked; to join with, an hour]
     #[arg(long, value_name = "TIME", value_parser = lifetime)]
     ttl: Option<Duration>,
     /// Ask no agent: print the token, and what to put into a node's hobnob.toml
-    #[arg(long, conflicts_with_all = ["ttl", "dir"])]
+    #[arg(long, conflicts_with_all = ["ttl", "dir"], requires = "policy")]
     offline: bool,
     /// The folder of the authority that signs, where no node holds its key
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", requires = "policy")]
     dir: Option<PathBuf>,
 }
 
@@ -72,6 +75,8 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, F
 }
 
 async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
+    let Some(policy) = &flags.policy else { return invite(client, flags).await };
+    let policy = policy.to_string();
     let text = Secret::random().reveal();
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
@@ -79,17 +84,16 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let name = flags.name.clone().unwrap_or_else(|| format!("token-{}", &digits[..8]));
     if flags.offline {
         output::print(&text);
-        let policy = flags.policy.to_string();
         eprintln!("[[http.tokens]]\nname = {name:?}\nsha256 = {digits:?}\npolicy = {policy:?}");
         return Ok(ExitCode::SUCCESS);
     }
     let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let expires = flags.ttl.map(millis);
     if let Some(dir) = &flags.dir {
-        let token = Token { name, sha256, policy: flags.policy.to_string(), expires };
+        let token = Token { name, sha256, policy, expires };
         publish(client, dir.clone(), Word::Token(token), Standing::Holds).await?;
     } else {
-        let mut asked = json!({ "name": name, "sha256": digits, "policy": flags.policy.to_string() });
+        let mut asked = json!({ "name": name, "sha256": digits, "policy": policy });
         if let Some(at) = expires {
             asked["expires"] = at.into();
         }
@@ -99,6 +103,20 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     output::print(&text);
     Ok(ExitCode::SUCCESS)
 }
+
+/// An invitation for one new machine.
+async fn invite(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
+    let path = "/api/v1/joins";
+    let mut asked = json!({ "seconds": flags.ttl.unwrap_or(AN_HOUR).as_secs() });
+    if let Some(node) = &flags.node {
+        asked["node"] = node.as_str().into();
+    }
+    let answer = client.call(Method::POST, path, Some(&asked)).await?.found(path)?;
+    output::print(answer["token"].as_str().unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}
+
+const AN_HOUR: Duration = Duration::from_secs(3600);
 
 /// Whether a word holds, or is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ mod consul;
 mod document;
 pub mod fuzz;
 mod hook;
+pub(crate) mod joined;
 mod layer;
 mod mistake;
 mod places;
@@ -223,6 +224,7 @@ fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
             Err(error) => mistakes.push(error),
         }
     }
+    joined::lay_under(&mut table, mistakes);
     let mut places = BTreeMap::new();
     for service in &services {
         if let Some(first) = places.insert(service.id(), &service.place) {
@@ -298,7 +300,7 @@ fn host_name() -> Option<NodeName> {
 /// What a running node takes over when it reads its files again.
 const RELOADED: [&str; 3] = ["hooks", "join", "secret_file"];
 /// Where state is kept unless told otherwise.
-const DATA_DIR: &str = "/var/lib/hobnob";
+pub(crate) const DATA_DIR: &str = "/var/lib/hobnob";
 
 #[cfg(test)]
 mod tests;

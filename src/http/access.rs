@@ -77,6 +77,8 @@ enum Need {
 enum Aim {
     /// This one.
     Service(String),
+    /// This one, of which an instance says in Eureka's words that it lives.
+    Lease(String),
     /// That of the registration of this id.
     Instance(String),
     /// That of the registration of this id, or of the one in the body, and the one that the body names.
@@ -92,7 +94,7 @@ enum Aim {
 impl Need {
     /// Whether it is an answer of a program that it lives: too many of them for the audit.
     fn is_beat(&self) -> bool {
-        matches!(self, Self::Write(Aim::Beat(_) | Aim::Check(_)))
+        matches!(self, Self::Write(Aim::Beat(_) | Aim::Check(_) | Aim::Lease(_)))
     }
 }
 
@@ -191,7 +193,7 @@ impl Access {
         let view = self.agent.view();
         let of_id = |id: &str| view.registration(&id.try_into().ok()?).map(|own| own.name.to_string());
         let services: Vec<String> = match aim {
-            Aim::Service(name) => vec![name],
+            Aim::Service(name) | Aim::Lease(name) => vec![name],
             Aim::Instance(id) | Aim::Beat(id) => of_id(&id).into_iter().collect(),
             Aim::Check(id) => consul::service_of_check(view, &id).into_iter().collect(),
             Aim::Body(id) => {
@@ -265,6 +267,9 @@ impl Need {
             ["v1", "agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", id @ ..] if !id.is_empty() => {
                 Self::Write(Aim::Check(id.join("/")))
             }
+            ["eureka", "apps", name, _] | ["eureka", "v2", "apps", name, _] if *method == Method::PUT => {
+                Self::Write(Aim::Lease((*name).into()))
+            }
             ["eureka", "apps", name, ..] | ["eureka", "v2", "apps", name, ..] => {
                 Self::Write(Aim::Service((*name).into()))
             }
@@ -310,7 +315,7 @@ pub(super) fn parse_hash(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{native, requests::Requests};
+    use crate::http::{Config, requests::Requests, routes};
 
     #[test]
     fn what_is_not_in_the_table_needs_the_right_to_operate() {
@@ -329,7 +334,19 @@ mod tests {
     }
 
     /// What writing there needs, for every route: one that is missing here is one that nobody has thought about.
-    const WRITES: [(&str, &[&str]); 7] = [
+    const WRITES: [(&str, &[&str]); 10] = [
+        (
+            "service",
+            &[
+                "/eureka/apps/",
+                "/eureka/apps/delta",
+                "/eureka/apps/{app}",
+                "/eureka/apps/{app}/{id}/status",
+                "/eureka/apps/{app}/{id}/metadata",
+            ],
+        ),
+        ("lease", &["/eureka/apps/{app}/{id}"]),
+        ("question", &["/v3/discovery:endpoints"]),
         ("body", &["/api/v1/registrations/{id}", "/v1/agent/service/register"]),
         (
             "instance",
@@ -347,7 +364,7 @@ mod tests {
             ],
         ),
         ("new check", &["/v1/agent/check/register"]),
-        ("all", &["/api/v1/tokens", "/api/v1/tokens/{name}"]),
+        ("all", &["/api/v1/joins", "/api/v1/tokens", "/api/v1/tokens/{name}"]),
         (
             "operate",
             &[
@@ -373,7 +390,7 @@ mod tests {
     #[test]
     fn every_route_needs_what_it_should() {
         let mut requests = Requests::default();
-        drop((native::routes(&mut requests), consul::routes(&mut requests)));
+        drop(routes(&mut requests, &Config { eureka: true, ..Config::default() }));
         let paths: Vec<_> = requests.paths().filter(|path| path.starts_with('/')).collect();
         assert!(paths.len() > 60, "{paths:?}");
         for (_, listed) in WRITES {
@@ -382,7 +399,7 @@ mod tests {
         for path in paths {
             let asked = path.replace("{*", "").replace(['{', '}'], "");
             let open = matches!(path, "/" | "/livez" | "/readyz" | "/version");
-            let all = path.starts_with("/api/v1/tokens");
+            let all = path.starts_with("/api/v1/tokens") || path == "/api/v1/joins";
             let reads = if open {
                 Need::Nothing
             } else if all {
@@ -401,14 +418,17 @@ mod tests {
                 Need::Write(Aim::Check(_)) => "check",
                 Need::Write(Aim::NewCheck) => "new check",
                 Need::Write(Aim::Service(_)) => "service",
+                Need::Write(Aim::Lease(_)) => "lease",
                 Need::Operate => "operate",
                 Need::All => "all",
-                Need::Nothing | Need::Read => "nothing",
+                Need::Read => "question",
+                Need::Nothing => "nothing",
             };
             // Where there is nothing to write, it is refused as if there were.
             assert_eq!(what, listed.unwrap_or("operate"), "PUT {path}");
             for method in [Method::POST, Method::DELETE, Method::PATCH] {
-                assert!(!matches!(Need::of(&method, &asked), Need::Nothing | Need::Read), "{method} {path}");
+                let is_open = matches!(Need::of(&method, &asked), Need::Nothing | Need::Read);
+                assert!(!is_open || what == "question", "{method} {path}");
             }
         }
     }

@@ -31,6 +31,7 @@ mod server;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 
+use axum::Router;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +104,12 @@ struct App {
     reloads: Option<native::Reloads>,
     /// Ends the streams, which would keep a graceful shutdown waiting for ever.
     stop: CancellationToken,
+}
+
+/// What all faces of HTTP serve that the configuration asks for.
+fn routes(requests: &mut Requests, config: &Config) -> Router<Arc<App>> {
+    let routes = native::routes(requests).merge(consul::routes(requests)).merge(envoy::routes(requests));
+    if config.eureka { routes.merge(eureka::routes(requests)) } else { routes }
 }
 
 /// How a handler takes it.

@@ -24,10 +24,10 @@ use super::{
     consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
-    envoy, eureka,
     guard::Via,
     native,
     requests::Requests,
+    routes,
 };
 use crate::agent::{Agent, Tally};
 
@@ -109,11 +109,7 @@ impl Bound {
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tcp, unix, address, config, tallies, reloads } = self;
         let mut requests = Requests::default();
-        let mut routes =
-            native::routes(&mut requests).merge(consul::routes(&mut requests)).merge(envoy::routes(&mut requests));
-        if config.eureka {
-            routes = routes.merge(eureka::routes(&mut requests));
-        }
+        let routes = routes(&mut requests, &config);
         let refused = requests.route("refused");
         let crowd = Arc::<Crowd>::default();
         let (anonymous, fixed) = (config.anonymous, config.tokens);

@@ -11,9 +11,13 @@ use aws_lc_rs::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, PublicKeyData, SerialNumber, SigningKey, date_time_ymd,
+    PKCS_ED25519, PublicKeyData, SerialNumber, SigningKey, SubjectPublicKeyInfo, date_time_ymd,
 };
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rustls::{
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
@@ -97,6 +101,12 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let certificate = self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime)?;
         Ok(Pair { certificate: pem("CERTIFICATE", &certificate), key: Zeroizing::new(key.serialize_pem()) })
+    }
+
+    /// A certificate for a key that another machine made and keeps (its SubjectPublicKeyInfo, RFC 5280).
+    pub(super) fn issue_for(&self, san: &str, public_key: &[u8], lifetime: Duration) -> Result<String, Broken> {
+        let key = SubjectPublicKeyInfo::from_der(public_key)?;
+        Ok(pem("CERTIFICATE", &self.sign_certificate(san, &key, SystemTime::now(), lifetime)?))
     }
 
     /// What a node shows that signs for itself.
@@ -183,6 +193,28 @@ fn key_pair(seed: &[u8; SEED]) -> Result<KeyPair, Broken> {
     Ok(KeyPair::try_from(&PrivatePkcs8KeyDer::from(pkcs8.as_ref()))?)
 }
 
+/// The key that a token's secret stands for: its holder proves it in the handshake, and the secret never travels.
+pub(super) fn applicant(secret: &Secret) -> Result<CertifiedKey, Broken> {
+    applicant_named(secret, &[])
+}
+
+/// The same with names, of which an honest one has none.
+pub(super) fn applicant_named(secret: &Secret, names: &[&str]) -> Result<CertifiedKey, Broken> {
+    let mut seed = Zeroizing::new([0; SEED]);
+    Salt::new(HKDF_SHA256, CA_SALT)
+        .extract(secret.bytes())
+        .expand(&[APPLICANT_LABEL], SeedLength)
+        .and_then(|key| key.fill(&mut *seed))
+        .map_err(|_| Broken::Key)?;
+    let key = key_pair(&seed)?;
+    let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.serial_number = Some(SerialNumber::from(1_u64));
+    let certificate = params.self_signed(&key)?.der().clone();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Ok(CertifiedKey::new(vec![certificate], provider::sign::any_supported_type(&key)?))
+}
+
 /// DER in PEM's armour (RFC 7468).
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
@@ -205,6 +237,7 @@ const SEED: usize = 32;
 /// Separates what is derived here from any other use of the secret.
 const CA_SALT: &[u8] = b"hobnob";
 const CA_LABEL: &[u8] = b"certification authority, ed25519, version 1: ";
+const APPLICANT_LABEL: &[u8] = b"applicant, ed25519, version 1";
 /// How long a certificate lives that a node signs for itself. Renewed at two thirds; open connections do not notice.
 const OWN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far two nodes' clocks may differ.

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Broken, Trust,
+    enrol::Guests,
     papers::{Issued, Papers},
 };
 use crate::model::{MeshName, NodeName};
@@ -50,9 +51,16 @@ impl Trust {
             |all: &[Vec<u8>]| all.iter().map(|der| CertificateDer::from(der.clone())).collect::<Vec<_>>();
         let key = PrivateKeyDer::try_from(estate.key.as_slice()).map_err(|_| Broken::Key)?;
         let own = Issued::new(certificates(&estate.chain), &key, None)?;
-        let papers = Papers::assemble(&certificates(&estate.roots), own, None)?;
+        let papers = Papers::assemble(&certificates(&estate.roots), own, None, Vec::new())?;
         let papers = ArcSwap::from_pointee(papers);
-        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, law: ArcSwap::default(), renewed: Notify::new() })
+        Ok(Self {
+            mesh: mesh.clone(),
+            node: node.clone(),
+            papers,
+            law: ArcSwap::default(),
+            guests: Guests::default(),
+            renewed: Notify::new(),
+        })
     }
 }
 

@@ -10,7 +10,9 @@
 
 mod authority;
 mod edict;
+mod enrol;
 mod estate;
+mod guest;
 mod notary;
 mod papers;
 mod watch;
@@ -38,12 +40,16 @@ use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub use authority::{Authority, Pair};
 pub use edict::{Edict, Law, Said, Token, Word};
+pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
 pub use papers::{Files, Says};
 
 use super::Secret;
 use crate::model::{MeshName, NodeName};
 use authority::has_signed;
+use enrol::Guests;
+pub(super) use enrol::{Request, request};
+pub(super) use guest::guest_tls;
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
@@ -51,6 +57,8 @@ pub(super) use watch::watch;
 
 /// The protocol spoken above TLS (RFC 7301).
 pub(super) const ALPN: &[u8] = b"hobnob/1";
+/// The protocol of those who were invited and do not belong yet.
+pub(super) const JOIN_ALPN: &[u8] = b"hobnob-join/1";
 
 /// What one node trusts and shows, shared by all of its connections.
 pub(super) struct Trust {
@@ -58,6 +66,7 @@ pub(super) struct Trust {
     node: NodeName,
     papers: ArcSwap<Papers>,
     law: ArcSwap<Law>,
+    guests: Guests,
     /// Links are to be looked at again.
     renewed: Notify,
 }
@@ -78,7 +87,14 @@ pub(super) enum Proof<'a> {
 impl Trust {
     pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
         let papers = ArcSwap::from_pointee(Self::papers(mesh, node, proof)?);
-        Ok(Self { mesh: mesh.clone(), node: node.clone(), papers, law: ArcSwap::default(), renewed: Notify::new() })
+        Ok(Self {
+            mesh: mesh.clone(),
+            node: node.clone(),
+            papers,
+            law: ArcSwap::default(),
+            guests: Guests::default(),
+            renewed: Notify::new(),
+        })
     }
 
     fn papers(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Papers, Broken> {
@@ -109,6 +125,10 @@ impl Trust {
     /// What this node's certificate says.
     pub(super) fn says(&self) -> Says {
         self.current().says.clone()
+    }
+
+    pub(super) fn mesh(&self) -> &MeshName {
+        &self.mesh
     }
 
     fn current(&self) -> Arc<papers::Issued> {
@@ -175,7 +195,7 @@ impl Trust {
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::clone(self) as _)
             .with_cert_resolver(Arc::clone(self) as _);
-        server.alpn_protocols = vec![ALPN.to_vec()];
+        server.alpn_protocols = vec![ALPN.to_vec(), JOIN_ALPN.to_vec()];
         // A resumed session would keep a peer's certificate without verifying it again, to save a third of a handshake.
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
@@ -212,6 +232,21 @@ pub enum Broken {
     /// A certificate could not be made.
     #[error("the certificate cannot be made: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// Nobody of that key is awaited.
+    #[error("the token was used, has expired, or is of another node or an earlier run of this one")]
+    Uninvited,
+    /// Too many invitations wait.
+    #[error("too many machines are invited and have not come: wait until some of their tokens expire")]
+    Crowd,
+    /// The invitation is for another name.
+    #[error("the token is for a machine called {0}: join with --node {0}")]
+    Called(NodeName),
+    /// Another node has the name.
+    #[error("another node is called {0}: join with another --node; to take its place, make a token for that name")]
+    Taken(NodeName),
+    /// The name is let in no more.
+    #[error("{0} is revoked in this mesh: choose another --node, or `hobnob ca revoke {0} --undo`")]
+    Denied(NodeName),
     /// This node has no authority's key to sign with.
     #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
     NoAuthority,
@@ -253,8 +288,14 @@ impl std::fmt::Debug for Trust {
 }
 
 impl rustls::server::ResolvesServerCert for Trust {
-    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current().key))
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let key = Arc::clone(&self.current().key);
+        if !hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == JOIN_ALPN)) {
+            return Some(key);
+        }
+        // A guest knows the authority by its fingerprint alone.
+        let chain = key.cert.iter().chain(&self.papers.load().roots).cloned().collect();
+        Some(Arc::new(CertifiedKey::new(chain, Arc::clone(&key.key))))
     }
 }
 
@@ -317,6 +358,9 @@ impl ClientCertVerifier for Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if self.is_guest(certificate) {
+            return Ok(ClientCertVerified::assertion());
+        }
         self.check_name(certificate)?;
         self.papers.load().clients.verify_client_cert(certificate, intermediates, now)
     }

@@ -101,6 +101,8 @@ pub(super) struct Papers {
     /// The key of the first, where this node has it.
     pub(super) authority: Option<Authority>,
     pub(super) own: ArcSwap<Issued>,
+    /// The secrets it was derived from; empty in certificate mode.
+    pub(super) secrets: Vec<Secret>,
 }
 
 impl Papers {
@@ -110,7 +112,7 @@ impl Papers {
         let roots: Vec<_> = authorities.iter().map(|authority| authority.certificate.clone()).collect();
         let signer = authorities.into_iter().next().ok_or(Broken::NoSecret)?;
         let own = signer.issue_own(&san(mesh, node), SystemTime::now())?;
-        Self::assemble(&roots, own, Some(signer))
+        Self::assemble(&roots, own, Some(signer), secrets.to_vec())
     }
 
     /// Reads the files, and holds them against each other and the node's name.
@@ -140,7 +142,7 @@ impl Papers {
             Some(path) => Some(Authority::read(&super::authority::pem("CERTIFICATE", first), &secret_text(path)?)?),
             None => None,
         };
-        let papers = Self::assemble(&roots, own, authority)?;
+        let papers = Self::assemble(&roots, own, authority, Vec::new())?;
         papers.believes_itself()?;
         Ok(papers)
     }
@@ -149,6 +151,7 @@ impl Papers {
         roots: &[CertificateDer<'static>],
         own: Issued,
         authority: Option<Authority>,
+        secrets: Vec<Secret>,
     ) -> Result<Self, Broken> {
         let crypto: Arc<CryptoProvider> = Arc::new(provider::default_provider());
         let mut store = RootCertStore::empty();
@@ -158,7 +161,7 @@ impl Papers {
         let store = Arc::new(store);
         let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(&crypto)).build()?;
         let clients = WebPkiClientVerifier::builder_with_provider(store, crypto).clear_root_hint_subjects().build()?;
-        Ok(Self { servers, clients, roots: roots.to_vec(), authority, own: ArcSwap::from_pointee(own) })
+        Ok(Self { servers, clients, roots: roots.to_vec(), authority, own: ArcSwap::from_pointee(own), secrets })
     }
 
     /// A certificate that the others would refuse is refused here, where somebody reads why.

@@ -7,6 +7,7 @@ mod explain;
 pub(super) mod fixtures;
 mod instances;
 mod join;
+mod joins;
 mod maintenance;
 mod members;
 mod openapi;
@@ -66,6 +67,7 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/join", post(join::join)),
         ("/api/v1/leave", post(join::leave)),
         ("/api/v1/force-leave/{node}", post(join::force_leave)),
+        ("/api/v1/joins", post(joins::invite)),
         ("/api/v1/tokens", get(tokens::list).post(tokens::create)),
         ("/api/v1/tokens/{name}", delete(tokens::revoke)),
         ("/api/v1/denials", get(tokens::denied).post(tokens::deny)),
@@ -95,6 +97,7 @@ fn describe(api: &mut Api) {
     join::describe(api);
     maintenance::describe(api);
     distance::describe(api);
+    joins::describe(api);
     events::describe(api);
     explain::describe(api);
     tokens::describe(api);

@@ -1,0 +1,61 @@
+//! What a handle does about trust: other papers, words for every node, one machine more.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{Agent, Refused, Secret, gazette, quic, trust};
+use crate::model::NodeName;
+
+impl Agent {
+    /// Takes other secrets or other files. Links stay, but those whose peers are not accepted any more.
+    ///
+    /// # Errors
+    /// When they are of no use; the old ones stay.
+    pub fn renew(&self, secrets: &[Secret], files: Option<&trust::Files>) -> Result<(), trust::Broken> {
+        self.shared.trust.renew(files.map_or(trust::Proof::Secrets(secrets), trust::Proof::Files))
+    }
+
+    /// What the mesh's authority has decreed, as far as this node has heard.
+    #[must_use]
+    pub fn law(&self) -> Arc<trust::Law> {
+        self.shared.trust.law()
+    }
+
+    /// Decrees a word for every node, or takes it back, where this node may sign. Once this returns it is on disk and on
+    /// its way to the others.
+    ///
+    /// # Errors
+    /// A sentence: this node may not, or it says nothing new.
+    pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), String> {
+        let edict = self.shared.trust.decree(word, void, gazette::now()).map_err(|why| why.to_string())?;
+        self.publish(edict).await
+    }
+
+    /// Invites one new machine: what it needs, for a while and once, under this name or any that is free. Only this
+    /// process knows of it.
+    ///
+    /// # Errors
+    /// When this node does not hold the authority's key.
+    pub fn invite(&self, node: Option<NodeName>, ttl: Duration) -> Result<trust::Invitation, trust::Broken> {
+        let seeds = quic::advertised(self.shared.address, self.shared.config.advertise);
+        self.shared.trust.invite(seeds, node, ttl)
+    }
+
+    /// Takes in what was signed elsewhere, by whoever keeps the authority's key, and spreads it.
+    ///
+    /// # Errors
+    /// A sentence: nobody we believe has signed it, or it says nothing new.
+    pub async fn publish(&self, edict: trust::Edict) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        let heard = gazette::Heard::Decree(edict, reply);
+        self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped.to_string())?;
+        answer.await.unwrap_or_else(|_| Err(Refused::Stopped.to_string()))
+    }
+
+    /// What this node's own certificate says.
+    #[must_use]
+    pub fn certificate(&self) -> trust::Says {
+        self.shared.trust.says()
+    }
+}

@@ -1,0 +1,337 @@
+//! A new machine's way in: an invitation that carries seeds, the authority's fingerprint and a single-use secret.
+//!
+//! The secret never travels: it stands for a key, and who shows that key in the handshake is the one who was invited. The
+//! new machine in turn believes whoever shows an authority with the fingerprint. It is then given a certificate, or the
+//! mesh's secrets, whichever the mesh lives by.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use serde::{Deserialize, Serialize};
+use x509_parser::parse_x509_certificate;
+use zeroize::Zeroizing;
+
+use super::{Broken, Trust, authority, guest::is_under, san};
+use crate::{
+    agent::Secret,
+    model::{MeshName, Node, NodeName},
+};
+
+/// What `hobnob token create` prints.
+pub struct Invitation {
+    pub(in crate::agent) mesh: MeshName,
+    pub(in crate::agent) seeds: Vec<SocketAddr>,
+    pub(in crate::agent) fingerprint: [u8; 32],
+    pub(in crate::agent) secret: Secret,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    mesh: MeshName,
+    #[serde(deserialize_with = "crate::model::list")]
+    seeds: Vec<SocketAddr>,
+    fingerprint: [u8; 32],
+    secret: [u8; 32],
+}
+
+impl Invitation {
+    /// The mesh it leads into.
+    #[must_use]
+    pub fn mesh(&self) -> &MeshName {
+        &self.mesh
+    }
+
+    /// Where it is found.
+    pub fn seeds(&self) -> impl Iterator<Item = &SocketAddr> {
+        self.seeds.iter()
+    }
+
+    /// As one word to copy.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let (mesh, seeds, fingerprint) = (self.mesh.clone(), self.seeds.clone(), self.fingerprint);
+        let written = Written { mesh, seeds, fingerprint, secret: *self.secret.bytes() };
+        let mut bytes = Zeroizing::new(rmp_serde::to_vec_named(&written).unwrap_or_default());
+        let sum = checksum(&bytes);
+        bytes.extend(sum);
+        Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(&*bytes)))
+    }
+
+    /// Whether a word is meant to be one.
+    #[must_use]
+    pub fn is_meant_by(text: &str) -> bool {
+        text.trim().starts_with(PREFIX)
+    }
+
+    /// Reads that word. `None` if it is cut off, mistyped, or none at all.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        let text = text.trim().strip_prefix(PREFIX).filter(|text| text.len() <= MAX_TEXT)?;
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+        let (bytes, sum) = bytes.split_last_chunk()?;
+        if *sum != checksum(bytes) {
+            return None;
+        }
+        let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
+        from.set_max_depth(MAX_DEPTH);
+        let Written { mesh, seeds, fingerprint, secret } = Written::deserialize(&mut from).ok()?;
+        let secret = Secret::from_bytes(secret);
+        (seeds.len() <= Node::MAX_ADDRESSES).then_some(Self { mesh, seeds, fingerprint, secret })
+    }
+}
+
+impl std::fmt::Debug for Invitation {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Invitation({} at {:?})", self.mesh, self.seeds)
+    }
+}
+
+/// Who was invited and has not come yet, by the key they will show. In memory: a restart forgets them, and each is asked
+/// for again in a minute.
+#[derive(Default)]
+pub(super) struct Guests(Mutex<HashMap<Vec<u8>, Guest>>);
+
+#[derive(Clone)]
+struct Guest {
+    until: Instant,
+    /// The only name it may take, if the invitation says one.
+    node: Option<NodeName>,
+}
+
+impl Guests {
+    /// Those who may still come.
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Guest>> {
+        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        guests.retain(|_, guest| guest.until > now);
+        guests
+    }
+}
+
+/// What a new machine asks for.
+#[derive(Serialize, Deserialize)]
+pub(in crate::agent) struct Request {
+    pub(in crate::agent) node: NodeName,
+    /// Its SubjectPublicKeyInfo.
+    #[serde(deserialize_with = "crate::model::list")]
+    pub(in crate::agent) key: Vec<u8>,
+}
+
+/// What it is given.
+#[derive(Serialize, Deserialize)]
+pub struct Granted {
+    /// The authorities' certificates in PEM.
+    pub ca: String,
+    /// The node's, in certificate mode.
+    pub certificate: Option<String>,
+    /// The mesh's secrets otherwise.
+    #[serde(deserialize_with = "crate::model::list")]
+    pub secrets: Vec<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Granted {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Granted(…)")
+    }
+}
+
+impl Trust {
+    /// Invites one machine, for a while; under this name alone if one is given.
+    pub(in crate::agent) fn invite(
+        &self,
+        seeds: Vec<SocketAddr>,
+        node: Option<NodeName>,
+        ttl: Duration,
+    ) -> Result<Invitation, Broken> {
+        let papers = self.papers.load();
+        if papers.authority.is_none() {
+            return Err(Broken::NoAuthority);
+        }
+        // While authorities overlap, our own certificate may be by another than the one that signs now.
+        let own = self.current();
+        let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Key)?;
+        let now = UnixTime::now();
+        let root = papers.roots.iter().find(|root| is_under(leaf, rest, root, now).is_ok()).ok_or(Broken::Key)?;
+        let secret = Secret::random();
+        let shown = authority::applicant(&secret)?;
+        let key = shown.cert.first().and_then(public_key).ok_or(Broken::Key)?;
+        let mut guests = self.guests.awaited();
+        if guests.len() >= MAX_GUESTS {
+            return Err(Broken::Crowd);
+        }
+        guests.insert(key, Guest { until: Instant::now() + ttl, node });
+        Ok(Invitation { mesh: self.mesh.clone(), seeds, fingerprint: fingerprint(root), secret })
+    }
+
+    /// Whether the holder of this certificate was invited. One that names anybody is a member's or a forger's: the
+    /// invitation's key proves no name.
+    pub(super) fn is_guest(&self, certificate: &CertificateDer<'_>) -> bool {
+        let awaited = |key| self.guests.awaited().contains_key(&key);
+        names_nobody(certificate) && public_key(certificate).is_some_and(awaited)
+    }
+
+    /// Lets one guest in, once; under a name that nobody has, or the one that it was invited by. Refused, the invitation
+    /// stays good.
+    pub(in crate::agent) fn grant(
+        &self,
+        chain: &[CertificateDer<'_>],
+        asked: &Request,
+        has: impl FnOnce(&NodeName) -> bool,
+    ) -> Result<Granted, Broken> {
+        let key = chain.first().filter(|first| names_nobody(first)).and_then(public_key).ok_or(Broken::Uninvited)?;
+        let papers = self.papers.load();
+        let authority = papers.authority.as_ref().ok_or(Broken::NoAuthority)?;
+        let mut guests = self.guests.awaited();
+        let guest = guests.get(&key).ok_or(Broken::Uninvited)?;
+        match &guest.node {
+            Some(name) if *name != asked.node => return Err(Broken::Called(name.clone())),
+            None if has(&asked.node) => return Err(Broken::Taken(asked.node.clone())),
+            _ if self.law().denies(&asked.node, "") => return Err(Broken::Denied(asked.node.clone())),
+            _ => {}
+        }
+        let ca = papers.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect();
+        let mut granted = Granted { ca, certificate: None, secrets: Vec::new() };
+        if papers.secrets.is_empty() {
+            let san = san(&self.mesh, &asked.node);
+            granted.certificate = Some(authority.issue_for(&san, &asked.key, GRANTED)?);
+        } else {
+            granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
+        }
+        guests.remove(&key);
+        Ok(granted)
+    }
+}
+
+/// A fresh key for a new machine: what to ask with, and the key in PEM.
+pub(in crate::agent) fn request(node: &NodeName) -> Result<(Request, Zeroizing<String>), Broken> {
+    let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    let request = Request { node: node.clone(), key: key.subject_public_key_info() };
+    Ok((request, Zeroizing::new(key.serialize_pem())))
+}
+
+fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    Some(parsed.public_key().raw.to_vec())
+}
+
+fn names_nobody(certificate: &CertificateDer<'_>) -> bool {
+    parse_x509_certificate(certificate).is_ok_and(|(_, parsed)| matches!(parsed.subject_alternative_name(), Ok(None)))
+}
+
+/// What an authority is known by.
+pub(super) fn fingerprint(authority: &CertificateDer<'_>) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, authority).as_ref());
+    hash
+}
+
+/// Tells a word that was mistyped from one that was used up.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    let mut sum = [0; 4];
+    sum.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..4]);
+    sum
+}
+
+const PREFIX: &str = "hobnob1_";
+/// An invitation with all the seeds there may be.
+const MAX_TEXT: usize = 4096;
+/// It nests two deep.
+const MAX_DEPTH: usize = 8;
+/// Invitations that wait: more machines than are set up at a time.
+const MAX_GUESTS: usize = 1000;
+/// How long a certificate is good that was granted: as long as `hobnob ca issue` makes them.
+const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use std::{slice::from_ref, sync::Arc};
+
+    use rustls::sign::SingleCertAndKey;
+
+    use super::*;
+    use crate::agent::trust::{Error, Tls, guest_tls, proven_name, tests::*};
+
+    fn invited(by: &Trust, ttl: Duration) -> Invitation {
+        by.invite(vec!["127.0.0.1:7946".parse().unwrap()], None, ttl).unwrap()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// The side of somebody who was invited.
+    fn guest(invitation: &Invitation, host: &Arc<Trust>) -> Tls {
+        Tls { client: guest_tls(invitation).unwrap(), server: host.tls().unwrap().server }
+    }
+
+    #[test]
+    fn a_word_is_read_as_it_was_written_and_not_with_a_letter_changed() {
+        let word = invited(&trust("prod", "a", &[Secret::random()]), HOUR).to_text();
+        let read = Invitation::from_text(&format!(" {}\n", &*word)).unwrap();
+        assert_eq!(*read.to_text(), *word);
+        assert!(!format!("{read:?}").contains(&word[20..40]));
+        for at in 0..word.len() {
+            let letter = if word.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let changed = [&word[..at], letter, &word[at + 1..]].concat();
+            assert!(Invitation::from_text(&changed).is_none(), "{at}");
+            assert!(Invitation::from_text(&word[..at]).is_none(), "cut at {at}");
+        }
+        assert!(Invitation::from_text(&format!("{PREFIX}{}", "A".repeat(MAX_TEXT + 1))).is_none());
+    }
+
+    #[test]
+    fn a_guest_is_let_in_once_and_each_believes_the_other_by_the_word_alone() {
+        let host = trust("prod", "a", &[Secret::random()]);
+        let word = invited(&host, HOUR);
+        let [_, seen] = shake(&guest(&word, &host), &host.tls().unwrap()).unwrap();
+        let (asked, _) = request(&"b".try_into().unwrap()).unwrap();
+        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| true), Err(Broken::Taken(_))));
+        assert_eq!(host.grant(from_ref(&seen), &asked, |_| false).unwrap().secrets.len(), 1);
+        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| false), Err(Broken::Uninvited)));
+        shake(&guest(&word, &host), &host.tls().unwrap()).unwrap_err();
+    }
+
+    #[test]
+    fn a_word_is_good_for_its_time_its_name_and_its_authority() {
+        let host = trust("prod", "a", &[Secret::random()]);
+        let late = invited(&host, Duration::ZERO);
+        shake(&guest(&late, &host), &host.tls().unwrap()).unwrap_err();
+        // Whoever answers at the seed's address must show the authority, and belong to the mesh.
+        let word = invited(&host, HOUR);
+        for other in [trust("prod", "a", &[Secret::random()]), trust("test", "a", &[Secret::random()])] {
+            let why = shake(&guest(&word, &other), &other.tls().unwrap()).unwrap_err();
+            assert!(matches!(why, Error::InvalidCertificate(_)), "{why}");
+        }
+        let named = host.invite(Vec::new(), Some("web-1".try_into().unwrap()), HOUR).unwrap();
+        let [_, seen] = shake(&guest(&named, &host), &host.tls().unwrap()).unwrap();
+        for (name, good) in [("web-2", false), ("web-1", true)] {
+            let (asked, _) = request(&name.try_into().unwrap()).unwrap();
+            // It was made for a machine that takes another's place.
+            assert_eq!(host.grant(from_ref(&seen), &asked, |_| true).is_ok(), good, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_word_s_key_proves_no_name() {
+        let host = trust("prod", "a", &[Secret::random()]);
+        let word = invited(&host, HOUR);
+        let shows = |names: &[&str]| {
+            let shown = authority::applicant_named(&word.secret, names).unwrap();
+            let mut tls = host.tls().unwrap();
+            tls.client.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(shown));
+            shake(&tls, &host.tls().unwrap())
+        };
+        for forged in ["b.prod.hobnob", "a.prod.hobnob", "b.test.hobnob"] {
+            assert!(matches!(shows(&[forged]), Err(Error::InvalidCertificate(_))), "{forged}");
+        }
+        // Unnamed it passes the handshake, and is nobody to the mesh.
+        let [_, seen] = shows(&[]).unwrap();
+        assert!(proven_name(&seen, &host.mesh).is_none() && !host.still_accepts(&[seen]));
+    }
+}

@@ -1,0 +1,152 @@
+//! Enrolment over the wire: a new machine calls, shows the key of its invitation, and is given what it needs to belong.
+//!
+//! On the mesh's own port, under a protocol name of its own, so that an invited machine is never taken for a member.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint,
+    crypto::rustls::{HandshakeData, QuicClientConfig},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{
+    hello::{TLS_ALERTS, chain},
+    quic::{Code, canonical},
+    trust::{self, Granted, Invitation, Request, Trust},
+    view::View,
+};
+use crate::model::{MemberState, NodeId, NodeName};
+
+/// Whether a call is that of somebody who was invited.
+pub(super) fn is_invited(connection: &Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(trust::JOIN_ALPN))
+}
+
+/// Gives a guest what it needs, once, or closes with the reason.
+pub(super) async fn usher(trust: &Trust, view: &View, connection: Connection) {
+    let outcome = timeout(PATIENCE, serve(trust, view, &connection)).await;
+    let from = canonical(connection.remote_address());
+    match outcome.unwrap_or_else(|_| Err("it took too long".into())) {
+        Ok(node) => tracing::info!(event = "granted", %node, %from, "a new machine may join"),
+        Err(why) => {
+            tracing::warn!(event = "not_granted", %from, why);
+            connection.close(Code::Protocol.into(), why.as_bytes());
+        }
+    }
+    // The guest hangs up once it has all of it.
+    let _ = timeout(PATIENCE, connection.closed()).await;
+}
+
+async fn serve(trust: &Trust, view: &View, connection: &Connection) -> Result<NodeName, String> {
+    let (mut to, mut from) = connection.accept_bi().await.map_err(|why| why.to_string())?;
+    let asked: Request = read(&from.read_to_end(MAX_REQUEST).await.map_err(|why| format!("its request: {why}"))?)?;
+    let has = |name: &NodeName| {
+        let id = NodeId::of(trust.mesh(), name);
+        !view.nodes_where(|member| member.id == id && member.state != MemberState::Left).is_empty()
+    };
+    let granted = trust.grant(&chain(connection).unwrap_or_default(), &asked, has).map_err(|why| why.to_string())?;
+    to.write_all(&written(&granted)?).await.map_err(|why| why.to_string())?;
+    to.finish().map_err(|why| why.to_string())?;
+    Ok(asked.node)
+}
+
+/// Asks to join with an invitation: what was granted, and the key in PEM that was made here for it.
+///
+/// # Errors
+/// Why no seed has granted it.
+pub async fn enrol(invitation: &Invitation, node: &NodeName) -> Result<(Granted, Zeroizing<String>), String> {
+    let (request, key) = trust::request(node).map_err(|why| why.to_string())?;
+    let request = written(&request)?;
+    let mut why = "the token names no seed".to_owned();
+    for seed in invitation.seeds() {
+        match timeout(PATIENCE, ask(invitation, *seed, &request)).await {
+            Ok(Ok(granted)) => return Ok((granted, key)),
+            Ok(Err(refusal)) => why = format!("{seed}: {refusal}"),
+            Err(_) => why = format!("{seed} does not answer within {} s (UDP)", PATIENCE.as_secs()),
+        }
+    }
+    Err(why)
+}
+
+async fn ask(invitation: &Invitation, seed: SocketAddr, request: &[u8]) -> Result<Granted, String> {
+    let any: SocketAddr = if seed.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
+    let mut endpoint = Endpoint::client(any).map_err(|why| why.to_string())?;
+    let tls = trust::guest_tls(invitation).map_err(|why| why.to_string())?;
+    let tls = QuicClientConfig::try_from(tls).map_err(|why| why.to_string())?;
+    endpoint.set_default_client_config(ClientConfig::new(Arc::new(tls)));
+    let connecting = endpoint.connect(seed, "node.hobnob").map_err(|why| why.to_string())?;
+    let connection = connecting.await.map_err(|why| refusal(&why))?;
+    let answer = exchange(&connection, request).await;
+    let granted = answer.map_err(|why| connection.close_reason().map_or(why, |closed| refusal(&closed)));
+    connection.close(Code::Closed.into(), b"");
+    endpoint.wait_idle().await;
+    granted
+}
+
+async fn exchange(connection: &Connection, request: &[u8]) -> Result<Granted, String> {
+    let (mut to, mut from) = connection.open_bi().await.map_err(|why| why.to_string())?;
+    to.write_all(request).await.map_err(|why| why.to_string())?;
+    to.finish().map_err(|why| why.to_string())?;
+    read(&Zeroizing::new(from.read_to_end(MAX_GRANT).await.map_err(|why| why.to_string())?))
+}
+
+/// Why the other side hung up, or we did.
+fn refusal(why: &ConnectionError) -> String {
+    match why {
+        ConnectionError::ApplicationClosed(closed) => {
+            String::from_utf8_lossy(&closed.reason).chars().filter(|letter| !letter.is_control()).collect()
+        }
+        ConnectionError::ConnectionClosed(theirs) if TLS_ALERTS.contains(&u64::from(theirs.error_code)) => {
+            trust::Broken::Uninvited.to_string()
+        }
+        ConnectionError::TransportError(ours) if TLS_ALERTS.contains(&u64::from(ours.code)) => {
+            format!("whoever answers there is not of the mesh that the token was made in ({ours})")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn written(message: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, String> {
+    rmp_serde::to_vec_named(message).map(Zeroizing::new).map_err(|why| why.to_string())
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
+    from.set_max_depth(MAX_DEPTH);
+    T::deserialize(&mut from).map_err(|_| "what it says makes no sense".into())
+}
+
+/// For each seed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A name and a public key.
+const MAX_REQUEST: usize = 1024;
+/// Some authorities and a certificate, or some secrets.
+const MAX_GRANT: usize = 64 * 1024;
+const MAX_DEPTH: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{Agent, Secret};
+
+    #[tokio::test]
+    async fn a_request_that_makes_no_sense_is_refused_and_the_token_stays_good() {
+        let builder = Agent::builder().node("a").secret(Secret::random()).listen("127.0.0.1:0".parse().unwrap());
+        let host = builder.start().await.unwrap();
+        let invitation = host.invite(None, Duration::from_secs(3600)).unwrap();
+        let seed = host.address();
+        for bad in [&b""[..], &[0x93; 600], &[b'x'; MAX_REQUEST + 1]] {
+            let why = ask(&invitation, seed, bad).await.unwrap_err();
+            assert!(why.contains("makes no sense") || why.contains("its request"), "{why}");
+        }
+        let (granted, _) = enrol(&invitation, &"b".try_into().unwrap()).await.unwrap();
+        assert_eq!(granted.secrets.len(), 1);
+        let why = enrol(&invitation, &"c".try_into().unwrap()).await.unwrap_err();
+        assert!(why.contains("was used, has expired"), "{why}");
+        host.leave().await;
+    }
+}
