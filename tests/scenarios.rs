@@ -198,6 +198,25 @@ stories! {
         assert_eq!(world.shown(6, &service()).len(), 7);
     }
 
+    /// Whoever sees a restarted node sees what is registered on it: there is no moment between its old book and its new.
+    fn a_restart_hides_nothing_that_comes_back(settings) {
+        let mut world = standing(settings, 5);
+        let (id, service) = (world.id(3), service());
+        let before = world.mesh(0).unwrap().member(id).unwrap().epoch;
+        world.crash(3);
+        world.run(SECOND / 2);
+        world.start(3);
+        for _ in 0..500 {
+            world.run(SECOND / 1000);
+            for n in [0, 1, 2, 4] {
+                let back = world.mesh(n).unwrap().member(id).is_some_and(|member| member.epoch > before);
+                let shown = world.shown(n, &service);
+                assert!(!back || shown.len() == 5, "{n} shows {} at {:?}: {:?}", shown.len(), world.now(), world.mesh(n).unwrap().member(id));
+            }
+        }
+        world.converge(15 * SECOND);
+    }
+
     /// All machines lose power and come back at other times: the stored peers bring them together.
     fn a_blackout_is_survived(settings) {
         let mut world = standing(settings, 6);

@@ -1,7 +1,8 @@
 //! One book per owner: rows, versions, tombstones, and the mark that says how far it was read.
 //!
-//! Only its owner writes a book (law 3), page by signed page. A reader merges pages: a higher epoch replaces the book,
-//! then the higher version of each row wins, so that merging is commutative, associative and idempotent. A page that
+//! Only its owner writes a book (law 3), page by signed page. A reader merges pages: a higher epoch replaces the book
+//! (what the old one held is shown until the new one is read as far as it goes), then the higher version of each row wins,
+//! so that merging is commutative, associative and idempotent. A page that
 //! leaves a gap is shown but not counted (law 5): the mark waits until another page fills it.
 
 mod author;
@@ -81,6 +82,9 @@ struct Rows {
     signed: u64,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
+    /// What stood in the book of the process before is shown until the new one is read this far: such rows have the
+    /// version 0.
+    inherited: Option<u64>,
 }
 
 /// What a merge did.
@@ -138,15 +142,13 @@ impl Book {
         self.papers.key.as_ref()
     }
 
-    /// Takes over the key that the owner's voucher proved for the process of this epoch; a new process's book replaces
-    /// the old at once.
-    pub(super) fn open(&mut self, epoch: Epoch, key: BookKey) -> Merged {
-        let mut merged = Merged::default();
+    /// Takes over the key that the owner's voucher proved for the process of this epoch; a new process's book
+    /// replaces the old.
+    pub(super) fn open(&mut self, epoch: Epoch, key: BookKey) {
         if epoch > self.mark.epoch {
-            self.replace(epoch, &mut merged);
+            self.succeed(epoch);
         }
         self.papers.key = Some(key);
-        merged
     }
 
     pub(super) fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
@@ -192,7 +194,7 @@ impl Book {
             return merged;
         }
         if page.epoch > self.mark.epoch {
-            self.replace(page.epoch, &mut merged);
+            self.succeed(page.epoch);
         }
         let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
         if page.floor > self.mark.version && page.floor > reads_up_to {
@@ -226,6 +228,7 @@ impl Book {
         if let Some(rows) = &mut self.rows {
             rows.shelf.clear_range(top.min(page.to), version);
         }
+        self.disinherit(page.written, &mut merged);
         merged
     }
 
@@ -338,20 +341,44 @@ impl Book {
         }
     }
 
-    /// Forgets an older epoch's rows: the new book replaces them at once.
-    fn replace(&mut self, epoch: Epoch, merged: &mut Merged) {
-        merged.index.extend(self.registrations().map(|r| Indexed::Out(r.name.clone(), r.id.clone())));
-        merged.services.extend(self.registrations().map(|r| r.name.clone()));
-        // Known by sight until its new page comes; its key went with its old process.
+    /// A new process has begun a new book. What the old one held is shown until the new one is read as far as it goes, so
+    /// that a restart hides nothing that comes back.
+    fn succeed(&mut self, epoch: Epoch) {
+        let old = self.rows.take().map(|rows| rows.by_key).unwrap_or_default();
+        let standing = old.into_iter().filter(|(_, row)| row.claim.is_some());
+        let inherit = |row| Row { version: 0, size: 0, page: 0, outlived: Vec::new(), doubted: false, ..row };
+        let by_key: BTreeMap<_, _> = standing.map(|(key, row)| (key, inherit(row))).collect();
         let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
         *self = Self { papers, ..Self::new(epoch) };
+        if !by_key.is_empty() {
+            self.rows = Some(Box::new(Rows { by_key, inherited: Some(u64::MAX), ..Rows::default() }));
+        }
+    }
+
+    /// Forgets what was inherited and is not in the new book, once that is read as far as its owner said it goes.
+    fn disinherit(&mut self, written: u64, merged: &mut Merged) {
+        let Some(rows) = &mut self.rows else { return };
+        let Some(until) = rows.inherited.map(|until| until.min(written)) else { return };
+        rows.inherited = Some(until);
+        if self.mark.version < until {
+            return;
+        }
+        rows.inherited = None;
+        let gone: Vec<_> = rows.by_key.extract_if(.., |_, row| row.version == 0).collect();
+        for (key, row) in gone {
+            self.note(&key, row.claim, None, merged);
+        }
     }
 
     /// Drops every row, as when the owner has left or was Down for long. The epoch stays, so that no older one rises
     /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
         let mut merged = Merged::default();
-        self.replace(self.mark.epoch, &mut merged);
+        merged.index.extend(self.registrations().map(|r| Indexed::Out(r.name.clone(), r.id.clone())));
+        merged.services.extend(self.registrations().map(|r| r.name.clone()));
+        // Known by sight until its page comes again.
+        let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
+        *self = Self { papers, ..Self::new(self.mark.epoch) };
         merged
     }
 

@@ -71,6 +71,12 @@ impl Mesh {
         }
     }
 
+    pub(super) fn send_acks(&mut self, to: NodeId) {
+        for seqs in self.rumors.owed(to).chunks(ACKS) {
+            self.send(to, &Frame::Ack(seqs.to_vec()));
+        }
+    }
+
     /// Counts what no honest peer sends, and tells of it once in a while.
     pub(super) fn garbage(&mut self, peer: NodeId, why: &'static str) {
         self.stats.dropped_malformed += 1;
@@ -84,3 +90,5 @@ impl Mesh {
 const MAX_HEAVY: usize = 8;
 /// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
 const MAX_COMPLAINTS: usize = 64;
+/// Acknowledgements in one frame.
+const ACKS: usize = 200;

@@ -238,7 +238,7 @@ impl Mesh {
             rumors: Rumors::new(id),
             sync: Sync::default(),
             publish_after: now,
-            publishing: false,
+            publishing: true,
             announced: false,
             pulling: BTreeSet::new(),
             gossip: BTreeMap::new(),
@@ -256,6 +256,8 @@ impl Mesh {
         for registration in registrations {
             let _ = mesh.put(now, &registration);
         }
+        // Not before all that is restored stands in it: the first page tells how far the book goes.
+        mesh.timers.set(now, Timer::Publish);
         mesh.timers.set(now + FORGET_EVERY, Timer::Forget);
         let phase = suspicion::WATCH.mul_f64(mesh.chance());
         mesh.timers.set(now + phase, Timer::Watch);
@@ -467,12 +469,6 @@ impl Mesh {
         self.outbox.message(to, bytes, &mut self.stats);
     }
 
-    fn send_acks(&mut self, to: NodeId) {
-        for seqs in self.rumors.owed(to).chunks(ACKS) {
-            self.send(to, &Frame::Ack(seqs.to_vec()));
-        }
-    }
-
     fn unix_millis(&self, now: Time) -> u64 {
         self.config.unix_millis.saturating_add(millis(now.since_start()))
     }
@@ -491,8 +487,6 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
-/// Acknowledgements in one frame.
-const ACKS: usize = 200;
 
 #[cfg(test)]
 mod insider;

@@ -22,7 +22,7 @@ impl<'a> Signed<'a> {
     pub(super) fn read(bytes: &'a Bytes) -> Result<Self, Malformed> {
         let (_, body) = bytes.split_first_chunk::<SIGNATURE>().ok_or(Malformed::Length)?;
         let page: Page<'_> = wire::decode(body)?;
-        let ordered = page.from < page.to && page.floor <= page.to;
+        let ordered = page.from < page.to && page.floor <= page.to && page.to <= page.written;
         let inside = page.rows.iter().all(|row| page.from < row.version && row.version <= page.to);
         // What a node says of itself stands alone, so that the rest can be checked with it.
         let is_plain =

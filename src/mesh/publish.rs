@@ -45,9 +45,12 @@ impl Mesh {
 
     fn publish_soon(&mut self, now: Time) {
         let due = self.publish_after;
+        if self.publishing {
+            return;
+        }
         if now >= due {
             self.publish(now);
-        } else if !self.publishing {
+        } else {
             self.publishing = true;
             self.timers.set(due, Timer::Publish);
         }
@@ -325,8 +328,7 @@ impl Mesh {
         let Some(key) = key else { return Some(false) };
         if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
             let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
-            let merged = book.open(page.epoch, key);
-            self.merged(page.owner, merged);
+            book.open(page.epoch, key);
         }
         Some(true)
     }

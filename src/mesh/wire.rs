@@ -50,6 +50,8 @@ pub(super) struct Page<'a> {
     pub(super) floor: u64,
     pub(super) from: u64,
     pub(super) to: u64,
+    /// How far the book went when this was signed.
+    pub(super) written: u64,
     #[serde(deserialize_with = "list", borrow)]
     pub(super) rows: Vec<RowUpdate<'a>>,
 }

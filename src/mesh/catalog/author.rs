@@ -78,7 +78,7 @@ impl Book {
             let texts: Vec<String> = group.iter().map(|(_, key, _)| key.text()).collect();
             let updates = group.iter().zip(&texts);
             let updates = updates.map(|((at, _, body), key)| RowUpdate { key, version: *at, body: body.as_deref() });
-            let bytes = Page { owner, epoch, floor, from, to, rows: updates.collect() }.sign(notary);
+            let bytes = Page { owner, epoch, floor, from, to, written: version, rows: updates.collect() }.sign(notary);
             self.shelve(group.into_iter().map(|(_, key, _)| key), to, &bytes);
             pages.push(bytes);
             from = to;

@@ -18,7 +18,15 @@ fn page(wired: &Wired, signer: NodeId, owner: NodeId, key: &Key, claim: Option<&
     let mark = wired.nodes[&owner].book().mark();
     let (key, body) = (key.text(), claim.map(Claim::encode));
     let rows = vec![RowUpdate { key: &key, version: mark.version + 1, body: body.as_deref() }];
-    let page = Page { owner, epoch: mark.epoch, floor: 0, from: mark.version, to: mark.version + 1, rows };
+    let page = Page {
+        owner,
+        epoch: mark.epoch,
+        floor: 0,
+        from: mark.version,
+        to: mark.version + 1,
+        written: mark.version + 1,
+        rows,
+    };
     page.sign(&*wired.nodes[&signer].config.notary)
 }
 
