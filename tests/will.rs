@@ -36,7 +36,7 @@ async fn a_crashed_agent_s_parent_tells_its_peers_and_ends_with_its_status() {
     let [a, b, mut c] = three(&mesh).await;
     c.signal(Signal::KILL);
     assert_eq!(c.ended().await.code(), Some(128 + 9));
-    // A will is renewed once a second: it names whoever was linked by then.
+    // A will follows the links a moment later: it names whoever was linked by then.
     assert!(["told=2 of=2", "told=1 of=1"].iter().any(|told| c.log().contains(told)), "{}", c.log());
     gone_by_will([&a, &b]).await;
 
