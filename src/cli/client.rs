@@ -18,32 +18,49 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::failure::{Code, Failure};
+use super::{
+    failure::{Code, Failure},
+    tls::{self, Papers},
+};
 
 /// Which agent to talk to; the flags of every command that does.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Target {
-    /// The agent's API: http://host:port or unix:/path [env: HOBNOB_API] [default: http://127.0.0.1:8500]
+    /// The agent's API: http://host:port, https://host:port or unix:/path [env: HOBNOB_API] [default: http://127.0.0.1:8500]
     #[arg(long, global = true, value_name = "URL")]
     api: Option<String>,
     /// A file with the token to show [env: HOBNOB_TOKEN holds the token itself]
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    papers: Papers,
 }
 
 /// A way to one agent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Client {
     place: Place,
+    /// For https.
+    connector: Option<TlsConnector>,
     token: Option<Zeroizing<String>>,
+}
+
+/// Without the token.
+impl fmt::Debug for Client {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Client({})", self.place)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
     /// `host:port`, and what stands before every path.
     Tcp(String),
+    /// The same over TLS.
+    Tls(String),
     Unix(PathBuf),
 }
 
@@ -57,10 +74,11 @@ pub(super) struct Answer {
 impl Client {
     pub(super) fn new(target: &Target) -> Result<Self, Failure> {
         let api = target.api.clone().or_else(|| env::var("HOBNOB_API").ok()).unwrap_or_else(|| DEFAULT.into());
-        let place = api.parse().map_err(|why| {
+        let place: Place = api.parse().map_err(|why| {
             Failure::new(format!("{api:?} is no API to talk to"), why, format!("--api {DEFAULT}")).code(Code::Usage)
         })?;
-        Ok(Self { place, token: token(target.token_file.as_deref())? })
+        let connector = matches!(place, Place::Tls(_)).then(|| target.papers.connector()).transpose()?;
+        Ok(Self { place, connector, token: token(target.token_file.as_deref())? })
     }
 
     /// What stands at `path`; that nothing does is a failure.
@@ -114,7 +132,7 @@ impl Client {
         headers: &[(&'static str, Option<&str>)],
     ) -> Result<Request<Full<Bytes>>, Failure> {
         let host = match &self.place {
-            Place::Tcp(authority) => authority,
+            Place::Tcp(authority) | Place::Tls(authority) => authority,
             Place::Unix(_) => "localhost",
         };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
@@ -139,6 +157,12 @@ impl Client {
             Place::Tcp(authority) => {
                 let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
                 self.exchange(stream, request).await
+            }
+            Place::Tls(authority) => {
+                let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
+                let Some(connector) = &self.connector else { return Err(self.unreachable(&"there is no TLS")) };
+                let stream = tls::connect(connector, authority, stream).await;
+                self.exchange(stream.map_err(|why| self.unreachable(&why))?, request).await
             }
             Place::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
@@ -233,17 +257,18 @@ impl std::str::FromStr for Place {
         if let Some(path) = api.strip_prefix("unix:") {
             return if path.is_empty() { Err("unix: names no path") } else { Ok(Self::Unix(path.into())) };
         }
-        if api.starts_with("https:") {
-            return Err("the API speaks plain HTTP; for another machine use a tunnel");
-        }
-        let rest = api.strip_prefix("http://").unwrap_or(api);
+        let (rest, over): (_, fn(String) -> Self) = match api.strip_prefix("https://") {
+            Some(rest) => (rest, Self::Tls),
+            None => (api.strip_prefix("http://").unwrap_or(api), Self::Tcp),
+        };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let uri: hyper::Uri =
-            format!("http://{authority}/").parse().map_err(|_| "it is neither http://host:port nor unix:/path")?;
+        let uri: hyper::Uri = format!("http://{authority}/")
+            .parse()
+            .map_err(|_| "it is no http://host:port, https://host:port or unix:/path")?;
         match (uri.authority(), uri.path()) {
-            (Some(found), "/") if found.port().is_some() => Ok(Self::Tcp(authority.into())),
-            (Some(found), "/") => Ok(Self::Tcp(format!("{found}:8500"))),
-            _ => Err("it is neither http://host:port nor unix:/path"),
+            (Some(found), "/") if found.port().is_some() => Ok(over(authority.into())),
+            (Some(found), "/") => Ok(over(format!("{found}:8500"))),
+            _ => Err("it is no http://host:port, https://host:port or unix:/path"),
         }
     }
 }
@@ -252,6 +277,7 @@ impl fmt::Display for Place {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(authority) => write!(out, "http://{authority}"),
+            Self::Tls(authority) => write!(out, "https://{authority}"),
             Self::Unix(path) => write!(out, "unix:{}", path.display()),
         }
     }
@@ -283,8 +309,9 @@ mod tests {
         assert_eq!("http://127.0.0.1:1/".parse(), tcp("127.0.0.1:1"));
         assert_eq!("[::1]:1".parse(), tcp("[::1]:1"));
         assert_eq!("http://localhost".parse(), tcp("localhost:8500"));
+        assert_eq!("https://localhost".parse(), Ok(Place::Tls("localhost:8500".into())));
         assert_eq!("unix:/run/h.sock".parse(), Ok(Place::Unix("/run/h.sock".into())));
-        for bad in ["unix:", "https://a:1", "http://a:1/v1", "http://", "a b:1"] {
+        for bad in ["unix:", "http://a:1/v1", "https://a:1/v1", "http://", "a b:1"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }

@@ -1,8 +1,9 @@
 //! `hobnob doctor`: what is wrong with a node and its surroundings, each with what to do. Exit code 3 when something is.
 
-use std::{fs, net::SocketAddr, process::ExitCode};
+use std::{fs, net::SocketAddr, process::ExitCode, time::SystemTime};
 
 use clap::Args;
+use humantime::parse_rfc3339;
 use serde_json::{Value, json};
 
 use super::{
@@ -23,6 +24,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
     let mut found = vec![ready(&status), peers(&status, &members), agreement(&status), versions(&members)];
+    found.push(certificate(&status, SystemTime::now()));
     found.push(answers(&status).await);
     found.extend([buffers(), descriptors()].into_iter().flatten());
     output::print(&SHAPE.render(&Value::Array(found.clone()), flags.format));
@@ -87,6 +89,19 @@ fn versions(members: &Value) -> Value {
     match versions[..] {
         [] | [_] => finding("versions", "ok", versions.join(""), ""),
         _ => finding("versions", "warning", versions.join(", "), "finish the upgrade: hobnob members"),
+    }
+}
+
+/// What this node proves itself with: the mesh lets nobody in whose certificate has expired.
+fn certificate(status: &Value, now: SystemTime) -> Value {
+    let said = &status["certificate"];
+    let until = said["not_after"].as_str().unwrap_or_default();
+    let next = "hobnob ca issue NODE, and put the files where the old ones are";
+    match parse_rfc3339(until) {
+        Err(_) => finding("certificate", "warning", "the agent does not say how long its own is good", "hobnob status"),
+        Ok(at) if at <= now => finding("certificate", "bad", format!("expired at {until}"), next),
+        Ok(_) if said["expires_soon"] == true => finding("certificate", "warning", format!("expires at {until}"), next),
+        Ok(_) => finding("certificate", "ok", format!("good until {until}"), ""),
     }
 }
 
@@ -155,6 +170,17 @@ mod tests {
             assert_eq!(peers(&status(alive, suspect, down), &json!([]))["status"], expected, "{members:?}");
         }
         assert_eq!(ready(&json!({"ready": false}))["status"], "bad");
+        let until = |not_after: &str, soon: bool| {
+            certificate(&json!({"certificate": {"not_after": not_after, "expires_soon": soon}}), SystemTime::now())
+        };
+        for (not_after, soon, expected) in [
+            ("2999-01-01T00:00:00Z", false, "ok"),
+            ("2999-01-01T00:00:00Z", true, "warning"),
+            ("2020-01-01T00:00:00Z", true, "bad"),
+            ("", false, "warning"),
+        ] {
+            assert_eq!(until(not_after, soon)["status"], expected, "{not_after}");
+        }
         assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
     }
 }

@@ -43,6 +43,7 @@ mod settings;
 mod simulate;
 mod status;
 mod stream;
+mod tls;
 mod token;
 mod watch;
 

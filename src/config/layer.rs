@@ -92,4 +92,5 @@ pub(super) fn lay_over(under: &mut Table, over: Table) {
 }
 
 /// Variables with a meaning of their own: the secret is no setting, the others are read by commands.
-const NOT_SETTINGS: [&str; 4] = ["HOBNOB_SECRET", "HOBNOB_API", "HOBNOB_LOG", "HOBNOB_TOKEN"];
+const NOT_SETTINGS: [&str; 7] =
+    ["HOBNOB_SECRET", "HOBNOB_API", "HOBNOB_API_CA", "HOBNOB_API_CERT", "HOBNOB_API_KEY", "HOBNOB_LOG", "HOBNOB_TOKEN"];

@@ -145,6 +145,9 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     let tls = find_files(&settings).map_err(|error| mistakes.push(error)).ok()?;
     let secrets = if tls.is_some() { Ok(Vec::new()) } else { find_secrets(sources, &settings) };
     let secrets = secrets.map_err(|error| mistakes.push(error)).ok();
+    if let Err(why) = settings.http.check_place(settings.listen.http) {
+        mistakes.push(Error::new("listen.http", why).next("hobnob agent --http 127.0.0.1:8500"));
+    }
     let named = || tls.as_ref().and_then(|files| files.names(&settings.mesh));
     let Some(node) = settings.node.clone().or_else(named).or_else(host_name) else {
         let nameless = Error::new("node", "is not given, and this host's name is no DNS label");

@@ -13,13 +13,16 @@ pub(super) enum CutOff {
     SlowReader,
     /// There was no memory left to spend on its body.
     Memory,
+    /// It failed at TLS, or showed no certificate that it should.
+    Handshake,
 }
 
-const CUT_OFFS: [(CutOff, &str); 4] = [
+const CUT_OFFS: [(CutOff, &str); 5] = [
     (CutOff::SlowHead, "slow_head"),
     (CutOff::LargeHead, "large_head"),
     (CutOff::SlowReader, "slow_reader"),
     (CutOff::Memory, "memory"),
+    (CutOff::Handshake, "handshake"),
 ];
 
 /// The counts of one server.

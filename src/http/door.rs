@@ -31,6 +31,7 @@ use super::{
     gzip::Coding,
     pace::Paced,
     requests::Classes,
+    tls::{HANDSHAKE, Tls},
 };
 use crate::model::Host;
 
@@ -39,6 +40,8 @@ use crate::model::Host;
 pub(super) struct Door {
     pub(super) router: Router,
     pub(super) hosts: Vec<Host>,
+    /// What the TCP port speaks, if not plain text.
+    pub(super) tls: Option<Arc<Tls>>,
     /// Counts what never reached a route.
     pub(super) refused: Arc<Classes>,
     pub(super) crowd: Arc<Crowd>,
@@ -101,7 +104,10 @@ impl Door {
         };
         match head {
             // Boxed, so that who waits outside does not pay for the room inside.
-            Ok(Ok(Head::There)) => Box::pin(self.serve(io, via)).await,
+            Ok(Ok(Head::There)) => match self.tls.clone().filter(|_| via != Via::Unix) {
+                None => Box::pin(self.serve(io, via)).await,
+                Some(tls) => Box::pin(self.secure(io, via, &tls, patience)).await,
+            },
             Ok(Ok(Head::TooLarge)) => {
                 self.crowd.cut_off(CutOff::LargeHead);
                 let why = "the head of the request is larger than 16 KiB";
@@ -115,6 +121,29 @@ impl Door {
                     self.turn_away(io, Problem::new(StatusCode::REQUEST_TIMEOUT, why)).await;
                 }
             }
+        }
+    }
+
+    /// A connection over TLS. Its first byte is there.
+    async fn secure<I>(self: Arc<Self>, io: I, via: Via, tls: &Tls, patience: Duration)
+    where
+        I: Socket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if doorstep::first(&io) != Some(HANDSHAKE) {
+            let why = "this port speaks HTTPS; ask again at https://";
+            return self.turn_away(io, Problem::new(StatusCode::BAD_REQUEST, why)).await;
+        }
+        let handshake = select! {
+            handshake = timeout(patience, tls.acceptor().accept(io)) => handshake,
+            () = self.stop.cancelled() => return,
+        };
+        match handshake {
+            Ok(Ok(stream)) => self.serve(stream, via).await,
+            Ok(Err(why)) => {
+                self.crowd.cut_off(CutOff::Handshake);
+                tracing::debug!(event = "http_handshake_failed", %why);
+            }
+            Err(_) => self.crowd.cut_off(CutOff::SlowHead),
         }
     }
 
@@ -242,6 +271,7 @@ mod tests {
         Arc::new(Door {
             router,
             hosts: Vec::new(),
+            tls: None,
             refused: Arc::default(),
             budget: Arc::new(Budget::new(Arc::clone(&crowd))),
             crowd,

@@ -60,6 +60,13 @@ pub(super) async fn head<S: Socket>(socket: &S, begun: &mut bool) -> io::Result<
     }
 }
 
+/// The first byte that waits.
+pub(super) fn first(socket: &impl AsFd) -> Option<u8> {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 1];
+    let ((seen, _), _) = recv(socket, &mut buffer, RecvFlags::PEEK).ok()?;
+    seen.first().copied()
+}
+
 fn look(socket: &impl AsFd, begun: &mut bool) -> io::Result<Head> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); MAX_HEAD];
     let ((seen, _), _) = recv(socket, &mut buffer, RecvFlags::PEEK)?;

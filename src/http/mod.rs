@@ -28,6 +28,7 @@ mod policy;
 mod problem;
 mod requests;
 mod server;
+mod tls;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -39,6 +40,7 @@ pub use access::FixedToken;
 pub use native::{ReloadAsk, Reloaded, state};
 pub use policy::Policy;
 pub use server::{Bound, Running, bind, serve};
+pub use tls::Files;
 
 use crate::{
     agent::{Agent, Tally},
@@ -64,6 +66,10 @@ pub struct Config {
     pub anonymous: Policy,
     /// Tokens that are good on this node alone; those of the whole mesh are made by `hobnob token create`.
     pub tokens: Vec<FixedToken>,
+    /// The certificate that the port shows; without one it is plain text, on loopback.
+    pub tls: Option<Files>,
+    /// Whether plain text may be served where other machines reach it.
+    pub insecure: bool,
     /// Where this node's DNS face answers, for the status to say. Not a setting: whoever starts the faces fills it in.
     #[serde(skip)]
     pub dns: Option<SocketAddr>,
@@ -78,6 +84,8 @@ impl Default for Config {
             eureka: false,
             anonymous: Policy::all(),
             tokens: Vec::new(),
+            tls: None,
+            insecure: false,
             dns: None,
         }
     }

@@ -28,6 +28,7 @@ use super::{
     native,
     requests::Requests,
     routes,
+    tls::{self, Tls},
 };
 use crate::agent::{Agent, Tally};
 
@@ -54,6 +55,7 @@ impl Running {
 /// The sockets, open and not yet served: whoever connects waits.
 #[derive(Debug)]
 pub struct Bound {
+    tls: Option<Arc<Tls>>,
     tcp: TcpListener,
     unix: Option<(UnixListener, PathBuf)>,
     address: SocketAddr,
@@ -67,6 +69,10 @@ pub struct Bound {
 /// # Errors
 /// When an address is in use or not ours, or the socket's path holds something else. Nothing is left behind.
 pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
+    config
+        .check_place(listen)
+        .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, format!("listen.http {why}")))?;
+    let tls = config.tls.clone().map(Tls::read).transpose().map_err(|why| tls::unusable(&why))?.map(Arc::new);
     let tcp = TcpListener::bind(listen).await.map_err(|why| cannot(&listen, &why))?;
     let address = tcp.local_addr()?;
     let unix = match &config.socket {
@@ -77,7 +83,7 @@ pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
         }
         None => None,
     };
-    Ok(Bound { tcp, unix, address, config, tallies: Vec::new(), reloads: None })
+    Ok(Bound { tls, tcp, unix, address, config, tallies: Vec::new(), reloads: None })
 }
 
 /// Serves the agent's HTTP API on `listen`, and on the unix socket if there is one, until `stop` is cancelled.
@@ -107,7 +113,7 @@ impl Bound {
     /// Serves the agent's HTTP API until `stop` is cancelled.
     #[must_use]
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
-        let Self { tcp, unix, address, config, tallies, reloads } = self;
+        let Self { tls, tcp, unix, address, config, tallies, reloads } = self;
         let mut requests = Requests::default();
         let routes = routes(&mut requests, &config);
         let refused = requests.route("refused");
@@ -129,13 +135,17 @@ impl Bound {
         let door = Arc::new(Door {
             router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
             hosts: config.hosts,
+            tls: tls.clone(),
             refused,
             budget: Arc::new(Budget::new(Arc::clone(&crowd))),
             crowd,
-            stop,
+            stop: stop.clone(),
             tasks: TaskTracker::new(),
         });
         let tasks = door.tasks.clone();
+        if let Some(tls) = tls {
+            tasks.spawn(tls.watch(stop));
+        }
         if let Some((listener, path)) = unix {
             let door = Arc::clone(&door);
             tasks.spawn(async move {

@@ -43,6 +43,7 @@ pub use edict::{Edict, Law, Said, Token, Word};
 pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
 pub use papers::{Files, Says};
+pub(crate) use papers::{says, secret_text, text};
 
 use super::Secret;
 use crate::model::{MeshName, NodeName};
@@ -54,6 +55,7 @@ pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
 pub(super) use watch::watch;
+pub(crate) use watch::{Stamp, stamp};
 
 /// The protocol spoken above TLS (RFC 7301).
 pub(super) const ALPN: &[u8] = b"hobnob/1";

@@ -207,7 +207,7 @@ impl Papers {
 }
 
 /// What a certificate says of itself.
-pub(super) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
+pub(crate) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
     let (_, parsed) = parse_x509_certificate(certificate).ok()?;
     let moment = |at: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0));
     let validity = parsed.validity();
@@ -218,12 +218,16 @@ pub(super) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
     })
 }
 
-fn text(path: &Path) -> Result<String, Broken> {
-    fs::read_to_string(path).map_err(|why| Broken::Unread(path.to_owned(), why))
+/// A file that everybody may read.
+pub(crate) fn text(path: &Path) -> Result<String, Broken> {
+    use std::io::Read;
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
+    read.map(|_| text).map_err(|why| Broken::Unread(path.to_owned(), why))
 }
 
 /// A file that nobody but its owner may be able to read.
-fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
+pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
     use std::io::Read;
     let unread = |why| Broken::Unread(path.to_owned(), why);
     let mut file = fs::File::open(path).map_err(unread)?;

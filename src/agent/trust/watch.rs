@@ -55,11 +55,14 @@ pub(in crate::agent) async fn watch(trust: Arc<Trust>, files: Option<Files>, arr
     }
 }
 
-type Stamp = Option<(SystemTime, u64)>;
+/// When a file was last changed, and its length.
+pub(crate) type Stamp = Option<(SystemTime, u64)>;
 
-/// When each file was last changed, and its length.
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())))
+}
+
 fn stamps(files: &Files) -> Vec<Stamp> {
-    let stamp = |path: &Path| fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())));
     [Some(&files.ca), Some(&files.cert), Some(&files.key), files.ca_key.as_ref()]
         .into_iter()
         .map(|path| path.and_then(|path| stamp(path)))

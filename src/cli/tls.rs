@@ -1,0 +1,90 @@
+//! TLS to an agent: whom to believe, and what to show where the agent asks for a certificate.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::failure::{Code, Failure};
+use crate::agent::trust;
+
+/// The flags of every command that talks to an agent over https.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Papers {
+    /// The authority to believe, in PEM [env: HOBNOB_API_CA] [default: the system's]
+    #[arg(long, global = true, value_name = "FILE")]
+    api_ca: Option<PathBuf>,
+    /// A certificate to show, in PEM [env: HOBNOB_API_CERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    api_cert: Option<PathBuf>,
+    /// Its private key, in PEM [env: HOBNOB_API_KEY]
+    #[arg(long, global = true, value_name = "FILE")]
+    api_key: Option<PathBuf>,
+}
+
+impl Papers {
+    /// What connects with them.
+    pub(super) fn connector(&self) -> Result<TlsConnector, Failure> {
+        let given = |flag: &Option<PathBuf>, name: &str| {
+            flag.clone().or_else(|| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from))
+        };
+        let [ca, cert, key] = [
+            given(&self.api_ca, "HOBNOB_API_CA"),
+            given(&self.api_cert, "HOBNOB_API_CERT"),
+            given(&self.api_key, "HOBNOB_API_KEY"),
+        ];
+        let wrong = |why: &dyn std::fmt::Display| {
+            let next = "hobnob --api-ca FILE --api-cert FILE --api-key FILE";
+            Failure::new("cannot speak https with these files", why, next).code(Code::Usage)
+        };
+        let mut roots = RootCertStore::empty();
+        let believed = match &ca {
+            Some(path) => certificates(path).map_err(|why| wrong(&why))?,
+            None => rustls_native_certs::load_native_certs().certs,
+        };
+        roots.add_parsable_certificates(believed);
+        if roots.is_empty() {
+            return Err(wrong(&"there is no authority to believe"));
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|why| wrong(&why))?;
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match (cert, key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(cert), Some(key)) => {
+                let text = trust::secret_text(&key).map_err(|why| wrong(&why))?;
+                let private = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|why| wrong(&why))?;
+                let chain = certificates(&cert).map_err(|why| wrong(&why))?;
+                builder.with_client_auth_cert(chain, private).map_err(|why| wrong(&why))?
+            }
+            _ => return Err(wrong(&"a certificate and its key go together")),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config).into())
+    }
+}
+
+/// A handshake with the host of `authority`; a sentence if it fails.
+pub(super) async fn connect(
+    connector: &TlsConnector,
+    authority: &str,
+    stream: TcpStream,
+) -> Result<TlsStream<TcpStream>, String> {
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).map_err(|why| why.to_string())?;
+    connector.connect(name, stream).await.map_err(|why| why.to_string())
+}
+
+fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = trust::text(path).map_err(|why| why.to_string())?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    chain.ok_or_else(|| format!("{} holds no certificate in PEM", path.display()))
+}

@@ -1,0 +1,182 @@
+//! TLS on the HTTP port: a certificate for clients to know this node by, and where `client_ca` is set, one that every
+//! client must show. The files are looked at now and then; connections that stand keep what they began with.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
+};
+use serde::Deserialize;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::agent::trust::{self, Broken, Stamp};
+
+/// The section `[http.tls]`: files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// This node's certificate, and those that lead to its authority.
+    pub cert: PathBuf,
+    /// Its private key, for its owner alone.
+    pub key: PathBuf,
+    /// The authorities of which every client must show a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What the port shows now.
+pub(super) struct Tls {
+    files: Files,
+    current: ArcSwap<ServerConfig>,
+}
+
+impl Config {
+    /// Why HTTP may not be served there: what others can reach is not for plain text, unless somebody insists.
+    ///
+    /// # Errors
+    /// A sentence that says what to set.
+    pub fn check_place(&self, listen: SocketAddr) -> Result<(), String> {
+        if self.tls.is_some() || self.insecure || listen.ip().to_canonical().is_loopback() {
+            return Ok(());
+        }
+        Err(format!(
+            "is {listen}, which other machines reach, and HTTP is plain text there: give it a certificate ([http.tls] \
+             with cert and key), or, where a proxy or a private network guards it, set http.insecure = true"
+        ))
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    pub(super) fn read(files: Files) -> Result<Self, Broken> {
+        let current = ArcSwap::from_pointee(config(&files)?);
+        Ok(Self { files, current })
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        self.current.load_full().into()
+    }
+
+    fn stamps(&self) -> Vec<Stamp> {
+        let Files { cert, key, client_ca } = &self.files;
+        [Some(cert), Some(key), client_ca.as_ref()].into_iter().flatten().map(|path| trust::stamp(path)).collect()
+    }
+
+    /// Takes over what the files hold when they change, and warns before the certificate expires, until `stop`.
+    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let (mut seen, mut warned) = (self.stamps(), None::<SystemTime>);
+        loop {
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+            let now = self.stamps();
+            if seen != now {
+                seen = now;
+                match config(&self.files) {
+                    Ok(config) => {
+                        self.current.store(Arc::new(config));
+                        warned = None;
+                        tracing::info!(event = "http_certificate_reloaded");
+                    }
+                    // Half of the files may be written: whoever writes the other half brings us back here.
+                    Err(why) => {
+                        tracing::error!(event = "http_certificate_not_reloaded", %why, "the old one stays in use");
+                    }
+                }
+            }
+            let now = SystemTime::now();
+            let again = warned.is_none_or(|at| now.duration_since(at).unwrap_or_default() > WARN_EVERY);
+            let expires = certificates(&self.files.cert).ok().and_then(|chain| trust::says(chain.first()?));
+            if again && expires.is_some_and(|says| says.expires_soon(now)) {
+                warned = Some(now);
+                tracing::warn!(event = "http_certificate_expires", file = %self.files.cert.display());
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Tls({:?})", self.files)
+    }
+}
+
+fn config(files: &Files) -> Result<ServerConfig, Broken> {
+    let chain = certificates(&files.cert)?;
+    let key = trust::secret_text(&files.key)?;
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
+    let crypto = Arc::new(provider::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&crypto)).with_safe_default_protocol_versions()?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for root in certificates(path)? {
+                roots.add(root)?;
+            }
+            let roots = Arc::new(roots);
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder_with_provider(roots, crypto).build()?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if files.client_ca.is_some() {
+        // A resumed session would outlive the authority that its client was believed by.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
+    Ok(config)
+}
+
+/// At least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Broken> {
+    let text = trust::text(path)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    chain.ok_or_else(|| Broken::File(path.to_owned(), "holds no certificate in PEM"))
+}
+
+/// That the files are of no use, as a listener's failure.
+pub(super) fn unusable(why: &Broken) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("http.tls: {why}"))
+}
+
+/// A call of `stat` for each file each time.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// A warning that is read is read once a day.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The first byte of a TLS handshake (RFC 8446 section 5.1), with which no HTTP request begins.
+pub(super) const HANDSHAKE: u8 = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_reach_is_not_served_in_plain_text() {
+        let place = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mut config = Config::default();
+        for good in ["127.0.0.1:8500", "127.8.0.1:0", "[::1]:8500", "[::ffff:127.0.0.1]:1"] {
+            assert_eq!(config.check_place(place(good)), Ok(()), "{good}");
+        }
+        for bad in ["0.0.0.0:8500", "[::]:0", "10.0.0.1:8500", "[2001:db8::1]:8500"] {
+            assert!(config.check_place(place(bad)).unwrap_err().contains("http.insecure"), "{bad}");
+        }
+        config.insecure = true;
+        assert_eq!(config.check_place(place("0.0.0.0:8500")), Ok(()));
+    }
+}
