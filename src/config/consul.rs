@@ -105,7 +105,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
             "header" => drop(ours.insert(renamed(&key, "headers".into()), one_line_each(value))),
             "successbeforepassing" | "failuresbeforecritical" => {
                 let name = if folded.starts_with('s') { "rise" } else { "fall" };
-                ours.insert(renamed(&key, name.into()), one_more(value));
+                ours.insert(renamed(&key, name.into()), at_least_one(value));
             }
             other => {
                 let name = CHECK_WORDS.iter().find(|(theirs, _)| *theirs == other).map(|(_, ours)| *ours);
@@ -120,7 +120,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
     if let Some(tls) = tls.filter(|_| http != Some(false)) {
         ours.insert(Spanned::new(span.clone(), "tls".into()), new(DeValue::Table(tls)));
     }
-    if let Some(ten) = COUNTS.last().filter(|_| http.is_some() && follows).and_then(|ten| DeValue::parse(ten).ok()) {
+    if let Some(ten) = DeValue::parse("10").ok().filter(|_| http.is_some() && follows) {
         ours.insert(Spanned::new(span.clone(), "redirects".into()), new(ten.into_inner()));
     }
     Some(Spanned::new(span, DeValue::Table(ours)))
@@ -141,13 +141,12 @@ fn one_line_each(headers: Value<'_>) -> Value<'_> {
     Spanned::new(span, DeValue::Table(each.collect()))
 }
 
-/// Consul counts what comes before the change, we count the change too.
-fn one_more(value: Value<'_>) -> Value<'_> {
-    let before = value.get_ref().as_integer().and_then(|number| number.as_str().parse::<usize>().ok());
+/// Consul names the number of results that it takes, and means one by nought.
+fn at_least_one(value: Value<'_>) -> Value<'_> {
+    let is_nought = value.get_ref().as_integer().is_some_and(|number| number.as_str() == "0");
     // A tree of TOML borrows its numbers from a text.
-    let more = before.map(|before| DeValue::parse(COUNTS[before.min(COUNTS.len() - 1)]));
-    match more {
-        Some(Ok(more)) => Spanned::new(value.span(), more.into_inner()),
+    match DeValue::parse("1") {
+        Ok(one) if is_nought => Spanned::new(value.span(), one.into_inner()),
         _ => value,
     }
 }
@@ -202,5 +201,3 @@ const CHECK_WORDS: [(&str, &str); 18] = [
     ("status", "initial"),
     ("deregistercriticalserviceafter", "deregister_after"),
 ];
-/// The count after each; who wants more in a row than that will not see the difference.
-const COUNTS: [&str; 10] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];

@@ -97,7 +97,7 @@ fn consul_s_service_files_are_read() {
         {"grpc": "127.0.0.1:1/x", "grpc_use_tls": true, "interval": "5s"}]}}"#;
     let config = Config::load(&sources(&folder(&[("services.d/db.json", text)]))).unwrap();
     let checks = &config.services[0].checks;
-    assert_eq!((checks[0].id.as_str(), checks[0].name.as_str(), checks[0].rise, checks[0].fall), ("a", "A", 3, 4));
+    assert_eq!((checks[0].id.as_str(), checks[0].name.as_str(), checks[0].rise, checks[0].fall), ("a", "A", 2, 3));
     let CheckKind::Http(http) = &checks[0].kind else { panic!("{checks:?}") };
     assert_eq!((http.headers["Accept"].as_str(), http.redirects), ("a, b", 10));
     assert!(http.tls.as_ref().is_some_and(|tls| !tls.verify));

@@ -380,6 +380,7 @@ mod tests {
                 "/v1/agent/join/{*address}",
                 "/v1/agent/leave",
                 "/v1/agent/maintenance",
+                "/v1/agent/reload",
                 "/v1/catalog/deregister",
                 "/v1/catalog/register",
                 "/v1/event/fire/{*name}",

@@ -35,9 +35,10 @@ impl Problem {
         Self { status, ..self }
     }
 
-    /// Its status and its sentence, for those who write errors in another form.
+    /// Its status, and all that it says in one line, for those who write errors in another form.
     pub(crate) fn into_parts(self) -> (StatusCode, String) {
-        (self.status, self.detail)
+        let said: Vec<_> = std::iter::once(self.detail).chain(self.reasons).collect();
+        (self.status, said.join("; "))
     }
 
     /// A read of a catalogue that is not complete yet: 503, and when to ask again.

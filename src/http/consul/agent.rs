@@ -19,7 +19,7 @@ use super::{
     service::Empty,
 };
 use crate::{
-    http::{App, Shared, metrics},
+    http::{App, Shared, metrics, native},
     mesh,
     model::MemberState,
 };
@@ -252,6 +252,12 @@ pub(super) async fn force_leave(State(app): Shared, Tail(node): Tail) -> Answer 
     if member.state != MemberState::Left {
         app.agent.force_leave(member.id).await?;
     }
+    Ok(().into_response())
+}
+
+/// `PUT /v1/agent/reload`; what is wrong with the files is all said in one line.
+pub(super) async fn reload(State(app): Shared) -> Answer {
+    native::reloaded(&app).await?;
     Ok(().into_response())
 }
 

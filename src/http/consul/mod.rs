@@ -98,6 +98,7 @@ fn writes() -> Table {
         ("/v1/agent/service/maintenance/{*id}", put(maintenance::service)),
         ("/v1/agent/join/{*address}", put(agent::join)),
         ("/v1/agent/leave", put(agent::leave)),
+        ("/v1/agent/reload", put(agent::reload)),
         ("/v1/agent/force-leave/{*node}", put(agent::force_leave)),
         ("/v1/agent/service/register", put(register::register)),
         ("/v1/agent/service/deregister/{*id}", put(register::deregister)),

@@ -39,8 +39,8 @@ use serde::Serializer;
 
 pub(super) use openapi::Api;
 pub(super) use params::Segments;
-pub(super) use reload::Reloads;
 pub use reload::{ReloadAsk, Reloaded};
+pub(super) use reload::{Reloads, reloaded};
 pub(super) use watch::Renderings;
 pub use watch::state;
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::openapi::Api;
-use crate::http::{Answer, Problem, Shared};
+use crate::http::{Answer, App, Problem, Shared};
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -26,14 +26,16 @@ pub type ReloadAsk = oneshot::Sender<Result<Reloaded, Vec<String>>>;
 pub(in crate::http) type Reloads = mpsc::Sender<ReloadAsk>;
 
 pub(super) async fn reload(State(app): Shared) -> Answer {
+    Ok(Json(reloaded(&app).await?).into_response())
+}
+
+/// Has the files read again, for whichever face is asked to.
+pub(in crate::http) async fn reloaded(app: &App) -> Result<Reloaded, Problem> {
     let ended = || Problem::new(StatusCode::NOT_IMPLEMENTED, "this node reads no files: nothing to reload");
     let reloads = app.reloads.as_ref().ok_or_else(ended)?;
     let (ask, answer) = oneshot::channel();
     reloads.send(ask).await.map_err(|_| ended())?;
-    match answer.await.map_err(|_| ended())? {
-        Ok(reloaded) => Ok(Json(reloaded).into_response()),
-        Err(mistakes) => Err(Problem::unusable(mistakes)),
-    }
+    answer.await.map_err(|_| ended())?.map_err(Problem::unusable)
 }
 
 /// For the OpenAPI document.
