@@ -175,7 +175,7 @@ pub(crate) fn home() -> TempDir {
 }
 
 /// One sample of an agent's metrics.
-fn metric(http: SocketAddr, name: &str) -> f64 {
+pub(crate) fn metric(http: SocketAddr, name: &str) -> f64 {
     let (status, page) = Client::connect(http).call("GET", "/metrics", "");
     assert_eq!(status, 200);
     let samples: BTreeMap<_, _> = page.lines().filter_map(|line| line.rsplit_once(' ')).collect();
