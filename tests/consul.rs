@@ -167,6 +167,28 @@ async fn read_owned(agent: &Agent, path: String) -> (u64, Value) {
 }
 
 #[tokio::test]
+async fn what_is_sent_again_is_never_older_than_what_is_known() {
+    let (_mesh, agent) = alone().await;
+    let path = "/v1/health/service/web?passing";
+    let mut last = 0;
+    for port in 1..=20 {
+        put(&agent, "/v1/agent/service/register", &json!({"Name": "web", "Port": port}).to_string()).await;
+        for _ in 0..3 {
+            let (index, found) = read(&agent, path).await;
+            assert_eq!(found[0]["Service"]["Port"], port);
+            assert!(index >= last);
+            last = index;
+        }
+    }
+    let (_, _, metrics) = raw(&agent, "GET", "/metrics", "").await;
+    assert!(metrics.contains("route=\"again\",code=\"2xx\"} 40\n"), "{metrics}");
+    put(&agent, "/v1/agent/service/deregister/web", "").await;
+    assert_eq!(read(&agent, path).await.1, json!([]));
+    // Only what is read is sent again.
+    assert_eq!(raw(&agent, "PUT", path, "").await.0, 405);
+}
+
+#[tokio::test]
 async fn a_number_that_this_start_did_not_issue_is_answered_at_once() {
     let (mesh, agent) = alone().await;
     put(&agent, "/v1/agent/service/register", WEB).await;

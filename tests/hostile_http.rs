@@ -166,4 +166,20 @@ async fn a_long_answer_is_compressed_for_who_asks() {
     let small = tcp(&agent, get("Accept-Encoding: gzip\r\n").as_bytes()).await;
     assert!(small.contains("content-encoding: gzip") && small.len() < plain.len(), "{small}");
     assert!(plain.ends_with("# EOF\n") && plain.contains("vary: accept-encoding"), "{plain}");
+    // What is sent again is kept in both forms.
+    let body = json!({"name": "web", "meta": {"a": "x".repeat(500), "b": "y".repeat(500)}}).to_string();
+    assert_eq!(agent.call("PUT", "/api/v1/registrations/web", &body).await.0, 201);
+    let get =
+        |more| format!("GET /v1/health/service/web HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
+    let mut bodies = [Vec::new(), Vec::new()];
+    for _ in 0..3 {
+        for (bodies, more) in bodies.iter_mut().zip(["", "Accept-Encoding: gzip\r\n"]) {
+            let answer = tcp(&agent, get(more).as_bytes()).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert_eq!(head.contains("content-encoding: gzip"), !more.is_empty(), "{head}");
+            assert_eq!(head.matches("vary: accept-encoding").count(), 1, "{head}");
+            bodies.push(body.to_owned());
+        }
+    }
+    assert!(bodies.iter().all(|same| same.iter().all(|body| *body == same[0])), "{bodies:?}");
 }

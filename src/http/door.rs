@@ -23,8 +23,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use super::{
-    Problem,
+    App, Problem,
     budget::Budget,
+    consul,
     crowd::{Crowd, CutOff},
     doorstep::{self, Head, MAX_HEAD, Socket},
     guard::{self, Via},
@@ -39,6 +40,8 @@ use crate::model::Host;
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) router: Router,
+    /// Whose kept answers are sent again, and where they are counted; `None` where each request is held to a policy.
+    pub(super) kept: Option<(Arc<App>, Arc<Classes>)>,
     pub(super) hosts: Vec<Host>,
     /// What the TCP port speaks, if not plain text.
     pub(super) tls: Option<Arc<Tls>>,
@@ -187,8 +190,18 @@ impl Door {
             return refuse(problem);
         }
         let coding = Coding::of(request.headers());
-        let (request, _taken) = self.budget.meter(request);
-        let Ok(response) = self.router.clone().oneshot(request).await;
+        let again = self
+            .kept
+            .as_ref()
+            .and_then(|(app, count)| consul::again(app, &request, coding).inspect(|response| count.add(response)));
+        let (response, _taken) = match again {
+            Some(response) => (response, None),
+            None => {
+                let (request, taken) = self.budget.meter(request);
+                let Ok(response) = self.router.clone().oneshot(request).await;
+                (response, Some(taken))
+            }
+        };
         match self.budget.hold(coding.encode(response).await).await {
             Ok(response) => Ok(response),
             Err(spent) => refuse(spent.into()),
@@ -270,6 +283,7 @@ mod tests {
         let crowd = Arc::<Crowd>::default();
         Arc::new(Door {
             router,
+            kept: None,
             hosts: Vec::new(),
             tls: None,
             refused: Arc::default(),

@@ -30,6 +30,11 @@ impl Coding {
         if lines.flat_map(|line| line.split(',')).any(takes_gzip) { Self::Gzip } else { Self::Identity }
     }
 
+    /// Whether a body that is sent again and again is worth keeping in this coding.
+    pub(super) fn keeps(self, body: &[u8]) -> bool {
+        self == Self::Gzip && body.len() as u64 >= WORTH_IT
+    }
+
     /// The answer in this coding, if that is worth it.
     pub(super) async fn encode(self, mut response: Response) -> Response {
         let worth = response.status() == StatusCode::OK
@@ -57,7 +62,8 @@ impl Coding {
     }
 }
 
-fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
+/// Compresses what is in memory whole.
+pub(super) fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
     encoder.write_all(bytes)?;
     encoder.finish()

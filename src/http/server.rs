@@ -116,7 +116,7 @@ impl Bound {
         let Self { tls, tcp, unix, address, config, tallies, reloads } = self;
         let mut requests = Requests::default();
         let routes = routes(&mut requests, &config);
-        let refused = requests.route("refused");
+        let (refused, again) = (requests.route("refused"), requests.route("again"));
         let crowd = Arc::<Crowd>::default();
         let (anonymous, fixed) = (config.anonymous, config.tokens);
         let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed });
@@ -132,7 +132,9 @@ impl Bound {
             reloads,
             stop: stop.clone(),
         });
+        let kept = access.anonymous.is_all().then(|| (Arc::clone(&app), again));
         let door = Arc::new(Door {
+            kept,
             router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
             hosts: config.hosts,
             tls: tls.clone(),

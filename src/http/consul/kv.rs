@@ -12,7 +12,7 @@ use crate::{agent::Topic, http::Shared};
 
 pub(super) async fn read(State(app): Shared, query: Query) -> Answer {
     super::failure::ready(&app)?;
-    let mark = settle(&app, &query, Topic::Nothing).await;
+    let mark = settle(&app, &query, &Topic::Nothing).await;
     let mut response = marked(Body::empty(), mark);
     *response.status_mut() = StatusCode::NOT_FOUND;
     response.headers_mut().remove(axum::http::header::CONTENT_TYPE);

@@ -41,7 +41,7 @@ use axum::{
 
 pub(super) use check::node_checks;
 pub(super) use document::folded;
-pub(super) use read::Bodies;
+pub(super) use read::{Bodies, again};
 pub(super) use reports::service_of_check;
 
 use super::{App, door, requests::Requests};

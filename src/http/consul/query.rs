@@ -36,8 +36,7 @@ impl<S: Sync> FromRequestParts<S> for Query {
 impl Query {
     fn parse(uri: &Uri) -> Result<Self, Failure> {
         let pairs = Pairs::try_from_uri(uri).map_err(|why| Failure::bad(why.body_text()))?.0;
-        let key = key(uri.path(), uri.query().unwrap_or_default());
-        let mut asked = Self { pairs, index: None, wait: DEFAULT_WAIT, key };
+        let mut asked = Self { pairs, index: None, wait: DEFAULT_WAIT, key: key(uri) };
         if let Some(index) = asked.text("index") {
             let index = index.parse::<u64>().map_err(|_| Failure::bad("Invalid index"))?;
             // Who has seen nothing yet is told at once.
@@ -88,13 +87,13 @@ impl Query {
     }
 }
 
-/// The target without what only says how long to wait.
-fn key(path: &str, query: &str) -> String {
+/// The target without what only says how long to wait: for one that says no such thing, as it was written.
+fn key(uri: &Uri) -> String {
     let is_about_waiting = |pair: &&str| pair.starts_with("index=") || pair.starts_with("wait=");
-    let mut key = String::with_capacity(path.len() + query.len() + 1);
-    key.push_str(path);
-    for pair in query.split('&').filter(|pair| !is_about_waiting(pair)) {
-        key.push('&');
+    let mut key = uri.path().to_owned();
+    let pairs = uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_about_waiting(pair));
+    for (at, pair) in pairs.enumerate() {
+        key.push(if at == 0 { '?' } else { '&' });
         key.push_str(pair);
     }
     key
@@ -129,7 +128,8 @@ mod tests {
     #[test]
     fn what_only_says_how_to_wait_is_not_part_of_the_key() {
         let keys = ["passing&index=7&wait=5s", "passing", "index=9&passing"].map(|query| parse(query).unwrap().key);
-        assert_eq!(keys, ["/v1/catalog/services&passing"; 3]);
+        assert_eq!(keys, ["/v1/catalog/services?passing"; 3]);
+        assert_eq!(parse("a=1&b&c=%20").unwrap().key, "/v1/catalog/services?a=1&b&c=%20");
         assert_ne!(parse("tag=a").unwrap().key, parse("tag=b").unwrap().key);
     }
 

@@ -14,7 +14,7 @@ use std::{
 
 use axum::{
     body::Body,
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderName, HeaderValue, Method, Request, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -26,29 +26,53 @@ use super::{
     failure::{Answer, ready},
     query::Query,
 };
-use crate::{agent::Topic, http::App};
+use crate::{
+    agent::Topic,
+    http::{
+        App,
+        gzip::{Coding, gzip},
+    },
+};
 
 /// Waits if the client asks for it, then answers with what `render` makes of the topic at its mark.
 pub(super) async fn read(app: &App, query: &Query, topic: Topic, render: impl FnOnce(u64) -> Bytes) -> Answer {
     ready(app)?;
-    let mark = settle(app, query, topic).await;
+    let mark = settle(app, query, &topic).await;
     let render = || render(mark);
     let body = match query.text("near") {
-        None => app.bodies.body(&query.key, mark, render),
+        None => app.bodies.body(&query.key, mark, render, || query.text("dc").is_none().then(|| topic.clone())),
         // Distances move without a mark: a body that is sorted by them is good for a second.
-        Some(_) => app.bodies.body(
-            &format!("{}#{}", query.key, app.started.elapsed().map_or(0, |up| up.as_secs())),
-            mark,
-            render,
-        ),
+        Some(_) => {
+            let key = format!("{}#{}", query.key, app.started.elapsed().map_or(0, |up| up.as_secs()));
+            app.bodies.body(&key, mark, render, || None)
+        }
     };
     Ok(marked(Body::from(body), mark))
 }
 
+/// The answer to what was asked in the same words before, if nothing that it tells of has changed: the questions that most
+/// clients ask most of the time, answered before any of them is parsed.
+pub(in crate::http) fn again(app: &App, request: &Request<Body>, coding: Coding) -> Option<Response> {
+    let target = request.uri().path_and_query().filter(|_| request.method() == Method::GET)?;
+    let kept = app.bodies.kept.get(target.as_str()).map(|kept| Arc::clone(&kept))?;
+    let (view, body) = (app.agent.view(), kept.body.get()?);
+    if !view.is_ready() || view.mark(kept.topic.as_ref()?) > kept.mark {
+        return None;
+    }
+    let Some(zipped) = coding.keeps(body).then(|| app.bodies.zipped(&kept, body)).flatten() else {
+        return Some(marked(Body::from(body.clone()), kept.mark));
+    };
+    let mut response = marked(Body::from(zipped), kept.mark);
+    // As `Coding::encode` would have it.
+    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    Some(response)
+}
+
 /// The topic's mark, once it is beyond what the client has seen, or the wait is over, or this node is about to stop.
-pub(super) async fn settle(app: &App, query: &Query, topic: Topic) -> u64 {
+pub(super) async fn settle(app: &App, query: &Query, topic: &Topic) -> u64 {
     let view = app.agent.view();
-    let mark = view.mark(&topic);
+    let mark = view.mark(topic);
     let Some(seen) = query.index.filter(|seen| view.has_issued(*seen) && *seen >= mark) else { return mark };
     let mut waiter = view.wait(topic.clone());
     let _parked = app.bodies.park();
@@ -56,7 +80,7 @@ pub(super) async fn settle(app: &App, query: &Query, topic: Topic) -> u64 {
     tokio::pin!(late);
     loop {
         // After taking the place, before waiting: nothing falls between.
-        let mark = view.mark(&topic);
+        let mark = view.mark(topic);
         if mark > seen {
             return mark;
         }
@@ -127,7 +151,17 @@ impl Drop for Parked<'_> {
 #[derive(Debug, Default)]
 struct Kept {
     mark: u64,
+    /// What it tells of, where nothing else shapes it: it may be sent again while that stays as it was.
+    topic: Option<Topic>,
     body: OnceLock<Bytes>,
+    /// The same by gzip, once somebody has asked for that.
+    zipped: OnceLock<Bytes>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        [&self.body, &self.zipped].into_iter().filter_map(OnceLock::get).map(Bytes::len).sum()
+    }
 }
 
 impl Bodies {
@@ -142,11 +176,17 @@ impl Bodies {
     }
 
     /// The body for a query at a mark; of all who come at a time one renders it and the others wait for that.
-    fn body(&self, key: &str, mark: u64, render: impl FnOnce() -> Bytes) -> Bytes {
+    fn body(
+        &self,
+        key: &str,
+        mark: u64,
+        render: impl FnOnce() -> Bytes,
+        topic: impl FnOnce() -> Option<Topic>,
+    ) -> Bytes {
         let found = self.kept.get(key).map(|kept| Arc::clone(&kept));
         let kept = match found.filter(|kept| kept.mark >= mark) {
             Some(kept) => kept,
-            None => self.renew(key, mark),
+            None => self.renew(key, mark, topic),
         };
         let body = kept.body.get_or_init(|| {
             let body = render();
@@ -156,7 +196,17 @@ impl Bodies {
         body.clone()
     }
 
-    fn renew(&self, key: &str, mark: u64) -> Arc<Kept> {
+    /// `None` where it cannot be made smaller.
+    fn zipped(&self, kept: &Kept, body: &Bytes) -> Option<Bytes> {
+        let zip = || {
+            let small = Bytes::from(gzip(body).unwrap_or_default());
+            self.bytes.fetch_add(small.len(), Ordering::Relaxed);
+            small
+        };
+        Some(kept.zipped.get_or_init(zip)).filter(|small| !small.is_empty()).cloned()
+    }
+
+    fn renew(&self, key: &str, mark: u64, topic: impl FnOnce() -> Option<Topic>) -> Arc<Kept> {
         if self.kept.len() >= MAX_BODIES || self.bytes.load(Ordering::Relaxed) >= MAX_BYTES {
             // Queries come from clients, who may think of many. What is in use is rendered again once.
             self.kept.clear();
@@ -164,8 +214,8 @@ impl Bodies {
         }
         let mut slot = self.kept.entry(key.to_owned()).or_default();
         if slot.mark < mark {
-            let old = std::mem::replace(&mut *slot, Arc::new(Kept { mark, body: OnceLock::new() }));
-            let freed = old.body.get().map_or(0, Bytes::len);
+            let new = Kept { mark, topic: topic(), ..Kept::default() };
+            let freed = std::mem::replace(&mut *slot, Arc::new(new)).bytes();
             // The sum may lag behind while bodies are under way, never below nothing.
             let _ = self.bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, |sum| Some(sum.saturating_sub(freed)));
         }
@@ -188,7 +238,9 @@ mod tests {
     #[test]
     fn a_body_is_rendered_once_for_each_mark() {
         let bodies = Bodies::default();
-        let body = |key: &str, mark, text: &'static str| bodies.body(key, mark, || Bytes::from_static(text.as_bytes()));
+        let body = |key: &str, mark, text: &'static str| {
+            bodies.body(key, mark, || Bytes::from_static(text.as_bytes()), || None)
+        };
         assert_eq!(body("a", 1, "one"), "one");
         assert_eq!(body("a", 1, "not again"), "one");
         assert_eq!(body("b", 1, "other"), "other");
@@ -198,10 +250,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_in_two_forms_is_counted_in_both() {
+        let (bodies, text) = (Bodies::default(), Bytes::from(vec![b'x'; 5000]));
+        let body = |mark| bodies.body("a", mark, || text.clone(), || Some(Topic::Nodes));
+        body(1);
+        let kept = Arc::clone(&bodies.kept.get("a").unwrap());
+        let small = bodies.zipped(&kept, &text).unwrap();
+        assert_eq!(bodies.zipped(&kept, &text).unwrap().as_ptr(), small.as_ptr(), "made once");
+        assert_eq!(bodies.bytes.load(Ordering::Relaxed), 5000 + small.len());
+        body(2);
+        assert_eq!(bodies.bytes.load(Ordering::Relaxed), 5000);
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
         let bodies = Bodies::default();
         for n in 0..=MAX_BODIES {
-            bodies.body(&n.to_string(), 1, || Bytes::from_static(b"x"));
+            bodies.body(&n.to_string(), 1, || Bytes::from_static(b"x"), || None);
         }
         assert!(bodies.kept.len() <= MAX_BODIES);
     }
