@@ -280,7 +280,10 @@ async fn a_demo_plays_its_story_and_a_script() {
     assert_eq!(story.code, Some(0), "{story:?}");
     assert!(story.out.contains("8080") && story.out.contains("web gone, by DNS"), "{story:?}");
     let mesh = Mesh::new();
-    let script = mesh.file("script", "register db 5432 on n2\nwait db seen\nresolve db on n1\n");
+    let script = mesh.file(
+        "script",
+        "register db 5432 on n2\nwait db seen\nresolve db on n1\npartition n1\nshow\nheal\nwait agreement\n",
+    );
     let played = finish(hobnob().args(["demo", "--nodes", "2", "--script"]).arg(script)).await;
     assert!(played.code == Some(0) && played.out.contains("5432"), "{played:?}");
     let wrong = finish(hobnob().args(["demo", "--script"]).arg(mesh.file("wrong", "kill n1\nkil n2\n"))).await;

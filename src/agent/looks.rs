@@ -1,6 +1,9 @@
 //! What handles want to see that is in no view: the loop shows it, and waits for nobody.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::oneshot,
@@ -35,9 +38,7 @@ impl Drive {
     pub(super) fn show(&mut self, look: Look) {
         match look {
             Look::Stats(reply) => drop(reply.send(self.mesh.stats())),
-            Look::Will(reply) => {
-                drop(reply.send(Will::new(self.greeter.trust.estate(), self.mesh.hello(), self.peers.heirs())))
-            }
+            Look::Will(reply) => drop(reply.send(self.will())),
             Look::Inquire(id, reply) => {
                 // Who is not known here is not asked about; the explanation says so.
                 let _ = self.mesh.command(self.clock.now(), Command::Inquire(id));
@@ -54,6 +55,16 @@ impl Drive {
                 self.drain();
             }
         }
+    }
+
+    fn will(&self) -> Will {
+        // Who dialled this node may stand behind a NAT, where only his own word on his address leads to him.
+        let reached = |(id, seen): (NodeId, SocketAddr)| {
+            let told = self.mesh.addresses(id);
+            if told.contains(&seen) { seen } else { told.first().copied().unwrap_or(seen) }
+        };
+        let heirs = self.peers.heirs().into_iter().map(reached).collect();
+        Will::new(self.greeter.trust.estate(), self.mesh.hello(), heirs)
     }
 
     /// A member has said that it is there.

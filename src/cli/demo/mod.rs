@@ -1,8 +1,9 @@
 //! `hobnob demo`: a mesh of real nodes in one process. A service is registered on one, resolved through another's DNS,
-//! its node is killed, and the times of all that are printed.
+//! its node is killed, comes back, loses its power, and the times of all that are printed.
 //!
 //! The story is a script like any other; on a terminal the same words can be typed afterwards.
 
+mod cable;
 mod script;
 mod stage;
 
@@ -98,5 +99,9 @@ resolve web on n2
 kill n1
 wait web gone
 resolve web on n2
+restart n1
+wait web seen
+unplug n1
+wait web gone
 report
 ";

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::{failure::Failure, output},
+    cable::{Cables, Plug},
     script::{HELP, Step, Until},
 };
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
 pub(super) struct Stage {
     nodes: BTreeMap<NodeName, Actor>,
     secret: Secret,
+    cables: Cables,
     since: Instant,
     times: Vec<Times>,
 }
@@ -43,6 +45,7 @@ struct Actor {
 struct Life {
     agent: Agent,
     dns: dns::Running,
+    plug: Plug,
     runtime: Runtime,
 }
 
@@ -55,8 +58,13 @@ struct Times {
 impl Stage {
     /// Starts `count` nodes, n1, n2, …, and waits until all of them see all.
     pub(super) async fn new(count: NonZeroUsize) -> Result<Self, Failure> {
-        let mut stage =
-            Self { nodes: BTreeMap::new(), secret: Secret::random(), since: Instant::now(), times: Vec::new() };
+        let mut stage = Self {
+            nodes: BTreeMap::new(),
+            secret: Secret::random(),
+            cables: Cables::default(),
+            since: Instant::now(),
+            times: Vec::new(),
+        };
         for number in 1..=count.get() {
             let name = NodeName::try_from(&*format!("n{number}"));
             let name = name.map_err(|why| Failure::new("a node has no name", why, "hobnob demo --nodes 5"))?;
@@ -83,7 +91,12 @@ impl Stage {
         match step {
             Step::Register(service, port, node) => self.register(service, *port, node).await?,
             Step::Resolve(service, node) => self.resolve(service, node).await?,
-            Step::Kill(node) => self.kill(node)?,
+            Step::Kill(node) => self.kill(node).await?,
+            Step::Unplug(node) => self.unplug(node)?,
+            Step::Partition(nodes) => self.partition(nodes)?,
+            Step::Heal => self.partition(&[])?,
+            Step::Show => self.show(),
+            Step::Agree => self.agree().await?,
             Step::Restart(node) => self.restart(node).await?,
             Step::Wait(service, until) => self.wait(service, *until).await?,
             Step::Report => self.report(),
@@ -113,17 +126,71 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends a node as `kill -9` would: its sockets are closed and nobody is told.
-    fn kill(&mut self, node: &NodeName) -> Result<(), Failure> {
+    /// Ends a node as a power cut would: its sockets are closed and nobody is told.
+    fn unplug(&mut self, node: &NodeName) -> Result<(), Failure> {
         let life = self.actor(node)?.life.take().ok_or_else(|| dead(node))?;
         self.since = Instant::now();
         life.runtime.shutdown_background();
         Ok(())
     }
 
+    /// Ends a node as `kill -9` would: then its parent process, played by this one, reads its last will.
+    async fn kill(&mut self, node: &NodeName) -> Result<(), Failure> {
+        let life = self.actor(node)?.life.as_ref().ok_or_else(|| dead(node))?;
+        let will = life.agent.will().await;
+        self.unplug(node)?;
+        if let Some(will) = will {
+            tokio::spawn(will.execute());
+        }
+        Ok(())
+    }
+
+    fn partition(&mut self, apart: &[NodeName]) -> Result<(), Failure> {
+        for node in apart {
+            self.actor(node)?;
+        }
+        self.cables.cut(apart.iter().cloned());
+        self.since = Instant::now();
+        Ok(())
+    }
+
+    fn show(&self) {
+        let mut table = output::table(["NODE", "ALIVE", "SUSPECT", "DOWN", "SERVICES"]);
+        for (name, life) in self.nodes.iter().filter_map(|(name, actor)| Some((name, actor.life.as_ref()?))) {
+            let view = life.agent.view();
+            let in_state = |state| {
+                let seen = view.nodes_where(|member| member.state == state);
+                seen.iter().map(|member| member.node.name.to_string()).collect::<Vec<_>>().join(" ")
+            };
+            let states = [MemberState::Alive, MemberState::Suspect, MemberState::Down].map(in_state);
+            let services = view.services();
+            let count = |service: &Arc<agent::Service>| format!("{} {}", service.name, service.instances.len());
+            let services = services.iter().map(count).collect::<Vec<_>>().join(", ");
+            let [alive, suspect, down] = states;
+            table.add_row([name.to_string(), alive, suspect, down, services]);
+        }
+        output::print(&table.trim_fmt());
+    }
+
+    /// Waits until all living nodes see each other alive, and know the same.
+    async fn agree(&mut self) -> Result<(), Failure> {
+        let lives = || self.nodes.values().filter_map(|actor| actor.life.as_ref());
+        let agents: Vec<_> = lives().map(|life| life.agent.clone()).collect();
+        let agreed = async |life: &Life| {
+            let mut changes = life.agent.view().subscribe();
+            let own = || life.agent.fingerprint();
+            let alive = || life.agent.view().nodes_where(|member| member.state == MemberState::Alive).len();
+            while alive() != agents.len() || agents.iter().any(|other| other.fingerprint() != own()) {
+                let _ = timeout(ASK_AGAIN, changes.changed()).await;
+            }
+            Ok(())
+        };
+        self.measure("all see all and know the same".into(), agreed).await
+    }
+
     async fn restart(&mut self, node: &NodeName) -> Result<(), Failure> {
         if self.actor(node)?.life.is_some() {
-            self.kill(node)?;
+            self.unplug(node)?;
         }
         let since = Instant::now();
         let life = self.live(node).await?;
@@ -190,6 +257,7 @@ impl Stage {
     async fn live(&self, name: &NodeName) -> Result<Life, Failure> {
         let failed = |why: &dyn std::fmt::Display| Failure::new(format!("{name} did not start"), why, "ulimit -n");
         let seeds = self.nodes.values().filter_map(|actor| actor.life.as_ref()).take(SEEDS);
+        let mut plug = self.cables.lay(name).await.map_err(|error| failed(&error))?;
         let config = agent::Config {
             node: name.clone(),
             mesh: "demo".try_into().map_err(|error| failed(&error))?,
@@ -197,8 +265,8 @@ impl Stage {
             zone: String::new(),
             meta: BTreeMap::new(),
             listen: LOOPBACK,
-            advertise: None,
-            join: seeds.map(|life| life.agent.address().to_string()).collect(),
+            advertise: Some(plug.address),
+            join: seeds.map(|life| life.plug.address.to_string()).collect(),
             secrets: vec![self.secret.clone()],
             tls: None,
             data_dir: None,
@@ -213,7 +281,10 @@ impl Stage {
             Ok::<_, String>((agent, dns))
         });
         match started.await {
-            Ok(Ok((agent, dns))) => Ok(Life { agent, dns, runtime }),
+            Ok(Ok((agent, dns))) => {
+                self.cables.connect(&mut plug, name, agent.address());
+                Ok(Life { agent, dns, plug, runtime })
+            }
             failure => {
                 runtime.shutdown_background();
                 Err(failed(&failure.map_or_else(|error| error.to_string(), |why| why.err().unwrap_or_default())))
@@ -257,7 +328,7 @@ fn dead(node: &NodeName) -> Failure {
     Failure::new(format!("{node} does not live"), "it was killed", format!("restart {node}"))
 }
 
-const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+pub(super) const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 /// One seed would do; two survive a death while a third node starts.
 const SEEDS: usize = 2;
 /// A silent death is seen within seconds; who has not seen it after a minute never will.
