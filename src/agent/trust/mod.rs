@@ -8,6 +8,8 @@
 //! The names are checked by us, since a seed is dialled by address: the mesh and the deny list first, then the chain, and
 //! in the Hello the node. Papers are replaced while connections stand.
 
+#![doc = include_str!("rotation.md")]
+
 mod authority;
 mod edict;
 mod enrol;

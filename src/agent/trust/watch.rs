@@ -34,8 +34,11 @@ pub(in crate::agent) async fn watch(trust: Arc<Trust>, files: Option<Files>, arr
             if seen.as_ref() != Some(&now) {
                 seen = Some(now);
                 // Half of the files may be written: whoever writes the other half brings us back here.
-                if let Err(why) = trust.renew(Proof::Files(files)) {
-                    tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
+                match trust.renew(Proof::Files(files)) {
+                    Ok(()) => tracing::info!(event = "certificate_reloaded", serial = trust.says().serial),
+                    Err(why) => {
+                        tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
+                    }
                 }
             }
         }
