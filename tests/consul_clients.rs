@@ -4,16 +4,16 @@
 
 mod process;
 
-use std::{net::SocketAddr, process::Stdio};
+use std::{collections::BTreeMap, net::SocketAddr, process::Stdio};
 
 use process::{Agent, Mesh, finish, hobnob, installed, until};
 use serde_json::Value;
 use tokio::process::Command;
 
-/// An agent under this name at a given HTTP address: one that a client can find again after a restart.
-async fn start_at(mesh: &Mesh, node: &str, http: SocketAddr) -> Agent {
+/// An agent under this name at given addresses: one that a client can find again after a restart.
+async fn start_at(mesh: &Mesh, node: &str, http: SocketAddr, dns: &str) -> Agent {
     let mut command = hobnob();
-    command.args(["agent", "--node", node, "--mesh", "test", "--listen", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
+    command.args(["agent", "--node", node, "--mesh", "test", "--listen", "127.0.0.1:0", "--dns", dns]);
     command.args(["--http", &http.to_string()]);
     let ready = format!("{node}.ready");
     let places = [("--config", "empty"), ("--secret-file", "secret"), ("--data-dir", node), ("--ready-file", &*ready)];
@@ -77,10 +77,73 @@ async fn vmagent_follows_services_through_a_restart_of_their_agent() {
     until_scraped(listen, &["http://127.0.0.1:11/metrics", "http://127.0.0.1:22/metrics"]).await;
     let http = agent.http;
     agent.kill().await;
-    let agent = start_at(&mesh, "n1", http).await;
+    let agent = start_at(&mesh, "n1", http, "127.0.0.1:0").await;
     put(&agent, "/v1/agent/service/deregister/web-1", "").await;
     until_scraped(listen, &["http://127.0.0.1:22/metrics"]).await;
     vmagent.kill().await.unwrap();
+}
+
+/// The ports that each of Prometheus' jobs scrapes now.
+async fn ports_by_job(prometheus: SocketAddr) -> Option<BTreeMap<String, Vec<String>>> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", &format!("http://{prometheus}/api/v1/targets")]);
+    let answer: Value = serde_json::from_str(&finish(&mut curl).await.out).ok()?;
+    let mut jobs = BTreeMap::<_, Vec<_>>::new();
+    for target in answer["data"]["activeTargets"].as_array()? {
+        let url = target["scrapeUrl"].as_str()?.strip_suffix("/metrics")?;
+        jobs.entry(target["labels"]["job"].as_str()?.to_owned()).or_default().push(url.rsplit(':').next()?.to_owned());
+    }
+    jobs.values_mut().for_each(|ports| ports.sort());
+    Some(jobs)
+}
+
+async fn until_both_jobs_scrape(prometheus: SocketAddr, ports: &[&str]) {
+    let what = format!("Prometheus scrapes {ports:?} by both of its ways");
+    let both = |jobs: BTreeMap<String, Vec<String>>| jobs.len() == 2 && jobs.values().all(|found| found == ports);
+    until(&what, async || both(ports_by_job(prometheus).await?).then_some(())).await;
+}
+
+/// Debian's Prometheus has no consul_sd, which vmagent has. It asks the system's resolver, which has no port to choose: the agent is that resolver, in a namespace of
+/// Prometheus' own where a file says so.
+#[tokio::test]
+async fn prometheus_finds_the_same_by_http_and_by_dns() {
+    if !["prometheus", "curl", "unshare"].into_iter().all(installed) {
+        return;
+    }
+    const RESOLVER: &str = "127.0.86.53";
+    let may_mount = finish(Command::new("unshare").args(["--mount", "true"])).await.code == Some(0);
+    if !may_mount || std::net::UdpSocket::bind((RESOLVER, 53)).is_err() {
+        eprintln!("skipped: only root can be the system's resolver, and {RESOLVER}:53 must be free");
+        return;
+    }
+    let mesh = Mesh::new();
+    let agent = start_at(&mesh, "n1", free_port(), &format!("{RESOLVER}:53")).await;
+    let http = agent.http;
+    let config = format!(
+        "global: {{scrape_interval: 1h}}\nscrape_configs:\n\
+         - job_name: http\n  http_sd_configs: [{{url: 'http://{http}/api/v1/prometheus?service=web', refresh_interval: 1s}}]\n\
+         - job_name: dns\n  dns_sd_configs: [{{names: [web.service.mesh.internal], type: SRV, refresh_interval: 1s}}]\n"
+    );
+    let (config, resolv) = (mesh.file("prometheus.yml", &config), mesh.file("resolv.conf", "nameserver 127.0.86.53\n"));
+    let register = "/v1/agent/service/register";
+    put(&agent, register, r#"{"Name": "web", "ID": "web-1", "Address": "127.0.0.1", "Port": 11}"#).await;
+    let listen = free_port();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", r#"mount --bind "$0" /etc/resolv.conf && exec "$@""#]).arg(resolv);
+    command.arg("prometheus").arg(format!("--config.file={}", config.display()));
+    command.arg(format!("--storage.tsdb.path={}", mesh.path("prometheus").display()));
+    command.arg(format!("--web.listen-address={listen}"));
+    let log = std::fs::File::create(mesh.path("prometheus.log")).unwrap();
+    let mut prometheus = command.stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn().unwrap();
+    until_both_jobs_scrape(listen, &["11"]).await;
+    put(&agent, register, r#"{"Name": "web", "ID": "web-2", "Address": "127.0.0.1", "Port": 22}"#).await;
+    until_both_jobs_scrape(listen, &["11", "22"]).await;
+    // Its agent is started again under it, and what was registered is there as before.
+    agent.kill().await;
+    let agent = start_at(&mesh, "n1", http, &format!("{RESOLVER}:53")).await;
+    put(&agent, "/v1/agent/service/deregister/web-1", "").await;
+    until_both_jobs_scrape(listen, &["22"]).await;
+    prometheus.kill().await.unwrap();
 }
 
 const PYTHON: &str = r#"
