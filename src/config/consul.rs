@@ -70,12 +70,22 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
     Some(Spanned::new(span, DeValue::Table(ours)))
 }
 
-/// `{"passing": 10, "warning": 1}`: the share of traffic in either state.
+/// `{"passing": 10, "warning": 1}`: the share of traffic in either state; 1 where it is not said.
 fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
+    let span = value.span();
     let DeValue::Table(weights) = value.into_inner() else { return };
+    if let Ok(one) = DeValue::parse("1") {
+        ours.insert(Spanned::new(span.clone(), "warning_weight".into()), Spanned::new(span, one.into_inner()));
+    }
     for (key, weight) in weights {
-        if folded(&key) == "passing" {
-            ours.insert(renamed(&key, "weight".into()), weight);
+        match &*folded(&key) {
+            "passing" => drop(ours.insert(renamed(&key, "weight".into()), weight)),
+            "warning" => {
+                let name = renamed(&key, "warning_weight".into());
+                ours.remove(&name);
+                ours.insert(name, weight);
+            }
+            _ => {}
         }
     }
 }

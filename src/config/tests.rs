@@ -87,9 +87,9 @@ fn consul_s_service_files_are_read() {
         "deregister_critical_service_after": "1m"}}]}"#;
     let config = Config::load(&sources(&folder(&[("services.d/web.json", text)]))).unwrap();
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
-    assert_eq!((web.id.as_str(), web.name.as_str(), web.weight), ("web-1", "web", 5));
+    assert_eq!((web.id.as_str(), web.name.as_str(), web.weight, web.warning_weight), ("web-1", "web", 5, Some(1)));
     assert_eq!(web.checks[0].name.as_str(), "alive");
-    let text = r#"{"service": {"name": "db", "port": 1, "Checks": [
+    let text = r#"{"service": {"name": "db", "port": 1, "weights": {"warning": 2}, "Checks": [
         {"CheckID": "a", "Name": "A", "HTTP": "https://127.0.0.1/x", "TLSSkipVerify": true, "Interval": "10s",
          "Header": {"Accept": ["a", "b"]}, "SuccessBeforePassing": 2, "FailuresBeforeCritical": 3, "Notes": ""},
         {"http": "http://127.0.0.1/", "tls_skip_verify": true, "disable_redirects": true, "interval": "10s"},
@@ -97,6 +97,7 @@ fn consul_s_service_files_are_read() {
         {"grpc": "127.0.0.1:1/x", "grpc_use_tls": true, "interval": "5s"}]}}"#;
     let config = Config::load(&sources(&folder(&[("services.d/db.json", text)]))).unwrap();
     let checks = &config.services[0].checks;
+    assert_eq!((config.services[0].weight, config.services[0].warning_weight), (1, Some(2)));
     assert_eq!((checks[0].id.as_str(), checks[0].name.as_str(), checks[0].rise, checks[0].fall), ("a", "A", 2, 3));
     let CheckKind::Http(http) = &checks[0].kind else { panic!("{checks:?}") };
     assert_eq!((http.headers["Accept"].as_str(), http.redirects), ("a, b", 10));

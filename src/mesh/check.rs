@@ -164,15 +164,17 @@ impl Mesh {
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
+        let is_first = !check.judged;
         let flipped = check.take(status, output.into(), unix_millis);
-        let critical = (check.status.status == Health::Critical).then(|| check.spec.clone());
+        let critical = (flipped && check.status.status == Health::Critical).then(|| check.spec.clone());
         self.expect_report(now, instance, name);
-        if flipped {
-            if let Some(spec) = critical {
-                self.expect_recovery(now, instance, &spec, unix_millis);
-            }
+        if let Some(spec) = critical {
+            self.expect_recovery(now, instance, &spec, unix_millis);
+        }
+        // The first result is news even where it says what was assumed: now there is a reason.
+        if flipped || (is_first && changed_words) {
             self.publish_flip(now, instance)?;
-            return Ok(Done::Changed);
+            return Ok(if flipped { Done::Changed } else { Done::Unchanged });
         }
         if changed_words && self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
             self.timers.set(now + WORDS_EVERY, Timer::Words);

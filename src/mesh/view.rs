@@ -51,8 +51,7 @@ impl Instance {
     #[must_use]
     pub fn weight(&self) -> Weight {
         let asked = &self.registration;
-        let warning = asked.warning_weight.or_else(|| asked.echo.as_ref()?.warning_weight);
-        warning.filter(|_| self.health() == Health::Warning).unwrap_or(asked.weight)
+        if self.health() == Health::Warning { asked.weight_while_warning() } else { asked.weight }
     }
 
     /// Where it listens: its own address, else its node's.

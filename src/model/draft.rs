@@ -79,7 +79,7 @@ draft! {
         fall: u32, &[];
         /// What it counts as before the first result.
         initial: Health, &[];
-        /// Critical for so long, the instance is deregistered.
+        /// Critical for so long, or its node gone for so long, the instance is deregistered.
         deregister_after: String, &[];
         /// The method; GET unless given.
         method: String, &["http"];
@@ -210,7 +210,8 @@ impl CheckDraft {
         if timeout.is_zero() {
             return Err(blame("timeout", "must be longer than nothing"));
         }
-        let deregister_after = duration("deregister_after", &self.deregister_after)?;
+        // As Consul's tools write that nothing was given.
+        let deregister_after = duration("deregister_after", &self.deregister_after)?.filter(|after| !after.is_zero());
         if self.rise == Some(0) || self.fall == Some(0) {
             return Err(blame(if self.rise == Some(0) { "rise" } else { "fall" }, "must be at least 1"));
         }
@@ -445,6 +446,8 @@ impl CheckDraft {
 const KINDS: [&str; 10] = ["http", "tcp", "udp", "grpc", "ttl", "script", "pid", "pid_file", "dns", "alias"];
 /// The shortest time between two runs of a check.
 pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest time of any kind: beyond it lies a mistake, and the end of the clock.
+pub(super) const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Every text of a check is kept in memory and on disk.

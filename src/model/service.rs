@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckDraft, CheckKind, CheckSpec, Echo, FieldError, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
-    draft::MIN_INTERVAL,
+    draft::{MAX_SPAN, MIN_INTERVAL},
 };
 
 /// A TCP or UDP port that somebody can listen on: 1 to 65535.
@@ -124,6 +124,13 @@ impl Registration {
         self
     }
 
+    /// Its share of traffic while a check warns: for who speaks Consul's words 1 unless given.
+    #[must_use]
+    pub fn weight_while_warning(&self) -> Weight {
+        let consul = || self.echo.as_ref().map(|echo| echo.warning_weight.unwrap_or(1));
+        self.warning_weight.or_else(consul).unwrap_or(self.weight)
+    }
+
     /// What other nodes are told.
     #[must_use]
     pub fn published(&self) -> Self {
@@ -171,6 +178,17 @@ impl Registration {
         let blame = |field: &str, why: &str| Err(FieldError::new(&format!("checks[{at}].{field}"), why));
         if check.interval < MIN_INTERVAL || check.kind.ttl().is_some_and(|ttl| ttl < MIN_INTERVAL) {
             return blame(if check.kind.ttl().is_some() { "ttl" } else { "interval" }, "must be at least 100ms");
+        }
+        let spans = [
+            ("timeout", Some(check.timeout)),
+            ("deregister_after", check.deregister_after),
+            ("interval", Some(check.interval)),
+        ];
+        if let Some((field, _)) = spans.into_iter().find(|(_, span)| span.is_some_and(|span| span > MAX_SPAN)) {
+            return blame(
+                if check.kind.ttl().is_some() && field == "interval" { "ttl" } else { field },
+                "must be at most 36500d",
+            );
         }
         if self.checks[..at].iter().any(|other| other.id == check.id) {
             return blame("id", "is used twice, given or derived from the name");
@@ -379,6 +397,29 @@ mod tests {
         );
         assert_eq!(wrong(|d| d.ports.extend([("http".into(), 0)])), "ports.http");
         assert_eq!(wrong(|d| d.meta.extend([("k".into(), "v".repeat(513))])), "meta.k");
+    }
+
+    #[test]
+    fn a_time_beyond_all_clocks_is_refused() {
+        for (field, check) in [
+            ("interval", CheckDraft { interval: Some("99999999999d".into()), ..CheckDraft::tcp("") }),
+            ("timeout", CheckDraft { timeout: Some("36501d".into()), ..CheckDraft::tcp("") }),
+            ("deregister_after", CheckDraft { deregister_after: Some("36501d".into()), ..CheckDraft::tcp("") }),
+            ("ttl", CheckDraft { ttl: Some("1000000h".into()), ..CheckDraft::default() }),
+        ] {
+            let wrong = RegistrationDraft { checks: vec![check], ..draft() }.build().unwrap_err();
+            assert_eq!(wrong, FieldError::new(&format!("checks[0].{field}"), "must be at most 36500d"));
+        }
+    }
+
+    #[test]
+    fn the_weight_while_warning_is_what_was_asked_for() {
+        let built = RegistrationDraft { weight: Some(10), ..draft() }.build().unwrap();
+        assert_eq!(built.weight_while_warning(), 10);
+        assert_eq!(Registration { warning_weight: Some(0), ..built.clone() }.weight_while_warning(), 0);
+        let consul = |warning_weight| Some(Arc::new(Echo { warning_weight, ..Echo::default() }));
+        assert_eq!(Registration { echo: consul(None), ..built.clone() }.weight_while_warning(), 1);
+        assert_eq!(Registration { echo: consul(Some(3)), ..built }.weight_while_warning(), 3);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
 
 use super::{Finding, engine::Told};
 use crate::{
@@ -11,22 +14,26 @@ use crate::{
     model::{Alias, Health, MemberState},
 };
 
-/// Watches until the check goes away.
-pub(super) async fn watch(alias: Alias, view: Arc<View>, serial: u64, told: mpsc::Sender<Told>) {
+/// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that.
+pub(super) async fn watch(alias: Alias, every: Duration, view: Arc<View>, serial: u64, told: mpsc::Sender<Told>) {
     let mut index = view.subscribe();
-    let mut last = None;
+    let mut again = interval_at(Instant::now() + every, every);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut last, mut due) = (None, true);
     loop {
         index.mark_unchanged();
         let now = look(&alias, &view);
-        if last.as_ref() != Some(&now) {
-            if told.send((serial, now.clone())).await.is_err() {
-                return;
-            }
-            last = Some(now);
-        }
-        if index.changed().await.is_err() {
+        if (due || last.as_ref() != Some(&now)) && told.send((serial, now.clone())).await.is_err() {
             return;
         }
+        last = Some(now);
+        due = tokio::select! {
+            changed = index.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return,
+            },
+            _ = again.tick() => true,
+        };
         // A busy mesh changes all the time: once in a while is often enough to look.
         sleep(COALESCE).await;
     }

@@ -1,11 +1,12 @@
 //! From a target to a connection: the name is resolved here and only addresses that the policy admits are dialled, so
 //! that a name cannot change its mind in between.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
+    sync::Semaphore,
 };
 
 use super::{Home, policy::Policy, tls};
@@ -19,6 +20,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 #[derive(Debug)]
 pub(super) struct Dial {
     policy: Policy,
+    lookups: Arc<Semaphore>,
 }
 
 /// A target with nothing left open.
@@ -47,18 +49,18 @@ impl std::fmt::Display for Place {
 }
 
 impl Dial {
-    pub(super) const fn new(policy: Policy) -> Self {
-        Self { policy }
+    pub(super) fn new(policy: Policy) -> Self {
+        Self { policy, lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
     }
 
     /// The addresses of a place that may be reached; at least one.
     pub(super) async fn addresses(&self, place: &Place) -> Result<Vec<SocketAddr>, String> {
         let found = match &place.host {
             Host::Address(address) => vec![SocketAddr::new(*address, place.port)],
-            Host::Name(name) => match lookup_host((&**name, place.port)).await {
-                Ok(found) => found.take(MAX_ADDRESSES).collect(),
-                Err(why) => return Err(format!("{name} cannot be resolved: {why}")),
-            },
+            Host::Name(name) => {
+                let found = self.resolve(name.to_string(), place.port).await;
+                found.map_err(|why| format!("{name} cannot be resolved: {why}"))?
+            }
         };
         let (admitted, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| self.policy.admits(at.ip()));
         match (admitted.is_empty(), refused.first()) {
@@ -70,6 +72,17 @@ impl Dial {
             )),
             (true, None) => Err(format!("{} has no address", place.host)),
         }
+    }
+
+    /// Asks the system's resolver, which takes a thread until it answers, whether somebody still waits for that or not.
+    async fn resolve(&self, name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let asked = tokio::spawn(async move {
+            let found = lookup_host((name, port)).await.map(|found| found.take(MAX_ADDRESSES).collect());
+            drop(permit);
+            found
+        });
+        asked.await.map_err(io::Error::other)?
     }
 
     /// A connection to the first of a place's addresses that takes one.
@@ -99,3 +112,6 @@ impl Dial {
 
 /// As many addresses of one name as are tried.
 const MAX_ADDRESSES: usize = 8;
+/// Questions to the system's resolver at a time: half the threads that wait for such things, so that a resolver that hangs
+/// stops nothing else.
+const MAX_LOOKUPS: usize = 256;

@@ -161,7 +161,7 @@ impl Engine {
                 State::Running { _task: Task(tokio::spawn(watch).abort_handle()) }
             }
             CheckKind::Alias(alias) => {
-                let watch = alias::watch(alias, Arc::clone(&self.means.view), serial, told);
+                let watch = alias::watch(alias, spec.interval, Arc::clone(&self.means.view), serial, told);
                 State::Running { _task: Task(tokio::spawn(watch).abort_handle()) }
             }
             _ => {

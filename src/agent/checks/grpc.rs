@@ -7,8 +7,11 @@ use hyper::{
     HeaderMap, Request,
     client::conn::http2,
     header::{CONTENT_TYPE, HeaderValue, TE},
+    rt::Executor,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Finding, Home, MAX_ANSWER,
@@ -31,8 +34,8 @@ async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String>
     let broken = |why: hyper::Error| format!("no gRPC answer: {why}");
     let place = Place::of(&check.target, home, None)?;
     let stream = dial.stream(&place, check.tls.as_ref(), &[b"h2"]).await?;
-    let (mut sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
+    let (tasks, _ended_with_this) = Tasks::new();
+    let (mut sender, connection) = http2::handshake(tasks, TokioIo::new(stream)).await.map_err(broken)?;
     let asked = async {
         let response = sender.send_request(request(check, &place)?).await.map_err(broken)?;
         if response.status() != 200 {
@@ -55,6 +58,26 @@ async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String>
         answer = &mut asked => answer,
         // What the connection brought to its end is still to be read.
         _ = connection => asked.await,
+    }
+}
+
+/// The tasks of one connection, which end with its run: a server that neither reads nor closes would hold them, and its
+/// socket, for ever.
+#[derive(Clone)]
+struct Tasks(mpsc::UnboundedSender<AbortOnDropHandle<()>>);
+
+impl Tasks {
+    /// With what they live as long as.
+    fn new() -> (Self, mpsc::UnboundedReceiver<AbortOnDropHandle<()>>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        // Where the run is over it ends at once.
+        let _ = self.0.send(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 }
 

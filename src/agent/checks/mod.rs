@@ -9,6 +9,7 @@ mod alias;
 mod dial;
 mod dns;
 mod engine;
+mod file;
 mod grpc;
 mod http;
 mod policy;

@@ -1,5 +1,6 @@
 //! Whom checks may reach. Whoever registers an instance makes this machine talk to addresses of his choice: the
-//! addresses at which clouds hand out credentials are refused unless an operator allows them.
+//! addresses at which clouds hand out credentials are refused unless an operator allows them. An address is judged as the
+//! one that is reached by it, however it is written.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,14 +17,13 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn new(config: &Config) -> Self {
-        let mut deny = config.deny.clone();
-        deny.extend(metadata());
-        Self { allow: config.allow.clone(), deny }
+        let deny = config.deny.iter().copied().chain(metadata());
+        Self { allow: config.allow.iter().copied().map(reached_net).collect(), deny: deny.map(reached_net).collect() }
     }
 
     /// Whether `address` may be reached. The smallest network that holds it decides; of two equal ones, to deny.
     pub(super) fn admits(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
+        let address = reached(address);
         let smallest = |networks: &[IpNet]| {
             networks.iter().filter(|network| network.contains(&address)).map(IpNet::prefix_len).max()
         };
@@ -36,15 +36,45 @@ impl Policy {
     }
 }
 
-/// Link-local addresses (RFC 3927, RFC 4291 section 2.5.6) and Amazon's address for the same purpose in IPv6.
-fn metadata() -> [IpNet; 3] {
+/// The address that is reached by another one: who connects to no address at all reaches this machine, and IPv4 lies
+/// within IPv6 for sockets (RFC 4291 section 2.5.5) and for translators (RFC 6052 section 2.1).
+fn reached(address: IpAddr) -> IpAddr {
+    let translated = |address: Ipv6Addr| match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(Ipv4Addr::from(address.to_bits() as u32)),
+        _ => address.to_ipv4_mapped(),
+    };
+    match address {
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) => translated(v6).map_or(address, |v4| reached(v4.into())),
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// The same of a network that an operator wrote down.
+fn reached_net(network: IpNet) -> IpNet {
+    match (network, network.addr().to_canonical()) {
+        (IpNet::V6(net), IpAddr::V4(v4)) if net.prefix_len() >= MAPPED => {
+            IpNet::V4(Ipv4Net::new_assert(v4, net.prefix_len() - MAPPED))
+        }
+        _ => network,
+    }
+}
+
+/// Link-local addresses (RFC 3927, RFC 4291 section 2.5.6), and those of Amazon in IPv6 and of Alibaba for the same
+/// purpose.
+fn metadata() -> [IpNet; 4] {
     let v6 = |address, length| IpNet::V6(Ipv6Net::new_assert(address, length));
     [
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 200), 32)),
         v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
         v6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
     ]
 }
+
+/// How many bits of an IPv6 address say that it is one of IPv4.
+const MAPPED: u8 = 96;
 
 #[cfg(test)]
 mod tests {
@@ -58,7 +88,14 @@ mod tests {
 
     #[test]
     fn metadata_addresses_are_refused_unless_allowed() {
-        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"] {
+        for address in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::169.254.169.254",
+            "fe80::1",
+            "fd00:ec2::254",
+            "100.100.100.200",
+        ] {
             assert!(!admitted(&[], &[], address), "{address}");
         }
         assert!(admitted(&["169.254.169.254/32"], &[], "169.254.169.254"));
@@ -73,5 +110,16 @@ mod tests {
         assert!(!admitted(&["10.0.0.0/8"], &[], "127.0.0.1"), "an allow-list is a list of all that is allowed");
         assert!(admitted(&["127.0.0.0/8"], &["0.0.0.0/0"], "127.0.0.1"));
         assert!(!admitted(&["127.0.0.0/8"], &["127.0.0.0/8"], "127.0.0.1"));
+    }
+
+    #[test]
+    fn an_address_is_judged_as_the_one_that_it_reaches() {
+        for address in ["0.0.0.0", "::ffff:0.0.0.0", "::ffff:127.0.0.1"] {
+            assert!(!admitted(&[], &["127.0.0.0/8"], address), "{address}");
+            assert!(!admitted(&[], &["::ffff:127.0.0.0/104"], address), "{address}");
+        }
+        assert!(!admitted(&[], &["::1/128"], "::"));
+        assert!(admitted(&["::ffff:10.0.0.0/104"], &[], "10.1.2.3"));
+        assert!(admitted(&[], &["::/0"], "10.1.2.3"), "a network of IPv6 holds nobody of IPv4");
     }
 }

@@ -1,7 +1,7 @@
 //! The check `process`: a pidfd becomes readable when its process ends (pidfd_open(2)), so that a death is seen at once
 //! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one.
 
-use std::{fs, io, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{
@@ -10,49 +10,51 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Finding, engine::Told};
+use super::{Finding, engine::Told, file};
 use crate::model::ProcessRef;
 
-/// Watches until the check goes away. A pid file is read again at each `every` while its process is not there.
+/// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that; a pid
+/// file is read again then while its process is not there.
 pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, told: mpsc::Sender<Told>) {
     let mut again = interval(every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // One that has ended: whoever gets its id after it is somebody else.
+    let mut ended = None;
     loop {
         again.tick().await;
-        let pid = match &process {
-            ProcessRef::Pid(pid) => Ok(*pid),
-            ProcessRef::File(path) => read(path),
+        let pid = match (ended, &process) {
+            (Some(pid), ProcessRef::Pid(_)) => Err(format!("process {pid} has ended")),
+            (_, ProcessRef::Pid(pid)) => Ok(*pid),
+            (_, ProcessRef::File(path)) => read(path),
         };
-        let opened = pid.and_then(|pid| open(pid).map(|fd| (pid, fd)));
-        let finding = match opened {
+        let found = pid.and_then(|pid| open(pid).map(|fd| (pid, fd)));
+        let finding = match found {
             Ok((pid, fd)) => {
-                if told.send((serial, Finding::passing(format!("process {pid} runs")))).await.is_err() {
-                    return;
+                loop {
+                    if told.send((serial, Finding::passing(format!("process {pid} runs")))).await.is_err() {
+                        return;
+                    }
+                    tokio::select! {
+                        // An error would mean that the runtime has stopped.
+                        _ = fd.ready(Interest::READABLE) => break,
+                        _ = again.tick() => {}
+                    }
                 }
-                // An error would mean that the runtime has stopped.
-                let _ = fd.ready(Interest::READABLE).await;
+                ended = Some(pid);
                 Finding::critical(format!("process {pid} has ended"))
             }
             Err(why) => Finding::critical(why),
         };
-        let ended = matches!((&process, finding.output.ends_with("has ended")), (ProcessRef::Pid(_), true));
         if told.send((serial, finding)).await.is_err() {
             return;
-        }
-        if ended {
-            // Whoever gets its id after it is somebody else.
-            return std::future::pending().await;
         }
     }
 }
 
 fn read(path: &Path) -> Result<i32, String> {
     let wrong = |why: &dyn std::fmt::Display| format!("pid file {}: {why}", path.display());
-    let length = fs::metadata(path).map_err(|why| wrong(&why))?.len();
-    if length > MAX_PID_FILE {
-        return Err(wrong(&"is too long to hold a process's id"));
-    }
-    let text = fs::read_to_string(path).map_err(|why| wrong(&why))?;
+    let bytes = file::read(path, MAX_PID_FILE).map_err(|why| wrong(&why))?;
+    let text = String::from_utf8_lossy(&bytes);
     let first = text.split_whitespace().next().unwrap_or_default();
     first.parse().map_err(|_| wrong(&"does not begin with a process's id"))
 }

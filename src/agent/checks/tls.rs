@@ -14,7 +14,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::dial::Stream;
+use super::{dial::Stream, file};
 use crate::model::{Host, TlsOptions};
 
 /// Speaks TLS on a connection that stands.
@@ -54,7 +54,7 @@ fn config(options: &TlsOptions) -> Result<ClientConfig, String> {
     match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|why| unreadable(key, &why))?;
+            let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|why| unreadable(key, &why))?;
             builder.with_client_auth_cert(chain, key).map_err(|why| format!("{}: {why}", cert.display()))
         }
         _ => Ok(builder.with_no_client_auth()),
@@ -68,11 +68,15 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found: Result<_, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     found.map_err(|why| unreadable(path, &why))
 }
 
-fn unreadable(path: &Path, why: &rustls::pki_types::pem::Error) -> String {
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    file::read(path, MAX_PEM).map_err(|why| unreadable(path, &why))
+}
+
+fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
@@ -124,3 +128,6 @@ impl ServerCertVerifier for Anybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+/// Longer than all the authorities of a system together.
+const MAX_PEM: u64 = 1 << 20;

@@ -222,8 +222,7 @@ fn tagged_addresses(asked: &Registration) -> TaggedAddresses<'_> {
 }
 
 fn weights(asked: &Registration) -> Weights {
-    let warning = asked.echo.as_ref().and_then(|echo| echo.warning_weight);
-    Weights { passing: asked.weight, warning: warning.unwrap_or(1) }
+    Weights { passing: asked.weight, warning: asked.weight_while_warning() }
 }
 
 fn overrides(asked: &Registration) -> bool {

@@ -1,0 +1,392 @@
+//! Each kind of check, run by real agents against real targets, passing and failing; what it takes to change their minds,
+//! and what of it outlives a restart.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test outside the core's virtual time")]
+
+mod process;
+mod targets;
+
+use std::{
+    fs,
+    process::{Child, Command},
+    sync::{Arc, atomic::Ordering},
+};
+
+use process::{Agent, Mesh, until};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::{Value, json};
+use targets::{Target, grpc, http, nowhere, resolver, tls, udp};
+
+/// An agent alone that may run scripts.
+async fn alone(mesh: &Mesh) -> Agent {
+    mesh.launch("a", mesh.agent("a", "a").env("HOBNOB_SCRIPT_CHECKS", "true")).await
+}
+
+/// Registers `web` with these checks.
+async fn put(agent: &Agent, checks: Value) -> (u16, Value) {
+    let body = json!({"name": "web", "port": 80, "checks": checks});
+    agent.call("PUT", "/api/v1/registrations/web", &body.to_string()).await
+}
+
+/// What one check of an instance says: status and output.
+async fn said(agent: &Agent, service: &str, check: &str) -> Option<(String, String)> {
+    let instances = agent.get(&format!("/api/v1/services/{service}")).await;
+    let checks = instances[0]["checks"].as_array()?;
+    let check = checks.iter().find(|one| one["id"] == check)?;
+    Some((check["status"].as_str()?.to_owned(), check["output"].as_str()?.to_owned()))
+}
+
+/// Waits until a check has that status and its output holds these words.
+async fn until_said(agent: &Agent, service: &str, check: &str, status: &str, words: &str) -> String {
+    let mut last = None;
+    let what = format!("{check} of {service} is {status}: {words}");
+    let look = async || {
+        last = said(agent, service, check).await;
+        let (is, output) = last.clone()?;
+        (is == status && output.contains(words)).then_some(output)
+    };
+    until(&what, look).await
+}
+
+/// Registers `web` with all these checks, and waits until each says what is expected of it.
+async fn expect(agent: &Agent, checks: &[(Value, &str, &str)]) {
+    let named = checks.iter().enumerate().map(|(n, (check, ..))| {
+        let mut check = check.clone();
+        check["id"] = json!(format!("c{n}"));
+        check
+    });
+    let (status, answer) = put(agent, named.collect()).await;
+    assert!(status == 200 || status == 201, "{answer}");
+    for (n, (check, status, words)) in checks.iter().enumerate() {
+        println!("{check}");
+        until_said(agent, "web", &format!("c{n}"), status, words).await;
+    }
+}
+
+#[tokio::test]
+async fn http_asks_as_it_is_told_to_and_judges_as_it_is_told_to() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let target = http().await;
+    let url = |path: &str| format!("http://{}{path}", target.at);
+    let echo = json!({"http": url("/echo"), "method": "post", "headers": {"x-key": "7"}, "host": "web.example",
+                      "body": "ping", "contains": "POST /echo host=web.example x-key=7 body=ping"});
+    let moved = format!("/moved?http://{}/ok", target.at);
+    let astray = json!({"http": url("/moved?http://169.254.169.254/latest"), "redirects": 3});
+    expect(
+        &agent,
+        &[
+            (json!({"http": url("/ok")}), "passing", "HTTP 200 OK: fine"),
+            (json!({"http": format!(":{}/ok", target.at.port())}), "passing", "fine"),
+            (json!({"http": url("/status?204")}), "passing", "HTTP 204"),
+            (json!({"http": url("/status?429")}), "warning", "HTTP 429"),
+            (json!({"http": url("/status?500")}), "critical", "HTTP 500"),
+            (json!({"http": url("/status?404"), "status": 404}), "passing", "HTTP 404"),
+            (json!({"http": url("/status?200"), "status": ["3xx", "404-405"]}), "critical", "HTTP 200"),
+            (json!({"http": url("/ok"), "contains": "fine"}), "passing", ""),
+            (json!({"http": url("/ok"), "contains": "great"}), "critical", "\"great\" is not in"),
+            (echo, "passing", ""),
+            (json!({"http": url(&moved)}), "critical", "set `redirects`"),
+            (json!({"http": url(&moved), "redirects": 1}), "passing", "fine"),
+            (json!({"http": url("/loop"), "redirects": 5}), "critical", "302"),
+            (astray, "critical", "may not be reached"),
+            (json!({"http": format!("http://{}/", nowhere())}), "critical", "cannot connect"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn certificates_are_verified_unless_that_is_waived() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let (target, ca) = tls("web.example").await;
+    let ca = mesh.file("ca.pem", &ca).display().to_string();
+    let other = mesh.file("other.pem", &tls("web.example").await.1).display().to_string();
+    let at = target.at;
+    let url = format!("https://{at}/");
+    let named = json!({"ca": ca, "server_name": "web.example"});
+    expect(
+        &agent,
+        &[
+            (json!({"http": url, "tls": named}), "passing", "HTTP 200 OK: safe"),
+            (json!({"http": url, "tls": {"verify": false}}), "passing", "safe"),
+            (json!({"http": url}), "critical", "TLS failed: invalid peer certificate: UnknownIssuer"),
+            (json!({"http": url, "tls": {"ca": other, "server_name": "web.example"}}), "critical", "TLS failed"),
+            (json!({"http": url, "tls": {"ca": ca, "server_name": "db.example"}}), "critical", "not valid for name"),
+            (json!({"http": url, "tls": {"ca": "/no/such.pem"}}), "critical", "/no/such.pem cannot be read"),
+            (json!({"http": url, "tls": {"ca": "/dev/zero"}}), "critical", "is no regular file"),
+            (json!({"tcp": at.to_string(), "tls": named}), "passing", "connected"),
+            (json!({"tcp": at.to_string(), "tls": {}}), "critical", "TLS failed"),
+            (json!({"http": format!("http://{at}/")}), "critical", "no HTTP answer"),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn sockets_names_and_grpc_are_asked_each_in_its_own_words() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let (web, echo, dns, health) = (http().await, udp().await, resolver().await, grpc().await);
+    let silent = Target::silent().await;
+    let [web, echo, dns, health, silent] = [web.at, echo, dns, health.at, silent.at].map(|at| at.to_string());
+    let gone = nowhere().to_string();
+    let says = |expect: &str| json!({"tcp": web, "send": "GET /ok HTTP/1.0\r\n\r\n", "expect": expect});
+    expect(
+        &agent,
+        &[
+            (json!({"tcp": web}), "passing", "connected"),
+            (says("fine"), "passing", "200 OK"),
+            (says("great"), "critical", "\"great\" is not in"),
+            (json!({"tcp": gone}), "critical", "Connection refused"),
+            (json!({"udp": echo, "send": "ping", "expect": "ping"}), "passing", "ping"),
+            (json!({"udp": echo, "send": "ping", "expect": "pong"}), "critical", "\"pong\" is not in"),
+            (json!({"udp": gone, "send": "ping"}), "critical", "refused"),
+            (json!({"tcp": silent, "expect": "hello", "timeout": "200ms"}), "critical", "no answer within 200ms"),
+            (json!({"http": format!("http://{silent}/"), "timeout": "200ms"}), "critical", "no answer within 200ms"),
+            (json!({"grpc": silent, "timeout": "200ms"}), "critical", "no answer within 200ms"),
+            (json!({"dns": dns, "query": "web.example", "expect": "10.0.0.1"}), "passing", "10.0.0.1"),
+            (json!({"dns": "web.example", "server": dns, "expect": "10.0.0.2"}), "critical", "not among the answers"),
+            (json!({"dns": dns, "query": "db.example"}), "critical", "db.example: "),
+            (json!({"dns": dns}), "passing", "it answers"),
+            (json!({"grpc": health}), "passing", "SERVING"),
+            (json!({"grpc": format!("{health}/web")}), "passing", "SERVING"),
+            (json!({"grpc": health, "service": "sick"}), "critical", "NOT_SERVING"),
+            (json!({"grpc": health, "service": "other"}), "critical", "no service"),
+            (json!({"grpc": web}), "critical", "no gRPC answer"),
+        ],
+    )
+    .await;
+}
+
+/// A process of its own group, killed at the end.
+struct Victim(Child);
+
+impl Victim {
+    fn sleeping() -> Self {
+        Self(Command::new("sleep").arg("1000").spawn().unwrap())
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_is_gone_from_another_node() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    let mut victim = Victim::sleeping();
+    // Were it looked at only at intervals, nobody would see its death in this test.
+    let checks = json!([{"pid": victim.pid(), "interval": "1h"}]);
+    assert_eq!(put(&a, checks).await.0, 201);
+    b.until_resolved("web", &["80"]).await;
+    victim.kill();
+    b.until_resolved("web", &[]).await;
+    let ended = format!("process {} has ended", victim.pid());
+    until_said(&b, "web", "process-1", "critical", &ended).await;
+    assert_eq!(put(&a, json!([{"id": "gone", "pid": victim.pid()}])).await.0, 200);
+    until_said(&b, "web", "gone", "critical", "there is no process").await;
+    let file = mesh.path("web.pid");
+    let checks = json!([{"id": "file", "pid_file": file, "interval": "100ms", "rise": 2, "fall": 2}]);
+    assert_eq!(put(&a, checks).await.0, 200);
+    until_said(&b, "web", "file", "critical", "No such file").await;
+    for _ in 0..2 {
+        let mut victim = Victim::sleeping();
+        fs::write(&file, format!("{}\n", victim.pid())).unwrap();
+        b.until_resolved("web", &["80"]).await;
+        victim.kill();
+        b.until_resolved("web", &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
+    let mesh = Mesh::new();
+    let script = |id: &str, line: &str| {
+        format!("[[services.checks]]\nid = \"{id}\"\nscript = [\"/bin/sh\", \"-c\", '''{line}''']\ntimeout = \"1s\"\n")
+    };
+    let pid = mesh.path("pid");
+    let checks = [
+        script("good", "echo up $HOBNOB_INSTANCE $HOBNOB_PORT ${HOBNOB_SECRET:-none}"),
+        script("warns", "echo hm >&2; exit 1"),
+        script("fails", "exit 3"),
+        script("latin1", "printf 'caf\\351'"),
+        script("loud", "head -c 1000000 /dev/zero | tr '\\0' x"),
+        script("hangs", &format!("sleep 1000 & echo $! > {}; wait", pid.display())),
+    ];
+    let file =
+        mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{}", checks.concat()));
+    mesh.file("etc/hobnob.toml", "");
+    let home = mesh.path("etc");
+    let refused = process::finish(mesh.agent("a", "a").arg("--config").arg(&home)).await;
+    assert!(refused.failure(1).1.contains("script_checks"), "{refused:?}");
+    mesh.file("etc/hobnob.toml", "script_checks = true\n");
+    let secret = fs::read_to_string(mesh.path("secret")).unwrap();
+    let mut command = mesh.agent("a", "a");
+    let agent = mesh.launch("a", command.arg("--config").arg(&home).env("HOBNOB_SECRET", secret)).await;
+    for (check, status, words) in [
+        ("good", "passing", "up web 7 none"),
+        ("warns", "warning", "hm"),
+        ("fails", "critical", "exit status: 3"),
+        ("latin1", "passing", "caf\u{fffd}"),
+        ("hangs", "critical", "no answer within 1s"),
+    ] {
+        until_said(&agent, "web", check, status, words).await;
+    }
+    assert_eq!(until_said(&agent, "web", "loud", "passing", "x").await.len(), 4096);
+    let child: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    until("what the script started is killed too", async || {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        (stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ")).then_some(())
+    })
+    .await;
+
+    for path in ["/api/v1/registrations/other", "/v1/agent/service/register"] {
+        let body = match path {
+            "/v1/agent/service/register" => {
+                json!({"Name": "other", "Check": {"Args": ["/bin/true"], "Interval": "1s"}})
+            }
+            _ => json!({"name": "other", "checks": [{"script": ["/bin/true"]}]}),
+        };
+        let (status, answer) = agent.call("PUT", path, &body.to_string()).await;
+        assert!(status == 403 || status == 400, "{path}: {status} {answer}");
+    }
+    let with_key = json!([{"http": "https://127.0.0.1/", "tls": {"cert": "/c.pem", "key": "/k.pem"}}]);
+    assert_eq!(put(&agent, with_key).await.0, 403, "the machine's keys are not for whoever asks");
+    assert_eq!(agent.get("/api/v1/registrations").await.as_array().unwrap().len(), 1);
+    fs::remove_file(file).unwrap();
+    until("a file's service goes with the file", async || agent.resolve("web").await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_alias_is_what_another_one_is() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    let body = json!({"name": "db", "port": 1, "checks": [{"id": "beat", "ttl": "1h", "initial": "passing"}]});
+    assert_eq!(b.call("PUT", "/api/v1/registrations/db", &body.to_string()).await.0, 201);
+    let alias = |id: &str, of: &str| json!({"id": id, "alias": of});
+    let there = json!({"id": "there", "alias": "db", "node": "b", "rise": 2, "fall": 2, "interval": "100ms"});
+    let checks = json!([alias("service", "db"), alias("node", "b"), alias("nobody", "cache"), there]);
+    assert_eq!(put(&a, checks).await.0, 201);
+    until_said(&a, "web", "nobody", "critical", "there is no").await;
+    let report = async |status: &str| {
+        let body = json!({"status": status, "output": "as told"});
+        let path = "/api/v1/registrations/db/checks/beat";
+        assert_eq!(b.call("PUT", path, &body.to_string()).await.0, 200);
+    };
+    for status in ["passing", "warning", "critical", "passing"] {
+        report(status).await;
+        for check in ["service", "there"] {
+            until_said(&a, "web", check, status, &format!("is {status}")).await;
+        }
+    }
+    b.kill().await;
+    for (check, words) in [("node", "node b is down"), ("service", "db"), ("there", "db")] {
+        until_said(&a, "web", check, "critical", words).await;
+    }
+}
+
+#[tokio::test]
+async fn it_takes_as_many_results_as_the_check_says_to_change_its_mind() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let target = http().await;
+    let served = Arc::clone(&target.served);
+    let url = format!("http://{}/health", target.at);
+    let checks = json!([{"id": "slow", "http": url, "interval": "100ms", "rise": 3, "fall": 4}]);
+    target.healthy.store(false, Ordering::SeqCst);
+    assert_eq!(put(&agent, checks).await.0, 201);
+    until_said(&agent, "web", "slow", "critical", "HTTP 500").await;
+    for (healthy, status, needed) in [(true, "passing", 3), (false, "critical", 4)] {
+        let before = served.load(Ordering::SeqCst);
+        target.healthy.store(healthy, Ordering::SeqCst);
+        until_said(&agent, "web", "slow", status, "").await;
+        let took = served.load(Ordering::SeqCst) - before;
+        assert!(took >= needed, "{status} after {took}");
+    }
+    let held = Target::silent().await;
+    let waiting = |initial: &str| json!([{"id": "new", "tcp": held.at.to_string(), "expect": "x", "timeout": "1h", "initial": initial}]);
+    for initial in ["passing", "warning", "critical"] {
+        assert_eq!(put(&agent, waiting(initial)).await.0, 200);
+        assert_eq!(said(&agent, "web", "new").await.unwrap().0, initial);
+    }
+    assert_eq!(put(&agent, json!([{"id": "new", "ttl": "1h"}])).await.0, 200);
+    assert_eq!(said(&agent, "web", "new").await.unwrap(), ("critical".into(), "no result yet".into()));
+}
+
+#[tokio::test]
+async fn who_is_critical_for_too_long_is_deregistered_for_good() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    a.register("kept", 81).await;
+    let checks = json!([{"tcp": nowhere().to_string(), "interval": "100ms", "deregister_after": "500ms"}]);
+    assert_eq!(put(&a, checks).await.0, 201);
+    until("it is withdrawn", async || (a.call("GET", "/api/v1/registrations/web", "").await.0 == 404).then_some(()))
+        .await;
+    until("everywhere", async || (b.get("/api/v1/services/web").await == json!([])).then_some(())).await;
+    a.kill().await;
+    let a = mesh.start("a", &[&b]).await;
+    let own = a.get("/api/v1/registrations").await;
+    assert_eq!(own.as_array().unwrap().iter().map(|own| own["id"].as_str().unwrap()).collect::<Vec<_>>(), ["kept"]);
+}
+
+#[tokio::test]
+async fn where_a_check_stood_outlives_its_agent() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let checks = json!([{"id": "beat", "ttl": "1h"}, {"id": "pulse", "ttl": "1h"}]);
+    assert_eq!(put(&agent, checks).await.0, 201);
+    let long = "é".repeat(4000);
+    for (check, status, output) in [("beat", "passing", "all well"), ("pulse", "warning", &long)] {
+        let body = json!({"status": status, "output": output});
+        let path = format!("/api/v1/registrations/web/checks/{check}");
+        assert_eq!(agent.call("PUT", &path, &body.to_string()).await.0, 200);
+    }
+    let cut = until_said(&agent, "web", "pulse", "warning", "é").await;
+    assert_eq!(cut, "é".repeat(2048), "4 KiB, and whole characters");
+    assert_eq!(agent.call("PUT", "/api/v1/maintenance/web", r#"{"enabled": true, "reason": "moving"}"#).await.0, 200);
+    let before = agent.get("/api/v1/services/web").await[0]["checks"].clone();
+    agent.kill().await;
+    let agent = alone(&mesh).await;
+    let after = agent.get("/api/v1/services/web").await;
+    assert_eq!(after[0]["checks"], before, "status, output and since");
+    assert_eq!(after[0]["health"], "maintenance");
+}
+
+#[tokio::test]
+async fn a_group_of_processes_ends_with_the_agent() {
+    let mesh = Mesh::new();
+    let pid = mesh.path("pid");
+    let line = format!("echo $$ > {}; exec sleep 1000", pid.display());
+    mesh.file("etc/hobnob.toml", "script_checks = true\n");
+    let check = format!("[[services.checks]]\nscript = [\"/bin/sh\", \"-c\", \"{line}\"]\ntimeout = \"1h\"\n");
+    mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{check}"));
+    let mut agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
+    let text =
+        until("the script runs", async || fs::read_to_string(&pid).ok().filter(|text| text.ends_with('\n'))).await;
+    let group = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.ended().await.code(), Some(0));
+    let gone =
+        until("the script is gone", async || rustix::process::test_kill_process_group(group).is_err().then_some(true));
+    if !gone.await {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
