@@ -286,6 +286,18 @@ mod tests {
         assert_eq!(parse("<a>\n<b>\n</c></a>").unwrap_err(), "tags do not match at line 3");
     }
 
+    /// What XML is made of, and what breaks it.
+    const PIECES: &str = r#"(<a>|</a>|<a |<b/>|<!--|-->|<!\[CDATA\[|\]\]>|<\?|[<>/=&;#!?"' \nax1é-]){0,40}"#;
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_document_or_a_mistake(text in PIECES) {
+            if let Ok(value) = parse(&text) {
+                proptest::prop_assert!(parse(&write(&value)).is_ok(), "{}", write(&value));
+            }
+        }
+    }
+
     #[test]
     fn what_xml_cannot_say_is_left_out() {
         let text = write(&json!({"a": {"b c": 1, "d": "x\u{0}<", "@e f": "g", "h": null}}));
