@@ -36,6 +36,7 @@ async fn start() -> Node {
         tls: None,
         data_dir: None,
         ready_after: Duration::from_secs(10),
+        protect_for: Duration::ZERO,
         checks: agent::checks::Config::default(),
     };
     let (agent, stop) = (Agent::start(config).await.unwrap(), CancellationToken::new());

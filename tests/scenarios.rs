@@ -360,6 +360,23 @@ stories! {
         assert!(few.iter().all(|&n| world.mesh(n).unwrap().partition().is_none()) && held(&world) == 0);
     }
 
+    /// Who was cut off comes back by one renewal each time: there are five a minute, and the sixth would have to wait.
+    fn a_heal_costs_one_renewal(settings) {
+        let mut world = standing(settings, 6);
+        let others = [0, 1, 2, 4, 5];
+        for heals in 1..=4 {
+            world.cut(&[3], &others);
+            world.cut(&others, &[3]);
+            hidden_at(&mut world, &others, 3);
+            world.heal();
+            let alive = |world: &World| seen(world, 3).iter().all(|state| *state == Some(MemberState::Alive));
+            assert!(world.run_until(10 * SECOND, STEP, alive).is_some(), "{:?}", seen(&world, 3));
+            world.run(SECOND);
+            let renewals = |n: usize| world.mesh(n).unwrap().stats().renewals;
+            assert!((0..6).all(|n| renewals(n) <= heals), "{heals}: {:?}", (0..6).map(renewals).collect::<Vec<_>>());
+        }
+    }
+
     /// A member that is lost again and again is shown later each time; one that restarts twice is not.
     fn who_flaps_is_shown_late(settings) {
         let mut world = standing(settings, 6);

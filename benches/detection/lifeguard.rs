@@ -67,7 +67,7 @@ impl Plan {
 
 /// The same pauses for this core and for plain SWIM.
 pub(crate) fn lifeguard(effort: Effort) -> Vec<Row> {
-    let (victims, seeds): (&[usize], u64) = effort.pick((&[1, 2, 4, 8, 16, 32], 10), (&[8], 1));
+    let (victims, seeds): (&[usize], u64) = effort.pick((&[1, 2, 4, 8, 16, 32], 5), (&[8], 1));
     let (mut ours, mut theirs) = (FalsePositives::default(), FalsePositives::default());
     for seed in 0..seeds {
         for count in victims {

@@ -34,7 +34,7 @@ pub(crate) fn deaths(world: &mut World) -> Vec<(Duration, usize, NodeId)> {
 /// A node falls silent: when does the last other node know, and when does each?
 pub(crate) fn silent(nodes: usize, effort: Effort) -> Vec<Row> {
     let world = standing(2026, nodes, Network::default());
-    fall_silent(world, effort.pick(40, 3))
+    fall_silent(world, effort.pick(40, 10))
 }
 
 /// The same of ten thousand, where there is memory for a hundred million opinions.

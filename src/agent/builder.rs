@@ -8,7 +8,10 @@ use std::{
 };
 
 use super::{Agent, Config, Secret, StartError, checks, trust::Files};
-use crate::model::{Invalid, MeshName, NodeName};
+use crate::{
+    mesh::PROTECT_FOR,
+    model::{Invalid, MeshName, NodeName},
+};
 
 /// Made by [`Agent::builder`]. Unless told otherwise: the host's name, mesh `default`, UDP 7946 on all addresses, nothing
 /// kept on disk.
@@ -27,6 +30,7 @@ pub struct Builder {
     tls: Option<Files>,
     data_dir: Option<PathBuf>,
     ready_after: Duration,
+    protect_for: Duration,
     checks: checks::Config,
 }
 
@@ -45,6 +49,7 @@ impl Default for Builder {
             tls: None,
             data_dir: None,
             ready_after: DEFAULT_READY_AFTER,
+            protect_for: PROTECT_FOR,
             checks: checks::Config::default(),
         }
     }
@@ -123,6 +128,12 @@ impl Builder {
         self
     }
 
+    /// For how long the last healthy set of a service is kept when most of it turns critical at once; zero for never.
+    pub fn protect_for(mut self, lasts: Duration) -> Self {
+        self.protect_for = lasts;
+        self
+    }
+
     /// What checks may do: run scripts, reach networks.
     pub fn checks(mut self, checks: checks::Config) -> Self {
         self.checks = checks;
@@ -149,7 +160,19 @@ impl Builder {
         };
         let mesh = MeshName::try_from(self.mesh.as_str()).map_err(blame("mesh"))?;
         let Self {
-            datacenter, zone, meta, listen, advertise, join, secrets, tls, data_dir, ready_after, checks, ..
+            datacenter,
+            zone,
+            meta,
+            listen,
+            advertise,
+            join,
+            secrets,
+            tls,
+            data_dir,
+            ready_after,
+            protect_for,
+            checks,
+            ..
         } = self;
         Ok(Config {
             node,
@@ -164,6 +187,7 @@ impl Builder {
             tls,
             data_dir,
             ready_after,
+            protect_for,
             checks,
         })
     }

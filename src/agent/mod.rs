@@ -49,6 +49,7 @@ use std::{
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use crate::mesh::PROTECT_FOR;
 pub use atlas::Tenants;
 pub use basis::Basis;
 pub use builder::Builder;
@@ -100,6 +101,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// How long to wait for the first sync before serving what is stored.
     pub ready_after: Duration,
+    /// For how long the last healthy set of a service is kept when most of it turns critical at once; zero for never.
+    pub protect_for: Duration,
     /// What checks may do.
     pub checks: checks::Config,
 }

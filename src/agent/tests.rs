@@ -288,3 +288,26 @@ async fn a_check_is_run_and_a_script_is_for_local_files_alone() {
     assert!(matches!(a.put(scripted()).await, Err(Refused::Forbidden(_))));
     assert!(matches!(a.put_local(scripted()).await, Err(Refused::Forbidden(_))), "off unless enabled");
 }
+
+#[tokio::test]
+async fn a_wave_of_failures_is_doubted_unless_that_is_switched_off() {
+    for (lasts, healthy) in [(crate::mesh::PROTECT_FOR, 3), (Duration::ZERO, 0)] {
+        let a = builder("a", &Secret::random()).protect_for(lasts).start().await.unwrap();
+        a.ready().await.unwrap();
+        let ids = ["web-1", "web-2", "web-3"].map(|id| id.try_into().unwrap());
+        let beat = beat(PATIENCE, None);
+        for id in &ids {
+            a.put(Registration { id: InstanceId::clone(id), checks: vec![beat.clone()], ..web(1) }).await.unwrap();
+        }
+        for status in [Health::Passing, Health::Critical] {
+            for id in &ids {
+                a.report(id, &beat.id, status, "").await.unwrap();
+            }
+        }
+        let passing = |view: &View| {
+            let web = view.service("web");
+            web.map_or(0, |web| web.instances.iter().filter(|one| one.health() == Health::Passing).count())
+        };
+        until(&a, "the wave has passed", |view| passing(view) == healthy).await;
+    }
+}

@@ -74,7 +74,7 @@ impl Will {
         self.heirs.len()
     }
 
-    /// Tells all heirs at the same time, and returns how many have heard it, within a second. Must be called within a
+    /// Tells all heirs at the same time, and returns how many have heard it, within seconds. Must be called within a
     /// tokio runtime, when the agent has died: should it live after all, it will protest and come back.
     ///
     /// # Errors
@@ -103,8 +103,8 @@ pub(super) fn is_last_will(hello: &Hello) -> bool {
 
 /// The feature that marks a hello as a last will. On the wire: never change it.
 const LAST_WILL: &str = "last_will";
-/// A handshake with a few repeats, and not long enough to keep a supervisor from its restart.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A handshake with a few repeats on a machine that is overloaded, and not long enough to keep a supervisor from its restart.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {

@@ -167,6 +167,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         tls,
         data_dir: settings.data_dir,
         ready_after: settings.ready_after,
+        protect_for: settings.protect_for,
         checks: agent::checks::Config {
             scripts: settings.script_checks,
             allow: settings.checks.allow,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::Hook;
 use crate::{
-    agent::trust::Files,
+    agent::{self, trust::Files},
     dns, http,
     model::{Host, MeshName, NodeName, RegistrationDraft, parse_duration},
 };
@@ -28,6 +28,8 @@ pub(super) struct Settings {
     pub(super) join: Vec<Seed>,
     #[serde(with = "duration")]
     pub(super) ready_after: Duration,
+    #[serde(with = "duration")]
+    pub(super) protect_for: Duration,
     pub(super) will: bool,
     pub(super) meta: BTreeMap<String, String>,
     /// Whether checks may run programs.
@@ -60,6 +62,7 @@ impl Default for Settings {
             advertise: None,
             join: Vec::new(),
             ready_after: Duration::from_secs(10),
+            protect_for: agent::PROTECT_FOR,
             will: true,
             meta: BTreeMap::new(),
             script_checks: false,

@@ -208,7 +208,7 @@ fn serving_needs_a_secret_and_trying_does_not() {
 fn what_is_shown_can_be_read_again() {
     let folder = folder(&[("hobnob.toml", "node = \"n1\"\nready_after = \"1m\"")]);
     let shown = show(&sources(&folder)).unwrap();
-    assert!(shown.contains("ready_after = \"1m\""), "{shown}");
+    assert!(shown.contains("ready_after = \"1m\"") && shown.contains("protect_for = \"300000ms\""), "{shown}");
     let mut mistakes = Vec::new();
     layer::parse(document::Source { name: "shown", text: &shown }, &mut mistakes);
     assert_eq!(mistakes, []);

@@ -249,7 +249,7 @@ fn cut(output: &str, most: usize) -> &str {
 }
 
 /// A check's output is kept to this.
-const MAX_OUTPUT: usize = 4096;
+pub(super) const MAX_OUTPUT: usize = 4096;
 /// The outputs of one instance's checks together: with the names of as many checks as it may have, that fits a row.
 const OUTPUTS: usize = 36 * 1024;
 /// Outputs that changed without a change of status are published this often.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::wire;
-use crate::model::{HealthReport, InstanceId, Node, Registration};
+use super::{check::MAX_OUTPUT, maintenance::is_reason, wire};
+use crate::model::{Health, HealthReport, InstanceId, MAX_CHECKS, Node, Registration};
 
 /// What a row is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,12 +48,17 @@ pub(super) enum Claim {
 impl Claim {
     pub(super) fn parse(key: &Key, body: &[u8]) -> Option<Self> {
         match key {
-            Key::Node => wire::decode::<Node>(body).ok().filter(is_reachable).map(|node| Self::Node(Arc::new(node))),
+            Key::Node => wire::decode::<Node>(body)
+                .ok()
+                .filter(|node| is_reachable(node) && node.maintenance.as_deref().is_none_or(is_reason))
+                .map(|node| Self::Node(Arc::new(node))),
             Key::Service(id) => wire::decode::<Registration>(body)
                 .ok()
                 .filter(|registration| registration.id == *id && registration.validate().is_ok())
                 .map(|registration| Self::Service(Arc::new(registration))),
-            Key::Health(_) => wire::decode::<HealthReport>(body).ok().map(|report| Self::Health(Arc::new(report))),
+            Key::Health(_) => {
+                wire::decode::<HealthReport>(body).ok().filter(is_modest).map(|report| Self::Health(Arc::new(report)))
+            }
         }
     }
 
@@ -66,9 +71,44 @@ impl Claim {
     }
 }
 
+/// Whether an honest node can have said this of its checks.
+fn is_modest(report: &HealthReport) -> bool {
+    report.checks.len() <= MAX_CHECKS
+        && report.checks.iter().all(|check| check.status != Health::Maintenance && check.output.len() <= MAX_OUTPUT)
+        && report.maintenance.as_deref().is_none_or(is_reason)
+}
+
 /// Whether others could dial a node that says this of itself.
 pub(super) fn is_reachable(node: &Node) -> bool {
     let count = node.addresses.len();
     (1..=Node::MAX_ADDRESSES).contains(&count)
         && node.addresses.iter().all(|address| !address.ip().is_unspecified() && address.port() != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::CheckStatus;
+
+    #[test]
+    fn a_report_beyond_what_an_owner_may_write_is_no_claim() {
+        let check = |status, length| {
+            let (id, output) = ("c".try_into().unwrap(), "x".repeat(length).into());
+            CheckStatus { id, name: "c".try_into().unwrap(), status, output, since: 0 }
+        };
+        let fine = check(Health::Warning, MAX_OUTPUT);
+        for (checks, maintenance, taken) in [
+            (vec![fine.clone()], None, true),
+            (vec![check(Health::Passing, 0); MAX_CHECKS], Some("new disk".to_owned()), true),
+            (vec![check(Health::Passing, 0); MAX_CHECKS + 1], None, false),
+            (vec![check(Health::Passing, MAX_OUTPUT + 1)], None, false),
+            (vec![fine, check(Health::Maintenance, 0)], None, false),
+            (Vec::new(), Some("x".repeat(513)), false),
+            (Vec::new(), Some("a\nb".to_owned()), false),
+        ] {
+            let report = HealthReport { checks, maintenance: maintenance.map(Into::into) };
+            let body = wire::encode_named(&report);
+            assert_eq!(Claim::parse(&Key::Health("web".try_into().unwrap()), &body).is_some(), taken, "{report:?}");
+        }
+    }
 }

@@ -10,6 +10,11 @@ use super::{
 };
 use crate::model::{FieldError, Health, HealthReport, InstanceId, Node, Time};
 
+/// Whether a text may stand as the reason.
+pub(super) fn is_reason(text: &str) -> bool {
+    text.len() <= MAX_REASON && !text.chars().any(char::is_control)
+}
+
 impl Mesh {
     /// Takes an instance or the node out of service, or back into it.
     pub(super) fn maintain(
@@ -18,7 +23,7 @@ impl Mesh {
         instance: Option<&InstanceId>,
         reason: Option<Arc<str>>,
     ) -> Result<Done, Rejected> {
-        if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON || reason.chars().any(char::is_control)) {
+        if reason.as_deref().is_some_and(|reason| !is_reason(reason)) {
             return Err(FieldError::new("reason", "is longer than 512 bytes or holds a control character").into());
         }
         let Some(id) = instance else { return self.maintain_node(now, reason) };

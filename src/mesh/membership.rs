@@ -54,10 +54,7 @@ impl Mesh {
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard) = (true, now);
-        let outdated = (hello.generation < seen.generation || !seen.state.is_shown()).then_some(seen.generation);
-        if let Some(generation) = outdated {
-            self.send(peer, &Frame::Renew(generation));
-        }
+        self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
         if !self.sync.done {
@@ -308,11 +305,10 @@ impl Mesh {
         let (generation, incarnation) = (head.source.generation, head.incarnation);
         let fact = Fact { id: from, generation, incarnation, state: MemberState::Alive, by: from };
         self.judge(now, &fact, Cause::Hello);
-        let Some(seen) = self.roster.get(from) else { return };
-        if !seen.state.is_shown() || seen.generation > generation {
-            let known = seen.generation;
-            return self.send(from, &Frame::Renew(known));
+        if self.correct(from, generation) {
+            return;
         }
+        let Some(seen) = self.roster.get(from) else { return };
         if head.target.node == self.id && head.target.generation != self.swim.generation() {
             // It speaks to who this node was before it renewed.
             let ours = self.fact_of_this(MemberState::Alive);
@@ -327,12 +323,32 @@ impl Mesh {
         self.carry_out(now);
     }
 
+    /// Tells a peer that speaks under `generation` what is known of it, where that is no use to it any more: true then.
+    ///
+    /// Only who is gone here has to renew. Who is known under a later generation has renewed already, most likely, and
+    /// this is what it said before: to renew for that again and again would use up what a minute allows.
+    fn correct(&mut self, peer: NodeId, generation: Generation) -> bool {
+        let Some(seen) = self.roster.get(peer) else { return false };
+        if !seen.state.is_shown() {
+            let gone = seen.generation;
+            self.send(peer, &Frame::Renew(gone));
+        } else if seen.generation > generation {
+            let known = seen.fact(peer, self.id);
+            self.send(peer, &Frame::Facts(vec![known]));
+        } else {
+            return false;
+        }
+        true
+    }
+
     /// Does what foca wants done.
     pub(super) fn carry_out(&mut self, now: Time) {
         for effect in self.swim.effects() {
             match effect {
                 Effect::Send(to, packet) => self.send_swim(to, &packet),
                 Effect::Later(after, alarm) => self.timers.set(now + after, Timer::Swim(alarm)),
+                // A look takes half the time of the rest of the probe, and asks more others.
+                Effect::Unanswered(id) => self.look(now, id, Purpose::Watch),
                 Effect::Missed(identity) => {
                     let current =
                         self.roster.get(identity.node).is_some_and(|seen| seen.generation == identity.generation);

@@ -61,7 +61,7 @@ pub use event::{
 pub use explain::{Explanation, Flapping, Suspected, Testimony};
 pub use hold::CutOff;
 pub use notary::{BookKey, Notary, Numbers, SharedNotary, Signature};
-pub use protection::Protection;
+pub use protection::{PROTECT_FOR, Protection};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;

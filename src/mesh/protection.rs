@@ -155,7 +155,7 @@ impl Mesh {
 }
 
 /// How long a protection lasts unless asked otherwise.
-const PROTECT_FOR: Duration = Duration::from_secs(300);
+pub const PROTECT_FOR: Duration = Duration::from_secs(300);
 /// What turns within so long of each other turns together.
 const MOMENTS: Duration = Duration::from_secs(10);
 /// Services with fewer healthy instances are not protected: of two, one failure is half.

@@ -26,11 +26,13 @@ pub(super) struct Suspicion {
     accusers: Vec<NodeId>,
     /// When this node's own look failed.
     witnessed: Option<Time>,
+    /// This node has not looked for itself yet.
+    unseen: bool,
 }
 
 impl Suspicion {
     pub(super) fn new(since: Time, accuser: NodeId) -> Self {
-        Self { since, accusers: vec![accuser], witnessed: None }
+        Self { since, accusers: vec![accuser], witnessed: None, unseen: true }
     }
 
     /// Counts one more voice; false if it was counted before or counts no more.
@@ -44,7 +46,8 @@ impl Suspicion {
 
     /// A sign of life: what was said before says nothing any more.
     pub(super) fn begin_anew(&mut self, now: Time) {
-        *self = Self { accusers: self.accusers.drain(..).take(1).collect(), ..Self::new(now, NodeId(0)) };
+        let accusers = self.accusers.drain(..).take(1).collect();
+        *self = Self { accusers, unseen: false, ..Self::new(now, NodeId(0)) };
     }
 
     pub(super) fn is_accused_by(&self, node: NodeId) -> bool {
@@ -108,16 +111,19 @@ impl Mesh {
     /// Looks after the next member on the ring, so that whoever dies in silence is missed within one period however
     /// large the mesh. Suspects on the way are looked after too: a whole rack may have died.
     pub(super) fn watch(&mut self, now: Time) {
-        self.timers.set(now + WATCH, Timer::Watch);
         let mut watched = Vec::new();
+        let mut next = now + WATCH;
         for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.state.is_shown()) {
             if now.since(seen.heard) >= WATCH / 2 {
                 watched.push(id);
+            } else {
+                next = next.min(seen.heard + WATCH);
             }
             if seen.state == MemberState::Alive {
                 break;
             }
         }
+        self.timers.set(next, Timer::Watch);
         for id in watched {
             self.look(now, id, Purpose::Watch);
         }
@@ -158,7 +164,13 @@ impl Mesh {
         let Some(seen) = self.roster.get(id) else { return };
         let Some(suspicion) = &seen.suspicion else { return };
         let deadline = suspicion.deadline(others);
-        let at = if seen.is_witnessed(deadline) { deadline } else { deadline.before(seen.look_takes()) };
+        let look_at = deadline.before(seen.look_takes());
+        let at = match () {
+            () if seen.is_witnessed(deadline) => deadline,
+            // Who lives has refuted by then; of the dead this node knows in time, whenever others confirm it.
+            () if suspicion.unseen => look_at.min(suspicion.since + REFUTED),
+            () => look_at,
+        };
         self.timers.set(at.max(now), Timer::Suspicion(id, seen.generation));
     }
 
@@ -198,9 +210,9 @@ impl Mesh {
         let this = self.id;
         let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.generation == generation) else { return };
         let Some(suspicion) = &mut seen.suspicion else { return };
-        let due = suspicion.deadline(others);
+        let (due, unseen) = (suspicion.deadline(others), std::mem::take(&mut suspicion.unseen));
         if !seen.is_witnessed(now.max(due)) || seen.lived_within(now, HEARD_LATELY) {
-            if due <= now + seen.look_takes() {
+            if unseen || due <= now + seen.look_takes() {
                 self.look(now, id, Purpose::Witness);
             }
             return;
@@ -251,7 +263,7 @@ const OBSERVERS: usize = 4;
 /// How many confirmations make a suspicion as short as it gets.
 const EXPECTED: usize = 3;
 /// A suspicion confirmed by all expected: long enough for a refutation to travel the mesh and back on a bad day.
-const MIN_SUSPICION: Duration = Duration::from_millis(800);
+const MIN_SUSPICION: Duration = Duration::from_millis(700);
 /// A suspicion nobody confirms.
 const MAX_SUSPICION: Duration = Duration::from_secs(5);
 /// More accusers than this tell nothing new.
@@ -263,6 +275,8 @@ const MAX_DOUBT: u8 = 8;
 pub(super) const WATCH: Duration = Duration::from_secs(1);
 /// Of a member heard from so lately nobody believes that it is dead.
 pub(super) const HEARD_LATELY: Duration = Duration::from_millis(500);
+/// In such a time a suspect that lives has heard of it and refuted, mostly.
+const REFUTED: Duration = Duration::from_millis(100);
 /// A look that failed longer ago than this is made again before the verdict.
 const FRESH: Duration = Duration::from_millis(1_500);
 /// Through how many others a suspect is told of its suspicion.
@@ -294,7 +308,7 @@ mod tests {
     #[test]
     fn confirmations_shorten_a_suspicion_as_the_paper_has_it() {
         // Section IV-B with k = 3: max - (max - min) log(c + 1) / log(k + 1), never below min.
-        for (confirmations, millis) in [(0, 5_000), (1, 2_900), (2, 1_671), (3, 800), (7, 800)] {
+        for (confirmations, millis) in [(0, 5_000), (1, 2_850), (2, 1_592), (3, 700), (7, 700)] {
             let mut suspicion = Suspicion::new(Time::ZERO, NodeId(0));
             for voice in 1..=confirmations {
                 suspicion.confirm(NodeId(voice));

@@ -51,6 +51,8 @@ pub(super) enum Effect {
     Send(NodeId, Vec<u8>),
     /// Call [`Swim::wake`] with this after so long.
     Later(Duration, Alarm),
+    /// A ping of this node was not answered soon.
+    Unanswered(NodeId),
     /// A probe of this node went unanswered, directly and through others.
     Missed(Identity),
     /// A probe of this node was answered; the round trip if it can be told.
@@ -186,6 +188,9 @@ impl Swim {
                 let Some(probe) = self.probe.as_mut().filter(|probe| probe.number == number && !probe.answered) else {
                     return;
                 };
+                if repeat == 0 {
+                    self.effects.push(Effect::Unanswered(probe.target));
+                }
                 probe.repeats += 1;
                 self.effects.push(Effect::Send(probe.target, probe.packet.clone()));
                 if usize::from(repeat) + 1 < REPEATS.len() {

@@ -180,9 +180,11 @@ impl World {
         let machine = &mut self.machines[n];
         let Some(process) = machine.process.take() else { return };
         machine.life += 1;
-        let peers = process.mesh.members().filter(|member| member.id != machine.id && member.state.is_shown());
-        let peers: Vec<_> = peers.filter_map(|member| member.address()).take(KNOWN_PEERS).collect();
-        // As the agent does: an empty mesh is no reason to forget how to find one.
+        let others = process.mesh.members().filter(|member| member.id != machine.id);
+        let (shown, gone): (Vec<_>, Vec<_>) = others.partition(|member| member.state.is_shown());
+        // As the agent does, which saves them while they are there: to be cut off is no reason to forget them.
+        let peers = shown.iter().chain(&gone).filter_map(|member| member.address());
+        let peers: Vec<_> = peers.take(KNOWN_PEERS).collect();
         if !peers.is_empty() {
             machine.disk.peers = peers;
         }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     agent::{self, Agent, Secret},
-    dns,
+    dns, mesh,
     model::{MemberState, NodeName, Port, Registration, ServiceName},
 };
 
@@ -271,6 +271,7 @@ impl Stage {
             tls: None,
             data_dir: None,
             ready_after: PATIENCE,
+            protect_for: mesh::PROTECT_FOR,
             checks: agent::checks::Config::default(),
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| failed(&e))?;
