@@ -250,5 +250,28 @@ async fn who_runs_out_of_file_descriptors_stays_in_the_mesh_and_recovers() {
     nobody_died(&field, &marks, "exhausted file descriptors").await;
 }
 
+#[tokio::test]
+async fn who_has_no_room_on_its_disk_stays_in_the_mesh_and_hears_all() {
+    let Some(mut field) = Field::new() else { return };
+    for _ in 0..2 {
+        field.add().await;
+    }
+    let full = field.add_on_a_small_disk().await.node.clone();
+    field.until_all_see("alive", &["n0", "n1", &full]).await;
+    let marks = field.marks().await;
+    let text = "x".repeat(250);
+    let body = format!(r#"{{"name": "large", "port": 80, "meta": {{"a": "{text}", "b": "{text}", "c": "{text}"}}}}"#);
+    let mut stored = 0;
+    while field.posts[2].call("PUT", &format!("/api/v1/registrations/large-{stored}"), &body).await.unwrap().0 == 201 {
+        stored += 1;
+        assert!(stored < 5_000, "the disk is not small");
+    }
+    news_travel(&field, 0, "meanwhile").await;
+    last(Duration::from_secs(3)).await;
+    nobody_died(&field, &marks, "a full disk").await;
+    let shown = field.posts[0].get("/api/v1/services/large").await;
+    assert_eq!(shown.as_array().unwrap().len(), stored, "what was acknowledged, and nothing else");
+}
+
 /// More than an agent of three nodes ever opens.
 const FILES: u64 = 4_096;

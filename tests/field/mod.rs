@@ -107,15 +107,33 @@ impl Field {
     pub(crate) async fn add(&mut self) -> &Post {
         let number = self.posts.len();
         let (space, address) = self.space(number);
-        self.start(&format!("n{number}"), &space, &address).await
+        self.start(&format!("n{number}"), &space, &address, &[]).await
     }
 
-    async fn start(&mut self, node: &str, space: &str, address: &str) -> &Post {
+    /// One more agent, on a disk that has room for little.
+    pub(crate) async fn add_on_a_small_disk(&mut self) -> &Post {
+        let number = self.posts.len();
+        let (space, address) = self.space(number);
+        let node = format!("n{number}");
+        let home = self.mesh.path(&node);
+        std::fs::create_dir(&home).unwrap();
+        // A namespace of the network's has mounts of its own (ip-netns(8)).
+        let small_disk =
+            r#"mount -t tmpfs -o size=1200k none "$0" && head -c 500000 /dev/zero >"$0/filler" && exec "$@""#;
+        self.start(&node, &space, &address, &["sh", "-c", small_disk, home.to_str().unwrap()]).await
+    }
+
+    /// Starts an agent in a namespace, by way of another program if there are words for one.
+    async fn start(&mut self, node: &str, space: &str, address: &str, by: &[&str]) -> &Post {
         let socket = self.mesh.path(&format!("{node}.sock"));
         let agent = self.mesh.agent(node, node);
         let mut command = tokio::process::Command::new("ip");
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).kill_on_drop(true);
-        command.args(["netns", "exec", space]).arg(agent.as_std().get_program()).args(agent.as_std().get_args());
+        command
+            .args(["netns", "exec", space])
+            .args(by)
+            .arg(agent.as_std().get_program())
+            .args(agent.as_std().get_args());
         command.args(["--listen", &format!("{address}:7946")]).env("HOBNOB_HTTP__SOCKET", &socket);
         if let Some(first) = self.posts.first() {
             command.args(["--join", &first.agent.mesh.to_string()]);
@@ -145,7 +163,7 @@ impl Field {
             "ip netns exec {router} nft add chain ip nat out {{ type nat hook postrouting priority 100 ; }}"
         ));
         must(&format!("ip netns exec {router} nft add rule ip nat out oifname eth0 masquerade random"));
-        (router, self.start("inside", &inside, "192.168.77.2").await)
+        (router, self.start("inside", &inside, "192.168.77.2", &[]).await)
     }
 
     pub(crate) fn nodes(&self) -> Vec<&str> {
