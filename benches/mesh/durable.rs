@@ -15,7 +15,7 @@ use crate::{
 
 /// The rows for an agent on one processor.
 pub(crate) fn durable(effort: Effort) -> Vec<Row> {
-    let count = effort.pick(40_000, 4_000);
+    let count = effort.pick(20_000, 4_000);
     let home = home();
     let mut recipe = Recipe::new(home.path(), "n0");
     recipe.processor = Some(0);
