@@ -1,7 +1,7 @@
 //! The partition guard: when more than half of the mesh goes silent at once, this node is the one cut off.
 //!
-//! A second suspicion beside the first is reason enough for a roll call: a sample of the members, all of them in a small
-//! mesh, is looked for before anybody else is judged. When more than half of those asked do not answer, whoever goes
+//! A second suspicion beside the first is reason enough for a roll call, and the first one where the mesh is small: a sample
+//! of the members, all of them in a small mesh, is looked for before anybody is judged. When more than half of those asked do not answer, whoever goes
 //! Down is held: it is Down, and what it serves is shown as it last was, marked. That ends when the mesh is back, or when
 //! its rows would be forgotten anyway.
 
@@ -52,12 +52,13 @@ impl Mesh {
         self.guard.cut_off
     }
 
-    /// More than one member is suspected: looks around, unless that was just done.
+    /// Somebody is suspected: looks around, unless that was just done.
     pub(super) fn call_the_roll(&mut self, now: Time) {
         self.guard.downs.retain(|(at, _)| now.since(*at) < WINDOW);
         let suspects = self.roster.iter().filter(|(_, seen)| seen.state == MemberState::Suspect).count();
         let fresh = self.guard.roll.as_ref().is_some_and(|roll| now.since(roll.at) < WINDOW);
-        if fresh || suspects + self.guard.downs.len() < SEVERAL {
+        let enough = if self.roster.shown() < ROLL { 1 } else { SEVERAL };
+        if fresh || suspects + self.guard.downs.len() < enough {
             return;
         }
         let asked = self.sample();
@@ -195,7 +196,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// So many suspects at once are more than an accident.
 const SEVERAL: usize = 2;
 /// Who was heard from so lately is there.
-const LATELY: Duration = Duration::from_secs(1);
+const LATELY: Duration = Duration::from_millis(200);
 /// Members asked: of a larger mesh a sample, which errs about the half once in a thousand times where three quarters live.
 const ROLL: usize = 32;
 /// How long a roll call is waited for: as long as a look takes that nobody answers, and a little.
