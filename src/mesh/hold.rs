@@ -168,6 +168,7 @@ impl Mesh {
         for id in &held {
             self.roster.get_mut(*id).into_iter().for_each(|seen| seen.held = None);
             self.show(*id);
+            self.expect_lapse(now, *id);
         }
         self.guard.downs.clear();
         self.guard.roll = None;

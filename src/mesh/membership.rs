@@ -217,6 +217,7 @@ impl Mesh {
         } else {
             self.stats.downs += 1;
             self.note_fall(now, id);
+            self.expect_lapse(now, id);
         }
     }
 

@@ -8,7 +8,7 @@
 //! 5. A rumour that leaves a gap is shown but not counted: the next sync fills the gap.
 //! 6. A tombstone outlives every sync before it is folded into the floor; a reader below the floor takes the whole book.
 //! 7. What is shown is the live rows of members that are not Down, or are held while this node is the one cut off; whoever
-//!    flaps is shown late. A death edits no book.
+//!    flaps is shown late. A death edits no book: rows may lapse with it, by what they say themselves.
 //! 8. Every queue has a limit, and a counter for what it dropped.
 //! 9. The same seed and inputs give the same outputs, byte for byte.
 
@@ -23,6 +23,7 @@ mod flap;
 pub mod fuzz;
 mod hold;
 mod inbox;
+mod lapse;
 mod leave;
 mod look;
 mod maintenance;
@@ -192,6 +193,7 @@ enum Timer {
     Unhide(NodeId),
     Mended,
     Unprotect(ServiceName),
+    Lapse(NodeId),
     Forget,
 }
 
@@ -452,6 +454,7 @@ impl Mesh {
             Timer::Unhide(id) => self.unhide(now, id),
             Timer::Mended => self.mended(now),
             Timer::Unprotect(name) => self.on_unprotect(now, &name),
+            Timer::Lapse(id) => self.on_lapse(now, id),
             Timer::Forget => {
                 self.forget(now);
                 self.timers.set(now + FORGET_EVERY, Timer::Forget);

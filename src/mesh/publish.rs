@@ -349,6 +349,9 @@ impl Mesh {
             let names = self.catalog.get(owner).into_iter().flat_map(Book::registrations);
             self.changes.extend(names.map(|registration| Change::Service(registration.name.clone())));
         }
+        if !merged.services.is_empty() {
+            self.expect_lapse(self.now, owner);
+        }
         for name in merged.services {
             self.weigh_health(self.now, &name, owner);
             self.changes.insert(Change::Service(name));

@@ -38,6 +38,8 @@ pub(super) struct Seen {
     /// Down, and shown all the same since then: this node is the one cut off.
     pub(super) held: Option<Time>,
     pub(super) flaps: Option<Box<Flaps>>,
+    /// When the next of its rows may lapse.
+    pub(super) lapses_at: Time,
 }
 
 /// How far away another node is.
@@ -93,6 +95,7 @@ impl Seen {
             distance: None,
             held: None,
             flaps: None,
+            lapses_at: Time::ZERO,
         }
     }
 

@@ -186,7 +186,8 @@ impl Mesh {
         let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
         // In doubt last: suspects, and what is shown although it may not be there.
         rows.sort_by_key(|row| (row.member != MemberState::Alive, row.held.is_some()));
-        Some(rows)
+        // Nothing is left where all have lapsed.
+        (!rows.is_empty()).then_some(rows)
     }
 
     fn instance(&self, name: &ServiceName, owner: NodeId, id: &InstanceId) -> Option<Instance> {
@@ -200,11 +201,15 @@ impl Mesh {
             Some(seen) => (seen.state, None),
         };
         let book = self.catalog.get(owner)?;
+        let registration = book.registration(id)?;
+        if self.roster.get(owner).is_some_and(|seen| seen.has_lapsed(self.now, registration)) {
+            return None;
+        }
         let protected = || self.protections.kept(name, &(owner, id.clone())).map(Held::Protected);
         Some(Instance {
             owner,
             node: Arc::clone(book.node()?),
-            registration: Arc::clone(book.registration(id)?),
+            registration: Arc::clone(registration),
             report: book.report(id).cloned().unwrap_or_default(),
             member,
             held: cut_off.or_else(protected),

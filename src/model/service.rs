@@ -1,7 +1,7 @@
 //! What a user asks for: a registration, checked once where it enters (RFC 2782 for ports, priorities and weights,
 //! RFC 6763 section 6 for the pairs that become TXT).
 
-use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,9 @@ pub struct Registration {
     /// How its health is found out. Kept by the owner alone: other nodes are told results, not recipes.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub checks: Vec<CheckSpec>,
+    /// Its node Down for so long, nobody lists it any more: what [`Registration::published`] says of its checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lapses_after: Option<Duration>,
     /// What was said of it in Consul's words and has none of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub echo: Option<Arc<Echo>>,
@@ -85,6 +88,7 @@ impl Registration {
             warning_weight: None,
             priority: 1,
             checks: Vec::new(),
+            lapses_after: None,
             echo: None,
         })
     }
@@ -131,10 +135,11 @@ impl Registration {
         self.warning_weight.or_else(consul).unwrap_or(self.weight)
     }
 
-    /// What other nodes are told.
+    /// What other nodes are told. Of a node that is gone all checks are critical, so the first to deregister does.
     #[must_use]
     pub fn published(&self) -> Self {
-        Self { checks: Vec::new(), ..self.clone() }
+        let first = self.checks.iter().filter_map(|check| check.deregister_after).min();
+        Self { checks: Vec::new(), lapses_after: first.or(self.lapses_after), ..self.clone() }
     }
 
     /// Checks the limits that the types cannot express.
@@ -329,6 +334,7 @@ impl RegistrationDraft {
             warning_weight,
             priority,
             checks,
+            lapses_after: None,
             echo: None,
         };
         built.validate()?;
