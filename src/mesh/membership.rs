@@ -452,13 +452,6 @@ impl Mesh {
             self.looks.remove(&id);
         }
     }
-
-    /// Whether a generation can be: no process starts more than a day from now, unless it has told us so itself.
-    pub(super) fn is_plausible(&self, now: Time, id: NodeId, generation: Generation) -> bool {
-        let latest = self.unix_millis(now + CLOCKS_DIFFER);
-        let known = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() >= generation.epoch());
-        known || generation.epoch().0 <= latest.max(self.epoch.0)
-    }
 }
 
 /// In what part a member has to do with an accusation.
@@ -497,5 +490,3 @@ const SOON: Duration = Duration::from_millis(150);
 const LAST_EPOCH: Epoch = Epoch(1 << 47);
 /// A generation's incarnations are 16 bits; it is renewed well before they run out.
 const LAST_INCARNATION: u16 = u16::MAX - 1_000;
-/// How far a peer's clock may be ahead of ours before its epoch is held for an attack.
-const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);

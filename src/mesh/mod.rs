@@ -31,6 +31,7 @@ mod membership;
 pub mod notary;
 mod outbox;
 mod page;
+mod plausible;
 mod protection;
 mod publish;
 mod ring;
