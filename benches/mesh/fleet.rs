@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -119,9 +119,15 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // One that was stopped is gone already.
+        // The agent and its parent; one that was stopped is gone already.
+        let agent = fs::read(&self.ready_file).ok().and_then(|text| serde_json::from_slice::<Ready>(&text).ok());
+        let agent = agent.and_then(|ready| Pid::from_raw(i32::try_from(ready.pid).ok()?));
+        let _ = agent.map(|agent| kill_process(agent, Signal::KILL));
         let _ = self.child.kill();
         let _ = self.child.wait();
+        while agent.is_some_and(|agent| test_kill_process(agent).is_ok()) {
+            sleep(Duration::from_millis(1));
+        }
         let _ = fs::remove_file(&self.ready_file);
     }
 }
