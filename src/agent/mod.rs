@@ -17,6 +17,7 @@ mod drive;
 mod gazette;
 mod hello;
 mod journal;
+mod judge;
 mod link;
 mod looks;
 mod lookup;

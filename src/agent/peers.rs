@@ -142,11 +142,9 @@ impl Peers {
 
     /// Whom to bring news that must not get lost, and where they are seen: the peers spoken to last.
     pub(super) fn heirs(&self) -> Vec<(NodeId, SocketAddr)> {
-        let linked =
-            |(id, peer): (&NodeId, &Peer)| Some((*id, peer.link.as_ref()?.used, peer.link.as_ref()?.address()));
-        let mut links: Vec<_> = self.table.iter().filter_map(linked).collect();
-        links.sort_unstable_by_key(|(_, used, _)| std::cmp::Reverse(*used));
-        links.into_iter().map(|(id, _, address)| (id, address)).take(HEIRS).collect()
+        let mut links: Vec<_> = self.table.iter().filter_map(|(id, peer)| Some((*id, peer.link.as_ref()?))).collect();
+        links.sort_unstable_by_key(|(_, link)| std::cmp::Reverse(link.used));
+        links.into_iter().map(|(id, link)| (id, link.address())).take(HEIRS).collect()
     }
 
     /// How many links stand.

@@ -122,12 +122,12 @@ impl Settings {
 }
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
-    if !flags.has_executor && !flags.no_will && Config::load(&flags.settings.sources())?.will {
+    let sources = flags.settings.sources();
+    let config = Config::load(&sources)?;
+    if config.will && !flags.has_executor && !flags.no_will {
         return executor::run(flags.log_format);
     }
     logs::start(flags.log_format, logs::DEFAULT)?;
-    let sources = flags.settings.sources();
-    let config = Config::load(&sources)?;
     raise_descriptor_limit();
     let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(unstarted)?;

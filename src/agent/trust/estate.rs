@@ -1,14 +1,11 @@
 //! What proves a node's name, in a form that another process can hold: the executor of its last will speaks with it.
 
-use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::{
     Broken, Trust,
-    enrol::Guests,
     papers::{Issued, Papers},
 };
 use crate::model::{MeshName, NodeName};
@@ -52,15 +49,7 @@ impl Trust {
         let key = PrivateKeyDer::try_from(estate.key.as_slice()).map_err(|_| Broken::Key)?;
         let own = Issued::new(certificates(&estate.chain), &key, None)?;
         let papers = Papers::assemble(&certificates(&estate.roots), own, None, Vec::new())?;
-        let papers = ArcSwap::from_pointee(papers);
-        Ok(Self {
-            mesh: mesh.clone(),
-            node: node.clone(),
-            papers,
-            law: ArcSwap::default(),
-            guests: Guests::default(),
-            renewed: Notify::new(),
-        })
+        Ok(Self::holding(mesh, node, papers))
     }
 }
 

@@ -4,26 +4,29 @@
 use std::sync::Arc;
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, Error, RootCertStore,
     client::{
         Resumption, WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        danger::{ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature},
+    crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::SingleCertAndKey,
     version::TLS13,
 };
 
 use super::{Broken, Invitation, JOIN_ALPN, authority, enrol::fingerprint, only_san, proven_name};
-use crate::model::MeshName;
+use crate::{
+    agent::judge::{Judge, Judged},
+    model::MeshName,
+};
 
 /// What a guest dials with.
 pub(in crate::agent) fn guest_tls(invitation: &Invitation) -> Result<ClientConfig, Broken> {
     let crypto = Arc::new(provider::default_provider());
     let shown = authority::applicant(&invitation.secret)?;
-    let verifier =
-        Fingerprint { mesh: invitation.mesh.clone(), fingerprint: invitation.fingerprint, crypto: Arc::clone(&crypto) };
+    let judge = Fingerprint { mesh: invitation.mesh.clone(), fingerprint: invitation.fingerprint };
+    let verifier = Judged { judge, crypto: Arc::clone(&crypto) };
     let mut client = ClientConfig::builder_with_provider(crypto)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -56,42 +59,12 @@ pub(super) fn is_under(
 struct Fingerprint {
     mesh: MeshName,
     fingerprint: [u8; 32],
-    crypto: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Fingerprint {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        proven_name(certificate, &self.mesh).ok_or(CertificateError::NotValidForName)?;
-        let root = intermediates.iter().find(|shown| fingerprint(shown) == self.fingerprint);
-        is_under(certificate, intermediates, root.ok_or(CertificateError::UnknownIssuer)?, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.crypto.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.crypto.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.crypto.signature_verification_algorithms.supported_schemes()
+impl Judge for Fingerprint {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        proven_name(leaf, &self.mesh).ok_or(CertificateError::NotValidForName)?;
+        let root = rest.iter().find(|shown| fingerprint(shown) == self.fingerprint);
+        is_under(leaf, rest, root.ok_or(CertificateError::UnknownIssuer)?, now).map(drop)
     }
 }

@@ -90,15 +90,18 @@ pub(super) enum Proof<'a> {
 
 impl Trust {
     pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
-        let papers = ArcSwap::from_pointee(Self::papers(mesh, node, proof)?);
-        Ok(Self {
+        Ok(Self::holding(mesh, node, Self::papers(mesh, node, proof)?))
+    }
+
+    fn holding(mesh: &MeshName, node: &NodeName, papers: Papers) -> Self {
+        Self {
             mesh: mesh.clone(),
             node: node.clone(),
-            papers,
+            papers: ArcSwap::from_pointee(papers),
             law: ArcSwap::default(),
             guests: Guests::default(),
             renewed: Notify::new(),
-        })
+        }
     }
 
     fn papers(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Papers, Broken> {

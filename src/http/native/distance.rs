@@ -1,17 +1,18 @@
 //! `GET /api/v1/rtt/{node}` and `POST /api/v1/ping/{node}`: how far away a node is, as it is known and as it is now.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
+    members::{member, millis},
     openapi::Api,
     params::{Params, Segments},
 };
 use crate::{
-    agent::{PATIENCE, View},
+    agent::PATIENCE,
     http::{Answer, Problem, Shared},
     mesh::Member,
 };
@@ -59,15 +60,8 @@ pub(super) async fn ping(State(app): Shared, Segments(to): Segments<String>) -> 
     Ok(Json(trip(&from, &to, Some(rtt.ok_or_else(silent)?), Source::Measured)).into_response())
 }
 
-fn member(view: &View, name: &str) -> Result<Arc<Member>, Problem> {
-    let why = || format!("nobody here knows a node called {name:?}; GET /api/v1/members lists them");
-    view.node(name).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, why()))
-}
-
 fn trip(from: &Member, to: &Member, rtt: Option<Duration>, known: Source) -> Trip {
-    // Whole microseconds: what lies below is noise.
-    let rtt_ms = rtt.map(|rtt| rtt.as_micros() as f64 / 1e3);
-    Trip { from: from.node.name.to_string(), to: to.node.name.to_string(), rtt_ms, known }
+    Trip { from: from.node.name.to_string(), to: to.node.name.to_string(), rtt_ms: rtt.map(millis), known }
 }
 
 /// For the OpenAPI document.

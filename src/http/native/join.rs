@@ -1,6 +1,6 @@
 //! `POST /api/v1/join`, `POST /api/v1/leave` and `POST /api/v1/force-leave/{node}`: into a mesh and out of it.
 
-use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
+use axum::{Json, extract::State, response::IntoResponse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::{
     model::MemberState,
 };
 
-use super::{openapi::Api, params::Segments};
+use super::{members::member, openapi::Api, params::Segments};
 
 /// `{"addresses": ["10.0.0.1:7946"]}`
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -52,10 +52,7 @@ struct Gone {
 
 /// A member that is down, and will not come back, is forgotten everywhere as if it had left.
 pub(super) async fn force_leave(State(app): Shared, Segments(node): Segments<String>) -> Answer {
-    let Some(member) = app.agent.view().node(&node) else {
-        let why = format!("nobody here knows a node called {node:?}; GET /api/v1/members lists them");
-        return Err(Problem::new(StatusCode::NOT_FOUND, why));
-    };
+    let member = member(app.agent.view(), &node)?;
     if member.state != MemberState::Left {
         app.agent.force_leave(member.id).await?;
     }

@@ -1,13 +1,14 @@
 //! `GET /api/v1/members`: every node this one knows, in any state.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, response::IntoResponse};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    http::{Answer, Shared},
+    agent::View,
+    http::{Answer, Problem, Shared},
     mesh::Member,
     model::{Epoch, MemberState, NodeName, Time},
 };
@@ -43,8 +44,7 @@ impl<'a> Row<'a> {
             epoch: member.epoch,
             zone: &member.node.zone,
             datacenter: &member.node.datacenter,
-            // Whole microseconds: what lies below is noise.
-            rtt_ms: member.rtt.map(|rtt| rtt.as_micros() as f64 / 1e3),
+            rtt_ms: member.rtt.map(millis),
             version: &member.node.version,
             meta: &member.node.meta,
             since: unix_millis(member.since),
@@ -62,6 +62,17 @@ pub(super) async fn members(State(app): Shared, params: Params) -> Answer {
 /// For the OpenAPI document.
 pub(super) fn describe(api: &mut Api) {
     api.get("/api/v1/members", "Every node this one knows, in any state.").answers::<Vec<Row<'_>>>(200, "By name.");
+}
+
+/// The member of this name, in any state.
+pub(super) fn member(view: &View, name: &str) -> Result<Arc<Member>, Problem> {
+    let why = || format!("nobody here knows a node called {name:?}; GET /api/v1/members lists them");
+    view.node(name).ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, why()))
+}
+
+/// A round trip in milliseconds, to whole microseconds: what lies below is noise.
+pub(super) fn millis(rtt: Duration) -> f64 {
+    rtt.as_micros() as f64 / 1e3
 }
 
 #[cfg(test)]
