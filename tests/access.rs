@@ -63,6 +63,27 @@ async fn who_shows_no_token_may_do_what_anonymous_may() {
 }
 
 #[tokio::test]
+async fn refusals_do_not_fill_the_log() {
+    let mesh = Mesh::new();
+    let (_, section) = first_token().await;
+    let mut a = start(&mesh, "a", &format!("anonymous = \"none\"\n{section}"), &[]).await;
+    for _ in 0..100 {
+        assert_eq!(a.call("GET", "/api/v1/members", "").await.0, 401);
+        assert_eq!(a.call_as("guessed", "DELETE", "/api/v1/registrations/web", "").await.0, 401);
+    }
+    a.signal(rustix::process::Signal::TERM);
+    assert!(a.ended().await.success());
+    let log = a.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("audit")).collect();
+    let [first, rest @ ..] = &told[..] else { panic!("nothing was told: {log}") };
+    assert!(first.contains("127.0.0.1") && first.contains("401") && first.contains("/api/v1/members"), "{first}");
+    // As many lines as intervals, and every refusal in one of them.
+    let counts = rest.iter().map(|line| line.split("refused=").nth(1)?.split(' ').next()?.parse::<u64>().ok());
+    assert!(rest.len() <= 5, "{told:?}");
+    assert_eq!(counts.sum::<Option<u64>>(), Some(199), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_token_writes_its_own_services_and_no_others() {
     let mesh = Mesh::new();
     let (root, section) = first_token().await;

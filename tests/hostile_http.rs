@@ -5,7 +5,11 @@
 
 mod process;
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use process::{Agent, Mesh, until};
 use rustix::process::Signal;
@@ -118,6 +122,42 @@ async fn start_poor(mesh: &Mesh, socket: &Path) -> Agent {
     poor.args(plain.as_std().get_args()).env_clear().env("PATH", "/bin:/usr/bin").kill_on_drop(true);
     poor.env("HOBNOB_HTTP__SOCKET", socket);
     mesh.launch("a", &mut poor).await
+}
+
+/// An address by which this machine reaches itself other than through loopback, if it has one.
+fn outward() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent: the system says which address it would send from (an address for documentation, RFC 5737).
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback())
+}
+
+#[tokio::test]
+async fn who_asks_too_often_from_elsewhere_is_told_when_to_come_back() {
+    let Some(ours) = outward() else { return eprintln!("skipped: this machine has no network") };
+    let mesh = Mesh::new();
+    let mut command = mesh.agent("a", "a");
+    command.args(["--http", "0.0.0.0:0"]).env("HOBNOB_HTTP__INSECURE", "true").env("HOBNOB_HTTP__RATE_LIMIT", "5");
+    let agent = mesh.launch("a", &mut command).await;
+    let elsewhere = SocketAddr::new(ours, agent.http.port());
+    let get = b"GET /api/v1/status HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+    let mut heard = Vec::new();
+    for _ in 0..60 {
+        heard.push(say(TcpStream::connect(elsewhere).await.unwrap(), get).await);
+    }
+    let refused: Vec<_> =
+        heard.iter().filter(|heard| heard.starts_with("HTTP/1.1 429 Too Many Requests\r\n")).collect();
+    assert!(heard[0].starts_with("HTTP/1.1 200 ") && refused.len() > 1, "{heard:?}");
+    let said = refused[0].to_ascii_lowercase();
+    assert!(said.contains("retry-after: 1\r\n") && said.contains("application/problem+json"), "{said}");
+    assert!(said.contains("\"status\":429") && said.contains("http.rate_limit"), "{said}");
+    // Loopback has no limit: the operator is never shut out, and sees what was refused.
+    let local = SocketAddr::from(([127, 0, 0, 1], agent.http.port()));
+    let metrics = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let said = say(TcpStream::connect(local).await.unwrap(), metrics).await;
+    assert!(said.contains(&format!("hobnob_http_cut_off_total{{reason=\"rate\"}} {}\n", refused.len())), "{said}");
+    let told = agent.log().lines().filter(|line| line.contains("audit") && line.contains("429")).count();
+    assert_eq!(told, 1, "the first is told, the rest is counted: {}", agent.log());
 }
 
 #[tokio::test]

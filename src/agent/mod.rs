@@ -18,6 +18,7 @@ mod gazette;
 mod hello;
 mod journal;
 mod judge;
+pub(crate) mod limit;
 mod link;
 mod looks;
 mod lookup;

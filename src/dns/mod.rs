@@ -25,7 +25,6 @@ mod datagrams;
 mod fast;
 mod forward;
 pub mod fuzz;
-mod limit;
 mod message;
 mod names;
 mod reply;

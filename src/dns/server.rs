@@ -15,12 +15,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Config, Face,
     forward::{Forwarder, Question},
-    limit::Limiter,
     tcp,
     traffic::Traffic,
     udp,
 };
-use crate::agent::View;
+use crate::agent::{View, limit::Limiter};
 
 /// A running DNS server. Dropping it does not stop it; the token it was given does.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use super::{
     message::{Client, Transport},
     server::Shared,
 };
+use crate::agent::limit::Source;
 
 /// Opens one socket more on `address`, shared with those before it.
 pub(super) fn open(address: SocketAddr) -> io::Result<UdpSocket> {
@@ -145,7 +146,7 @@ fn judge(shared: &Shared, said: Option<Said>, client: Client, now: u64, reply: &
         return Next::Cut(0);
     };
     let trusted = client.transport == Transport::Loopback || said.proven;
-    if !trusted && !shared.limiter.admits(client.address, now) {
+    if !trusted && !shared.limiter.admits(Source::network(client.address), now) {
         shared.traffic.limited.add(1);
         // The id is the client's own randomness: it tosses the coin.
         let slips = reply.get(1).is_some_and(|byte| byte & 1 == 1);

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{Policy, Problem, body, consul};
+use super::{Policy, Problem, audit::Audit, body, consul, guard::Via};
 use crate::agent::Agent;
 
 /// A token of the configuration: good on this node alone, and there before any mesh is.
@@ -41,6 +41,7 @@ pub(super) struct Access {
     pub(super) agent: Agent,
     pub(super) anonymous: Policy,
     pub(super) fixed: Vec<FixedToken>,
+    pub(super) audit: Arc<Audit>,
 }
 
 /// Whoever asks.
@@ -104,6 +105,7 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
         return next.run(request).await;
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let via = request.extensions().get().copied().unwrap_or(Via::Unix);
     let need = Need::of(&method, &path);
     let is_beat = need.is_beat();
     let (who, outcome) = match access.who(request.headers()) {
@@ -117,13 +119,13 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
         Ok(request) => {
             let response = next.run(request).await;
             if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_beat {
-                tracing::info!(event = "audit", %who, %method, path, status = response.status().as_u16());
+                access.audit.wrote(via, &who, &method, &path, response.status());
             }
             response
         }
         Err(problem) => {
             let refused = refuse(problem, &path);
-            tracing::warn!(event = "audit", %who, %method, path, status = refused.status().as_u16(), "refused");
+            access.audit.refused(via, Some(&who), &method, &path, refused.status());
             refused
         }
     }

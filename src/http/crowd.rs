@@ -13,15 +13,18 @@ pub(super) enum CutOff {
     SlowReader,
     /// There was no memory left to spend on its body.
     Memory,
+    /// It asked too often.
+    Rate,
     /// It failed at TLS, or showed no certificate that it should.
     Handshake,
 }
 
-const CUT_OFFS: [(CutOff, &str); 5] = [
+const CUT_OFFS: [(CutOff, &str); 6] = [
     (CutOff::SlowHead, "slow_head"),
     (CutOff::LargeHead, "large_head"),
     (CutOff::SlowReader, "slow_reader"),
     (CutOff::Memory, "memory"),
+    (CutOff::Rate, "rate"),
     (CutOff::Handshake, "handshake"),
 ];
 

@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use super::{
     App, Problem,
+    audit::Audit,
     budget::Budget,
     consul,
     crowd::{Crowd, CutOff},
@@ -31,6 +32,7 @@ use super::{
     guard::{self, Via},
     gzip::Coding,
     pace::Paced,
+    rate::Rate,
     requests::Classes,
     tls::{HANDSHAKE, Tls},
 };
@@ -43,6 +45,8 @@ pub(super) struct Door {
     /// Whose kept answers are sent again, and where they are counted; `None` where each request is held to a policy.
     pub(super) kept: Option<(Arc<App>, Arc<Classes>)>,
     pub(super) hosts: Vec<Host>,
+    pub(super) rate: Rate,
+    pub(super) audit: Arc<Audit>,
     /// What the TCP port speaks, if not plain text.
     pub(super) tls: Option<Arc<Tls>>,
     /// Counts what never reached a route.
@@ -180,15 +184,18 @@ impl Door {
         }
     }
 
-    async fn answer(&self, via: Via, request: Request<Body>) -> Result<Response, Infallible> {
+    async fn answer(&self, via: Via, mut request: Request<Body>) -> Result<Response, Infallible> {
         let refuse = |problem: Problem| {
             let response = problem.into_response();
             self.refused.add(&response);
             Ok(response)
         };
-        if let Err(problem) = guard::check(via, &self.hosts, &request) {
+        let passed = self.rate.check(via).inspect_err(|_| self.crowd.cut_off(CutOff::Rate));
+        if let Err(problem) = passed.and_then(|()| guard::check(via, &self.hosts, &request)) {
+            self.audit.refused(via, None, request.method(), request.uri().path(), problem.kind());
             return refuse(problem);
         }
+        request.extensions_mut().insert(via);
         let coding = Coding::of(request.headers());
         let again = self
             .kept
@@ -230,7 +237,10 @@ pub(super) fn greet(stream: &TcpStream) -> Via {
     // A socket that refuses options is about to fail anyway.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(SILENCE));
-    Via::Tcp(stream.local_addr().map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()))
+    // Who is gone already asks nothing.
+    let [client, ours] = [stream.peer_addr(), stream.local_addr()]
+        .map(|address| address.map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip()));
+    Via::Tcp { client, ours }
 }
 
 /// An answer that is given up when it does not begin in time. What waits on purpose goes without.
@@ -285,6 +295,8 @@ mod tests {
             router,
             kept: None,
             hosts: Vec::new(),
+            rate: Rate::new(0),
+            audit: Arc::default(),
             tls: None,
             refused: Arc::default(),
             budget: Arc::new(Budget::new(Arc::clone(&crowd))),
@@ -298,7 +310,7 @@ mod tests {
     fn connect(door: &Arc<Door>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seat = Seats::new(1).free.try_acquire_owned().unwrap();
-        let via = Via::Tcp(Ipv4Addr::LOCALHOST.into());
+        let via = Via::Tcp { client: Ipv4Addr::LOCALHOST.into(), ours: Ipv4Addr::LOCALHOST.into() };
         door.tasks.spawn(Arc::clone(door).visit(theirs, via, HEAD_DEADLINE, seat));
         ours
     }

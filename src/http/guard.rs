@@ -13,16 +13,31 @@ use crate::model::Host;
 /// The way a connection came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
-    /// TCP, to this address of ours.
-    Tcp(IpAddr),
+    /// TCP.
+    Tcp {
+        /// Who has called.
+        client: IpAddr,
+        /// The address of ours that it has called.
+        ours: IpAddr,
+    },
     /// The unix socket, which no browser reaches: any Host will do.
     Unix,
+}
+
+impl Via {
+    /// Whose request it is; nobody's in particular on the unix socket.
+    pub(crate) fn client(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp { client, .. } => Some(client.to_canonical()),
+            Self::Unix => None,
+        }
+    }
 }
 
 /// Lets a request pass, or says why not. `hosts` are the names allowed besides our own.
 pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result<(), Problem> {
     let host = host(request)?;
-    if let (Via::Tcp(ours), Some(host)) = (via, host)
+    if let (Via::Tcp { ours, .. }, Some(host)) = (via, host)
         && ours.to_canonical().is_loopback()
         && !is_allowed(host, ours, hosts)
     {
@@ -95,7 +110,11 @@ fn is_same(origin: &str, host: Option<&str>) -> bool {
 mod tests {
     use super::*;
 
-    const LOOPBACK: Via = Via::Tcp(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    const LOOPBACK: Via = at(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+
+    const fn at(ours: IpAddr) -> Via {
+        Via::Tcp { client: ours, ours }
+    }
 
     fn status(via: Via, method: &str, headers: &[(&str, &str)]) -> u16 {
         let mut request = Request::builder().method(method).uri("/api/v1/status");
@@ -135,7 +154,7 @@ mod tests {
     #[test]
     fn elsewhere_any_host_will_do() {
         assert_eq!(status(Via::Unix, "GET", &[("host", "evil.example")]), 200);
-        assert_eq!(status(Via::Tcp([10, 0, 0, 1].into()), "GET", &[("host", "web-1.example")]), 200);
+        assert_eq!(status(at([10, 0, 0, 1].into()), "GET", &[("host", "web-1.example")]), 200);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Floor 3, the HTTP face: reads the view that the agent publishes, sends it commands. No state of its own but counters.
 //!
-//! A request waits at the `doorstep` until it is there, passes the `door` (seats, deadlines) and its `guard` (Host and
-//! Origin), one handler of `native`, and leaves as JSON, as a stream of events, or as a `problem`; the `budget` bounds
-//! what all of them hold, `pace` how slowly they may be taken. Each outside shape lives in the one file that serves it.
+//! A request waits at the `doorstep` until it is there, passes the `door` (seats, deadlines), its `rate` (how often one
+//! client may ask) and its `guard` (Host and Origin), one handler of `native`, and leaves as JSON, as a stream of events,
+//! or as a `problem`; the `budget` bounds what all of them hold, `pace` how slowly they may be taken; the `audit` tells of
+//! who was refused. Each outside shape lives in the one file that serves it.
 
 #![allow(
     clippy::disallowed_methods,
@@ -11,6 +12,7 @@
 )]
 
 mod access;
+mod audit;
 mod body;
 mod budget;
 mod consul;
@@ -26,6 +28,7 @@ mod native;
 mod pace;
 mod policy;
 mod problem;
+mod rate;
 mod requests;
 mod server;
 mod tls;
@@ -60,6 +63,8 @@ pub struct Config {
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
+    /// The most requests a second of one address beyond this host, 0 for any number; more are answered 429.
+    pub rate_limit: u32,
     /// Whether Eureka's clients are served too, under `/eureka`.
     pub eureka: bool,
     /// What those may do who show no token. Unless it is `all`, tokens count.
@@ -81,6 +86,7 @@ impl Default for Config {
             socket: None,
             hosts: Vec::new(),
             max_connections: MAX_CONNECTIONS,
+            rate_limit: RATE_LIMIT,
             eureka: false,
             anonymous: Policy::all(),
             tokens: Vec::new(),
@@ -93,6 +99,9 @@ impl Default for Config {
 
 /// Enough for a stream per client and service on a busy node, and far from what memory holds.
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
+
+/// What a busy proxy asks for with many clients behind it; a client in a loop asks for far more.
+const RATE_LIMIT: u32 = 1_000;
 
 /// What the handlers reach.
 #[derive(Debug)]
@@ -141,9 +150,11 @@ mod tests {
     fn the_section_takes_known_keys_with_sound_values() {
         let parse = |text: &str| toml::from_str::<Config>(text);
         assert_eq!(parse("").unwrap(), Config::default());
-        let full = parse("socket = \"/run/hobnob/http.sock\"\nhosts = [\"ui.example\"]\nmax_connections = 7").unwrap();
-        assert_eq!((full.hosts.len(), full.max_connections.get()), (1, 7));
-        for bad in ["max_connections = 0", "hosts = [\"ui.example:8500\"]", "sokcet = \"x\""] {
+        let full =
+            parse("socket = \"/run/hobnob/http.sock\"\nhosts = [\"ui.example\"]\nmax_connections = 7\nrate_limit = 0")
+                .unwrap();
+        assert_eq!((full.hosts.len(), full.max_connections.get(), full.rate_limit), (1, 7, 0));
+        for bad in ["rate_limit = -1", "max_connections = 0", "hosts = [\"ui.example:8500\"]", "sokcet = \"x\""] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -30,6 +30,11 @@ impl Problem {
         Self { detail: format!("{field} {why}"), field: Some(field), ..Self::new(StatusCode::BAD_REQUEST, "") }
     }
 
+    /// Its status.
+    pub(crate) fn kind(&self) -> StatusCode {
+        self.status
+    }
+
     /// The same under another status.
     pub(crate) fn status(self, status: StatusCode) -> Self {
         Self { status, ..self }
@@ -119,7 +124,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

@@ -20,12 +20,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     App, Config, ReloadAsk,
     access::{self, Access},
+    audit::Audit,
     budget::Budget,
     consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
     guard::Via,
     native,
+    rate::Rate,
     requests::Requests,
     routes,
     tls::{self, Tls},
@@ -119,7 +121,8 @@ impl Bound {
         let (refused, again) = (requests.route("refused"), requests.route("again"));
         let crowd = Arc::<Crowd>::default();
         let (anonymous, fixed) = (config.anonymous, config.tokens);
-        let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed });
+        let audit = Arc::<Audit>::default();
+        let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed, audit: Arc::clone(&audit) });
         let app = Arc::new(App {
             agent,
             addresses: (address, config.dns),
@@ -137,6 +140,8 @@ impl Bound {
             kept,
             router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
             hosts: config.hosts,
+            rate: Rate::new(config.rate_limit),
+            audit: Arc::clone(&audit),
             tls: tls.clone(),
             refused,
             budget: Arc::new(Budget::new(Arc::clone(&crowd))),
@@ -146,8 +151,9 @@ impl Bound {
         });
         let tasks = door.tasks.clone();
         if let Some(tls) = tls {
-            tasks.spawn(tls.watch(stop));
+            tasks.spawn(tls.watch(stop.clone()));
         }
+        tasks.spawn(async move { audit.sum_up(&stop).await });
         if let Some((listener, path)) = unix {
             let door = Arc::clone(&door);
             tasks.spawn(async move {
