@@ -295,6 +295,7 @@ impl Drive {
                 }
                 Output::Dial(address) => self.peers.dial_seed(address),
                 Output::Drop(id) => self.peers.forget(id),
+                Output::Expel(id, why) => self.peers.expel(id, why),
                 Output::Changed(change) => drop(self.agenda.changed.insert(change)),
                 Output::Event(event) => self.tell(event),
                 Output::Here(id) => self.answered(id),

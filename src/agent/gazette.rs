@@ -29,7 +29,10 @@ use super::{
     traffic::Traffic,
     trust::{Edict, Trust},
 };
-use crate::{mesh::wire::MAX_MESSAGE, model::NodeId};
+use crate::{
+    mesh::{Input, wire::MAX_MESSAGE},
+    model::NodeId,
+};
 
 /// What the task hears.
 pub(super) enum Heard {
@@ -114,6 +117,8 @@ impl Gazette {
         from.set_max_depth(MAX_DEPTH);
         let Ok(notice) = Notice::deserialize(&mut from) else {
             self.traffic.edicts_refused.add(1);
+            let garbage = Input::Garbage(peer, "a notice that makes no sense");
+            let _ = self.arrivals.send(Arrival::Input(garbage)).await;
             return;
         };
         let answers = notice.edicts.is_empty();

@@ -62,6 +62,7 @@ impl News {
                 Event::Member { .. } => "member",
                 Event::Renewed => "renewed",
                 Event::Garbage { .. } => "garbage",
+                Event::Expelled { .. } => "expelled",
                 Event::PartitionBegan { .. } => "partition_began",
                 Event::PartitionEnded { .. } => "partition_ended",
                 Event::ProtectionBegan { .. } => "protection_began",

@@ -6,7 +6,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, ReadToEndError, RecvStream, SendStream};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
@@ -133,7 +133,14 @@ impl Link {
                 // Waiting here is the limit that the peer feels: its streams run out.
                 let _ = self.arrivals.send(Arrival::Input(Input::Message(self.peer, message.into()))).await;
             }
-            Ok(Err(_)) | Err(_) => self.traffic.streams_failed.add(1),
+            Ok(Err(why)) => {
+                self.traffic.streams_failed.add(1);
+                if why == ReadToEndError::TooLong {
+                    let garbage = Input::Garbage(self.peer, "a stream longer than any message");
+                    let _ = self.arrivals.send(Arrival::Input(garbage)).await;
+                }
+            }
+            Err(_) => self.traffic.streams_failed.add(1),
         }
     }
 
@@ -160,7 +167,7 @@ impl Link {
                 Some(Code::Protocol | Code::Expelled) => {
                     let why = String::from_utf8_lossy(&close.reason);
                     tracing::warn!(event = "expelled", peer = %self.peer, by = "the peer", ?why);
-                    Gone::Closed
+                    Gone::Expelled
                 }
                 _ => Gone::Closed,
             },

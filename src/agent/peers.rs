@@ -202,6 +202,16 @@ impl Peers {
         }
     }
 
+    /// Closes the link to a peer that behaves badly, with the reason, and leaves it alone for a while.
+    pub(super) fn expel(&mut self, id: NodeId, why: &str) {
+        let peer = self.table.entry(id).or_default();
+        peer.retry_at = Some(Instant::now() + EXPELLED);
+        if let Some(link) = &peer.link {
+            // Its task reports the end.
+            link.connection.close(Code::Expelled.into(), format!("misbehaved: {why}").as_bytes());
+        }
+    }
+
     /// Two sides have met: what to tell the core. `holder` is whom it knows, alive, under that name.
     pub(super) fn meet(&mut self, met: Box<Met>, target: Option<Target>, holder: Option<Holder>) -> Vec<Input> {
         self.dial_is_over(target);
@@ -264,7 +274,10 @@ impl Peers {
         let peer = self.table.get_mut(&id)?;
         peer.link.take_if(|link| link.serial == serial)?;
         self.links -= 1;
-        if !peer.dialling && peer.answered_at.is_none() {
+        if gone == Gone::Expelled {
+            peer.retry_at = Some(Instant::now() + EXPELLED);
+        }
+        if !peer.dialling && peer.answered_at.is_none() && peer.retry_at.is_none() {
             self.table.remove(&id);
         }
         Some(Input::Disconnected(id, gone))
@@ -469,6 +482,8 @@ const MAX_WAITING: usize = 64;
 const MAX_QUEUE: usize = 64;
 /// A full mesh up to here; above it the least recently used link goes.
 const MAX_LINKS: usize = 1500;
+/// How long no dial is tried between two of which one has closed for what the other did.
+const EXPELLED: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// 50 dials a second, up to a second's worth at once.

@@ -15,7 +15,7 @@ impl Drive {
     pub(super) fn tell(&mut self, event: Event) {
         let about = match &event {
             Event::Member { node, .. } | Event::Flapping { node, .. } => Some(*node),
-            Event::Garbage { peer, .. } => Some(*peer),
+            Event::Garbage { peer, .. } | Event::Expelled { peer, .. } => Some(*peer),
             _ => None,
         };
         let name = about.and_then(|id| Some(self.mesh.member(id)?.node.name.clone()));
@@ -60,6 +60,9 @@ impl Drive {
             }
             Event::Renewed => tracing::warn!(event = "renewed", "this node was taken for dead and came back"),
             Event::Garbage { peer, why } => tracing::warn!(event = "garbage", node = name, id = %peer, why),
+            Event::Expelled { peer, why } => {
+                tracing::warn!(event = "expelled", node = name, peer = %peer, by = "this node", why);
+            }
             Event::PartitionBegan { missing, of } => {
                 tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
             }

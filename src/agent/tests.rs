@@ -1,5 +1,7 @@
 //! Whole agents in one process, over real sockets on loopback.
 
+mod insider;
+
 use std::{
     net::{Ipv6Addr, SocketAddr},
     path::Path,

@@ -28,6 +28,8 @@ pub enum Input {
     Packet(NodeId, Bytes),
     /// A whole stream from a peer: reliable while the connection lives, and as little to be trusted.
     Message(NodeId, Bytes),
+    /// A peer has sent what could not even be handed over: too long, or no message at all.
+    Garbage(NodeId, &'static str),
     /// A measured round trip to a peer.
     Rtt(NodeId, Duration),
     /// This node's own addresses or meta data changed.
@@ -73,6 +75,8 @@ pub enum Gone {
     Reset,
     /// It was closed in order, to save resources or because a second one stands.
     Closed,
+    /// The peer lets this node in no more, for now: it said why.
+    Expelled,
     /// It timed out, or it never came to be.
     Lost,
 }
@@ -161,6 +165,8 @@ pub enum Output {
     Dial(SocketAddr),
     /// Forget the connection to this peer: it is Down or has left.
     Drop(NodeId),
+    /// Close the connection to this peer, which behaves badly, and tell it why.
+    Expel(NodeId, &'static str),
     /// What may be shown is different now.
     Changed(Change),
     /// Something happened that an operator may want to read.
@@ -211,6 +217,13 @@ pub enum Event {
         /// Who.
         peer: NodeId,
         /// What was wrong.
+        why: &'static str,
+    },
+    /// A peer sent so much garbage that its connection is closed; for a minute it is not let in again.
+    Expelled {
+        /// Who.
+        peer: NodeId,
+        /// What was wrong with the last of it.
         why: &'static str,
     },
     /// More than half of the mesh went silent within one suspicion window: this node is the one cut off. It goes on

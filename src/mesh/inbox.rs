@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     Mesh,
-    event::{Event, Output},
+    event::Output,
     rumor::Rumor,
     wire::{self, Frame},
 };
@@ -14,8 +14,11 @@ impl Mesh {
     /// Reads a datagram or a stream.
     pub(super) fn read(&mut self, now: Time, from: NodeId, bytes: &Bytes) {
         if self.roster.get(from).is_none() {
-            // Law of the border: nothing is accepted before the hello.
-            return self.garbage(from, "a packet before its hello");
+            // Law of the border: nothing is accepted before the hello. Who is honest may have been forgotten here.
+            return self.drop_garbage(from, "a packet before its hello");
+        }
+        if self.is_shut_out(from) {
+            return self.drop_garbage(from, "more, while its connection is closed");
         }
         if let Some(seen) = self.roster.get_mut(from) {
             seen.heard = now;
@@ -58,7 +61,7 @@ impl Mesh {
             Frame::Page { told, page } => drop(self.take_page(now, from, &bytes.slice_ref(page), Some(told))),
             Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
             Frame::Part { token, of } => self.on_part(now, from, token, of),
-            Frame::Renew(generation) => self.on_renew(now, generation),
+            Frame::Renew(generation) => self.on_renew(now, from, generation),
             Frame::Place(place) => self.on_place(from, place),
             Frame::Knock => self.on_knock(from),
             Frame::Here => self.outbox.push(Output::Here(from)),
@@ -67,7 +70,7 @@ impl Mesh {
             Frame::Will { id, generation } => self.on_will(now, from, id, generation),
             Frame::Inquire(about) => self.on_inquire(now, from, about),
             Frame::Witness(witness) => self.on_witness(now, from, &witness),
-            Frame::Pass { to, frame } => self.on_pass(from, to, frame),
+            Frame::Pass { to, frame } => self.on_pass(now, from, to, frame),
         }
     }
 
@@ -76,19 +79,9 @@ impl Mesh {
             self.send(to, &Frame::Ack(seqs.to_vec()));
         }
     }
-
-    /// Counts what no honest peer sends, and tells of it once in a while.
-    pub(super) fn garbage(&mut self, peer: NodeId, why: &'static str) {
-        self.stats.dropped_malformed += 1;
-        if self.complaints.len() < MAX_COMPLAINTS && self.complaints.insert(peer) {
-            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
-        }
-    }
 }
 
 /// Questions in one packet that each cost a walk over all members to answer.
 const MAX_HEAVY: usize = 8;
-/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
-const MAX_COMPLAINTS: usize = 64;
 /// Acknowledgements in one frame.
 const ACKS: usize = 200;

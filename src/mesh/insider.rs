@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Generation, Input,
+    Event, Generation, Gone, Input, Output,
+    page::Told,
     tests::{Wired, state},
-    wire::{Fact, Frame, VERSION},
+    wire::{Fact, Frame, MAX_MESSAGE, Page, VERSION},
 };
 use crate::model::{MemberState, NodeId};
 
@@ -118,4 +119,95 @@ fn a_liar_fills_no_roster_for_long() {
     assert_eq!(known(&wired), 40);
     wired.run(Duration::from_secs(150));
     assert_eq!(known(&wired), 0);
+}
+
+/// What a node wants done about the liar, having heard this many packets.
+fn hears(wired: &mut Wired, at: NodeId, from: NodeId, packet: &Bytes, times: usize) -> Vec<Output> {
+    let now = wired.now;
+    let mesh = wired.at(at);
+    let mut done = Vec::new();
+    for _ in 0..times {
+        mesh.handle(now, Input::Packet(from, packet.clone()));
+        done.extend(std::iter::from_fn(|| mesh.poll()));
+    }
+    done.retain(|output| matches!(output, Output::Expel(..) | Output::Event(Event::Expelled { .. })));
+    done
+}
+
+#[test]
+fn who_sends_garbage_is_shut_out_for_a_minute_and_told_why() {
+    let (mut wired, _, liar, victim) = mesh();
+    let garbage = Bytes::from_static(&[VERSION, 1, 0xff, 0xff]);
+    assert!(hears(&mut wired, victim, liar, &garbage, 64).is_empty(), "an accident is forgiven");
+    let done = hears(&mut wired, victim, liar, &garbage, 1_000);
+    let [Output::Event(Event::Expelled { peer, why }), Output::Expel(expelled, said)] = &done[..] else {
+        panic!("{done:?}")
+    };
+    assert!(*peer == liar && *expelled == liar && why == said && !why.is_empty(), "{done:?}");
+    assert_eq!((wired.nodes[&victim].stats().expelled, wired.nodes[&victim].stats().dropped_malformed), (1, 1_064));
+    // A new connection is closed too, until the minute is over.
+    let hello = wired.nodes[&liar].hello();
+    let knock = |wired: &mut Wired| {
+        let (now, hello) = (wired.now, hello.clone());
+        let mesh = wired.at(victim);
+        mesh.handle(now, Input::Disconnected(liar, Gone::Closed));
+        mesh.handle(now, Input::Connected(hello));
+        std::iter::from_fn(|| mesh.poll()).any(|output| matches!(output, Output::Expel(peer, _) if peer == liar))
+    };
+    assert!(knock(&mut wired));
+    wired.run(Duration::from_secs(61));
+    assert!(!knock(&mut wired));
+    assert!(hears(&mut wired, victim, liar, &garbage, 64).is_empty());
+}
+
+#[test]
+fn streams_that_are_too_long_are_charged_too() {
+    let (mut wired, _, liar, victim) = mesh();
+    let (now, mesh) = (wired.now, wired.at(victim));
+    (0..65).for_each(|_| mesh.handle(now, Input::Garbage(liar, "a stream longer than any message")));
+    assert_eq!(mesh.stats().expelled, 1);
+    // Nobody can be charged who has not even said hello.
+    (0..65).for_each(|_| mesh.handle(now, Input::Garbage(NodeId(1), "a stream longer than any message")));
+    assert_eq!(mesh.stats().expelled, 1);
+}
+
+#[test]
+fn who_hands_on_in_good_faith_is_not_charged_for_a_liar() {
+    let (mut wired, ids, liar, victim) = mesh();
+    let relay = ids[2];
+    let owner = ids[6];
+    let mark = wired.nodes[&owner].book().mark();
+    let page = |epoch, signer: NodeId, wired: &Wired| {
+        let (from, to) = (mark.version, mark.version + 1);
+        Page { owner, epoch, floor: 0, from, to, written: to, rows: Vec::new() }
+            .sign(&*wired.nodes[&signer].config.notary)
+    };
+    let later = crate::model::Epoch(mark.epoch.0 + 1);
+    let (forged, unknown) = (page(mark.epoch, liar, &wired), page(later, liar, &wired));
+    let far = Fact { generation: Generation(u64::MAX), ..fact(&wired, owner, MemberState::Alive, owner) };
+    let told = Told { since: 0, floor: 0 };
+    let frames = [
+        Frame::Page { told, page: &forged },
+        Frame::Page { told, page: &unknown },
+        Frame::Page { told, page: &[7; 40] },
+        Frame::Facts(vec![far]),
+    ];
+    for (inner, charged) in frames.into_iter().zip([1, 0, 1, 1]) {
+        let before = wired.nodes[&relay].stats().expelled;
+        let mut frame = Vec::new();
+        inner.write(&mut frame);
+        let mut packet = vec![VERSION];
+        Frame::Pass { to: victim, frame: &frame }.write(&mut packet);
+        assert!(packet.len() < MAX_MESSAGE);
+        let packet = Bytes::from(packet);
+        for _ in 0..5_000 {
+            let now = wired.now;
+            wired.at(relay).handle(now, Input::Packet(liar, packet.clone()));
+            wired.settle();
+        }
+        let expelled = |id: NodeId| wired.nodes[&id].stats().expelled;
+        assert_eq!(expelled(victim), 0, "{inner:?}");
+        assert_eq!(expelled(relay) - before, charged, "the liar is charged where it spoke: {inner:?}");
+        wired.run(Duration::from_secs(130));
+    }
 }

@@ -45,6 +45,9 @@ impl Mesh {
         if !is_reachable(&hello.node) || hello.generation.epoch() > LAST_EPOCH {
             return self.garbage(peer, "a hello with an impossible address or generation");
         }
+        if self.turns_away(peer) {
+            return;
+        }
         let known = self.roster.get(peer).map(|seen| (seen.generation, seen.state));
         self.rumors.met(peer, hello.boot);
         let alive =
@@ -79,14 +82,16 @@ impl Mesh {
                 }
             }
             Gone::Reset | Gone::Lost => self.look(now, peer, Purpose::Watch),
-            Gone::Closed => {}
+            Gone::Closed | Gone::Expelled => {}
         }
     }
 
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
-        if forged || !self.is_plausible(now, fact.id, fact.generation) || (from != fact.id && self.is_leap(fact)) {
+        if !self.is_plausible(now, fact.id, fact.generation) {
+            self.implausible(from);
+        } else if forged || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
         } else if fact.state == MemberState::Suspect && fact.id != self.id && !self.may_accuse(fact) {
             // The accuser has said so too often: whether it is true, this node finds out by itself.
@@ -99,20 +104,6 @@ impl Mesh {
         } else {
             self.judge(now, fact, Cause::Told);
         }
-    }
-
-    /// Whether one more suspicion may begin on the word of this accuser, and against this suspect, within the minute.
-    fn may_accuse(&mut self, fact: &Fact) -> bool {
-        let is_new = self.roster.get(fact.id).is_some_and(|seen| seen.state == MemberState::Alive);
-        if !is_new {
-            return true;
-        }
-        let mut spend = |purse: (Role, NodeId), most: u16| {
-            let spent = self.accusations.entry(purse).or_default();
-            *spent = spent.saturating_add(1);
-            *spent <= most
-        };
-        spend((Role::Accuser, fact.by), MAX_ACCUSATIONS) & spend((Role::Suspect, fact.id), MAX_SUSPICIONS)
     }
 
     /// Whether a claim names more renewals than any process can have made: nobody may use up another's generations.
@@ -256,9 +247,9 @@ impl Mesh {
     }
 
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
-    pub(super) fn on_renew(&mut self, now: Time, generation: Generation) {
+    pub(super) fn on_renew(&mut self, now: Time, from: NodeId, generation: Generation) {
         if !self.is_plausible(now, self.id, generation) {
-            self.stats.dropped_unauthorized += 1;
+            self.implausible(from);
         } else if generation > self.swim.generation() {
             self.rise(now, generation);
         } else if generation == self.swim.generation() && !self.leaving {
@@ -298,10 +289,12 @@ impl Mesh {
             return self.garbage(from, "a SWIM packet in another's name");
         };
         let unknown = |id| self.roster.get(id).is_none() && id != self.id;
-        if !self.is_plausible(now, from, head.source.generation) || head.third.is_some_and(|third| unknown(third.node))
-        {
+        if head.third.is_some_and(|third| unknown(third.node)) {
             self.stats.dropped_unauthorized += 1;
             return;
+        }
+        if !self.is_plausible(now, from, head.source.generation) {
+            return self.implausible(from);
         }
         let (generation, incarnation) = (head.source.generation, head.incarnation);
         let fact = Fact { id: from, generation, incarnation, state: MemberState::Alive, by: from };
@@ -427,11 +420,10 @@ impl Mesh {
         }
         self.asked.clear();
         self.wills.clear();
-        self.accusations.clear();
         self.forget_the_invented(now);
         self.tire_of_holding(now);
         self.forget_turns(now);
-        self.complaints.clear();
+        self.budgets.forget(now);
         self.gossip.clear();
         self.tidy_book(now);
     }
@@ -454,13 +446,6 @@ impl Mesh {
     }
 }
 
-/// In what part a member has to do with an accusation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    Accuser,
-    Suspect,
-}
-
 /// Whether one more is within what a minute allows; if so it is counted.
 fn ration(spent: &mut VecDeque<Time>, now: Time) -> bool {
     spent.retain(|at| now.since(*at) < Duration::from_secs(60));
@@ -475,10 +460,6 @@ fn ration(spent: &mut VecDeque<Time>, now: Time) -> bool {
 pub(super) const MAX_MEMBERS: usize = 20_000;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
-/// Suspicions that may begin within a minute on one accuser's word: more than it can probe.
-const MAX_ACCUSATIONS: u16 = 256;
-/// Suspicions of one member that may begin within a minute on others' words: more than any bad link brings about.
-const MAX_SUSPICIONS: u16 = 12;
 /// Renewals of a process by which hearsay may be ahead of what is known: at the cap of five a minute, what a partition of
 /// twelve minutes hides.
 const MAX_LEAP: u64 = 64;

@@ -12,6 +12,7 @@
 //! 8. Every queue has a limit, and a counter for what it dropped.
 //! 9. The same seed and inputs give the same outputs, byte for byte.
 
+mod budget;
 mod catalog;
 mod chance;
 mod check;
@@ -72,13 +73,13 @@ pub use warm::Card;
 pub use wire::Place;
 
 use self::{
+    budget::Budgets,
     catalog::{Book, Catalog},
     check::Checks,
     claim::{Claim, Key},
     explain::Inquiry,
     hold::Guard,
     look::Look,
-    membership::Role,
     outbox::Outbox,
     protection::Protections,
     roster::Roster,
@@ -132,8 +133,6 @@ pub struct Mesh {
     looks: BTreeMap<NodeId, Look>,
     wills: BTreeMap<NodeId, Announced>,
     inquiries: BTreeMap<NodeId, Inquiry>,
-    /// Suspicions begun on others' words, since the last round of forgetting.
-    accusations: BTreeMap<(Role, NodeId), u16>,
     guard: Guard,
     /// Who wants to know whether a member is there.
     asked: BTreeMap<NodeId, BTreeSet<NodeId>>,
@@ -141,8 +140,8 @@ pub struct Mesh {
     rises: VecDeque<Time>,
     /// After a pause, not before this.
     judges_again: Time,
-    /// Of whose garbage was told lately.
-    complaints: BTreeSet<NodeId>,
+    /// What others have cost.
+    budgets: Budgets,
     place: Place,
     seeds: Vec<SocketAddr>,
     leaving: bool,
@@ -220,13 +219,12 @@ impl Mesh {
             looks: BTreeMap::new(),
             wills: BTreeMap::new(),
             inquiries: BTreeMap::new(),
-            accusations: BTreeMap::new(),
             guard: Guard::default(),
             asked: BTreeMap::new(),
             renewals: VecDeque::new(),
             rises: VecDeque::new(),
             judges_again: now,
-            complaints: BTreeSet::new(),
+            budgets: Budgets::default(),
             place: vivaldi::ORIGIN,
             seeds: Vec::new(),
             leaving: false,
@@ -284,6 +282,7 @@ impl Mesh {
                 self.stats.messages_received += 1;
                 self.read(now, from, &bytes);
             }
+            Input::Garbage(peer, why) => self.garbage(peer, why),
             Input::Rtt(peer, rtt) => self.on_rtt(peer, rtt),
             Input::Will { node, epoch } => self.inherit(now, node, epoch),
             Input::Checked { instance, check, status, output } => {

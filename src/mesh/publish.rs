@@ -203,15 +203,41 @@ impl Mesh {
     }
 
     /// Hands on to a member what another could not bring there.
-    pub(super) fn on_pass(&mut self, from: NodeId, to: NodeId, frame: &[u8]) {
-        let inner = wire::frame(frame);
-        let fit = matches!(inner, Ok(Some(Frame::Page { .. } | Frame::Facts(_))));
-        if !fit || to == self.id || to == from {
-            return self.garbage(from, "a frame to pass on that is not fit to be");
-        }
-        if let (Ok(Some(inner)), Some(true)) = (inner, self.roster.get(to).map(|seen| seen.state.is_shown())) {
+    pub(super) fn on_pass(&mut self, now: Time, from: NodeId, to: NodeId, frame: &[u8]) {
+        let inner = match wire::frame(frame) {
+            Ok(Some(inner @ (Frame::Page { .. } | Frame::Facts(_)))) if to != self.id && to != from => inner,
+            _ => return self.garbage(from, "a frame to pass on that is not fit to be"),
+        };
+        // Whoever gets it holds it against this node.
+        let fit = match &inner {
+            Frame::Page { page, .. } => self.may_hand_on(now, from, page),
+            Frame::Facts(facts) => {
+                let fit = facts.iter().all(|fact| self.is_plausible(now, fact.id, fact.generation));
+                if !fit {
+                    self.implausible(from);
+                }
+                fit
+            }
+            _ => false,
+        };
+        if fit && self.roster.get(to).is_some_and(|seen| seen.state.is_shown()) {
             self.send(to, &inner);
         }
+    }
+
+    fn may_hand_on(&mut self, now: Time, from: NodeId, page: &[u8]) -> bool {
+        let page = Bytes::copy_from_slice(page);
+        let genuine = match Signed::read(&page) {
+            Ok(signed) => self.is_genuine(now, &signed),
+            Err(malformed) => {
+                self.garbage(from, malformed.why());
+                return false;
+            }
+        };
+        if genuine == Some(false) {
+            self.forgery(from);
+        }
+        genuine.unwrap_or_else(|| self.may_gossip(from))
     }
 
     pub(super) fn send_copies_of_the_gone(&mut self, now: Time, peer: NodeId) {
@@ -252,6 +278,9 @@ impl Mesh {
             self.stats.rumors_stale += 1;
             return;
         }
+        if !self.is_plausible(now, fact.id, fact.generation) {
+            return self.implausible(from);
+        }
         self.hear(now, from, &fact);
         self.revived.clear();
         self.spread(now, &Rumor::Fact(fact), until);
@@ -278,8 +307,7 @@ impl Mesh {
         match self.is_genuine(now, &signed) {
             Some(true) => {}
             Some(false) => {
-                self.stats.dropped_forged += 1;
-                self.garbage(from, "a page that its owner did not sign");
+                self.forgery(from);
                 return Taken::Refused;
             }
             None => {

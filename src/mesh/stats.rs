@@ -65,6 +65,8 @@ counters! {
     dropped_rows,
     /// Pages refused because their owner did not sign them.
     dropped_forged,
+    /// Times a peer was shut out, because it sent more of what no honest peer sends than its budget allows.
+    expelled,
     /// Claims refused because their sender may not make them.
     dropped_unauthorized,
     /// Flips of instances that were told later or not at all, since they came too often.

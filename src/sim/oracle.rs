@@ -95,8 +95,12 @@ impl World {
         }
     }
 
-    /// S6: Down needs evidence. A silence that became a verdict was longer than a look, whoever accuses.
+    /// S6: Down needs evidence. A silence that became a verdict was longer than a look, whoever accuses. And since all
+    /// members here are honest, none is ever shut out.
     pub(super) fn check_event(&self, n: usize, event: &Event) {
+        if let Event::Expelled { peer, why } = event {
+            self.broken("S5: nobody pays for another", n, &format!("it shuts out {peer}, which is honest: {why}"));
+        }
         let Event::Member { node, now: MemberState::Down, cause, .. } = event else { return };
         let Some((process, told)) = self.machines[n].process.as_ref().and_then(|p| Some((p, p.mesh.explain(*node)?)))
         else {

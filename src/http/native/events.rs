@@ -90,6 +90,9 @@ impl Row {
             },
             Event::Renewed => self.why("this node was taken for dead, and came back under a new generation"),
             Event::Garbage { why, .. } => self.why(*why),
+            Event::Expelled { why, .. } => {
+                self.why(format!("it sent too much of what no honest node sends, at last {why}: shut out for a minute"))
+            }
             Event::PartitionBegan { missing, of } => self.why(format!(
                 "{missing} of {of} nodes do not answer: this node is the one cut off, and serves what it last knew"
             )),

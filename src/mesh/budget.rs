@@ -1,0 +1,135 @@
+//! What others may cost this node: a budget for each peer that sends what no honest one does, and one for accusations.
+//!
+//! What is wrong is charged to whoever brought it, never to whom it names. A relay may bring in good faith what it could
+//! not check itself (a page whose owner it has not met): that costs it little. Who has spent all is shut out for a while:
+//! its connection is closed with the reason, and a new one too. To this node it is silent then, and the others judge for
+//! themselves.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{
+    Mesh,
+    event::{Event, Output},
+    wire::Fact,
+};
+use crate::model::{MemberState, NodeId, Time};
+
+/// What was spent since the last round of forgetting.
+#[derive(Debug, Default)]
+pub(super) struct Budgets {
+    spent: BTreeMap<NodeId, u32>,
+    /// Who is shut out, and until when.
+    shut: BTreeMap<NodeId, (Time, &'static str)>,
+    /// Of whose garbage was told.
+    told: BTreeSet<NodeId>,
+    /// Suspicions begun on others' words.
+    accusations: BTreeMap<(Role, NodeId), u16>,
+}
+
+/// In what part a member has to do with an accusation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Accuser,
+    Suspect,
+}
+
+impl Budgets {
+    /// Begins a new round.
+    pub(super) fn forget(&mut self, now: Time) {
+        self.shut.retain(|_, (until, _)| now < *until);
+        self.spent.clear();
+        self.told.clear();
+        self.accusations.clear();
+    }
+}
+
+impl Mesh {
+    /// Drops what no honest peer sends, and charges its sender.
+    pub(super) fn garbage(&mut self, peer: NodeId, why: &'static str) {
+        self.drop_garbage(peer, why);
+        self.charge(peer, GARBAGE, why);
+    }
+
+    /// Drops a page that its owner did not sign: who brought it may not have known the owner.
+    pub(super) fn forgery(&mut self, peer: NodeId) {
+        let why = "a page that its owner did not sign";
+        self.stats.dropped_forged += 1;
+        self.drop_garbage(peer, why);
+        self.charge(peer, DOUBTFUL, why);
+    }
+
+    /// Drops a claim from beyond the future: clocks may differ by more than they should.
+    pub(super) fn implausible(&mut self, peer: NodeId) {
+        self.stats.dropped_unauthorized += 1;
+        self.charge(peer, DOUBTFUL, "a generation from the far future");
+    }
+
+    /// Counts garbage, and tells of it once in a while.
+    pub(super) fn drop_garbage(&mut self, peer: NodeId, why: &'static str) {
+        self.stats.dropped_malformed += 1;
+        if self.budgets.told.len() < MAX_TOLD && self.budgets.told.insert(peer) {
+            self.outbox.push(Output::Event(Event::Garbage { peer, why }));
+        }
+    }
+
+    fn charge(&mut self, peer: NodeId, cost: u32, why: &'static str) {
+        if self.roster.get(peer).is_none() {
+            return;
+        }
+        let spent = self.budgets.spent.entry(peer).or_default();
+        *spent = spent.saturating_add(cost);
+        if *spent > BUDGET && !self.is_shut_out(peer) {
+            self.budgets.shut.insert(peer, (self.now + SHUT_OUT, why));
+            self.stats.expelled += 1;
+            self.outbox.push(Output::Event(Event::Expelled { peer, why }));
+            self.outbox.push(Output::Expel(peer, why));
+        }
+    }
+
+    /// Whether nothing of this peer's is read now.
+    pub(super) fn is_shut_out(&self, peer: NodeId) -> bool {
+        self.budgets.shut.get(&peer).is_some_and(|(until, _)| self.now < *until)
+    }
+
+    /// Whether a peer that has connected is still shut out; then it is told so.
+    pub(super) fn turns_away(&mut self, peer: NodeId) -> bool {
+        let Some((until, why)) = self.budgets.shut.get(&peer).copied() else { return false };
+        let turns_away = self.now < until;
+        if turns_away {
+            self.outbox.push(Output::Expel(peer, why));
+        }
+        turns_away
+    }
+
+    /// Whether one more suspicion may begin on the word of this accuser, and against this suspect, within the minute.
+    pub(super) fn may_accuse(&mut self, fact: &Fact) -> bool {
+        let is_new = self.roster.get(fact.id).is_some_and(|seen| seen.state == MemberState::Alive);
+        if !is_new {
+            return true;
+        }
+        let mut spend = |purse: (Role, NodeId), most: u16| {
+            let spent = self.budgets.accusations.entry(purse).or_default();
+            *spent = spent.saturating_add(1);
+            *spent <= most
+        };
+        spend((Role::Accuser, fact.by), MAX_ACCUSATIONS) & spend((Role::Suspect, fact.id), MAX_SUSPICIONS)
+    }
+}
+
+/// What a peer may spend within a minute.
+const BUDGET: u32 = 4_096;
+/// What nobody sends by mistake: sixty-four of them are no accident.
+const GARBAGE: u32 = 64;
+/// What an honest relay may bring: four times what it hands on unchecked for one peer.
+const DOUBTFUL: u32 = 1;
+/// How long a peer is shut out: long enough for its operator to see it, short enough for a mended one.
+const SHUT_OUT: Duration = Duration::from_secs(60);
+/// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.
+const MAX_TOLD: usize = 64;
+/// Suspicions that may begin within a minute on one accuser's word: more than it can probe.
+const MAX_ACCUSATIONS: u16 = 256;
+/// Suspicions of one member that may begin within a minute on others' words: more than any bad link brings about.
+const MAX_SUSPICIONS: u16 = 12;
