@@ -301,6 +301,7 @@ mod tests {
         let (arrivals, mut arrived) = mpsc::channel(64);
         let _orders = link(&b_met, &arrivals);
         assert!(write_all(&a_met.connection, vec![0; 4 * MAX_MESSAGE].into()).await.is_none());
+        assert!(matches!(arrived.recv().await, Some(Arrival::Input(Input::Garbage(..)))), "the core is told");
         assert!(write_all(&a_met.connection, vec![0; MAX_MESSAGE].into()).await.is_some());
         let Some(Arrival::Input(Input::Message(_, message))) = arrived.recv().await else { panic!("one message fits") };
         assert_eq!(message.len(), MAX_MESSAGE);
