@@ -1,12 +1,13 @@
 //! The figures of DNS: `cargo bench --bench dns [-- --quick]`, as a table in Markdown on stdout.
 //!
 //! The same questions (A and SRV over 10,000 names) go by dnsperf to a UDP echo, to our server and to those that are
-//! installed of NSD, Knot and unbound: one after the other, each in a process of its own on one core, dnsperf on another.
+//! installed of NSD, Knot and unbound, and to hickory-server: one after the other, each in a process of its own on one core, dnsperf on another.
 //! CPU per answer is what the kernel charges that process and its children; what is shared by all is in the echo's.
 
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock, and waits for processes")]
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
+mod hickory;
 mod peers;
 mod world;
 
@@ -25,6 +26,8 @@ fn main() {
     match words.first().map(String::as_str) {
         Some("--echo") => peers::echo(words[1].parse().unwrap()),
         Some("--serve") => world::serve(words[1].parse().unwrap(), &words[2]),
+        Some("--handler") => hickory::call(words[1].parse().unwrap(), words[2].parse().unwrap()),
+        Some("--hickory") => hickory::serve(words[1].parse().unwrap(), words[2].parse().unwrap()),
         Some("--quick") => measure(&Effort { seconds: 1, names: 500 }),
         _ => measure(&Effort { seconds: 10, names: 10_000 }),
     }

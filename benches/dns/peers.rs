@@ -43,6 +43,8 @@ pub(crate) fn all() -> Vec<Peer> {
                 ourselves(&["--serve", &address.to_string(), &format!("{names}/{changes}")])
             })
         },
+        peer("hickory's handler", "", "2.4 known", |address, names, _, _| hickory("--handler", address, names)),
+        peer("hickory-server", "", "8 known", |address, names, _, _| hickory("--hickory", address, names)),
         peer("nsd", "nsd", "1.3 known", nsd),
         peer("knot", "knotd", "1.45 known", knot),
         peer("unbound", "unbound", "1.5 to 1.7 known", unbound),
@@ -52,6 +54,10 @@ pub(crate) fn all() -> Vec<Peer> {
 fn ourselves(arguments: &[&str]) -> Arguments {
     let program = std::env::current_exe().unwrap().display().to_string();
     (program, arguments.iter().map(|word| (*word).to_owned()).collect())
+}
+
+fn hickory(how: &str, address: SocketAddr, names: usize) -> Arguments {
+    ourselves(&[how, &address.to_string(), &names.to_string()])
 }
 
 /// Sends each packet back as a reply: what the kernel takes for a question and an answer.

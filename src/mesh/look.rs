@@ -173,7 +173,6 @@ impl Mesh {
         }
     }
 
-    /// A peer wants to know whether this node is there. One that is taken for dead here hears of that too.
     /// A knock that nothing follows from.
     pub(super) fn knock_once(&mut self, id: NodeId) -> Result<Done, Rejected> {
         if self.roster.get(id).is_none() {
@@ -183,6 +182,7 @@ impl Mesh {
         Ok(Done::Changed)
     }
 
+    /// A peer wants to know whether this node is there. One that is taken for dead here hears of that too.
     pub(super) fn on_knock(&mut self, from: NodeId) {
         self.send(from, &Frame::Here);
         if let Some(gone) = self.roster.get(from).filter(|seen| !seen.state.is_shown()).map(|seen| seen.generation) {
