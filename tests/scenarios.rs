@@ -430,6 +430,26 @@ stories! {
         assert_eq!(down, None);
     }
 
+    /// A node that speaks and hears nothing is no use to anybody: what it says keeps it alive with none of the others,
+    /// however often it says it, and all agree within moments.
+    fn who_speaks_and_hears_nothing_is_dead_to_all(settings) {
+        let mut world = standing(settings, 12);
+        let others: Vec<usize> = (0..12).filter(|n| *n != 3).collect();
+        world.cut(&others, &[3]);
+        let dead_to = |world: &World| {
+            let state = |n: &&usize| world.mesh(**n).unwrap().member(world.id(3)).unwrap().state;
+            others.iter().filter(|n| state(n) == MemberState::Down).count()
+        };
+        assert!(world.run_until(10 * SECOND, STEP, |world| dead_to(world) > 0).is_some());
+        assert!(world.run_until(2 * SECOND, STEP, |world| dead_to(world) == 11).is_some(), "dead to {}", dead_to(&world));
+        world.run(20 * SECOND);
+        assert_eq!(dead_to(&world), 11);
+        assert!(others.iter().all(|&n| world.shown(n, &service()).len() == 11));
+        world.heal();
+        world.converge(10 * SECOND);
+        assert!(others.iter().all(|&n| world.shown(n, &service()).len() == 12));
+    }
+
     /// An instance whose node is gone for longer than its check may be critical is listed nowhere, though nobody withdrew
     /// it; what may be critical for ever stays in the catalogue, and the owner's word counts again when it is back.
     fn who_is_gone_for_too_long_lapses_everywhere(settings) {

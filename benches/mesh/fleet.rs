@@ -5,14 +5,14 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -87,8 +87,8 @@ impl Recipe {
             command.env_remove(name);
         }
         let log = fs::File::create(self.home.join(format!("{}.log", self.name))).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        Agent { child, ready_file }
+        let command = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Agent { child: command.spawn().unwrap(), ready_file }
     }
 }
 
@@ -119,13 +119,11 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // The agent and its parent; one that was stopped is gone already.
-        let agent = fs::read(&self.ready_file).ok().and_then(|text| serde_json::from_slice::<Ready>(&text).ok());
-        let agent = agent.and_then(|ready| Pid::from_raw(i32::try_from(ready.pid).ok()?));
-        let _ = agent.map(|agent| kill_process(agent, Signal::KILL));
-        let _ = self.child.kill();
+        // The agent and its parent, at once; whoever was stopped is gone already.
+        let group = Pid::from_child(&self.child);
+        let _ = kill_process_group(group, Signal::KILL);
         let _ = self.child.wait();
-        while agent.is_some_and(|agent| test_kill_process(agent).is_ok()) {
+        while test_kill_process_group(group).is_ok() {
             sleep(Duration::from_millis(1));
         }
         let _ = fs::remove_file(&self.ready_file);

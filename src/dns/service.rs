@@ -187,7 +187,7 @@ impl<'a> Served<'a> {
     fn collect(&self, most: usize, mut make: impl FnMut(&'a Instance) -> Option<Record>) -> Found {
         let mut found = Found::bare(true);
         for (at, instance) in self.instances.iter().enumerate() {
-            if found.answers.len() >= most {
+            if found.answers.len() >= most.min(MOST_HELD) {
                 break;
             }
             found.answers.extend(make(instance));
@@ -218,6 +218,8 @@ impl Selector<'_> {
     }
 }
 
+/// More records than 65,535 bytes hold, at 16 bytes for the smallest: the rest would be cut off again.
+const MOST_HELD: usize = 4_096;
 /// For instances that are shown as they last were: whoever keeps them longer keeps what may be wrong already.
 const STALE_TTL: u32 = 1;
 

@@ -27,6 +27,8 @@ pub struct Explanation {
     pub linked: bool,
     /// When it was last heard from directly.
     pub heard: Option<Time>,
+    /// When it last answered this node: when it last heard as well as spoke.
+    pub answered: Option<Time>,
     /// When another member last vouched for it.
     pub vouched: Option<Time>,
     /// Whether this node is looking whether it is there.
@@ -103,6 +105,7 @@ impl Mesh {
             generation: seen.generation,
             linked: seen.linked,
             heard: ever(seen.heard),
+            answered: ever(seen.answered),
             vouched: ever(seen.vouched),
             looking: self.looks_at(id),
             suspicion: seen.suspicion.as_deref().map(|suspicion| suspicion.report(others)),

@@ -63,7 +63,7 @@ impl Mesh {
         }
         let asked = self.sample();
         for id in &asked {
-            if self.roster.get(*id).is_some_and(|seen| seen.state.is_shown() && now.since(seen.heard) >= LATELY) {
+            if self.roster.get(*id).is_some_and(|seen| seen.state.is_shown() && now.since(seen.answered) >= LATELY) {
                 self.look(now, *id, Purpose::Rumor);
             }
         }

@@ -23,14 +23,14 @@ impl Mesh {
         if let Some(seen) = self.roster.get_mut(from) {
             seen.heard = now;
         }
-        for asker in self.asked.remove(&from).unwrap_or_default() {
-            self.send(asker, &Frame::Vouch(from));
-        }
         let mut heavy = 0;
         self.revived.clear();
         for frame in wire::frames(bytes) {
             match frame {
                 Ok(Some(frame)) => {
+                    if frame.is_answer() {
+                        self.on_answer(now, from);
+                    }
                     heavy += usize::from(frame.is_heavy());
                     if heavy > MAX_HEAVY {
                         return self.garbage(from, "more questions at once than any peer has");
@@ -44,6 +44,16 @@ impl Mesh {
         // Who is back was heard by comparing notes, as after a partition: this side of it does not know yet.
         for fact in std::mem::take(&mut self.revived) {
             self.spread(now, &Rumor::Fact(fact), self.id);
+        }
+    }
+
+    /// A peer hears what it is told.
+    pub(super) fn on_answer(&mut self, now: Time, from: NodeId) {
+        if let Some(seen) = self.roster.get_mut(from) {
+            seen.answered = now;
+        }
+        for asker in self.asked.remove(&from).unwrap_or_default() {
+            self.send(asker, &Frame::Vouch(from));
         }
     }
 

@@ -195,7 +195,7 @@ impl Mesh {
     pub(super) fn on_ask(&mut self, now: Time, from: NodeId, about: NodeId) {
         self.send(from, &Frame::Here);
         let Some(seen) = self.roster.get(about).filter(|seen| seen.state.is_shown() && about != from) else { return };
-        if seen.heard > Time::ZERO && now.since(seen.heard) < JUST_HEARD {
+        if seen.answered > Time::ZERO && now.since(seen.answered) < JUST_HEARD {
             self.send(from, &Frame::Vouch(about));
         } else if self.asked.len() < MAX_ASKED {
             self.asked.entry(about).or_default().insert(from);
@@ -224,7 +224,7 @@ const HASTY_KNOCKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_mi
 const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// How many others are asked to look, at each knock after the first.
 const ASKED: usize = 3;
-/// Who was heard from so lately need not be asked: longer, and one vouches for who died meanwhile.
+/// Who answered so lately need not be asked: longer, and one vouches for who died meanwhile.
 const JUST_HEARD: Duration = Duration::from_millis(100);
 /// So many helpers, and not one of them answers: the fault may be here.
 const ALONE: usize = 2;

@@ -56,7 +56,7 @@ impl Mesh {
             return;
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
-        (seen.linked, seen.heard) = (true, now);
+        (seen.linked, seen.heard, seen.answered) = (true, now, now);
         self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
@@ -295,6 +295,9 @@ impl Mesh {
         }
         if !self.is_plausible(now, from, head.source.generation) {
             return self.implausible(from);
+        }
+        if matches!(head.kind, Kind::Ack | Kind::IndirectAck) {
+            self.on_answer(now, from);
         }
         let (generation, incarnation) = (head.source.generation, head.incarnation);
         let fact = Fact { id: from, generation, incarnation, state: MemberState::Alive, by: from };

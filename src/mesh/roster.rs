@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) cause: Cause,
     /// When it was last heard from directly.
     pub(super) heard: Time,
+    /// When it last answered: then it hears as well. Who speaks and hears nothing is no use to anybody.
+    pub(super) answered: Time,
     /// When another member last vouched for it.
     pub(super) vouched: Time,
     /// While Suspect: who says so, and until when it may refute.
@@ -90,6 +92,7 @@ impl Seen {
             since: now,
             cause: Cause::Told,
             heard: Time::ZERO,
+            answered: Time::ZERO,
             vouched: Time::ZERO,
             suspicion: None,
             distance: None,
@@ -140,9 +143,9 @@ impl Seen {
         self.linked || self.heard.since_start().as_nanos() > 0
     }
 
-    /// The last sign of life, direct or by another's word.
+    /// The last sign of life: an answer, to this node or to one that vouches for it.
     pub(super) fn sign_of_life(&self) -> Time {
-        self.heard.max(self.vouched)
+        self.answered.max(self.vouched)
     }
 
     /// Whether that was so lately.

@@ -114,10 +114,10 @@ impl Mesh {
         let mut watched = Vec::new();
         let mut next = now + WATCH;
         for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.state.is_shown()) {
-            if now.since(seen.heard) >= WATCH / 2 {
+            if now.since(seen.answered) >= WATCH / 2 {
                 watched.push(id);
             } else {
-                next = next.min(seen.heard + WATCH);
+                next = next.min(seen.answered + WATCH);
             }
             if seen.state == MemberState::Alive {
                 break;
@@ -273,7 +273,7 @@ const MAX_DOUBT: u8 = 8;
 
 /// How often a node looks after its neighbour, unless it has just heard from it.
 pub(super) const WATCH: Duration = Duration::from_secs(1);
-/// Of a member heard from so lately nobody believes that it is dead.
+/// Of a member that answered so lately nobody believes that it is dead.
 pub(super) const HEARD_LATELY: Duration = Duration::from_millis(500);
 /// In such a time a suspect that lives has heard of it and refuted, mostly.
 const REFUTED: Duration = Duration::from_millis(100);

@@ -339,6 +339,12 @@ impl<'a> Frame<'a> {
         matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_))
     }
 
+    /// Whether only who has just heard something says it. SWIM's own answers are its packets' to tell.
+    pub(super) const fn is_answer(&self) -> bool {
+        use Frame::{Ack, Buckets, Here, Part, Same, Vouch, Witness};
+        matches!(self, Here | Ack(_) | Same(_) | Buckets(_) | Part { .. } | Vouch(_) | Witness(_))
+    }
+
     const fn kind(&self) -> u8 {
         match self {
             Self::Swim(_) => kind::SWIM,

@@ -106,13 +106,13 @@ impl World {
         else {
             return;
         };
-        let sign = told.heard.max(told.vouched).unwrap_or(Time::ZERO);
+        let sign = told.answered.max(told.vouched).unwrap_or(Time::ZERO);
         let silence = process.local(self.now).since(sign);
         if *cause != Cause::Will && sign > Time::ZERO && silence < LOOK {
             self.broken(
                 "S6: Down needs evidence",
                 n,
-                &format!("{node} was heard {silence:?} ago, and is Down: {cause:?}"),
+                &format!("{node} answered {silence:?} ago, and is Down: {cause:?}"),
             );
         }
     }

@@ -45,6 +45,8 @@ struct Node {
     linked: bool,
     heard: Option<Moment>,
     heard_ms_ago: Option<u64>,
+    /// When it last answered: who speaks and hears nothing is no use to anybody.
+    answered: Option<Moment>,
     /// When another node last vouched for it.
     vouched: Option<Moment>,
     /// Whether this node is looking for it right now.
@@ -138,6 +140,7 @@ async fn node(agent: &Agent, member: &Member) -> Node {
         linked: this,
         heard: None,
         heard_ms_ago: None,
+        answered: None,
         vouched: None,
         looking: false,
         suspicion: None,
@@ -150,8 +153,8 @@ async fn node(agent: &Agent, member: &Member) -> Node {
     row.shown = (seen.state.is_shown() && seen.flapping.hidden_until.is_none()) || seen.held.is_some();
     (row.state, row.since, row.cause) = (seen.state, moment(seen.since), Some(seen.cause.as_str()));
     (row.linked, row.looking, row.held) = (seen.linked, seen.looking, seen.held.map(moment));
-    (row.heard, row.heard_ms_ago, row.vouched) =
-        (seen.heard.map(moment), seen.heard.map(ago), seen.vouched.map(moment));
+    (row.heard, row.heard_ms_ago) = (seen.heard.map(moment), seen.heard.map(ago));
+    (row.answered, row.vouched) = (seen.answered.map(moment), seen.vouched.map(moment));
     row.flapping = Flapping { returns: seen.flapping.returns, hidden_until: seen.flapping.hidden_until.map(moment) };
     row.suspicion = seen.suspicion.as_ref().map(|suspicion| Suspicion {
         since: moment(suspicion.since),
@@ -283,6 +286,7 @@ mod tests {
             generation: crate::mesh::Generation::default(),
             linked: true,
             heard: None,
+            answered: None,
             vouched: None,
             looking: true,
             suspicion: Some(crate::mesh::Suspected {
