@@ -68,7 +68,8 @@ struct Resolver {
 pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
     let Command::Install(flags) = command;
     let zones = zones(&flags.zone)?;
-    if flags.server.ip().is_unspecified() || flags.server.port() == 0 {
+    let is_scoped = matches!(flags.server, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local());
+    if flags.server.ip().is_unspecified() || flags.server.port() == 0 || is_scoped {
         let why = format!("{} is no address that a resolver can ask", flags.server);
         return Err(Failure::new("cannot forward there", why, "--server 127.0.0.1:8600").code(Code::Usage));
     }
@@ -96,7 +97,11 @@ fn zones(given: &[String]) -> Result<Vec<String>, Failure> {
             .map_err(|why| Failure::new("no such zone", why, "--zone mesh.internal").code(Code::Usage))?;
         Ok(text.trim_end_matches('.').to_ascii_lowercase())
     };
-    given.iter().map(read).collect()
+    let mut zones: Vec<String> = given.iter().map(read).collect::<Result<_, Failure>>()?;
+    // A zone that is forwarded twice is one too many for unbound.
+    let mut seen = std::collections::BTreeSet::new();
+    zones.retain(|zone| seen.insert(zone.clone()));
+    Ok(zones)
 }
 
 /// Writes a file that is new, or was ours before.

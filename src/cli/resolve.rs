@@ -53,9 +53,10 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         }
         _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
     })?;
-    let service = service_of(&flags.name);
-    let instances = instances(client, service).await?;
-    let reasons = reasons(client, service).await?;
+    let (instances, reasons) = match service_of(&flags.name) {
+        Some(service) => (instances(client, service).await?, reasons(client, service).await?),
+        None => (Vec::new(), BTreeMap::new()),
+    };
     let explained = instances.iter().map(|instance| explain(instance, &reasons, &reply, flags.kind));
     let explained: Vec<Value> = explained.collect();
     match flags.format {
@@ -73,14 +74,19 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     Err(Failure::new(format!("{question} got {}", reply.code), why, "hobnob services"))
 }
 
-/// The service that a name is about: what stands before `service`, or first, as in `_web._tcp`.
-fn service_of(name: &str) -> &str {
+/// The service that a name is about: what stands before `service`, or first, as in `_web._tcp`. Nodes and addresses have
+/// branches of their own.
+fn service_of(name: &str) -> Option<&str> {
     let labels: Vec<&str> = name.split('.').collect();
-    let before = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service"));
+    let after = |branch: &str| labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case(branch));
+    let before = after("service");
+    if before.is_none() && (after("node").is_some() || after("addr").is_some()) {
+        return None;
+    }
     let label = before.and_then(|at| labels.get(at)).filter(|label| **label != "_tcp" && **label != "_udp");
     // `_web._tcp.service` names its service first.
     let label = label.filter(|label| !label.starts_with('_')).or(labels.first());
-    label.map_or("", |label| label.trim_start_matches('_'))
+    label.map(|label| label.trim_start_matches('_'))
 }
 
 /// Where the agent's DNS listens.
@@ -114,25 +120,62 @@ fn explain(instance: &Value, reasons: &BTreeMap<(String, String), String>, reply
     let text = |field: &str| instance[field].as_str().unwrap_or_default();
     let address = text("address");
     let served = matches!(text("health"), "passing" | "warning");
-    let of_family = match kind {
-        Kind::A => address.parse::<std::net::Ipv6Addr>().is_err(),
-        Kind::Aaaa => address.parse::<std::net::Ipv4Addr>().is_err(),
-        Kind::Srv => !instance["port"].is_null(),
-        Kind::Txt => true,
+    let answered = served && reply.answers.iter().any(|record| stands_for(record, instance, kind));
+    let other = match kind {
+        Kind::A => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        Kind::Aaaa => address.parse::<std::net::Ipv4Addr>().is_ok(),
+        Kind::Srv | Kind::Txt => false,
     };
-    let why = match (served, of_family, reply.answers.is_empty()) {
-        (false, ..) => {
-            let reason = reasons.get(&(text("node").into(), text("id").into()));
-            reason.cloned().unwrap_or_else(|| format!("its health is {}", text("health")))
-        }
-        (true, false, _) if kind == Kind::Srv => "it has no port".into(),
-        (true, false, _) => format!("{address} is of the other family"),
-        (true, true, true) => format!("the answer is {} without records", reply.code),
-        (true, true, false) => format!("its health is {}, its node is {}", text("health"), text("member")),
+    let why = if answered {
+        format!("its health is {}, its node is {}", text("health"), text("member"))
+    } else if !served {
+        let reason = reasons.get(&(text("node").into(), text("id").into()));
+        reason.cloned().unwrap_or_else(|| format!("its health is {}", text("health")))
+    } else if other {
+        format!("{address} is of the other family")
+    } else if kind == Kind::Srv && instance["port"].is_null() {
+        "it has no port of that name".into()
+    } else if kind == Kind::Txt && instance["meta"].as_object().is_none_or(serde_json::Map::is_empty) {
+        "it has no meta".into()
+    } else if reply.answers.is_empty() {
+        format!("the answer is {} without records", reply.code)
+    } else {
+        let tags: Vec<&str> = instance["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        format!(
+            "the name, the settings of [dns] or another at its address leave it out: health {}, tags [{}]",
+            text("health"),
+            tags.join(", ")
+        )
     };
-    let answered = served && of_family && !reply.answers.is_empty();
     json!({ "id": instance["id"], "node": instance["node"], "address": address, "port": instance["port"],
             "answered": answered, "why": why })
+}
+
+/// Whether a record of the answer tells of an instance.
+fn stands_for(record: &dns::Record, instance: &Value, kind: Kind) -> bool {
+    let text = |field: &str| instance[field].as_str().unwrap_or_default();
+    let address = text("address");
+    let is_host = |name: &str| name.trim_end_matches('.').eq_ignore_ascii_case(address.trim_end_matches('.'));
+    match kind {
+        Kind::A | Kind::Aaaa => record.data == address || record.kind == "CNAME" && is_host(&record.data),
+        Kind::Srv => {
+            // Priority, weight, port, target.
+            let mut words = record.data.split(' ').skip(2);
+            let (Some(port), Some(target)) = (words.next(), words.next()) else { return false };
+            let label = target.split('.').next().unwrap_or_default();
+            let ports = instance["ports"].as_object().into_iter().flat_map(serde_json::Map::values);
+            let has_port =
+                ports.chain([&instance["port"]]).any(|own| own.is_null() || own.as_u64() == port.parse().ok());
+            let by_address = address.parse().is_ok_and(|address| label == dns::address_label(address));
+            label == dns::label_of(text("node"), text("id")) || has_port && (by_address || is_host(target))
+        }
+        Kind::Txt => {
+            let pairs = instance["meta"].as_object().into_iter().flatten();
+            let mut pairs =
+                pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).peekable();
+            pairs.peek().is_some() && pairs.all(|pair| record.data.contains(&pair))
+        }
+    }
 }
 
 fn tables(reply: &dns::Reply, explained: &[Value]) -> String {
@@ -167,11 +210,32 @@ mod tests {
     #[test]
     fn a_name_tells_its_service() {
         for name in ["web", "web.service.mesh.internal", "v2.web.service.dc1.consul", "_web._tcp.mesh.internal"] {
-            assert_eq!(service_of(name), "web", "{name}");
+            assert_eq!(service_of(name), Some("web"), "{name}");
         }
         for name in ["_web._tcp.service.consul", "_http._tcp.web.service.mesh.internal", "i-1.Web.Service.consul"] {
-            assert!(service_of(name).eq_ignore_ascii_case("web"), "{name}");
+            assert!(service_of(name).is_some_and(|name| name.eq_ignore_ascii_case("web")), "{name}");
         }
+    }
+
+    #[test]
+    fn an_answer_shows_which_instances_it_is_about() {
+        let record = |data: &str| dns::Record { name: "web.".into(), kind: "SRV".into(), ttl: 0, data: data.into() };
+        let own = format!("1 256 80 {}.web.service.mesh.internal.", dns::label_of("n1", "web"));
+        for (data, kind, answered) in [
+            (&*own, Kind::Srv, true),
+            ("1 256 80 i-000000000000.web.service.mesh.internal.", Kind::Srv, false),
+            ("1 1 80 0a000001.addr.dc1.consul.", Kind::Srv, true),
+            ("1 1 81 0a000001.addr.dc1.consul.", Kind::Srv, false),
+            ("1 1 80 0a000002.addr.dc1.consul.", Kind::Srv, false),
+            ("10.0.0.2", Kind::A, false),
+            ("\"a=b\"", Kind::Txt, true),
+            ("\"a=c\"", Kind::Txt, false),
+        ] {
+            let instance =
+                json!({ "id": "web", "node": "n1", "address": "10.0.0.1", "port": 80, "meta": { "a": "b" } });
+            assert_eq!(stands_for(&record(data), &instance, kind), answered, "{data}");
+        }
+        assert_eq!(service_of("web.node.mesh.internal"), None);
     }
 
     #[test]

@@ -148,6 +148,9 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     if let Err(why) = settings.http.check_place(settings.listen.http) {
         mistakes.push(Error::new("listen.http", why).next("hobnob agent --http 127.0.0.1:8500"));
     }
+    if let Err(why) = settings.dns.check_place(settings.listen.dns) {
+        mistakes.push(Error::new("dns.forward", why).next("forward = [\"192.0.2.53:53\"]"));
+    }
     let named = || tls.as_ref().and_then(|files| files.names(&settings.mesh));
     let Some(node) = settings.node.clone().or_else(named).or_else(host_name) else {
         let nameless = Error::new("node", "is not given, and this host's name is no DNS label");

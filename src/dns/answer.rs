@@ -53,17 +53,37 @@ pub(super) struct Found {
 
 /// Answers `question`, whose name is in lower case, from `view`. `most` is how many records can fit at the very most: no
 /// work is done for more.
+///
+/// What we know ourselves of a name that an alias leads to follows it (RFC 1034 section 4.3.2, step 3a): stub resolvers
+/// ask but once. The status is that of the last name (RFC 6604).
 pub(super) fn answer(view: &View, config: &Config, question: &Query, most: usize) -> Answer {
+    let mut answer = direct(view, config, question, most);
+    // Aliases may go round in a circle.
+    for _ in 0..MAX_ALIASES {
+        let Some(alias) = answer.alias(question.query_type) else { break };
+        let further = direct(view, config, &Query::query(alias.to_lowercase(), question.query_type), most);
+        if further.foreign {
+            break;
+        }
+        answer.answers.extend(further.answers);
+        // Made from several parts of the view, it is made again when it is asked for again.
+        answer = Answer { code: further.code, authorities: further.authorities, basis: None, equals: 0, ..answer };
+    }
+    answer
+}
+
+fn direct(view: &View, config: &Config, question: &Query, most: usize) -> Answer {
     let name = &question.name;
     let zone = config.zone_of(name);
     let reverse = if zone.is_none() { reverse_address(name) } else { None };
+    let transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
+    if question.query_class != DNSClass::IN || transfer {
+        return Answer::failure(ResponseCode::Refused);
+    }
     if zone.is_none() && reverse.is_none() {
         return Answer { foreign: true, ..Answer::failure(ResponseCode::Refused) };
     }
-    let transfer = matches!(question.query_type, RecordType::AXFR | RecordType::IXFR);
-    let Some(zone) = zone.or(config.zones.first()).filter(|_| question.query_class == DNSClass::IN && !transfer) else {
-        return Answer::failure(ResponseCode::Refused);
-    };
+    let Some(zone) = zone.or(config.zones.first()) else { return Answer::failure(ResponseCode::Refused) };
     let asked = if reverse.is_some() { Asked::NOTHING } else { parse(name, zone) };
     let basis = asked.basis(config);
     // The number first: what is read after it is at least as new as it.
@@ -94,6 +114,7 @@ impl Asked<'_> {
                 let needs_nodes = self.datacenter.is_some() || config.prefer == Prefer::Near;
                 if needs_nodes { basis.and_nodes() } else { basis }
             }
+            Subject::Address(_) if self.datacenter.is_some() => Basis::NODES,
             Subject::Zone | Subject::NameServer | Subject::Address(_) => Basis::default(),
             Subject::Branch | Subject::Node(_) => Basis::NODES,
             Subject::ServiceTypes | Subject::Nothing => Basis::EVERYTHING,
@@ -112,6 +133,14 @@ impl Answer {
             equals: 0,
             authorities: Vec::new(),
             additionals: Vec::new(),
+        }
+    }
+
+    /// The other name that this answer sends the client to, instead of the address it asked for.
+    pub(super) fn alias(&self, kind: RecordType) -> Option<&Name> {
+        match self.answers.last().map(|record| &record.data) {
+            Some(RData::CNAME(rdata::CNAME(name))) if matches!(kind, RecordType::A | RecordType::AAAA) => Some(name),
+            _ => None,
         }
     }
 }
@@ -166,10 +195,12 @@ impl Lookup<'_> {
             Subject::Branch => Found::bare(self.is_datacenter(asked.datacenter)),
             Subject::Service(selector) => self.service(selector, asked.datacenter, kind),
             Subject::Node(node) => self.node(node, asked.datacenter, kind),
+            Subject::Address(_) if !self.is_datacenter(asked.datacenter) => Found::default(),
             Subject::Address(address) => {
                 Found::of(self.address_record(self.owner, *address, kind).into_iter().collect())
             }
-            Subject::ServiceTypes => self.service_types(kind),
+            Subject::ServiceTypes if !self.is_datacenter(asked.datacenter) => Found::default(),
+            Subject::ServiceTypes => self.service_types(asked.datacenter, kind),
             Subject::Nothing => Found::default(),
         }
     }
@@ -202,12 +233,16 @@ impl Lookup<'_> {
     }
 
     /// RFC 6763 section 9: `_services._dns-sd._udp` lists the kinds of service there are.
-    fn service_types(&self, kind: RecordType) -> Found {
+    fn service_types(&self, datacenter: Option<&str>, kind: RecordType) -> Found {
         if kind != RecordType::PTR {
             return Found::bare(true);
         }
         let services = self.view.services();
-        let served = services.iter().filter(|service| service.instances.iter().any(|i| self.serves(i)));
+        let is_there = |instance: &Instance| {
+            let is_local = datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc));
+            is_local && self.serves(instance) && self.port(instance, None).is_some()
+        };
+        let served = services.iter().filter(|service| service.instances.iter().any(is_there));
         let named = |label: String| below(&self.zone.name, [label.as_str(), "_tcp"]);
         let names = served.filter_map(|service| named(format!("_{}", service.name.folded())));
         Found::of(names.take(self.most).map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect())
@@ -215,20 +250,22 @@ impl Lookup<'_> {
 
     /// The nodes at `address`, and the instances whose own it is. We have no authority over one that is none of ours.
     fn reverse(&self, address: IpAddr, kind: RecordType) -> Answer {
-        let mut names = Vec::new();
-        if let Some(tenants) = self.view.tenants(address) {
-            let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name));
-            names.extend(nodes.filter(|node| node.state.is_shown()).filter_map(|node| self.node_name(&node)));
-            let services = tenants.services.iter().filter_map(|name| self.view.service(name));
-            names.extend(services.flat_map(|service| self.names_at(&service, address)));
-        }
-        if names.is_empty() {
+        let Some(tenants) = self.view.tenants(address) else {
             return Answer { foreign: true, ..Answer::failure(ResponseCode::Refused) };
-        }
+        };
+        let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name));
+        let nodes = nodes.filter(|node| node.state.is_shown()).filter_map(|node| self.node_name(&node));
+        let mut names: Vec<Name> = nodes.collect();
+        let services = tenants.services.iter().filter_map(|name| self.view.service(name));
+        names.extend(services.flat_map(|service| self.names_at(&service, address)));
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
             names.truncate(MAX_POINTERS);
             answer.answers = names.into_iter().map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect();
+        }
+        if answer.answers.is_empty() {
+            // A zone of its own: what we know of the addresses around it others know better.
+            answer.authorities.extend(self.soa_of(self.owner));
         }
         answer
     }
@@ -284,11 +321,15 @@ impl Lookup<'_> {
 
     /// The start of authority: its minimum says how long resolvers may remember what is not there (RFC 2308).
     fn soa(&self) -> Option<Record> {
+        self.soa_of(&self.zone.name)
+    }
+
+    fn soa_of(&self, owner: &Name) -> Option<Record> {
         let zone = &self.zone.name;
         let (server, contact) = (below(zone, ["ns"])?, below(zone, ["hostmaster"])?);
         let minimum = self.config.negative_ttl_seconds();
         let soa = rdata::SOA::new(server, contact, self.view.serial(), 3600, 600, 86_400, minimum);
-        Some(Record::from_rdata(zone.clone(), minimum, RData::SOA(soa)))
+        Some(Record::from_rdata(owner.clone(), minimum, RData::SOA(soa)))
     }
 }
 
@@ -318,6 +359,8 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
+/// More aliases in a row than resolvers follow.
+const MAX_ALIASES: usize = 8;
 /// More names than anybody reads for one address; each answer to a reverse question stays within a datagram.
 const MAX_POINTERS: usize = 16;
 /// In the order of what is most asked for.

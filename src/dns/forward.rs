@@ -1,21 +1,33 @@
 //! Names of others: asked of the resolvers that the settings name, for clients that may, by `hickory-resolver`, which
 //! keeps what it learns, gives up in time, and leaves out private addresses where it is told to.
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use hickory_proto::{
-    op::{Edns, Message, MessageType, Metadata, OpCode, ResponseCode},
-    rr::{Name, RecordType},
+    op::{Edns, Message, ResponseCode},
+    rr::{
+        Name, RData, RecordType,
+        rdata::{self, svcb::SvcParamValue},
+    },
     serialize::binary::BinEncodable,
 };
 use hickory_resolver::{
     Resolver, TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts},
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 
-use super::{datagrams::Envelope, message::Client, settings::Config};
+use super::{
+    datagrams::Envelope,
+    message::{Client, Face},
+    settings::Config,
+};
 
 /// A question for others.
 pub(super) struct Question {
@@ -41,6 +53,7 @@ impl Question {
 /// Who asks others.
 pub(super) struct Forwarder {
     resolver: TokioResolver,
+    refuse_private: bool,
 }
 
 impl std::fmt::Debug for Forwarder {
@@ -66,20 +79,19 @@ impl Forwarder {
         options.timeout = TIMEOUT;
         options.attempts = ATTEMPTS;
         options.cache_size = CACHE;
-        if config.refuse_private {
-            options.deny_answers = PRIVATE.iter().filter_map(|net| net.parse().ok()).collect();
-        }
+        // This host's own file is none of the resolvers, and not for everybody to read.
+        options.use_hosts_file = ResolveHosts::Never;
         let resolvers = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
         let built =
             Resolver::builder_with_config(resolvers, TokioRuntimeProvider::default()).with_options(options).build();
         let resolver = built.inspect_err(|why| tracing::error!(%why, "names of others are not forwarded")).ok()?;
-        Some(Self { resolver })
+        Some(Self { resolver, refuse_private: config.refuse_private })
     }
 
     /// Asks, and sends the answer back.
-    pub(super) async fn answer(&self, question: Question) {
+    pub(super) async fn answer(&self, face: &Face, question: Question) {
         let Question { packet, client, way } = question;
-        let Some(reply) = self.reply(&packet, client).await else { return };
+        let Some(reply) = self.reply(face, &packet, client).await else { return };
         match way {
             Way::Datagram(envelope, socket) => {
                 if let Err(why) = envelope.send_back(&socket, &reply) {
@@ -91,52 +103,81 @@ impl Forwarder {
         }
     }
 
-    /// `None` for what does not parse, which nobody forwards.
-    async fn reply(&self, packet: &[u8], client: Client) -> Option<Vec<u8>> {
-        let asked = Message::from_vec(packet).ok()?;
-        let query = asked.queries.first()?;
-        let mut metadata = Metadata::response_from_request(&asked.metadata);
-        metadata.recursion_available = true;
-        let mut reply = Message::new(metadata.id, MessageType::Response, OpCode::Query);
-        reply.add_query(query.clone());
-        if asked.edns.is_some() {
-            reply.set_edns(Edns::new());
+    /// Our own reply, with what others know instead of the refusal, or behind the alias. `None` for what does not parse,
+    /// which nobody forwards.
+    async fn reply(&self, face: &Face, packet: &[u8], client: Client) -> Option<Vec<u8>> {
+        let own = face.respond(packet, client)?.bytes;
+        let mut reply = Message::from_vec(&own).ok()?;
+        // Who does not want recursion is told what we know ourselves.
+        if !reply.metadata.recursion_desired {
+            return Some(own);
         }
-        // Who does not want recursion is told what we know ourselves: nothing.
-        let found = if asked.metadata.recursion_desired {
-            self.look_up(&query.name, query.query_type).await
-        } else {
-            Err(ResponseCode::Refused)
+        let query = reply.queries.first()?.clone();
+        let alias = match reply.answers.last().map(|record| &record.data) {
+            Some(RData::CNAME(rdata::CNAME(alias))) => Some(alias.clone()),
+            _ => None,
         };
-        match found {
-            Ok(message) => {
-                reply.answers = message.answers;
-                reply.authorities = message.authorities;
-                metadata.response_code = message.metadata.response_code;
+        match self.look_up(alias.as_ref().unwrap_or(&query.name), query.query_type).await {
+            Ok(found) => {
+                reply.metadata.response_code = found.metadata.response_code;
+                reply.answers.extend(found.answers);
+                reply.authorities = found.authorities;
             }
-            Err(code) => metadata.response_code = code,
+            Err(code) => reply.metadata.response_code = code,
         }
-        reply.metadata = metadata;
-        let size = asked.edns.as_ref().map_or(0, Edns::max_payload);
-        fit(reply, client.transport.size(size))
+        reply.metadata.authoritative = alias.is_some();
+        let offered = Message::from_vec(packet).ok()?.edns.as_ref().map_or(0, Edns::max_payload);
+        fit(reply, client.transport.size(offered))
     }
 
     async fn look_up(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
         let mut name = name.clone();
         name.set_fqdn(true);
-        match self.resolver.lookup(name, kind).await {
-            Ok(lookup) => Ok(lookup.message().clone()),
+        let mut message = match self.resolver.lookup(name, kind).await {
+            Ok(lookup) => lookup.message().clone(),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let mut message = Message::query();
                 message.metadata.response_code = none.response_code;
                 message.authorities.extend(none.soa.map(|soa| (*soa).into_record_of_rdata()));
-                Ok(message)
+                message
             }
             Err(why) => {
                 tracing::debug!(%why, "a name of others could not be found out");
-                Err(ResponseCode::ServFail)
+                return Err(ResponseCode::ServFail);
             }
+        };
+        if self.refuse_private {
+            // What is left of the name is that it exists.
+            message.answers.retain(|record| !is_private(&record.data));
         }
+        Ok(message)
+    }
+}
+
+/// Whether a record holds an address that no public name has a business with, be it as a hint (RFC 9460) or behind a
+/// translator (RFC 6052).
+fn is_private(data: &RData) -> bool {
+    let is_private = |address: IpAddr| {
+        let address = match address {
+            IpAddr::V6(v6) if v6.segments()[..6] == TRANSLATED => {
+                let [.., high, low] = v6.segments();
+                Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
+            }
+            other => other.to_canonical(),
+        };
+        PRIVATE.iter().filter_map(|net| net.parse::<IpNet>().ok()).any(|net| net.contains(&address))
+    };
+    let hinted = |hint: &SvcParamValue| match hint {
+        SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_private(a.0.into())),
+        SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|aaaa| is_private(aaaa.0.into())),
+        _ => false,
+    };
+    match data {
+        RData::A(a) => is_private(a.0.into()),
+        RData::AAAA(aaaa) => is_private(aaaa.0.into()),
+        RData::SVCB(service) => service.svc_params.iter().any(|(_, value)| hinted(value)),
+        RData::HTTPS(service) => service.0.svc_params.iter().any(|(_, value)| hinted(value)),
+        _ => false,
     }
 }
 
@@ -152,13 +193,13 @@ fn fit(mut reply: Message, size: u16) -> Option<Vec<u8>> {
     reply.to_bytes().ok()
 }
 
-/// Two tries of each resolver before clients give up on us: most wait five seconds.
+/// Two tries of each resolver, one of which is a repetition, before clients give up on us: most wait five seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPTS: usize = 2;
+const ATTEMPTS: usize = 1;
 /// Answers kept, of some hundred bytes each.
 const CACHE: u64 = 4_096;
 /// RFC 1918, RFC 6598, RFC 3927, RFC 1122, RFC 4193, RFC 4291: addresses that no public name has a business with.
-const PRIVATE: [&str; 11] = [
+const PRIVATE: [&str; 10] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
@@ -167,7 +208,8 @@ const PRIVATE: [&str; 11] = [
     "172.16.0.0/12",
     "192.168.0.0/16",
     "::/127",
-    "::ffff:0:0/96",
     "fc00::/7",
     "fe80::/10",
 ];
+/// `64:ff9b::/96`, before an address of IPv4 (RFC 6052 section 2.1).
+const TRANSLATED: [u16; 6] = [0x64, 0xFF9B, 0, 0, 0, 0];

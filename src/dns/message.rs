@@ -52,7 +52,7 @@ pub struct Written {
     pub bytes: Vec<u8>,
     /// Whether the client has proved that it is where it says (RFC 7873).
     pub proven: bool,
-    /// Whether the name lies outside of all zones, so that others may know it.
+    /// Whether the name lies outside of all zones, or what it is an alias of does, so that others may know it.
     pub foreign: bool,
     /// For how long it holds, where it may be kept.
     pub(super) keep: Option<Keep>,
@@ -92,7 +92,8 @@ impl Face {
         }
         // Checked before the rest is parsed, because the parser reserves room for as many questions as the header claims.
         if header.counts.queries != 1 {
-            return fail(ResponseCode::FormErr);
+            let cookie = || self.cookie_alone(packet, head, client).filter(|_| header.counts.queries == 0);
+            return cookie().or_else(|| fail(ResponseCode::FormErr));
         }
         let Ok(message) = Message::from_vec(packet) else { return fail(ResponseCode::FormErr) };
         let asked = message.queries.first()?;
@@ -127,6 +128,19 @@ impl Face {
         draft.write(&Answer::failure(refusal)).map(Written::bare)
     }
 
+    /// Who asks nothing but for a cookie gets one (RFC 7873 section 5.4).
+    fn cookie_alone(&self, packet: &[u8], head: Metadata, client: Client) -> Option<Written> {
+        let message = Message::from_vec(packet).ok()?;
+        let shown = self.cookies.read(message.edns.as_ref()?, client.address, client.now);
+        let (Shown::Client(half) | Shown::Ours(half)) = shown else { return None };
+        let mut edns = Edns::new();
+        edns.set_max_payload(OFF_HOST_SIZE);
+        edns.options_mut().insert(self.cookies.option(&half, client.address, client.now));
+        let draft =
+            Draft { head, query: None, edns: Some(edns), size: MIN_SIZE, reserved: OPT_SIZE + cookie::OPTION_SIZE };
+        draft.write(&Answer::failure(ResponseCode::NoError)).map(Written::bare)
+    }
+
     fn look_up(&self, draft: Draft<'_>, query: &Query, shown: Shown, client: Client) -> Option<Written> {
         if !self.config.allows(client.address) {
             return draft.write(&Answer::failure(ResponseCode::Refused)).map(Written::bare);
@@ -134,8 +148,10 @@ impl Face {
         let most = usize::from(draft.size) / SMALLEST_RECORD + 1;
         let answer = answer(&self.view, &self.config, query, most);
         let page = draft.write(&answer)?;
-        let (proven, foreign) = (matches!(shown, Shown::Ours(_)), answer.foreign);
-        let keep = answer.basis.filter(|_| shown == Shown::Nothing).map(|(basis, beat)| Keep {
+        // Where an alias leads abroad, those who know the names there may say the rest.
+        let abroad = answer.alias(query.query_type).is_some() && self.config.forwards_for(client.address);
+        let (proven, foreign) = (matches!(shown, Shown::Ours(_)), answer.foreign || abroad);
+        let keep = answer.basis.filter(|_| shown == Shown::Nothing && !abroad).map(|(basis, beat)| Keep {
             basis,
             beat,
             turns: page.turns,

@@ -41,6 +41,7 @@ mod tests;
 
 pub use ask::{Kind, Record, Reply, ask};
 pub use message::{Client, Face, Transport, Written};
+pub(crate) use names::{address_label, label_of};
 pub use server::{Bound, Running, bind, serve};
 pub use settings::{Config, Pattern, Prefer};
 pub use traffic::Traffic;

@@ -160,18 +160,26 @@ fn instance_hash(label: &str) -> Option<u64> {
 
 /// What tells an instance from its siblings in a name: stable as long as its node and its id are.
 pub(super) fn hash_of(instance: &Instance) -> u64 {
-    let node = instance.node.name.as_str().to_ascii_lowercase();
-    let text = [node.as_bytes(), b"\0", instance.registration.id.as_str().as_bytes()].concat();
+    hash(instance.node.name.as_str(), instance.registration.id.as_str())
+}
+
+fn hash(node: &str, id: &str) -> u64 {
+    let text = [node.to_ascii_lowercase().as_bytes(), b"\0", id.as_bytes()].concat();
     xxh3_64(&text) >> (64 - 4 * HASH_DIGITS)
 }
 
 /// The label of an instance.
 pub(super) fn instance_label(instance: &Instance) -> String {
-    format!("i-{:0width$x}", hash_of(instance), width = HASH_DIGITS)
+    label_of(instance.node.name.as_str(), instance.registration.id.as_str())
+}
+
+/// The label of the instance of that id on that node.
+pub(crate) fn label_of(node: &str, id: &str) -> String {
+    format!("i-{:0width$x}", hash(node, id), width = HASH_DIGITS)
 }
 
 /// The label of an address in the `addr` branch.
-pub(super) fn address_label(address: IpAddr) -> String {
+pub(crate) fn address_label(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => format!("{:08x}", u32::from(v4)),
         IpAddr::V6(v6) => format!("{:032x}", u128::from(v6)),

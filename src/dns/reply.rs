@@ -1,6 +1,7 @@
 //! An answer as bytes, fitted to the size that the client can take.
 //!
-//! Sizing is our own. Additional records go first, then answers, and only a cut answer sets TC (RFC 2181 section 9).
+//! Sizing is our own. Additional records go first, then answers, and only a cut answer sets TC (RFC 2181 section 9), and only where TCP has
+//! room for more.
 //! What remains of a cut set is its beginning in a fixed order, so that a client that cannot ask again over TCP sees
 //! the same servers each time; only complete sets are rotated. Owner names are written as pointers by hand where they
 //! repeat the question or an SRV target, because `hickory-proto` stops to compress after 120 names.
@@ -84,7 +85,8 @@ impl Draft<'_> {
             counts.additionals += 1;
         }
         let mut metadata = self.head;
-        metadata.truncation = !authorities.complete;
+        // Cut short over TCP, there is nothing to ask again by: a resolver that reads TC there fails (unbound does).
+        metadata.truncation = !authorities.complete && self.size < u16::MAX;
         let serial_at = writer.serial_at;
         place.replace(&mut writer.encoder, Header { metadata, counts })?;
         Ok((Page { bytes, turns: 1, serial_at }, additionals.complete))

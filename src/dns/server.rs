@@ -111,7 +111,8 @@ impl Bound {
         }
         if let Some(forwarder) = forwarder {
             let stop = stop.clone();
-            tasks.spawn(async move { stop.run_until_cancelled(forward(&forwarder, &mut asked)).await });
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move { stop.run_until_cancelled(forward(&forwarder, &shared, &mut asked)).await });
         }
         let accepting = tasks.clone();
         tasks.spawn(async move { stop.run_until_cancelled_owned(tcp::accept(&shared, &tcp, &accepting)).await });
@@ -142,15 +143,15 @@ impl Shared {
 }
 
 /// Forwards what is asked, many at a time.
-async fn forward(forwarder: &Arc<Forwarder>, asked: &mut mpsc::Receiver<Question>) {
+async fn forward(forwarder: &Arc<Forwarder>, shared: &Arc<Shared>, asked: &mut mpsc::Receiver<Question>) {
     let mut under_way = tokio::task::JoinSet::new();
     while let Some(question) = asked.recv().await {
         while under_way.len() >= MAX_FORWARDED {
             under_way.join_next().await;
         }
         while under_way.try_join_next().is_some() {}
-        let forwarder = Arc::clone(forwarder);
-        under_way.spawn(async move { forwarder.answer(question).await });
+        let (forwarder, shared) = (Arc::clone(forwarder), Arc::clone(shared));
+        under_way.spawn(async move { forwarder.answer(&shared.face, question).await });
     }
 }
 

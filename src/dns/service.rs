@@ -75,6 +75,8 @@ impl Lookup<'_> {
                 served.collect(self.most, |instance| Some(self.record(text(&instance.registration.meta))))
             }
             (RecordType::PTR, Form::Underscored) if !of_one => served.collect(self.most, |instance| {
+                // RFC 6763 section 5: who is listed has an SRV record.
+                self.port(instance, None)?;
                 let name = self.owner.prepend_label(instance_label(instance).as_bytes()).ok()?;
                 Some(self.record(RData::PTR(rdata::PTR(name))))
             }),
@@ -113,6 +115,7 @@ impl Lookup<'_> {
     fn servers(&self, served: &Served<'_>, service: &str, port: Option<&str>) -> Found {
         let mut additionals = Vec::new();
         let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+        let heaviest = served.instances.iter().map(|instance| instance.weight()).max().unwrap_or_default();
         let found = served.collect(self.most, |instance| {
             let port = self.port(instance, port)?;
             let target = match instance.address() {
@@ -128,13 +131,13 @@ impl Lookup<'_> {
                     target
                 }
             };
-            let (priority, weight) = self.preference(instance);
+            let (priority, weight) = self.preference(instance, heaviest);
             Some(self.record(RData::SRV(rdata::SRV::new(priority, weight, port, target))))
         });
         Found { additionals, ..found }
     }
 
-    fn port(&self, instance: &Instance, name: Option<&str>) -> Option<u16> {
+    pub(super) fn port(&self, instance: &Instance, name: Option<&str>) -> Option<u16> {
         let registration = &instance.registration;
         match (name, registration.port) {
             (Some(name), _) => {
@@ -159,14 +162,16 @@ impl Lookup<'_> {
         }
     }
 
-    /// Priority and weight. HAProxy divides weights by 256 and takes 0 for "no traffic": ours are scaled for it.
-    fn preference(&self, instance: &Instance) -> (u16, u16) {
+    /// Priority and weight. HAProxy divides weights by 256 and takes 0 for "no traffic": ours are scaled for it, or by as
+    /// much as the `heaviest` beside it leaves room for.
+    fn preference(&self, instance: &Instance, heaviest: u16) -> (u16, u16) {
         let registration = &instance.registration;
         match self.zone.dialect {
             Dialect::Mesh => {
                 let beyond = self.config.prefer == Prefer::Zone && !self.is_in_zone(instance);
                 let priority = registration.priority.saturating_add(u16::from(beyond));
-                (priority, instance.weight().saturating_mul(256).max(1))
+                let scale = (u16::MAX / heaviest.max(1)).min(256);
+                (priority, instance.weight().saturating_mul(scale).max(1))
             }
             Dialect::Consul => (1, instance.weight()),
         }

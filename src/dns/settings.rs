@@ -14,6 +14,7 @@ use crate::model::ServiceName;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The zones answered for; the first also names what reverse lookups find.
+    #[serde(deserialize_with = "zones")]
     pub zones: Vec<Zone>,
     /// How long resolvers may keep an answer. Zero: a catalogue that heals in milliseconds is not cached for seconds.
     #[serde(deserialize_with = "ttl")]
@@ -36,11 +37,13 @@ pub struct Config {
     /// one customer has: 256 addresses of IPv4, a /56 of IPv6.
     pub rate_limit: u32,
     /// Resolvers that know the names outside of the zones. Without any, these names are refused.
+    #[serde(deserialize_with = "resolvers")]
     pub forward: Vec<SocketAddr>,
     /// Who may have names forwarded; this host unless given, so that nobody runs an open resolver by mistake.
     #[serde(deserialize_with = "networks")]
     pub forward_for: Vec<IpNet>,
-    /// Refuses forwarded answers that hold private addresses for names that are not private: DNS rebinding.
+    /// Leaves private addresses out of forwarded answers: a stranger's name that leads into one's own network is how DNS
+    /// rebinding begins.
     pub refuse_private: bool,
 }
 
@@ -83,6 +86,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether all of it makes sense for a server that listens there.
+    ///
+    /// # Errors
+    /// What does not.
+    pub fn check_place(&self, listen: SocketAddr) -> Result<(), String> {
+        let is_this = |server: &&SocketAddr| {
+            server.port() == listen.port()
+                && (server.ip() == listen.ip() || listen.ip().is_unspecified() && server.ip().is_loopback())
+        };
+        match self.forward.iter().find(is_this) {
+            Some(server) => Err(format!("{server} is this very server, which would ask itself")),
+            None if self.refuse_private && self.forward.is_empty() => {
+                Err("names no resolver, so that dns.refuse_private has nothing to look at".into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The most specific zone that holds `name`.
     pub(super) fn zone_of(&self, name: &Name) -> Option<&Zone> {
         self.zones.iter().filter(|zone| zone.name.zone_of(name)).max_by_key(|zone| zone.name.num_labels())
@@ -149,8 +170,35 @@ fn service_ttls<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Pattern, 
     #[derive(Deserialize)]
     struct Ttl(#[serde(deserialize_with = "ttl")] Duration);
     let given = BTreeMap::<String, Ttl>::deserialize(from)?;
-    let read = |(name, ttl): (String, Ttl)| Ok((Pattern::try_from(&*name).map_err(de::Error::custom)?, ttl.0));
-    given.into_iter().map(read).collect()
+    let mut all = BTreeMap::new();
+    for (name, ttl) in given {
+        let pattern = Pattern::try_from(&*name).map_err(de::Error::custom)?;
+        if all.insert(pattern, ttl.0).is_some() {
+            return Err(de::Error::custom(format_args!("{name:?} stands there twice: names know no upper case")));
+        }
+    }
+    Ok(all)
+}
+
+fn zones<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Zone>, D::Error> {
+    let zones = Vec::<Zone>::deserialize(from)?;
+    if zones.is_empty() {
+        return Err(de::Error::custom(
+            "holds no zone, so that nothing would be answered; leave it out for mesh.internal",
+        ));
+    }
+    match zones.iter().enumerate().find(|(at, zone)| zones[..*at].iter().any(|other| other.name == zone.name)) {
+        Some((_, zone)) => Err(de::Error::custom(format_args!("{} stands there twice", zone.name))),
+        None => Ok(zones),
+    }
+}
+
+fn resolvers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<SocketAddr>, D::Error> {
+    let resolvers = Vec::<SocketAddr>::deserialize(from)?;
+    match resolvers.iter().find(|at| at.ip().is_unspecified() || at.port() == 0) {
+        Some(at) => Err(de::Error::custom(format_args!("{at} is no address that can be asked; write 192.0.2.53:53"))),
+        None => Ok(resolvers),
+    }
 }
 
 /// Networks, `10.0.0.0/8`, or single addresses.
@@ -192,6 +240,11 @@ mod tests {
             "allow = [\"10.0.0.0/33\"]",
             "allow = [\"web\"]",
             "forward = [\"10.0.0.1\"]",
+            "forward = [\"0.0.0.0:53\"]",
+            "forward = [\"10.0.0.1:0\"]",
+            "zones = []",
+            "zones = [\"mesh.internal\", \"Mesh.Internal.\"]",
+            "service_ttl = { web = \"1s\", WEB = \"2s\" }",
         ] {
             assert!(toml::from_str::<Config>(bad).is_err(), "{bad}");
         }

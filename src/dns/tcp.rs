@@ -1,5 +1,4 @@
-//! Questions over TCP, as RFC 7766 wants it: a connection carries many, pipelined, answered in order, and is closed when
-//! it idles. Connections are counted, all of them and those of each client; whoever comes when his are taken is turned
+//! Questions over TCP, as RFC 7766 wants it: a connection carries many, pipelined, and is closed when it idles. Connections are counted, all of them and those of each client; whoever comes when his are taken is turned
 //! away, and may come again.
 
 use std::{
@@ -12,8 +11,12 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::oneshot,
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -99,37 +102,69 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: 
     }
 }
 
-/// Answers the questions of one connection, in order, until it idles, ends or makes no sense.
-async fn converse(shared: &Shared, mut stream: TcpStream, address: IpAddr) -> io::Result<()> {
+/// Answers the questions of one connection until it idles, ends or makes no sense: in order, but for the names of others,
+/// which no question waits behind (RFC 7766 section 6.2.1.1).
+async fn converse(shared: &Shared, stream: TcpStream, address: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(tokio::sync::Mutex::new(writer));
+    // Ended with the connection. The socket closes when all of them are done.
+    let mut abroad = JoinSet::new();
+    let ended = listen(shared, &mut reader, &writer, &mut abroad, address).await;
+    while abroad.join_next().await.is_some() {}
+    ended
+}
+
+async fn listen(
+    shared: &Shared,
+    reader: &mut OwnedReadHalf,
+    writer: &Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
+    abroad: &mut JoinSet<()>,
+    address: IpAddr,
+) -> io::Result<()> {
     let mut question = Vec::new();
     loop {
-        let length = timeout(IDLE, stream.read_u16()).await??;
+        let length = timeout(IDLE, reader.read_u16()).await??;
         if usize::from(length) > MAX_QUESTION {
             return Ok(());
         }
         question.resize(usize::from(length), 0);
-        timeout(IDLE, stream.read_exact(&mut question)).await??;
+        timeout(IDLE, reader.read_exact(&mut question)).await??;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as u32;
         let client = Client { address, transport: Transport::Tcp, now };
         let Some(written) = shared.face.respond(&question, client) else { return Ok(()) };
         shared.traffic.tcp.add(1);
-        let reply = if written.foreign && shared.face.config.forwards_for(address) {
-            let (back, answer) = oneshot::channel();
-            shared.forward(Question::new(&question, client, Way::Stream(back)));
+        if !(written.foreign && shared.face.config.forwards_for(address)) {
+            say(writer, &written.bytes).await?;
+            continue;
+        }
+        while abroad.len() >= MAX_ABROAD {
+            abroad.join_next().await;
+        }
+        while abroad.try_join_next().is_some() {}
+        let (back, answer) = oneshot::channel();
+        shared.forward(Question::new(&question, client, Way::Stream(back)));
+        let writer = Arc::clone(writer);
+        abroad.spawn(async move {
             // Dropped where it was not forwarded: then our own answer stands.
-            answer.await.unwrap_or(written.bytes)
-        } else {
-            written.bytes
-        };
-        // One write for length and reply: RFC 7766 section 8 asks for it, since some clients read but once.
-        let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
-        timeout(IDLE, stream.write_all(&[&length.to_be_bytes()[..], &reply].concat())).await??;
+            let reply = answer.await.unwrap_or(written.bytes);
+            // Who does not read it ends the connection by the next question, or by its silence.
+            let _ = say(&writer, &reply).await;
+        });
     }
+}
+
+/// One write for length and reply: RFC 7766 section 8 asks for it, since some clients read but once.
+async fn say(writer: &tokio::sync::Mutex<OwnedWriteHalf>, reply: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes()[..], reply].concat();
+    timeout(IDLE, async { writer.lock().await.write_all(&framed).await }).await?
 }
 
 /// A question of one name with every EDNS option in use takes less than 1 KiB.
 const MAX_QUESTION: usize = 4096;
+/// Questions of one connection that others are asked about at a time.
+const MAX_ABROAD: usize = 32;
 /// Caddy and the like hold one connection for each worker; each costs us 4 KiB while it idles.
 const MAX_CONNECTIONS: usize = 1_024;
 /// What other hosts can take of them: the programs on this one keep the rest.

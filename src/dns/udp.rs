@@ -16,6 +16,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio_util::task::TaskTracker;
 
 use super::{
+    cookie::OPTION_SIZE,
     datagrams::{Batch, tell_destination},
     fast::{Cache, Said},
     forward::{Question, Way},
@@ -155,7 +156,8 @@ fn judge(shared: &Shared, said: Option<Said>, client: Client, now: u64, reply: &
     if said.foreign && shared.face.config.forwards_for(client.address) { Next::Forward } else { Next::Send }
 }
 
-/// Cuts a reply behind its question and marks it so. Returns its new length; 0 for one without a question.
+/// Cuts a reply behind its question, but for its OPT record (RFC 6891 section 6.1.1), and marks it so. Returns its new
+/// length; 0 for one without a question.
 fn cut(reply: &mut [u8]) -> usize {
     if reply.get(4..6) != Some(&[0, 1]) {
         return 0;
@@ -164,16 +166,36 @@ fn cut(reply: &mut [u8]) -> usize {
     while let Some(length) = reply.get(end).filter(|length| **length > 0) {
         end += 1 + usize::from(*length);
     }
+    // The root label, the type, the class.
+    let end = (end + 5).min(reply.len());
+    let opt = opt_of(reply).filter(|opt| *opt >= end);
     reply[2] |= TC;
     // Answers, authorities, additional records: none.
     reply[6..HEADER].fill(0);
-    // The root label, the type, the class.
-    (end + 5).min(reply.len())
+    let Some(opt) = opt else { return end };
+    reply[HEADER - 1] = 1;
+    let length = reply.len() - opt;
+    reply.copy_within(opt.., end);
+    end + length
+}
+
+/// Where the OPT record of one of our replies begins: it is the last, with a cookie or with nothing.
+fn opt_of(reply: &[u8]) -> Option<usize> {
+    let is_opt = |at: &usize| {
+        let fixed = reply.get(*at..at + OPT_FIXED)?;
+        let rest = usize::from(u16::from_be_bytes([fixed[9], fixed[10]]));
+        (fixed[..3] == [0, 0, 41] && at + OPT_FIXED + rest == reply.len()).then_some(())
+    };
+    let counted = reply.get(10..HEADER)? != [0, 0];
+    let sizes = [OPT_FIXED, OPT_FIXED + usize::from(OPTION_SIZE)];
+    sizes.iter().filter(|_| counted).filter_map(|size| reply.len().checked_sub(*size)).find(|at| is_opt(at).is_some())
 }
 
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 const HEADER: usize = 12;
 const TC: u8 = 0x02;
+/// Root, type, size, TTL, length (RFC 6891 section 6.1.2).
+const OPT_FIXED: usize = 11;
 /// Two megabytes hold ten thousand questions.
 const RECEIVE_BUFFER: usize = 2 << 20;
 /// More than this no network card feeds with questions.
@@ -199,5 +221,10 @@ mod tests {
         let parsed = Message::from_vec(&reply[..length]).unwrap();
         assert!(length == question.len() && parsed.metadata.truncation && parsed.answers.is_empty());
         assert_eq!(cut(&mut [0; 12]), 0);
+        let mut with_opt = [&question[..], &[7; 40], &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]].concat();
+        (with_opt[7], with_opt[11]) = (2, 1);
+        let length = cut(&mut with_opt);
+        let parsed = Message::from_vec(&with_opt[..length]).unwrap();
+        assert_eq!((length, parsed.edns.map(|edns| edns.max_payload())), (question.len() + 11, Some(1232)));
     }
 }

@@ -155,7 +155,7 @@ fn a_reverse_name_finds_its_node() {
         &world(),
         &[
             ("2.0.0.10.in-addr.arpa.", PTR, "NoError: 2.0.0.10.in-addr.arpa. PTR n2.node.dc2.mesh.internal. |  |"),
-            ("2.0.0.10.in-addr.arpa.", A, "NoError:  |  |"),
+            ("2.0.0.10.in-addr.arpa.", A, "NoError:  | 2.0.0.10.in-addr.arpa. SOA |"),
             ("9.0.0.10.in-addr.arpa.", PTR, "Refused:  |  |"),
             ("10.in-addr.arpa.", PTR, "Refused:  |  |"),
             (

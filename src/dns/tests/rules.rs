@@ -174,7 +174,7 @@ fn an_address_stands_once() {
 #[test]
 fn weights_fit_haproxy_in_our_zones_and_stay_in_consuls() {
     let world = World::new();
-    for (weight, ours) in [(0, 1), (1, 256), (3, 768), (255, 65_280), (256, 65_535), (65_535, 65_535)] {
+    for (weight, ours) in [(0, 1), (1, 256), (3, 768), (255, 65_280), (256, 65_280), (65_535, 65_535)] {
         let mut registration = web("10.0.0.5");
         registration.weight = weight;
         registration.priority = 9;
@@ -183,6 +183,61 @@ fn weights_fit_haproxy_in_our_zones_and_stay_in_consuls() {
         assert!(data("mesh.internal").starts_with(&format!("9 {ours} 8080 i-")));
         assert_eq!(data("consul"), format!("1 {weight} 8080 0a000005.addr.dc1.consul."));
     }
+    // Heavier ones share the range in their proportion.
+    let heavy = |address: &str, weight| Registration { weight, ..web(address) };
+    world.service("web", vec![on("n1", heavy("10.0.0.5", 1_000)), on("n2", heavy("10.0.0.6", 250))]);
+    let mut weights: Vec<u16> = world.ask("web.service.mesh.internal.", SRV).answers.iter().map(weight_of).collect();
+    weights.sort_unstable();
+    assert_eq!(weights, [16_250, 65_000]);
+}
+
+fn weight_of(record: &Record) -> u16 {
+    record.data.to_string().split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_alias_is_followed_as_far_as_we_know_the_way() {
+    let world = World::new();
+    let at = |name: &str, host: &str| {
+        let mut registration = web("10.0.0.5");
+        registration.address = Some(Host::Name(host.into()));
+        world.service(name, vec![on("n1", registration)]);
+    };
+    at("web", "n1.node.mesh.internal");
+    let reply = world.ask("web.service.mesh.internal.", A);
+    let data: Vec<String> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+    assert_eq!(data, ["n1.node.mesh.internal.", "127.0.0.1"]);
+    let reply = world.ask("web.service.mesh.internal.", AAAA);
+    assert_eq!((reply.answers.len(), reply.authorities.len()), (1, 1), "it has no such address");
+    // RFC 6604: the status is that of the last name.
+    at("web", "nowhere.node.mesh.internal");
+    assert_eq!(status(&world, "web.service.mesh.internal.", A), ResponseCode::NXDomain);
+    at("web", "db.example.com");
+    assert_eq!(world.ask("web.service.mesh.internal.", A).answers.len(), 1, "others know that name");
+    at("web", "api.service.mesh.internal");
+    at("api", "web.service.mesh.internal");
+    assert!((2..20).contains(&world.ask("web.service.mesh.internal.", A).answers.len()), "a circle ends");
+}
+
+#[test]
+fn nothing_stands_below_a_datacenter_that_is_not_there() {
+    let world = World::new();
+    world.service("web", vec![on("n1", web("10.0.0.5"))]);
+    for (name, kind) in [("_services._dns-sd._udp", RecordType::PTR), ("0a000005.addr", A), ("web.service", A)] {
+        assert_eq!(status(&world, &format!("{name}.dc1.mesh.internal."), kind), ResponseCode::NoError, "{name}");
+        assert_eq!(status(&world, &format!("{name}.nope.mesh.internal."), kind), ResponseCode::NXDomain, "{name}");
+    }
+}
+
+#[test]
+fn browsing_finds_no_instance_without_a_port() {
+    let world = World::new();
+    let portless = Registration { port: None, ..web("10.0.0.6") };
+    world.service("web", vec![on("n1", web("10.0.0.5")), on("n2", portless.clone())]);
+    world.service("bare", vec![on("n1", portless)]);
+    assert_eq!(world.ask("_web._tcp.mesh.internal.", RecordType::PTR).answers.len(), 1);
+    let kinds = world.ask("_services._dns-sd._udp.mesh.internal.", RecordType::PTR);
+    assert_eq!(kinds.answers.len(), 1, "{:?}", kinds.answers);
 }
 
 #[test]

@@ -9,7 +9,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use hickory_proto::op::ResponseCode;
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{
+        DNSClass,
+        rdata::opt::{EdnsCode, EdnsOption},
+    },
+};
 
 use super::*;
 use crate::dns::{Running, serve};
@@ -81,6 +87,22 @@ async fn pipelined_questions_are_answered_in_order() {
 }
 
 #[tokio::test]
+async fn nobody_waits_behind_a_name_of_others() {
+    // A resolver that never answers.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let upstream = silent.local_addr().unwrap();
+    let (server, _stop) = start_with(|config| config.forward = vec![upstream]).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    for (name, id) in [("slow.example.com.", 1), ("web.service.mesh.internal.", 2)] {
+        stream.write_all(&framed(&question(name, RecordType::A, id, None))).await.unwrap();
+    }
+    let first = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+    assert_eq!(first.metadata.id, 2);
+    let second = timeout(PATIENCE * 4, read(&mut stream)).await.unwrap();
+    assert_eq!((second.metadata.id, second.metadata.response_code), (1, ResponseCode::ServFail));
+}
+
+#[tokio::test]
 async fn nonsense_on_a_connection_ends_it() {
     let (server, _stop) = start().await;
     for nonsense in [&[0xff, 0xff][..], &[0, 0], &[0, 3, 1, 2, 3]] {
@@ -93,9 +115,13 @@ async fn nonsense_on_a_connection_ends_it() {
 
 /// One question over UDP.
 async fn ask(server: &Running, name: &str) -> Message {
+    told(server, &Message::from_vec(&question(name, RecordType::A, 9, Some(1232))).unwrap()).await
+}
+
+async fn told(server: &Running, message: &Message) -> Message {
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(server.address()).await.unwrap();
-    client.send(&question(name, RecordType::A, 9, Some(1232))).await.unwrap();
+    client.send(&message.to_vec().unwrap()).await.unwrap();
     let mut reply = [0; 4096];
     let length = timeout(PATIENCE, client.recv(&mut reply)).await.unwrap().unwrap();
     Message::from_vec(&reply[..length]).unwrap()
@@ -117,6 +143,14 @@ async fn names_of_others_are_asked_of_others_for_who_may() {
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream.write_all(&framed(&question("web.service.example.com.", RecordType::A, 9, None))).await.unwrap();
     assert_eq!(timeout(PATIENCE, read(&mut stream)).await.unwrap().answers.len(), 1);
+
+    let mut odd = Message::from_vec(&question("web.service.example.com.", RecordType::A, 9, Some(1232))).unwrap();
+    odd.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(10, b"abcdefgh".into()));
+    let reply = told(&server, &odd).await;
+    let edns = reply.edns.unwrap();
+    assert!(edns.option(EdnsCode::Cookie).is_some() && edns.max_payload() == 1232 && reply.answers.len() == 1);
+    odd.queries[0].set_query_class(DNSClass::CH);
+    assert_eq!(told(&server, &odd).await.metadata.response_code, ResponseCode::Refused, "nobody is asked");
 
     let (strict, _stop3) = start_with(|config| {
         config.forward = vec![upstream];
