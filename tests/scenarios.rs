@@ -471,6 +471,19 @@ stories! {
         assert_eq!([listed(&world, "cache"), listed(&world, "queue"), listed(&world, "web")], [5, 5, 25]);
     }
 
+    /// An operator makes a member leave the moment it is Down where he asks: the others agree once it is Down there.
+    fn a_forced_leave_overtakes_no_death(settings) {
+        let mut world = standing(settings, 5);
+        world.crash(3);
+        let (id, brief) = (world.id(3), STEP / 50);
+        let down = |world: &World| (0..3).find(|&n| world.mesh(n).unwrap().member(id).unwrap().state == MemberState::Down);
+        assert!(world.run_until(30 * SECOND, brief, |world| down(world).is_some()).is_some());
+        let first = down(&world).unwrap();
+        world.order(first, Command::ForceLeave(id));
+        world.run(10 * SECOND);
+        assert!(seen(&world, 3).iter().all(|state| *state == Some(MemberState::Left)), "{:?}", seen(&world, 3));
+    }
+
     /// An operator makes a member leave that is Down; it comes back all the same.
     fn a_forced_leave_is_no_ban(settings) {
         let mut world = standing(settings, 5);

@@ -1,5 +1,7 @@
 //! hickory-server as a peer: its own loops over the socket, and its handler called from the plainest loop there is.
 
+#![allow(clippy::disallowed_types, reason = "nothing depends on order, and a peer is not to be slowed down")]
+
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr, UdpSocket},

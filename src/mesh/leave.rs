@@ -4,6 +4,8 @@
 //! another's name under it; of a member that is Down anyway it is believed. An operator's word counts nowhere but where
 //! the member is Down already: no single member can make a healthy one leave.
 
+use std::time::Duration;
+
 use super::{
     Mesh,
     event::{Cause, Done, Rejected},
@@ -43,8 +45,28 @@ impl Mesh {
                 self.judge(now, fact, if own_word { Cause::Left } else { Cause::Forced });
             }
             MemberState::Alive | MemberState::Suspect if own_word => self.look(now, fact.id, Purpose::Goodbye),
-            MemberState::Alive | MemberState::Suspect => self.stats.dropped_unauthorized += 1,
+            MemberState::Alive | MemberState::Suspect => self.give_up_later(now, fact),
             MemberState::Left => {}
         }
     }
+
+    /// An operator's word on a member that is not Down here: it may be so in a moment.
+    fn give_up_later(&mut self, now: Time, fact: &Fact) {
+        self.stats.dropped_unauthorized += 1;
+        if let Some(seen) = self.roster.get_mut(fact.id) {
+            seen.given_up = Some(Box::new((now, *fact)));
+        }
+    }
+
+    /// A member has gone Down here: an operator may have said what that means for it a moment ago.
+    pub(super) fn give_up(&mut self, now: Time, id: NodeId) {
+        let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.held.is_none()) else { return };
+        let said = seen.given_up.take().filter(|said| now.since(said.0) < MOMENT);
+        if let Some(said) = said.filter(|said| said.1.generation >= seen.generation) {
+            self.judge(now, &said.1, Cause::Forced);
+        }
+    }
 }
+
+/// Within such a time a death is known to all, by will or by silence.
+const MOMENT: Duration = Duration::from_secs(10);

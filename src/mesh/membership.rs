@@ -178,6 +178,9 @@ impl Mesh {
             self.roster.get_mut(id).into_iter().for_each(|seen| seen.cause = cause);
             self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
         }
+        if state == MemberState::Down {
+            self.give_up(now, id);
+        }
     }
 
     /// Compares notes with a peer in a moment, unless that is about to be done with another.

@@ -40,6 +40,8 @@ pub(super) struct Seen {
     /// Down, and shown all the same since then: this node is the one cut off.
     pub(super) held: Option<Time>,
     pub(super) flaps: Option<Box<Flaps>>,
+    /// When somebody made it leave while it was not Down here, and what he said.
+    pub(super) given_up: Option<Box<(Time, Fact)>>,
     /// When the next of its rows may lapse.
     pub(super) lapses_at: Time,
 }
@@ -98,6 +100,7 @@ impl Seen {
             distance: None,
             held: None,
             flaps: None,
+            given_up: None,
             lapses_at: Time::ZERO,
         }
     }
