@@ -40,13 +40,22 @@ impl Mesh {
         let Some(seen) = self.roster.get(fact.id).filter(|seen| seen.generation <= fact.generation) else { return };
         let own_word = fact.by == fact.id;
         match seen.state {
-            _ if own_word && from == fact.id => drop(self.judge(now, fact, Cause::Left)),
+            MemberState::Left if own_word => {}
+            _ if own_word && from == fact.id => self.believe_leaver(now, fact),
             MemberState::Down => {
                 self.judge(now, fact, if own_word { Cause::Left } else { Cause::Forced });
             }
             MemberState::Alive | MemberState::Suspect if own_word => self.look(now, fact.id, Purpose::Goodbye),
             MemberState::Alive | MemberState::Suspect => self.give_up_later(now, fact),
             MemberState::Left => {}
+        }
+    }
+
+    /// A member says that it leaves. Who has left cannot repeat what was lost of its goodbye: its neighbours do.
+    pub(super) fn believe_leaver(&mut self, now: Time, left: &Fact) {
+        self.judge(now, left, Cause::Left);
+        if self.observes(left.id) {
+            self.spread(now, &Rumor::Fact(*left), self.id);
         }
     }
 

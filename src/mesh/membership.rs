@@ -74,13 +74,7 @@ impl Mesh {
         let left = Fact { state: MemberState::Left, by: peer, ..seen.fact(peer, peer) };
         self.cut_off(now, peer);
         match gone {
-            Gone::Left => {
-                self.judge(now, &left, Cause::Left);
-                // Who has left cannot repeat what was lost of its goodbye: its neighbours do.
-                if self.observes(peer) {
-                    self.spread(now, &Rumor::Fact(left), self.id);
-                }
-            }
+            Gone::Left => self.believe_leaver(now, &left),
             Gone::Reset | Gone::Lost => self.look(now, peer, Purpose::Watch),
             Gone::Closed | Gone::Expelled => {}
         }

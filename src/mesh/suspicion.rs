@@ -263,7 +263,7 @@ const OBSERVERS: usize = 4;
 /// How many confirmations make a suspicion as short as it gets.
 const EXPECTED: usize = 3;
 /// A suspicion confirmed by all expected: long enough for a refutation to travel the mesh and back on a bad day.
-const MIN_SUSPICION: Duration = Duration::from_millis(700);
+const MIN_SUSPICION: Duration = Duration::from_millis(600);
 /// A suspicion nobody confirms.
 const MAX_SUSPICION: Duration = Duration::from_secs(5);
 /// More accusers than this tell nothing new.
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn confirmations_shorten_a_suspicion_as_the_paper_has_it() {
         // Section IV-B with k = 3: max - (max - min) log(c + 1) / log(k + 1), never below min.
-        for (confirmations, millis) in [(0, 5_000), (1, 2_850), (2, 1_592), (3, 700), (7, 700)] {
+        for (confirmations, millis) in [(0, 5_000), (1, 2_800), (2, 1_513), (3, 600), (7, 600)] {
             let mut suspicion = Suspicion::new(Time::ZERO, NodeId(0));
             for voice in 1..=confirmations {
                 suspicion.confirm(NodeId(voice));
