@@ -1,4 +1,4 @@
-//! The table that a bench prints, line by line: `[-- FILTER] [--quick]`.
+//! The table that a bench prints, line by line: `[-- FILTER...] [--quick]`.
 
 use std::{
     fmt,
@@ -32,15 +32,16 @@ pub(crate) struct Figure {
 
 /// Prints the table of all figures that the program's arguments ask for.
 pub(crate) fn print(machine: &str, figures: &[Figure]) {
-    let (mut filter, mut effort) = (String::new(), Effort::Full);
+    let (mut filters, mut effort) = (Vec::new(), Effort::Full);
     for word in std::env::args().skip(1).filter(|word| word != "--bench") {
         match word.as_str() {
             "--quick" => effort = Effort::Quick,
-            _ => filter = word,
+            _ => filters.push(word),
         }
     }
     println!("{machine}\n\n{HEAD}");
-    for figure in figures.iter().filter(|figure| figure.name.contains(&filter)) {
+    let is_wanted = |figure: &&Figure| filters.is_empty() || filters.iter().any(|filter| figure.name.contains(filter));
+    for figure in figures.iter().filter(is_wanted) {
         let began = Instant::now();
         eprintln!("{} ...", figure.name);
         (figure.run)(effort).iter().for_each(|row| println!("{row}"));
