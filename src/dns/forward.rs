@@ -133,6 +133,7 @@ impl Forwarder {
     async fn look_up(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
         let mut name = name.clone();
         name.set_fqdn(true);
+        let is_public = !has_private_end(&name);
         let mut message = match self.resolver.lookup(name, kind).await {
             Ok(lookup) => lookup.message().clone(),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
@@ -146,11 +147,21 @@ impl Forwarder {
                 return Err(ResponseCode::ServFail);
             }
         };
-        if self.refuse_private {
+        if self.refuse_private && is_public {
             // What is left of the name is that it exists.
             message.answers.retain(|record| !is_private(&record.data));
         }
         Ok(message)
+    }
+}
+
+/// Whether a name ends where no stranger can have one, so that a private address is its right (RFC 6761, RFC 6762, RFC
+/// 8375, and `internal`, which ICANN keeps free).
+fn has_private_end(name: &Name) -> bool {
+    let labels: Vec<String> = name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
+    match labels.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] | [_] | [.., "internal" | "local" | "test"] | [.., "home", "arpa"] => true,
+        _ => false,
     }
 }
 
@@ -213,3 +224,49 @@ const PRIVATE: [&str; 10] = [
 ];
 /// `64:ff9b::/96`, before an address of IPv4 (RFC 6052 section 2.1).
 const TRANSLATED: [u16; 6] = [0x64, 0xFF9B, 0, 0, 0, 0];
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::{
+        HTTPS, SVCB,
+        svcb::{IpHint, SvcParamKey},
+    };
+
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_known_in_every_dress() {
+        for (address, private) in [
+            ("10.0.0.1", true),
+            ("192.0.2.1", false),
+            ("::ffff:10.0.0.1", true),
+            ("64:ff9b::a00:1", true),
+            ("64:ff9b::c000:201", false),
+            ("fd00::1", true),
+            ("2001:db8::1", false),
+        ] {
+            let data = match address.parse().unwrap() {
+                IpAddr::V4(v4) => RData::A(v4.into()),
+                IpAddr::V6(v6) => RData::AAAA(v6.into()),
+            };
+            assert_eq!(is_private(&data), private, "{address}");
+        }
+        let hint = SvcParamValue::Ipv4Hint(IpHint(vec![Ipv4Addr::new(10, 0, 0, 1).into()]));
+        let service = SVCB::new(1, Name::root(), vec![(SvcParamKey::Ipv4Hint, hint)]);
+        assert!(is_private(&RData::HTTPS(HTTPS(service))));
+    }
+
+    #[test]
+    fn some_names_are_private_by_right() {
+        for (name, private) in [
+            ("nas.corp.internal.", true),
+            ("nas.", true),
+            ("tv.home.arpa.", true),
+            ("Printer.LOCAL.", true),
+            ("evil.example.com.", false),
+            ("internal.example.", false),
+        ] {
+            assert_eq!(has_private_end(&Name::from_ascii(name).unwrap()), private, "{name}");
+        }
+    }
+}

@@ -42,8 +42,8 @@ pub struct Config {
     /// Who may have names forwarded; this host unless given, so that nobody runs an open resolver by mistake.
     #[serde(deserialize_with = "networks")]
     pub forward_for: Vec<IpNet>,
-    /// Leaves private addresses out of forwarded answers: a stranger's name that leads into one's own network is how DNS
-    /// rebinding begins.
+    /// Leaves private addresses out of forwarded answers about public names: a stranger's name that leads into one's own
+    /// network is how DNS rebinding begins. `internal`, `local`, `test`, `home.arpa` and single labels are not public.
     pub refuse_private: bool,
 }
 
