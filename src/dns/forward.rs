@@ -159,10 +159,8 @@ impl Forwarder {
 /// 8375, and `internal`, which ICANN keeps free).
 fn has_private_end(name: &Name) -> bool {
     let labels: Vec<String> = name.iter().map(|label| String::from_utf8_lossy(label).to_ascii_lowercase()).collect();
-    match labels.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] | [_] | [.., "internal" | "local" | "test"] | [.., "home", "arpa"] => true,
-        _ => false,
-    }
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    matches!(labels[..], [] | [_] | [.., "internal" | "local" | "test"] | [.., "home", "arpa"])
 }
 
 /// Whether a record holds an address that no public name has a business with, be it as a hint (RFC 9460) or behind a
