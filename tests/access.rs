@@ -5,6 +5,10 @@
 mod process;
 
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// Starts a node whose `[http]` says `section`.
 async fn start(mesh: &Mesh, node: &str, section: &str, seeds: &[&Agent]) -> Agent {
@@ -216,4 +220,61 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
     assert_eq!(ask(&b, "", &["ca", "revoke", "c", "--undo"]).await.code, Some(0));
     a.until_seen("c", "alive").await;
     b.until_seen("c", "alive").await;
+}
+
+#[tokio::test]
+async fn what_waits_or_streams_by_a_token_ends_when_it_is_revoked() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let section = format!("anonymous = \"none\"\n{section}");
+    let a = start(&mesh, "a", &section, &[]).await;
+    a.call_as(&root, "PUT", "/api/v1/registrations/web", r#"{"name": "web", "port": 80}"#).await;
+    let reader = create(&a, &root, "read", "reader").await;
+    let get = |token: &str, path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n")
+    };
+    let now = {
+        let mut stream = TcpStream::connect(a.http).await.unwrap();
+        stream.write_all(get(&root, "/v1/health/service/web").as_bytes()).await.unwrap();
+        let mut head = String::new();
+        while !head.contains("\r\n\r\n") {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).await.unwrap();
+            head += &String::from_utf8_lossy(&piece[..read]).to_ascii_lowercase();
+        }
+        head.split("x-consul-index: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned()
+    };
+    let parked = format!("/v1/health/service/web?index={now}&wait=10m");
+    let waits = ["/api/v1/watch?service=web", "/api/v1/events", &parked];
+    let mut open = Vec::new();
+    for (token, path) in waits.iter().flat_map(|path| [(&reader, path), (&root, path)]) {
+        let mut stream = TcpStream::connect(a.http).await.unwrap();
+        stream.write_all(get(token, path).as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    // The streams have begun; nobody knows it of the read that waits, and it may not matter to it.
+    for stream in open.iter_mut().take(4) {
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+    }
+    assert_eq!(ask(&a, &root, &["token", "revoke", "reader"]).await.code, Some(0));
+    for (at, stream) in open.iter_mut().enumerate() {
+        let mut heard = String::new();
+        if at % 2 == 0 {
+            let ended = async {
+                // A connection that stays open for the next request is heard to the end of the answer.
+                let mut piece = [0; 4096];
+                while !heard.ends_with("0\r\n\r\n") && !heard.contains("HTTP/1.1 40") {
+                    let read = stream.read(&mut piece).await.unwrap();
+                    assert!(read > 0, "{heard}");
+                    heard += &String::from_utf8_lossy(&piece[..read]);
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(40), ended).await.expect("it goes on");
+        } else {
+            let goes_on = stream.try_read(&mut [0; 4096]);
+            assert!(!matches!(goes_on, Ok(0)), "another's goes on");
+        }
+    }
 }

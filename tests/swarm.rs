@@ -5,7 +5,9 @@
 //! | `cargo test --test swarm` | 50 seeds |
 //! | `HOBNOB_SEED=7 cargo test --test swarm replay -- --ignored --nocapture` | one seed again, its story printed |
 //! | `HOBNOB_SEED=7 cargo test --test swarm shrink -- --ignored --nocapture` | the least of its faults that fail |
-//! | `HOBNOB_SEEDS=100000 HOBNOB_SEED=1 cargo test --test swarm -- --ignored march` | so many seeds from that one on |
+//! | `HOBNOB_SEEDS=100000 HOBNOB_SEED=1 cargo test --release --test swarm march -- --ignored --nocapture` | so many |
+//!
+//! A march goes on after a failure; it prints the node-hours it has seen and the seeds that broke a law.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -17,10 +19,11 @@ use hobnob::sim::{Plan, Settings, World};
 fn tell(seed: u64) -> u64 {
     let plan = Plan::derive(seed);
     print!("{plan}");
-    run(&plan)
+    run(&plan).0
 }
 
-fn run(plan: &Plan) -> u64 {
+/// And how many hours of one node it was long.
+fn run(plan: &Plan) -> (u64, f64) {
     let settings =
         Settings { replay: "cargo test --test swarm replay -- --ignored --nocapture", ..Settings::seeded(plan.seed) };
     let mut world = World::cold(settings, plan.machines);
@@ -30,7 +33,8 @@ fn run(plan: &Plan) -> u64 {
     world.calm();
     // Who flapped too often is shown late.
     world.converge(Duration::from_secs(300));
-    world.digest()
+    let hours = world.now().since_start().as_secs_f64() / 3600.0;
+    (world.digest(), hours * plan.machines as f64)
 }
 
 fn number(key: &str) -> Option<u64> {
@@ -75,6 +79,18 @@ fn shrink() {
 #[test]
 #[ignore = "runs HOBNOB_SEEDS seeds from HOBNOB_SEED on: minutes to days"]
 fn march() {
-    let first = number("HOBNOB_SEED").unwrap_or(1000);
-    (first..first + number("HOBNOB_SEEDS").unwrap_or(1000)).map(tell).for_each(|_| ());
+    let (first, count) = (number("HOBNOB_SEED").unwrap_or(1000), number("HOBNOB_SEEDS").unwrap_or(1000));
+    let (mut hours, mut broken) = (0.0, Vec::new());
+    for (told, seed) in (first..first + count).enumerate() {
+        // The panic itself is printed: which law, where, and how to see it again.
+        match std::panic::catch_unwind(|| run(&Plan::derive(seed))) {
+            Ok((_, more)) => hours += more,
+            Err(_) => broken.push(seed),
+        }
+        if (told + 1).is_multiple_of(1000) {
+            println!("{} seeds, {hours:.1} node-hours, broken: {broken:?}", told + 1);
+        }
+    }
+    println!("{count} seeds from {first} on, {hours:.1} node-hours, broken: {broken:?}");
+    assert!(broken.is_empty(), "laws were broken: {broken:?}");
 }

@@ -239,3 +239,22 @@ async fn a_new_machine_gives_itself_to_no_other_mesh_at_the_same_address() {
     assert!(why.contains("not of the mesh that the token was made in"), "{why}");
     assert!(!mesh.path("b/joined.toml").exists());
 }
+
+#[tokio::test]
+async fn a_token_outlives_a_kill_of_the_node_that_made_it_and_is_still_good_once() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let address = a.mesh.to_string();
+    let [used, open] = [token(&a, &[]).await, token(&a, &[]).await];
+    assert_eq!(join(&mesh, &used, "b", "b").await.code, Some(0));
+    a.kill_both().await;
+    let a = mesh.launch("a", mesh.agent("a", "a").args(["--listen", &address])).await;
+    assert_eq!(a.mesh.to_string(), address);
+    assert!(join(&mesh, &used, "c", "c").await.failure(1).1.contains("was used"));
+    assert_eq!(join(&mesh, &open, "c", "c").await.code, Some(0));
+    assert!(join(&mesh, &open, "d", "d").await.failure(1).1.contains("was used"));
+    // What is kept opens nothing: the secret half stands in the token alone.
+    let kept = fs::read(mesh.path("a/guests")).unwrap();
+    assert_eq!(fs::metadata(mesh.path("a/guests")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(kept.len() < 16, "both were used: {kept:?}");
+}

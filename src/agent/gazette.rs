@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     hello::Greeter,
-    link,
+    keep, link,
     peers::Arrival,
     traffic::Traffic,
     trust::{Edict, Trust},
@@ -213,14 +213,10 @@ impl Gazette {
 
     /// Writes all of them to the disk, in place of what was there.
     fn keep(&self) -> io::Result<()> {
-        use std::{io::Write, os::unix::fs::OpenOptionsExt};
         let Some(file) = &self.file else { return Ok(()) };
         let all: Vec<_> = self.trust.law().edicts().cloned().collect();
         let bytes = rmp_serde::to_vec_named(&all).map_err(io::Error::other)?;
-        let fresh = file.with_extension("new");
-        let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        out.write_all(&bytes).and_then(|()| out.sync_all())?;
-        fs::rename(fresh, file)
+        keep::replace(file, &bytes)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -31,6 +32,40 @@ pub enum News {
     Mesh(Event, Option<NodeName>),
     /// An instance is in another health than before.
     Health(Box<Flip>),
+    /// What became of this node's own certificate.
+    Certificate(NodeName, Paper),
+}
+
+/// What became of a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Paper {
+    /// Less than a fifth of its lifetime is left.
+    Expires {
+        /// Its number.
+        serial: String,
+        /// For how long it is good.
+        left: Duration,
+    },
+    /// It is good no more.
+    Expired {
+        /// Its number.
+        serial: String,
+    },
+    /// Another one is in use.
+    Reloaded {
+        /// Its number.
+        serial: String,
+    },
+    /// There are other files, and they are of no use.
+    NotReloaded {
+        /// Why.
+        why: String,
+    },
+    /// The next one was asked for, and nobody has granted it.
+    NotRenewed {
+        /// Why.
+        why: String,
+    },
 }
 
 /// A change of one instance's health.
@@ -58,6 +93,13 @@ impl News {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Health(_) => "health",
+            Self::Certificate(_, paper) => match paper {
+                Paper::Expires { .. } => "certificate_expires",
+                Paper::Expired { .. } => "certificate_expired",
+                Paper::Reloaded { .. } => "certificate_reloaded",
+                Paper::NotReloaded { .. } => "certificate_not_reloaded",
+                Paper::NotRenewed { .. } => "certificate_not_renewed",
+            },
             Self::Mesh(event, _) => match event {
                 Event::Member { .. } => "member",
                 Event::Renewed => "renewed",
@@ -78,7 +120,7 @@ impl News {
         match self {
             Self::Health(flip) => (flip.now.as_str(), if flip.check.is_some() { "check" } else { "" }),
             Self::Mesh(Event::Member { now, cause, .. }, _) => (now.as_str(), cause.as_str()),
-            Self::Mesh(..) => ("", ""),
+            Self::Mesh(..) | Self::Certificate(..) => ("", ""),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{Agent, Refused, Secret, gazette, quic, trust};
 use crate::model::NodeName;
@@ -20,6 +20,11 @@ impl Agent {
     #[must_use]
     pub fn law(&self) -> Arc<trust::Law> {
         self.shared.trust.law()
+    }
+
+    /// Wakes when that has changed.
+    pub(crate) fn law_changes(&self) -> watch::Receiver<()> {
+        self.shared.trust.law_changes()
     }
 
     /// Decrees a word for every node, or takes it back, where this node may sign. Once this returns it is on disk and on

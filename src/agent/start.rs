@@ -19,6 +19,7 @@ use super::{
     seek::Seek,
     store::{Found, Store},
     trust::{self, Proof, Seal, Trust},
+    vigil::Vigil,
     writes::Writes,
 };
 use crate::{
@@ -72,7 +73,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     };
     drive.begin(&seek);
 
-    keep_trust(&greeter, &view, &config, &arrivals, heard, seed);
+    keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
@@ -102,14 +103,19 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 fn keep_trust(
     greeter: &Arc<Greeter>,
     view: &Arc<View>,
+    journal: &Arc<Journal>,
     config: &Config,
     arrivals: &mpsc::Sender<Arrival>,
     heard: mpsc::Receiver<Heard>,
     seed: u64,
 ) {
+    if let Some(folder) = &config.data_dir {
+        greeter.trust.keep_guests(folder);
+    }
     tokio::spawn(door::listen(Arc::clone(greeter), Arc::clone(view), arrivals.clone()));
     tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
-    tokio::spawn(trust::watch(Arc::clone(&greeter.trust), config.tls.clone(), arrivals.clone()));
+    let (greeter, view, journal) = (Arc::clone(greeter), Arc::clone(view), Arc::clone(journal));
+    tokio::spawn(Vigil::new(greeter, view, journal, config).keep(arrivals.clone()));
 }
 
 /// Takes up where the checks stood when this node was last seen, and how long a wave of failures is doubted.

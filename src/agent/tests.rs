@@ -1,6 +1,7 @@
 //! Whole agents in one process, over real sockets on loopback.
 
 mod insider;
+mod papers;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},

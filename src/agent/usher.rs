@@ -4,17 +4,21 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint,
     crypto::rustls::{HandshakeData, QuicClientConfig},
 };
+use rand::seq::IteratorRandom;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
-    hello::{TLS_ALERTS, chain},
+    gazette,
+    hello::{Greeter, TLS_ALERTS, chain},
     quic::{Code, canonical},
+    seek::resolve,
     trust::{self, Granted, Invitation, Request, Trust},
     view::View,
 };
@@ -31,7 +35,7 @@ pub(super) async fn usher(trust: &Trust, view: &View, connection: Connection) {
     let outcome = timeout(PATIENCE, serve(trust, view, &connection)).await;
     let from = canonical(connection.remote_address());
     match outcome.unwrap_or_else(|_| Err("it took too long".into())) {
-        Ok(node) => tracing::info!(event = "granted", %node, %from, "a new machine may join"),
+        Ok(node) => tracing::info!(event = "granted", %node, %from, "it may join, or has a newer certificate"),
         Err(why) => {
             tracing::warn!(event = "not_granted", %from, why);
             connection.close(Code::Protocol.into(), why.as_bytes());
@@ -72,18 +76,54 @@ pub async fn enrol(invitation: &Invitation, node: &NodeName) -> Result<(Granted,
     Err(why)
 }
 
+/// Asks for a newer certificate of this node's: first where it was told to look for the mesh, for there it may have been
+/// invited, then other members. Whoever holds the authority's key grants it.
+///
+/// # Errors
+/// Why the last of them did not.
+pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> Result<String, String> {
+    let request = greeter.trust.request_again().map_err(|why| why.to_string())?;
+    let (own, request) = (NodeId::of(&greeter.mesh, &request.node), written(&request)?);
+    let mut tls = greeter.trust.tls().map_err(|why| why.to_string())?.client;
+    tls.alpn_protocols = vec![trust::JOIN_ALPN.to_vec()];
+    let tls = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).map_err(|why| why.to_string())?));
+    let seeds = join_all(seeds.iter().map(|seed| resolve(seed))).await.into_iter().flatten().flatten();
+    let members = view.nodes_where(|member| member.state == MemberState::Alive && member.id != own);
+    let members = members
+        .iter()
+        .filter_map(|member| member.address())
+        .sample(&mut rand_pcg::Pcg32::new(own.0 ^ gazette::now(), 0), MAX_ASKED);
+    let mut why = "nobody else is there".to_owned();
+    for address in seeds.chain(members) {
+        match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {
+            Ok(Ok(Granted { certificate: Some(certificate), .. })) => {
+                greeter.trust.fits(&certificate).map_err(|why| format!("{address} grants one of no use: {why}"))?;
+                return Ok(certificate);
+            }
+            Ok(Ok(_)) => why = format!("{address} grants no certificate"),
+            Ok(Err(refusal)) => why = format!("{address}: {refusal}"),
+            Err(_) => why = format!("{address} does not answer within {} s", PATIENCE.as_secs()),
+        }
+    }
+    Err(why)
+}
+
 async fn ask(invitation: &Invitation, seed: SocketAddr, request: &[u8]) -> Result<Granted, String> {
     let any: SocketAddr = if seed.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
-    let mut endpoint = Endpoint::client(any).map_err(|why| why.to_string())?;
+    let endpoint = Endpoint::client(any).map_err(|why| why.to_string())?;
     let tls = trust::guest_tls(invitation).map_err(|why| why.to_string())?;
     let tls = QuicClientConfig::try_from(tls).map_err(|why| why.to_string())?;
-    endpoint.set_default_client_config(ClientConfig::new(Arc::new(tls)));
-    let connecting = endpoint.connect(seed, "node.hobnob").map_err(|why| why.to_string())?;
+    let granted = dial(&endpoint, ClientConfig::new(Arc::new(tls)), seed, request).await;
+    endpoint.wait_idle().await;
+    granted
+}
+
+async fn dial(endpoint: &Endpoint, tls: ClientConfig, to: SocketAddr, request: &[u8]) -> Result<Granted, String> {
+    let connecting = endpoint.connect_with(tls, to, "node.hobnob").map_err(|why| why.to_string())?;
     let connection = connecting.await.map_err(|why| refusal(&why))?;
     let answer = exchange(&connection, request).await;
     let granted = answer.map_err(|why| connection.close_reason().map_or(why, |closed| refusal(&closed)));
     connection.close(Code::Closed.into(), b"");
-    endpoint.wait_idle().await;
     granted
 }
 
@@ -120,6 +160,8 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     T::deserialize(&mut from).map_err(|_| "what it says makes no sense".into())
 }
 
+/// Members asked in one go for a newer certificate.
+const MAX_ASKED: usize = 32;
 /// For each seed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A name and a public key.

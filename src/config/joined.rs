@@ -25,6 +25,10 @@ pub(crate) fn settings(node: &str, invitation: &Invitation, papers: &[(&str, Str
         let layer = if section.is_empty() { layer } else { Table::from_iter([(section.to_owned(), layer.into())]) };
         layer::lay_over(&mut table, layer);
     }
+    if let Some(tls) = table.get_mut("tls").and_then(Value::as_table_mut) {
+        // Who was granted one certificate is granted the next.
+        tls.insert("renew".into(), true.into());
+    }
     table.to_string()
 }
 

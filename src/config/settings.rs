@@ -84,6 +84,7 @@ pub(super) struct Tls {
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
     pub(super) ca_key: Option<PathBuf>,
+    pub(super) renew: bool,
 }
 
 impl Tls {
@@ -93,8 +94,8 @@ impl Tls {
 
     /// The files, or the key that is missing.
     pub(super) fn files(self) -> Result<Files, &'static str> {
-        let Self { ca, cert, key, ca_key } = self;
-        Ok(Files { ca: ca.ok_or("ca")?, cert: cert.ok_or("cert")?, key: key.ok_or("key")?, ca_key })
+        let Self { ca, cert, key, ca_key, renew } = self;
+        Ok(Files { ca: ca.ok_or("ca")?, cert: cert.ok_or("cert")?, key: key.ok_or("key")?, ca_key, renew })
     }
 }
 

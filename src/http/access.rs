@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{Policy, Problem, audit::Audit, body, consul, guard::Via};
+use super::{Policy, Problem, audit::Audit, body, consul, guard::Via, revocation::Held};
 use crate::agent::Agent;
 
 /// A token of the configuration: good on this node alone, and there before any mesh is.
@@ -49,6 +49,8 @@ struct Who {
     name: String,
     policy: Policy,
     is_anonymous: bool,
+    /// Where it is a token that the mesh may take back.
+    held: Option<Held>,
 }
 
 impl Who {
@@ -107,18 +109,25 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let via = request.extensions().get().copied().unwrap_or(Via::Unix);
     let need = Need::of(&method, &path);
-    let is_beat = need.is_beat();
-    let (who, outcome) = match access.who(request.headers()) {
+    let (is_beat, is_read) = (need.is_beat(), matches!(method, Method::GET | Method::HEAD | Method::OPTIONS));
+    let (who, held, outcome) = match access.who(request.headers()) {
         Ok(who) => {
             let allowed = access.allow(&who, need, request).await;
-            (who.name, allowed)
+            (who.name, who.held, allowed)
         }
-        Err(why) => ("unknown".into(), Err(Problem::new(StatusCode::UNAUTHORIZED, why))),
+        Err(why) => ("unknown".into(), None, Err(Problem::new(StatusCode::UNAUTHORIZED, why))),
+    };
+    let outcome = match outcome {
+        // A write is not broken off: nobody could tell whether it was done.
+        Ok(request) => match held.filter(|_| is_read) {
+            Some(held) => held.during(next.run(request)).await,
+            None => Ok(next.run(request).await),
+        },
+        Err(problem) => Err(problem),
     };
     match outcome {
-        Ok(request) => {
-            let response = next.run(request).await;
-            if !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_beat {
+        Ok(response) => {
+            if !is_read && !is_beat {
                 access.audit.wrote(via, &who, &method, &path, response.status());
             }
             response
@@ -149,14 +158,16 @@ impl Access {
     /// Whose token the headers show. All that are known are looked at, whichever it is: the time tells nothing.
     fn who(&self, headers: &HeaderMap) -> Result<Who, &'static str> {
         let Some(token) = shown(headers)? else {
-            return Ok(Who { name: "anonymous".into(), policy: self.anonymous.clone(), is_anonymous: true });
+            let (name, policy) = ("anonymous".into(), self.anonymous.clone());
+            return Ok(Who { name, policy, is_anonymous: true, held: None });
         };
         let hash = digest(&SHA256, token.as_bytes());
         let same = |known: &[u8; 32]| bool::from(known.as_slice().ct_eq(hash.as_ref()));
         let mut found = None;
         for token in &self.fixed {
             if same(&token.sha256) {
-                found = Some(Who { name: token.name.clone(), policy: token.policy.clone(), is_anonymous: false });
+                let (name, policy) = (token.name.clone(), token.policy.clone());
+                found = Some(Who { name, policy, is_anonymous: false, held: None });
             }
         }
         let now = crate::agent::unix_millis();
@@ -166,7 +177,8 @@ impl Access {
                 && is_good
                 && let Ok(policy) = token.policy.parse()
             {
-                found = Some(Who { name: token.name.clone(), policy, is_anonymous: false });
+                let held = Held { agent: self.agent.clone(), sha256: token.sha256, expires: token.expires };
+                found = Some(Who { name: token.name.clone(), policy, is_anonymous: false, held: Some(held) });
             }
         }
         found.ok_or("the token is not known here, or has expired")

@@ -30,6 +30,7 @@ mod policy;
 mod problem;
 mod rate;
 mod requests;
+mod revocation;
 mod server;
 mod tls;
 

@@ -22,7 +22,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
-use crate::agent::trust::{self, Broken, Stamp};
+use crate::agent::{
+    trust::{self, Broken},
+    vigil::{Stamp, stamp},
+};
 
 /// The section `[http.tls]`: files in PEM.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -71,7 +74,7 @@ impl Tls {
 
     fn stamps(&self) -> Vec<Stamp> {
         let Files { cert, key, client_ca } = &self.files;
-        [Some(cert), Some(key), client_ca.as_ref()].into_iter().flatten().map(|path| trust::stamp(path)).collect()
+        [Some(cert), Some(key), client_ca.as_ref()].into_iter().flatten().map(|path| stamp(path)).collect()
     }
 
     /// Takes over what the files hold when they change, and warns before the certificate expires, until `stop`.

@@ -145,6 +145,11 @@ impl Authority {
     ) -> Result<CertificateDer<'static>, Broken> {
         let mut params = CertificateParams::new([san.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
+        // Not made of the key, as it would be: the next certificate of a key is another one (RFC 5280 section 4.1.2.2).
+        let mut serial = [0; 16];
+        getrandom::fill(&mut serial).map_err(|_| Broken::Key)?;
+        serial[0] &= 0x7f;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + lifetime).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -241,7 +246,7 @@ const APPLICANT_LABEL: &[u8] = b"applicant, ed25519, version 1";
 /// How long a certificate lives that a node signs for itself. Renewed at two thirds; open connections do not notice.
 const OWN_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far two nodes' clocks may differ.
-const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
+pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests {

@@ -4,22 +4,17 @@
 //! new machine in turn believes whoever shows an authority with the fingerprint. It is then given a certificate, or the
 //! mesh's secrets, whichever the mesh lives by.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Broken, Trust, authority, guest::is_under, san};
+use super::{Broken, Trust, authority, guest::is_under, guests::Guest, papers, proven_name, san};
 use crate::{
     agent::Secret,
     model::{MeshName, Node, NodeName},
@@ -94,28 +89,6 @@ impl std::fmt::Debug for Invitation {
     }
 }
 
-/// Who was invited and has not come yet, by the key they will show. In memory: a restart forgets them, and each is asked
-/// for again in a minute.
-#[derive(Default)]
-pub(super) struct Guests(Mutex<HashMap<Vec<u8>, Guest>>);
-
-#[derive(Clone)]
-struct Guest {
-    until: Instant,
-    /// The only name it may take, if the invitation says one.
-    node: Option<NodeName>,
-}
-
-impl Guests {
-    /// Those who may still come.
-    fn awaited(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Guest>> {
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        guests.retain(|_, guest| guest.until > now);
-        guests
-    }
-}
-
 /// What a new machine asks for.
 #[derive(Serialize, Deserialize)]
 pub(in crate::agent) struct Request {
@@ -163,19 +136,19 @@ impl Trust {
         let secret = Secret::random();
         let shown = authority::applicant(&secret)?;
         let key = shown.cert.first().and_then(public_key).ok_or(Broken::Key)?;
-        let mut guests = self.guests.awaited();
-        if guests.len() >= MAX_GUESTS {
-            return Err(Broken::Crowd);
-        }
-        guests.insert(key, Guest { until: Instant::now() + ttl, node });
+        self.guests.expect(Guest::new(key, ttl, node))?;
         Ok(Invitation { mesh: self.mesh.clone(), seeds, fingerprint: fingerprint(root), secret })
     }
 
     /// Whether the holder of this certificate was invited. One that names anybody is a member's or a forger's: the
     /// invitation's key proves no name.
     pub(super) fn is_guest(&self, certificate: &CertificateDer<'_>) -> bool {
-        let awaited = |key| self.guests.awaited().contains_key(&key);
-        names_nobody(certificate) && public_key(certificate).is_some_and(awaited)
+        names_nobody(certificate) && public_key(certificate).is_some_and(|key| self.guests.awaits(&key))
+    }
+
+    /// Keeps who is awaited in this folder.
+    pub(in crate::agent) fn keep_guests(&self, folder: &Path) {
+        self.guests.open(folder);
     }
 
     /// Lets one guest in, once; under a name that nobody has, or the one that it was invited by. Refused, the invitation
@@ -186,17 +159,19 @@ impl Trust {
         asked: &Request,
         has: impl FnOnce(&NodeName) -> bool,
     ) -> Result<Granted, Broken> {
-        let key = chain.first().filter(|first| names_nobody(first)).and_then(public_key).ok_or(Broken::Uninvited)?;
+        let first = chain.first().ok_or(Broken::Uninvited)?;
+        if !names_nobody(first) {
+            return self.grant_again(chain, asked);
+        }
+        let key = public_key(first).ok_or(Broken::Uninvited)?;
         let papers = self.papers.load();
         let authority = papers.authority.as_ref().ok_or(Broken::NoAuthority)?;
-        let mut guests = self.guests.awaited();
-        let guest = guests.get(&key).ok_or(Broken::Uninvited)?;
-        match &guest.node {
-            Some(name) if *name != asked.node => return Err(Broken::Called(name.clone())),
-            None if has(&asked.node) => return Err(Broken::Taken(asked.node.clone())),
-            _ if self.law().denies(&asked.node, "") => return Err(Broken::Denied(asked.node.clone())),
-            _ => {}
-        }
+        let fits = |node: &Option<NodeName>| match node {
+            Some(name) if *name != asked.node => Err(Broken::Called(name.clone())),
+            None if has(&asked.node) => Err(Broken::Taken(asked.node.clone())),
+            _ if self.law().denies(&asked.node, "") => Err(Broken::Denied(asked.node.clone())),
+            _ => Ok(()),
+        };
         let ca = papers.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect();
         let mut granted = Granted { ca, certificate: None, secrets: Vec::new() };
         if papers.secrets.is_empty() {
@@ -205,8 +180,40 @@ impl Trust {
         } else {
             granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
         }
-        guests.remove(&key);
+        self.guests.come(&key, fits)?;
         Ok(granted)
+    }
+
+    /// A newer certificate for a member that shows its own, for the same name, key and time.
+    fn grant_again(&self, chain: &[CertificateDer<'_>], asked: &Request) -> Result<Granted, Broken> {
+        let papers = self.papers.load();
+        let authority = papers.authority.as_ref().filter(|_| papers.secrets.is_empty()).ok_or(Broken::NoAuthority)?;
+        let leaf = chain.first().filter(|_| self.still_accepts(chain)).ok_or(Broken::Uninvited)?;
+        let name = proven_name(leaf, &self.mesh).ok_or(Broken::Uninvited)?;
+        if name != asked.node || public_key(leaf).is_none_or(|key| key != asked.key) {
+            return Err(Broken::NotYours(name));
+        }
+        let says = papers::says(leaf).ok_or(Broken::Uninvited)?;
+        let lifetime = says.not_after.duration_since(says.not_before + authority::CLOCK_SKEW).unwrap_or_default();
+        let certificate = authority.issue_for(&san(&self.mesh, &name), &asked.key, lifetime.min(GRANTED))?;
+        Ok(Granted { ca: String::new(), certificate: Some(certificate), secrets: Vec::new() })
+    }
+
+    /// What to ask with for a newer certificate.
+    pub(in crate::agent) fn request_again(&self) -> Result<Request, Broken> {
+        let own = self.current();
+        let key = own.key.cert.first().and_then(public_key).ok_or(Broken::Key)?;
+        Ok(Request { node: self.node.clone(), key })
+    }
+
+    /// Whether a certificate that was granted is of use: ours by name and key, and good under who is believed here.
+    pub(in crate::agent) fn fits(&self, pem: &str) -> Result<(), Broken> {
+        let fresh = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
+        let own = self.request_again()?;
+        if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
+            return Err(Broken::Apart("key", "cert"));
+        }
+        Ok(self.papers.load().verify(&fresh, &[], UnixTime::now())?)
     }
 }
 
@@ -245,8 +252,6 @@ const PREFIX: &str = "hobnob1_";
 const MAX_TEXT: usize = 4096;
 /// It nests two deep.
 const MAX_DEPTH: usize = 8;
-/// Invitations that wait: more machines than are set up at a time.
-const MAX_GUESTS: usize = 1000;
 /// How long a certificate is good that was granted: as long as `hobnob ca issue` makes them.
 const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
 

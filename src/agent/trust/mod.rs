@@ -11,15 +11,16 @@
 #![doc = include_str!("rotation.md")]
 
 mod authority;
+mod broken;
 mod edict;
 mod enrol;
 mod estate;
 mod guest;
+mod guests;
 mod notary;
 mod papers;
-mod watch;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub use authority::{Authority, Pair};
+pub use broken::Broken;
 pub use edict::{Edict, Law, Said, Token, Word};
 pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
@@ -50,14 +52,12 @@ pub(crate) use papers::{says, secret_text, text};
 use super::Secret;
 use crate::model::{MeshName, NodeName};
 use authority::has_signed;
-use enrol::Guests;
 pub(super) use enrol::{Request, request};
 pub(super) use guest::guest_tls;
+use guests::Guests;
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
-pub(super) use watch::watch;
-pub(crate) use watch::{Stamp, stamp};
 
 /// The protocol spoken above TLS (RFC 7301).
 pub(super) const ALPN: &[u8] = b"hobnob/1";
@@ -70,6 +70,8 @@ pub(super) struct Trust {
     node: NodeName,
     papers: ArcSwap<Papers>,
     law: ArcSwap<Law>,
+    /// Wakes whoever acts by the law when it changes.
+    law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
     /// Links are to be looked at again.
     renewed: Notify,
@@ -99,6 +101,7 @@ impl Trust {
             node: node.clone(),
             papers: ArcSwap::from_pointee(papers),
             law: ArcSwap::default(),
+            law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
             renewed: Notify::new(),
         }
@@ -167,6 +170,16 @@ impl Trust {
         self.law.load_full()
     }
 
+    /// Wakes when links are to be looked at again.
+    pub(super) async fn renewed(&self) {
+        self.renewed.notified().await;
+    }
+
+    /// Wakes when the law is another.
+    pub(super) fn law_changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.law_changed.subscribe()
+    }
+
     /// Signs a word, where this node may.
     pub(super) fn decree(&self, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
         let papers = self.papers.load();
@@ -192,6 +205,7 @@ impl Trust {
             law.take(edict.clone(), said.clone());
             law
         });
+        self.law_changed.send_replace(());
         Ok(true)
     }
 
@@ -225,67 +239,6 @@ pub(super) fn proven_name(certificate: &CertificateDer<'_>, mesh: &MeshName) -> 
     let (node, rest) = san.split_once('.')?;
     let of = rest.strip_suffix(SUFFIX)?;
     if of.eq_ignore_ascii_case(mesh.as_str()) { NodeName::try_from(node).ok() } else { None }
-}
-
-/// Why there is nothing to prove oneself with. Never the doing of a peer.
-#[derive(Debug, thiserror::Error)]
-pub enum Broken {
-    /// There is nothing to derive from.
-    #[error("no secret was given")]
-    NoSecret,
-    /// The cryptographic library refused a key.
-    #[error("the key cannot be made")]
-    Key,
-    /// A certificate could not be made.
-    #[error("the certificate cannot be made: {0}")]
-    Certificate(#[from] rcgen::Error),
-    /// Nobody of that key is awaited.
-    #[error("the token was used, has expired, or is of another node or an earlier run of this one")]
-    Uninvited,
-    /// Too many invitations wait.
-    #[error("too many machines are invited and have not come: wait until some of their tokens expire")]
-    Crowd,
-    /// The invitation is for another name.
-    #[error("the token is for a machine called {0}: join with --node {0}")]
-    Called(NodeName),
-    /// Another node has the name.
-    #[error("another node is called {0}: join with another --node; to take its place, make a token for that name")]
-    Taken(NodeName),
-    /// The name is let in no more.
-    #[error("{0} is revoked in this mesh: choose another --node, or `hobnob ca revoke {0} --undo`")]
-    Denied(NodeName),
-    /// This node has no authority's key to sign with.
-    #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
-    NoAuthority,
-    /// TLS refused the result.
-    #[error("TLS refuses the certificate: {0}")]
-    Tls(#[from] Error),
-    /// The verifier refused the authorities.
-    #[error("the verifier refuses the authority: {0}")]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
-    /// A setting's file is not what it should be.
-    #[error("{0} is not in PEM, or not what it should be")]
-    Pem(&'static str),
-    /// Two files that do not belong together.
-    #[error("{0} is not the key of {1}: were they issued together?")]
-    Apart(&'static str, &'static str),
-    /// A file cannot be read.
-    #[error("{} cannot be read: {_1}", .0.display())]
-    Unread(PathBuf, std::io::Error),
-    /// A file holds something else.
-    #[error("{} {_1}", .0.display())]
-    File(PathBuf, &'static str),
-    /// Others can read a key.
-    #[error("{} can be read by others (mode {_1:o}); a key is for its owner alone: chmod 600", .0.display())]
-    Readable(PathBuf, u32),
-    /// The certificate is another node's.
-    #[error("the certificate names {says}, and this node is {wanted}: issue one for it with `hobnob ca issue`")]
-    Name {
-        /// Whom it names.
-        says: String,
-        /// Whom it should.
-        wanted: String,
-    },
 }
 
 impl std::fmt::Debug for Trust {

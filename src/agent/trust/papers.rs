@@ -39,6 +39,8 @@ pub struct Files {
     pub key: PathBuf,
     /// The key of the first authority in `ca`: on a node that lets new machines in, and on no other.
     pub ca_key: Option<PathBuf>,
+    /// Whether the next certificate is asked for before this one ends: of a node that holds the authority's key.
+    pub renew: bool,
 }
 
 impl Files {

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    agent::{Agent, Entry, News},
+    agent::{Agent, Entry, News, Paper},
     http::{Answer, Problem, Shared},
     mesh::{Cause, Event},
 };
@@ -75,8 +75,28 @@ impl Row {
                 why: flip.why.to_string(),
                 ..head
             },
+            News::Certificate(node, paper) => Self { node: Some(node.to_string()), ..head.tell_of_paper(paper) },
             News::Mesh(event, name) => Self { node: name.as_ref().map(ToString::to_string), ..head.tell(event) },
         }
+    }
+
+    fn tell_of_paper(self, paper: &Paper) -> Self {
+        let (cause, why) = match paper {
+            Paper::Expires { serial, left } => {
+                let left = humantime::format_duration(*left);
+                ("lifetime", format!("certificate {serial} is good for {left} more: hobnob ca issue NODE"))
+            }
+            Paper::Expired { serial } => (
+                "lifetime",
+                format!("certificate {serial} is good no more: no other node lets this one in; hobnob ca issue NODE"),
+            ),
+            Paper::Reloaded { serial } => {
+                ("files", format!("certificate {serial} is in use, and no connection was cut"))
+            }
+            Paper::NotReloaded { why } => ("files", format!("{why}; the old certificate stays in use")),
+            Paper::NotRenewed { why } => ("refused", format!("{why}; a node that holds tls.ca_key grants one")),
+        };
+        Self { cause: Some(cause), ..self.why(why) }
     }
 
     fn tell(self, event: &Event) -> Self {

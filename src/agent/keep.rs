@@ -1,0 +1,38 @@
+//! Small files that are replaced as one: whoever reads them, even after a power cut, finds the old or the new.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+/// Puts `bytes` in the place of what stood there, for this process's user alone. Once this returns they are on the disk.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    out.write_all(bytes).and_then(|()| out.sync_all())?;
+    fs::rename(fresh, path)?;
+    // The name too has to survive.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_is_there_whole_and_for_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edicts");
+        for text in ["a long one", "short"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert!(replace(&folder.path().join("nowhere/x"), b"").is_err());
+    }
+}

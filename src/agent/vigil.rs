@@ -1,0 +1,172 @@
+//! Looks at the files of certificate mode now and then; tells in time that a certificate will expire, and where
+//! `tls.renew` is set asks for the next one.
+//!
+//! Files are looked at, not subscribed to: some folders (network disks, mounted secrets that swap a link) announce
+//! nothing, and a renewal that comes some seconds later harms nobody.
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{
+    Config, View, gazette,
+    hello::Greeter,
+    journal::{Journal, News, Paper},
+    keep,
+    peers::Arrival,
+    trust::{Files, Proof},
+    usher,
+};
+
+/// What one task owns.
+pub(super) struct Vigil {
+    greeter: Arc<Greeter>,
+    view: Arc<View>,
+    journal: Arc<Journal>,
+    files: Option<Files>,
+    seeds: Vec<String>,
+    seen: Option<Vec<Stamp>>,
+    /// What was told of the certificate's end, and when.
+    told: Option<(Stage, SystemTime)>,
+    /// Before this no newer certificate is asked for.
+    ask_at: SystemTime,
+}
+
+/// How near a certificate's end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Soon,
+    Over,
+}
+
+impl Vigil {
+    pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
+        let (files, seeds) = (config.tls.clone(), config.join.clone());
+        let seen = files.as_ref().map(stamps);
+        Self { greeter, view, journal, files, seeds, seen, told: None, ask_at: SystemTime::UNIX_EPOCH }
+    }
+
+    /// Runs until the loop has ended.
+    pub(super) async fn keep(mut self, arrivals: mpsc::Sender<Arrival>) {
+        let trust = Arc::clone(&self.greeter.trust);
+        loop {
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = trust.renewed() => {
+                    // Refused only when the loop has ended.
+                    let _ = arrivals.send(Arrival::Renewed).await;
+                    continue;
+                }
+                () = arrivals.closed() => return,
+            }
+            self.reload();
+            self.warn(SystemTime::now());
+            self.renew(SystemTime::now()).await;
+        }
+    }
+
+    /// Takes other files.
+    fn reload(&mut self) {
+        let Some(files) = &self.files else { return };
+        let now = stamps(files);
+        if self.seen.as_ref() == Some(&now) {
+            return;
+        }
+        self.seen = Some(now);
+        // Half of the files may be written: whoever writes the other half brings us back here.
+        match self.greeter.trust.renew(Proof::Files(files)) {
+            Ok(()) => {
+                self.told = None;
+                let serial = self.greeter.trust.says().serial;
+                tracing::info!(event = "certificate_reloaded", serial);
+                self.write(Paper::Reloaded { serial });
+            }
+            Err(why) => {
+                tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
+                self.write(Paper::NotReloaded { why: why.to_string() });
+            }
+        }
+    }
+
+    /// Tells that the certificate's end is near, or past, now and then.
+    fn warn(&mut self, now: SystemTime) {
+        let says = self.greeter.trust.says();
+        let stage = match () {
+            () if says.not_after <= now => Stage::Over,
+            () if says.expires_soon(now) => Stage::Soon,
+            () => return,
+        };
+        let is_told =
+            |(told, at): (Stage, SystemTime)| told == stage && now.duration_since(at).unwrap_or_default() <= WARN_EVERY;
+        if self.told.is_some_and(is_told) {
+            return;
+        }
+        self.told = Some((stage, now));
+        let (serial, next) = (says.serial, "issue a new one: hobnob ca issue NODE");
+        if stage == Stage::Over {
+            tracing::error!(event = "certificate_expired", serial, "no other node lets this one in: {next}");
+            self.write(Paper::Expired { serial });
+        } else {
+            let left = Duration::from_secs(says.not_after.duration_since(now).unwrap_or_default().as_secs());
+            let for_people = humantime::format_duration(left).to_string();
+            tracing::warn!(event = "certificate_expires", serial, left = for_people, next);
+            self.write(Paper::Expires { serial, left });
+        }
+    }
+
+    /// Asks for the next certificate from two thirds of this one's lifetime on, again and again until there is one.
+    async fn renew(&mut self, now: SystemTime) {
+        let Some(files) = self.files.as_ref().filter(|files| files.renew && now >= self.ask_at) else { return };
+        let says = self.greeter.trust.says();
+        let left = says.not_after.duration_since(now).unwrap_or_default();
+        if left > says.not_after.duration_since(says.not_before).unwrap_or_default() / 3 {
+            return;
+        }
+        self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);
+        let granted = usher::renew(&self.greeter, &self.view, &self.seeds).await;
+        let written = granted.and_then(|pem| {
+            keep::replace(&files.cert, pem.as_bytes()).map_err(|why| format!("{}: {why}", files.cert.display()))
+        });
+        match written {
+            // The next look finds it.
+            Ok(()) => tracing::info!(event = "certificate_renewed", file = %files.cert.display()),
+            Err(why) => {
+                tracing::warn!(event = "certificate_not_renewed", why, "a node that holds tls.ca_key grants it");
+                self.write(Paper::NotRenewed { why });
+            }
+        }
+    }
+
+    fn write(&self, paper: Paper) {
+        let node = self.greeter.hello.load().node.name.clone();
+        self.journal.write(gazette::now(), News::Certificate(node, paper));
+    }
+}
+
+/// When a file was last changed, and its length.
+pub(crate) type Stamp = Option<(SystemTime, u64)>;
+
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())))
+}
+
+fn stamps(files: &Files) -> Vec<Stamp> {
+    [Some(&files.ca), Some(&files.cert), Some(&files.key), files.ca_key.as_ref()]
+        .into_iter()
+        .map(|path| path.and_then(|path| stamp(path)))
+        .collect()
+}
+
+/// Four calls of `stat` each time.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// A warning that is read is read once a day.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// How often a newer certificate is asked for: who can grant one may be away for a weekend.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
+/// The same near the end of a short life.
+const ASK_AGAIN_SOONEST: Duration = Duration::from_secs(10);
