@@ -9,20 +9,29 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use hobnob::{
-    config, dns,
+    agent::trust::{self, Authority},
+    config, dns, http,
     mesh::{self, Command, Config, Input, Mesh, Output},
     model::{Epoch, Node, NodeId, Registration, Time},
+    sim,
 };
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 13] = [
     ("wire", mesh::fuzz::wire),
     ("merge", mesh::fuzz::merge),
     ("hello", mesh::fuzz::hello),
     ("dns", dns::fuzz::dns),
     ("config", config::fuzz::config),
     ("registration", config::fuzz::registration),
+    ("mesh", sim::fuzz::mesh),
+    ("filter", http::fuzz::filter),
+    ("body", http::fuzz::body),
+    ("policy", http::fuzz::policy),
+    ("invitation", trust::fuzz::invitation),
+    ("edict", trust::fuzz::edict),
+    ("certificate", trust::fuzz::certificate),
 ];
 
 /// Kept small: a corpus shows the ways in, the fuzzer finds the rest.
@@ -61,6 +70,12 @@ fn write_the_corpora() {
     write("hello", "peer", &hello);
     for (name, frames) in talk {
         write("wire", name, &frames);
+    }
+    for (name, frames) in overheard().1 {
+        write("mesh", name, &frames);
+    }
+    for (name, der) in certificates() {
+        write("certificate", name, &der);
     }
     for (name, packet) in questions() {
         write("dns", &name, &packet);
@@ -157,6 +172,21 @@ fn core(name: &str, port: u16) -> Mesh {
     let mut core = Mesh::new(config, Vec::new(), Time::ZERO);
     core.command(Time::ZERO, Command::Join(Vec::new())).expect("a fresh core takes commands");
     core
+}
+
+/// Two certificates that nobody in a fuzzer's world has to believe, and one as it stands in a file.
+fn certificates() -> [(&'static str, Vec<u8>); 3] {
+    let lifetime = Duration::from_secs(3600);
+    let (authority, files) = Authority::create(lifetime).expect("randomness");
+    let name = |name: &str| name.try_into().expect("a valid name");
+    let issued =
+        authority.issue(&"fuzz".try_into().expect("a valid name"), &name("this"), lifetime).expect("randomness");
+    let der = |pem: &str| {
+        let text: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).expect("PEM holds base64")
+    };
+    let pem = files.certificate.clone().into_bytes();
+    [("authority", der(&files.certificate)), ("node", der(&issued.certificate)), ("pem", pem)]
 }
 
 /// One question of each kind that the DNS face tells apart.

@@ -292,6 +292,11 @@ impl Need {
     }
 }
 
+/// Whether a call needs no right, or only that to read.
+pub(super) fn is_open(method: &Method, path: &str) -> bool {
+    matches!(Need::of(method, path), Need::Nothing | Need::Read)
+}
+
 /// The token that a request shows; an empty one is none.
 fn shown(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     const WHY: &str = "the Authorization header is not `Bearer TOKEN`";

@@ -21,6 +21,7 @@ mod door;
 mod doorstep;
 mod envoy;
 mod eureka;
+pub mod fuzz;
 mod guard;
 mod gzip;
 mod metrics;

@@ -19,6 +19,7 @@
 //! What it does not model: bandwidth, queues inside routers, and the time a handler takes.
 
 mod courier;
+pub mod fuzz;
 mod machine;
 mod network;
 pub mod oracle;

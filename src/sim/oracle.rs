@@ -31,15 +31,17 @@ pub(super) struct Oracle {
     depth: Depth,
     /// All that was ever registered, as others are told, by owner and instance.
     published: BTreeMap<NodeId, BTreeMap<InstanceId, Vec<Registration>>>,
-    /// Who has said goodbye.
+    /// Who has said goodbye, or may have said anything.
     left: Vec<NodeId>,
+    /// Who may say anything.
+    liar: Option<NodeId>,
     /// The highest (epoch, version) of each owner that each running process has shown.
     marks: Vec<BTreeMap<NodeId, (Epoch, u64)>>,
 }
 
 impl Oracle {
     pub(super) const fn new(settings: &Settings) -> Self {
-        Self { depth: settings.depth, published: BTreeMap::new(), left: Vec::new(), marks: Vec::new() }
+        Self { depth: settings.depth, published: BTreeMap::new(), left: Vec::new(), liar: None, marks: Vec::new() }
     }
 
     pub(super) fn registered(&mut self, owner: NodeId, registration: &Arc<Registration>) {
@@ -57,6 +59,12 @@ impl Oracle {
             self.marks.resize_with(n + 1, BTreeMap::new);
         }
         self.marks[n].clear();
+    }
+
+    /// From now on this member may say anything: what is believed of it proves nothing.
+    pub(super) fn corrupt(&mut self, id: NodeId) {
+        self.left.push(id);
+        self.liar = Some(id);
     }
 
     pub(super) fn leaves(&mut self, id: NodeId) {
@@ -98,7 +106,9 @@ impl World {
     /// S6: Down needs evidence. A silence that became a verdict was longer than a look, whoever accuses. And since all
     /// members here are honest, none is ever shut out.
     pub(super) fn check_event(&self, n: usize, event: &Event) {
-        if let Event::Expelled { peer, why } = event {
+        if let Event::Expelled { peer, why } = event
+            && self.oracle.liar != Some(*peer)
+        {
             self.broken("S5: nobody pays for another", n, &format!("it shuts out {peer}, which is honest: {why}"));
         }
         let Event::Member { node, now: MemberState::Down, cause, .. } = event else { return };
@@ -106,6 +116,9 @@ impl World {
         else {
             return;
         };
+        if self.oracle.liar == Some(*node) {
+            return;
+        }
         let sign = told.answered.max(told.vouched).unwrap_or(Time::ZERO);
         let silence = process.local(self.now).since(sign);
         if *cause != Cause::Will && sign > Time::ZERO && silence < LOOK {

@@ -225,7 +225,7 @@ mod bytes_of {
     }
 }
 
-const LABEL: &[u8] = b"hobnob edict, version 1: ";
+pub(super) const LABEL: &[u8] = b"hobnob edict, version 1: ";
 /// A word with every field at its limit.
 const MAX_EDICT: usize = 1024;
 /// The most matters: tokens of a large firm and its stolen machines; two megabytes at worst.

@@ -241,13 +241,13 @@ pub(super) fn fingerprint(authority: &CertificateDer<'_>) -> [u8; 32] {
 }
 
 /// Tells a word that was mistyped from one that was used up.
-fn checksum(bytes: &[u8]) -> [u8; 4] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 4] {
     let mut sum = [0; 4];
     sum.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..4]);
     sum
 }
 
-const PREFIX: &str = "hobnob1_";
+pub(super) const PREFIX: &str = "hobnob1_";
 /// An invitation with all the seeds there may be.
 const MAX_TEXT: usize = 4096;
 /// It nests two deep.

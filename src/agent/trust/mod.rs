@@ -15,6 +15,7 @@ mod broken;
 mod edict;
 mod enrol;
 mod estate;
+pub mod fuzz;
 mod guest;
 mod guests;
 mod notary;

@@ -326,7 +326,7 @@ fn quoted(rest: &str, quote: char) -> Option<(String, usize)> {
 const OPERATORS: &str =
     r#"no match found, expected: "!=", "==", "contains", "in", "is", "matches" or "not", each with what it needs"#;
 /// Far beyond what a person writes, and short to read.
-const MAX_LENGTH: usize = 4096;
+pub(super) const MAX_LENGTH: usize = 4096;
 /// Parentheses and "not" within each other: the reader calls itself for each.
 const MAX_DEPTH: usize = 64;
 /// What a pattern may take once compiled.

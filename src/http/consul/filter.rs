@@ -52,7 +52,7 @@ impl Filter {
     }
 }
 
-fn holds(expression: &Expr, value: &Value) -> bool {
+pub(super) fn holds(expression: &Expr, value: &Value) -> bool {
     match expression {
         Expr::All(parts) => parts.iter().all(|part| holds(part, value)),
         Expr::Any(parts) => parts.iter().any(|part| holds(part, value)),

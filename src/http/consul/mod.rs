@@ -15,6 +15,7 @@ mod failure;
 mod fields;
 mod filter;
 mod foreign;
+pub(super) mod fuzz;
 mod health;
 mod kv;
 mod maintenance;

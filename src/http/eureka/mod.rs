@@ -4,6 +4,7 @@
 //! The delta is all there is, as additions: clients put it over what they have, and where something has gone since they
 //! find that the hash differs, and fetch all by themselves.
 
+pub(super) mod fuzz;
 mod instance;
 mod read;
 mod write;

@@ -46,7 +46,7 @@ fn says_xml(headers: &HeaderMap) -> Option<bool> {
 }
 
 /// A body in either form; where no header says in which, its first letter does.
-fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem> {
+pub(super) fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem> {
     let is_xml = is_xml.unwrap_or_else(|| bytes.trim_ascii_start().starts_with(b"<"));
     if !is_xml {
         return serde_json::from_slice(bytes).map_err(|why| Problem::field("body", &format!("is not JSON: {why}")));
