@@ -450,27 +450,6 @@ stories! {
         assert!(others.iter().all(|&n| world.shown(n, &service()).len() == 12));
     }
 
-    /// An instance whose node is gone for longer than its check may be critical is listed nowhere, though nobody withdrew
-    /// it; what may be critical for ever stays in the catalogue, and the owner's word counts again when it is back.
-    fn who_is_gone_for_too_long_lapses_everywhere(settings) {
-        let mut world = standing(settings, 5);
-        world.register(3, brief("cache", 10 * SECOND));
-        world.register(3, brief("queue", 40 * SECOND));
-        world.converge(10 * SECOND);
-        let version = |world: &World| world.mesh(0).unwrap().member(world.id(3)).unwrap().version;
-        let before = version(&world);
-        world.crash(3);
-        hidden(&mut world, 3, 30 * SECOND);
-        world.run(12 * SECOND);
-        assert_eq!([listed(&world, "cache"), listed(&world, "queue"), listed(&world, "web")], [0, 4, 20]);
-        world.run(30 * SECOND);
-        assert_eq!([listed(&world, "cache"), listed(&world, "queue"), listed(&world, "web")], [0, 0, 20]);
-        assert_eq!(version(&world), before, "a death edits no book");
-        world.start(3);
-        world.converge(10 * SECOND);
-        assert_eq!([listed(&world, "cache"), listed(&world, "queue"), listed(&world, "web")], [5, 5, 25]);
-    }
-
     /// An operator makes a member leave the moment it is Down where he asks: the others agree once it is Down there.
     fn a_forced_leave_overtakes_no_death(settings) {
         let mut world = standing(settings, 5);
@@ -505,18 +484,6 @@ fn hidden_at(world: &mut World, others: &[usize], n: usize) {
         others.iter().all(|&other| world.shown(other, &service()).iter().all(|instance| instance.owner != id))
     };
     assert!(world.run_until(30 * SECOND, STEP, gone).is_some(), "machine {n} is still shown: {:?}", seen(world, n));
-}
-
-/// A service whose check may be critical for so long.
-fn brief(name: &str, after: Duration) -> Registration {
-    let draft = CheckDraft { ttl: Some("1h".into()), ..Default::default() }.deregister_after(after);
-    Registration { checks: vec![draft.build(0, "check").unwrap()], ..Registration::new(name, 80).unwrap() }
-}
-
-/// How many rows of a service catalogues list, over all machines that run.
-fn listed(world: &World, name: &str) -> usize {
-    let name = name.try_into().unwrap();
-    world.running().map(|n| world.mesh(n).unwrap().rows(&name).map_or(0, |rows| rows.len())).sum()
 }
 
 /// `web` with a check by report.

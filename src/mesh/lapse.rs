@@ -1,15 +1,17 @@
 //! Instances whose node is gone for longer than their checks may be critical: they lapse. Nobody withdraws them, for only
 //! its owner writes a book (law 3): each node that saw the owner go Down stops listing them by the same rule, from what
 //! the row itself says and since when its owner is Down. Should the owner come back, its word counts again at once.
+//!
+//! A row that says nothing of it lapses after [`ROWS_KEPT`], and none stands for longer than its owner is remembered.
 
-use super::{Mesh, Timer, catalog::Book, event::Change, roster::Seen};
+use super::{DOWN_KEPT, Mesh, ROWS_KEPT, Timer, catalog::Book, event::Change, roster::Seen};
 use crate::model::{MemberState, NodeId, Registration, Time};
 
 impl Seen {
     /// When an instance of this member lapses, if it is on its way. Not while this node is the one cut off.
     fn lapse_of(&self, registration: &Registration) -> Option<Time> {
         let is_gone = self.state == MemberState::Down && self.held.is_none();
-        registration.lapses_after.filter(|_| is_gone).map(|after| self.since + after)
+        is_gone.then(|| self.since + registration.lapses_after.unwrap_or(ROWS_KEPT).min(DOWN_KEPT))
     }
 
     /// Whether an instance of this member has lapsed.
@@ -29,6 +31,13 @@ impl Mesh {
             seen.lapses_at = next;
             self.timers.set(next, Timer::Lapse(id));
         }
+    }
+
+    /// Whether a member that is gone for as long as rows are kept has one all the same that did not lapse.
+    pub(super) fn awaits_lapse(&self, now: Time, id: NodeId) -> bool {
+        let Some(seen) = self.roster.get(id).filter(|seen| seen.state == MemberState::Down) else { return false };
+        let mut rows = self.catalog.get(id).into_iter().flat_map(Book::registrations);
+        rows.any(|row| !seen.has_lapsed(now, row))
     }
 
     /// Some of a member's rows may have lapsed.

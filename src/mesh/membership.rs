@@ -406,7 +406,7 @@ impl Mesh {
             self.roster.iter().filter(|(_, seen)| is_gone(seen)).map(|(id, _)| id).collect::<Vec<_>>()
         });
         for id in rowless {
-            if self.catalog.get(id).is_some_and(|book| book.len() > 0) {
+            if self.catalog.get(id).is_some_and(|book| book.len() > 0) && !self.awaits_lapse(now, id) {
                 self.forget_rows(id);
             }
         }

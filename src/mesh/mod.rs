@@ -481,7 +481,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// How long the rows of a Down member are kept.
+/// How long the rows of a Down member are kept, and longer while one of them says so.
 const ROWS_KEPT: Duration = Duration::from_secs(15 * 60);
 /// How long a Down member is remembered, with the mark of its book, so that no older epoch rises again.
 const DOWN_KEPT: Duration = Duration::from_secs(24 * 3600);

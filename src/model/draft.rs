@@ -79,7 +79,8 @@ draft! {
         fall: u32, &[];
         /// What it counts as before the first result.
         initial: Health, &[];
-        /// Critical for so long, or its node gone for so long, the instance is deregistered.
+        /// Critical for so long, or its node gone for so long, the instance is deregistered. Of a node that is gone nothing
+        /// is listed for more than a day, and for 15 minutes unless given.
         deregister_after: String, &[];
         /// The method; GET unless given.
         method: String, &["http"];

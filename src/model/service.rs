@@ -61,7 +61,8 @@ pub struct Registration {
     /// How its health is found out. Kept by the owner alone: other nodes are told results, not recipes.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "super::list")]
     pub checks: Vec<CheckSpec>,
-    /// Its node Down for so long, nobody lists it any more: what [`Registration::published`] says of its checks.
+    /// Its node Down for so long, nobody lists it any more: what [`Registration::published`] says of its checks. A day at
+    /// most; 15 minutes when `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lapses_after: Option<Duration>,
     /// What was said of it in Consul's words and has none of ours.
