@@ -69,6 +69,8 @@ counters! {
     commits,
     /// Runs of checks begun.
     checks_run,
+    /// Those of them that began more than 20 ms after they were due.
+    checks_late,
     /// Runs of checks left out because the one before was not over.
     checks_skipped,
 }

@@ -7,12 +7,14 @@ use super::{
     claim::{Claim, Key},
     event::{Done, Output, Rejected},
 };
-use crate::model::{CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Time};
+use crate::model::{
+    CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration, Time,
+};
 
 /// Where one check of this node stands.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
-    spec: CheckSpec,
+    spec: Recipe,
     status: CheckStatus,
     /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
@@ -24,11 +26,11 @@ pub(super) struct Check {
     awaited: bool,
 }
 
-/// The checks of this node's instances.
-pub(super) type Checks = BTreeMap<InstanceId, BTreeMap<CheckName, Check>>;
+/// The checks of this node's instances, each one's by id. Most have one, or a few: a map would take more room than they.
+pub(super) type Checks = BTreeMap<InstanceId, Vec<Check>>;
 
 impl Check {
-    fn new(spec: CheckSpec, serial: u64, unix_millis: u64) -> Self {
+    fn new(spec: Recipe, serial: u64, unix_millis: u64) -> Self {
         let status = spec.initial.unwrap_or(Health::Critical);
         let output = if spec.initial.is_some() { "" } else { "no result yet" };
         let status = CheckStatus {
@@ -64,38 +66,52 @@ impl Check {
 
 impl Mesh {
     /// Begins to watch an instance's checks; those that stay as they were keep their state.
-    pub(super) fn watch_checks(&mut self, now: Time, instance: &InstanceId, specs: &[CheckSpec]) {
+    pub(super) fn watch_checks(&mut self, now: Time, registration: &Arc<Registration>) {
+        let instance = &registration.id;
         let unix_millis = self.unix_millis(now);
         let mut old = self.checks.remove(instance).unwrap_or_default();
-        let mut checks = BTreeMap::new();
-        for spec in specs {
-            let kept = old.remove(&spec.id).filter(|check| check.spec == *spec);
+        let mut checks = Vec::with_capacity(registration.checks.len());
+        for spec in Recipe::all(registration) {
+            let kept = old.iter().position(|check| *check.spec == *spec).map(|at| old.swap_remove(at));
             if kept.is_none() {
-                self.expect_recovery(now, instance, spec, unix_millis);
+                self.expect_recovery(now, instance, &spec, unix_millis);
             }
             self.check_serial += 1;
-            let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
-            checks.insert(spec.id.clone(), check);
+            checks.push(match kept {
+                Some(check) => Check { spec, ..check },
+                None => Check::new(spec, self.check_serial, unix_millis),
+            });
         }
+        checks.sort_unstable_by(|a, b| a.spec.id.cmp(&b.spec.id));
         if !checks.is_empty() {
             self.checks.insert(instance.clone(), checks);
         }
-        for spec in specs {
+        for spec in &registration.checks {
             self.expect_report(now, instance, &spec.id);
         }
     }
 
-    /// Whether an instance's checks are just these.
-    pub(super) fn has_checks(&self, instance: &InstanceId, specs: &[CheckSpec]) -> bool {
-        let checks = self.checks.get(instance);
-        let count = checks.map_or(0, BTreeMap::len);
-        count == specs.len()
-            && specs.iter().all(|spec| checks.and_then(|c| c.get(&spec.id)).is_some_and(|c| c.spec == *spec))
+    /// Whether an instance's checks are just these already. Then they stand in this registration from now on.
+    pub(super) fn has_checks(&mut self, registration: &Arc<Registration>) -> bool {
+        let checks = self.checks.get_mut(&registration.id).map_or(&mut [][..], Vec::as_mut_slice);
+        if checks.len() != registration.checks.len()
+            || !registration.checks.iter().all(|spec| checks.iter().any(|check| *check.spec == *spec))
+        {
+            return false;
+        }
+        for spec in Recipe::all(registration) {
+            checks.iter_mut().filter(|check| check.spec.id == spec.id).for_each(|check| check.spec = spec.clone());
+        }
+        true
+    }
+
+    fn check(&self, instance: &InstanceId, id: &CheckName) -> Option<&Check> {
+        self.checks.get(instance)?.iter().find(|check| check.spec.id == *id)
     }
 
     /// Has a check's TTL run anew; the one timer that waits for it finds out when it fires.
     fn expect_report(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
-        let Some(check) = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name)) else { return };
+        let Some(check) = find(&mut self.checks, instance, name) else { return };
         let Some(ttl) = check.spec.kind.ttl() else { return };
         check.runs_out = now + ttl;
         if !std::mem::replace(&mut check.awaited, true) {
@@ -116,7 +132,7 @@ impl Mesh {
         if checks.is_none() && maintenance.is_none() {
             return None;
         }
-        let checks: Vec<_> = checks.into_iter().flat_map(BTreeMap::values).collect();
+        let checks: Vec<_> = checks.into_iter().flatten().collect();
         // However many checks there are, their words fit into one row together.
         let share = OUTPUTS / checks.len().max(1);
         let status = |check: &Check| {
@@ -140,7 +156,7 @@ impl Mesh {
         status: Health,
         output: &str,
     ) -> Result<Done, Rejected> {
-        let check = self.checks.get(instance).and_then(|checks| checks.get(id));
+        let check = self.check(instance, id);
         if check.is_some_and(|check| check.spec.kind.ttl().is_none()) {
             return Err(FieldError::new("check", "is not of the kind ttl: this node runs it by itself").into());
         }
@@ -160,7 +176,7 @@ impl Mesh {
             return Err(FieldError::new("status", "must be passing, warning or critical").into());
         }
         let unix_millis = self.unix_millis(now);
-        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name));
+        let check = find(&mut self.checks, instance, name);
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
@@ -190,7 +206,7 @@ impl Mesh {
 
     /// Where a check stood when an earlier process of this node kept it.
     pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus) {
-        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(&status.id));
+        let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
@@ -214,7 +230,7 @@ impl Mesh {
 
     /// A TTL has run out, unless a report came meanwhile. Then the next report has it run again.
     pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64) {
-        let check = self.checks.get_mut(instance).and_then(|checks| checks.get_mut(name));
+        let check = find(&mut self.checks, instance, name);
         let Some(check) = check.filter(|check| check.serial == serial) else { return };
         if check.runs_out > now {
             let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial };
@@ -235,12 +251,17 @@ impl Mesh {
 
     /// A check was critical for as long as its instance may be.
     pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, since: u64) {
-        let check = self.checks.get(instance).and_then(|checks| checks.get(name));
+        let check = self.check(instance, name);
         let still = |check: &&Check| check.status.status == Health::Critical && check.status.since == since;
         if check.filter(still).is_some() && self.deregister(now, instance).is_ok() {
             self.outbox.push(Output::Expired(instance.clone()));
         }
     }
+}
+
+/// One check of an instance.
+fn find<'a>(checks: &'a mut Checks, instance: &InstanceId, id: &CheckName) -> Option<&'a mut Check> {
+    checks.get_mut(instance)?.iter_mut().find(|check| check.spec.id == *id)
 }
 
 /// The first `most` bytes of an output, cut between characters.

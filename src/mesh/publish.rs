@@ -62,7 +62,7 @@ impl Mesh {
         let id = &registration.id;
         let known = self.registration(id).cloned();
         let published = registration.published();
-        let same_checks = self.has_checks(id, &registration.checks);
+        let same_checks = self.has_checks(registration);
         if known.is_none() && !self.book().has_room(2, 2 * wire::MAX_ROW) {
             // Asked before either of its rows is written: a refusal leaves nothing half-done.
             return Err(Rejected::Full("50,000 rows or 32 MiB of registrations"));
@@ -74,7 +74,7 @@ impl Mesh {
             self.enter(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
         }
         if !same_checks {
-            self.watch_checks(now, id, &registration.checks);
+            self.watch_checks(now, registration);
             let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
             self.enter(now, Key::Health(id.clone()), claim)?;
         }

@@ -7,6 +7,7 @@ mod health;
 mod hint;
 mod name;
 mod node;
+mod recipe;
 mod service;
 mod statuses;
 mod target;
@@ -22,6 +23,7 @@ pub use health::{CheckStatus, FieldError, Health, HealthReport};
 pub use hint::with_hint;
 pub use name::{Host, InstanceId, Invalid, MeshName, NodeName, PortName, ServiceName, Tag};
 pub use node::{Epoch, MemberState, Node, NodeId};
+pub(crate) use recipe::Recipe;
 pub use service::{
     MAX_CHECKS, MAX_META, MAX_META_BYTES, MAX_PORTS, MAX_TAGS, Port, Registration, RegistrationDraft, Weight,
 };

@@ -3,6 +3,8 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
@@ -87,10 +89,22 @@ impl Dial {
 
     /// A connection to the first of a place's addresses that takes one.
     pub(super) async fn tcp(&self, place: &Place) -> Result<TcpStream, String> {
+        self.first(place, TcpStream::connect).await
+    }
+
+    /// Connects to the first of a place's addresses that can be, and hangs up.
+    pub(super) async fn reach(&self, place: &Place) -> Result<(), String> {
+        self.first(place, touch).await
+    }
+
+    async fn first<T, F>(&self, place: &Place, connect: impl Fn(SocketAddr) -> F) -> Result<T, String>
+    where
+        F: Future<Output = io::Result<T>>,
+    {
         let mut failed = String::new();
         for address in self.addresses(place).await? {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
+            match connect(address).await {
+                Ok(connected) => return Ok(connected),
                 Err(why) => failed = format!("cannot connect to {address}: {why}"),
             }
         }
@@ -107,6 +121,26 @@ impl Dial {
         let stream = self.tcp(place).await?;
         let Some(options) = tls else { return Ok(Box::new(stream)) };
         tls::wrap(stream, &place.host, options, alpn).await
+    }
+}
+
+/// Connects and hangs up. What is on this machine has answered when the call returns: asked a second time, the kernel says
+/// so (connect(2)), and the socket is never waited for.
+async fn touch(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let try_it = || socket.connect(&address.into()).map_err(|why| (Errno::from_io_error(&why), why));
+    let mut tried = try_it();
+    if let Err((Some(Errno::INPROGRESS), _)) = tried {
+        tried = try_it();
+    }
+    match tried {
+        Ok(()) | Err((Some(Errno::ISCONN), _)) => Ok(()),
+        Err((Some(Errno::ALREADY), _)) => {
+            let stream = TcpStream::from_std(socket.into())?;
+            stream.writable().await?;
+            stream.take_error()?.map_or(Ok(()), Err)
+        }
+        Err((_, why)) => Err(why),
     }
 }
 

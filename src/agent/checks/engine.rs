@@ -1,13 +1,15 @@
 //! The engine: one task that keeps the time of all checks and lets each run as a task of its own.
 //!
 //! A check starts at its own moment of each interval, derived from its name, so that thousands spread out, and the next
-//! start is counted from that moment, not from the last end, so that nothing drifts. A run that is not over when its next
-//! is due has that one skipped. Each target host has a lane: what is over the lane's limit waits there and nowhere else.
+//! start is counted from that moment, not from the last end, so that nothing drifts. Those moments lie on ticks, so that
+//! a wake of the engine, which costs as much as a run, is shared. A run that is not over when its next is due has that
+//! one skipped. Each target host has a lane: what is over the lane's limit waits there and nowhere else.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -18,13 +20,13 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Finding, Home, Means, Order, alias, process, run};
+use super::{Finding, Home, Means, Order, alias, process, run, tcp};
 use crate::{
     agent::peers::Arrival,
     mesh::Input,
-    model::{CheckKind, CheckName, CheckSpec, Host, InstanceId, Registration},
+    model::{CheckKind, CheckSpec, Host, InstanceId, Recipe, Registration},
 };
 
 /// What a run or a watch tells the engine: of which check, and what.
@@ -35,13 +37,13 @@ pub(super) struct Engine {
     arrivals: mpsc::Sender<Arrival>,
     told: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     checks: HashMap<u64, Check>,
-    serials: HashMap<InstanceId, HashMap<CheckName, u64>>,
+    serials: HashMap<InstanceId, Vec<u64>>,
     next_serial: u64,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
-    lanes: HashMap<String, Lane>,
+    lanes: HashMap<LaneName, Lane>,
     running: usize,
     /// Lanes with room whose checks wait for others to end.
-    parked: VecDeque<String>,
+    parked: VecDeque<LaneName>,
     /// The moment that the phases of all checks are counted from.
     origin: Instant,
     /// When the next first run may start.
@@ -50,27 +52,44 @@ pub(super) struct Engine {
 
 /// One check that is run or watched here.
 struct Check {
-    instance: InstanceId,
-    spec: Arc<CheckSpec>,
+    recipe: Recipe,
     home: Arc<Home>,
-    lane: String,
+    /// Its moment of each interval.
+    phase: Duration,
     state: State,
-    last: Option<Finding>,
-    /// How often the last finding came in a row.
+    /// When the run that waits, or was begun last, was due.
+    due: Instant,
+    /// A digest of the last finding, and how often that came in a row.
+    last: Option<u64>,
     same: u32,
+}
+
+impl Check {
+    fn lane(&self) -> Option<LaneName> {
+        lane(&self.recipe.kind, &self.home)
+    }
 }
 
 enum State {
     Idle,
     Waiting,
-    /// The task ends with the check.
+    /// The task, if it takes one, ends with the check.
     Running {
-        _task: Task,
+        _task: Option<Task>,
     },
 }
 
 /// A task that lives as long as this.
 struct Task(AbortHandle);
+
+/// What shares a limit.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum LaneName {
+    Host(Host),
+    /// The machine's own.
+    Resolver,
+    Scripts,
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -106,20 +125,27 @@ impl Engine {
 
     /// Runs until nobody gives orders any more.
     pub(super) async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut heard = Vec::new();
+        let mut alarm = pin!(sleep_until(self.origin));
         loop {
-            let next = self.due.peek().map_or_else(|| Instant::now() + IDLE, |Reverse((at, _))| *at);
+            let next = self.due.peek().map_or_else(|| self.origin + FAR, |Reverse((at, _))| *at);
+            if alarm.deadline() != next {
+                alarm.as_mut().reset(next);
+            }
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(Order::Watch(registration, host)) => self.watch(&registration, &host),
                     Some(Order::Forget(instance)) => self.forget(&instance),
                     None => return,
                 },
-                Some((serial, finding)) = self.told.1.recv() => {
-                    if let Some(found) = self.hear(serial, finding) && self.arrivals.send(Arrival::Input(found)).await.is_err() {
-                        return;
+                _ = self.told.1.recv_many(&mut heard, MAX_TOLD) => {
+                    for (serial, finding) in heard.drain(..) {
+                        if let Some(found) = self.hear(serial, finding) && self.arrivals.send(Arrival::Input(found)).await.is_err() {
+                            return;
+                        }
                     }
                 }
-                () = sleep_until(next) => self.start_due(Instant::now()),
+                () = &mut alarm => self.start_due(Instant::now()),
             }
         }
     }
@@ -128,19 +154,20 @@ impl Engine {
         let host = registration.address.clone().unwrap_or_else(|| host.clone());
         let home = Arc::new(Home { instance: registration.id.clone(), host, port: registration.port });
         let mut old = self.serials.remove(&registration.id).unwrap_or_default();
-        let mut serials = HashMap::new();
-        for spec in registration.checks.iter().filter(|spec| spec.kind.ttl().is_none()) {
-            let as_before = |serial: &u64| self.checks.get(serial).is_some_and(|c| *c.spec == *spec && c.home == home);
-            let serial = match old.get(&spec.id).copied().filter(as_before) {
+        let mut serials = Vec::new();
+        for recipe in Recipe::all(registration).filter(|spec| spec.kind.ttl().is_none()) {
+            let as_before =
+                |serial: &u64| self.checks.get(serial).is_some_and(|c| *c.recipe == *recipe && c.home == home);
+            let serial = match old.iter().position(as_before).map(|at| old.swap_remove(at)) {
                 Some(serial) => {
-                    old.remove(&spec.id);
+                    self.checks.get_mut(&serial).into_iter().for_each(|check| check.recipe = recipe.clone());
                     serial
                 }
-                None => self.begin(spec, &home),
+                None => self.begin(recipe, &home),
             };
-            serials.insert(spec.id.clone(), serial);
+            serials.push(serial);
         }
-        old.into_values().for_each(|serial| self.end(serial));
+        old.into_iter().for_each(|serial| self.end(serial));
         if !serials.is_empty() {
             self.serials.insert(registration.id.clone(), serials);
         }
@@ -148,21 +175,21 @@ impl Engine {
 
     fn forget(&mut self, instance: &InstanceId) {
         let serials = self.serials.remove(instance).unwrap_or_default();
-        serials.into_values().for_each(|serial| self.end(serial));
+        serials.into_iter().for_each(|serial| self.end(serial));
     }
 
-    fn begin(&mut self, spec: &CheckSpec, home: &Arc<Home>) -> u64 {
+    fn begin(&mut self, recipe: Recipe, home: &Arc<Home>) -> u64 {
         self.next_serial += 1;
-        let serial = self.next_serial;
+        let (serial, spec) = (self.next_serial, &recipe);
         let told = self.told.0.clone();
         let state = match spec.kind.clone() {
             CheckKind::Process(process) => {
                 let watch = process::watch(process, spec.interval, serial, told);
-                State::Running { _task: Task(tokio::spawn(watch).abort_handle()) }
+                State::Running { _task: Some(Task(tokio::spawn(watch).abort_handle())) }
             }
             CheckKind::Alias(alias) => {
                 let watch = alias::watch(alias, spec.interval, Arc::clone(&self.means.view), serial, told);
-                State::Running { _task: Task(tokio::spawn(watch).abort_handle()) }
+                State::Running { _task: Some(Task(tokio::spawn(watch).abort_handle())) }
             }
             _ => {
                 // The first result is wanted at once, of thousands one after the other.
@@ -171,22 +198,22 @@ impl Engine {
                 State::Idle
             }
         };
-        let (lane, spec, home) = (lane(&spec.kind, home), Arc::new(spec.clone()), Arc::clone(home));
-        let instance = home.instance.clone();
-        self.checks.insert(serial, Check { instance, spec, home, lane, state, last: None, same: 0 });
+        let (phase, home, due) = (phase(&home.instance, spec), Arc::clone(home), self.first_at);
+        self.checks.insert(serial, Check { recipe, home, phase, state, due, last: None, same: 0 });
         serial
     }
 
     fn end(&mut self, serial: u64) {
         let Some(check) = self.checks.remove(&serial) else { return };
+        let Some(name) = check.lane() else { return };
         match check.state {
-            State::Running { .. } if is_run(&check.spec.kind) => self.leave(&check.lane),
+            State::Running { .. } => self.leave(name),
             State::Waiting => {
-                if let Some(lane) = self.lanes.get_mut(&check.lane) {
+                if let Some(lane) = self.lanes.get_mut(&name) {
                     lane.waiting.retain(|waiting| *waiting != serial);
                 }
             }
-            State::Running { .. } | State::Idle => {}
+            State::Idle => {}
         }
     }
 
@@ -195,22 +222,22 @@ impl Engine {
         while let Some(Reverse((at, serial))) = self.due.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.due.pop();
             let Some(check) = self.checks.get_mut(&serial) else { continue };
-            self.due.push(Reverse((next_start(self.origin, at, now, &check.instance, &check.spec), serial)));
-            if matches!(check.state, State::Idle) {
-                check.state = State::Waiting;
-                let name = check.lane.clone();
-                self.lanes.entry(name.clone()).or_default().waiting.push_back(serial);
-                self.admit(name);
-            } else {
+            let next = next_start(self.origin, at, now, check.recipe.interval, check.phase);
+            self.due.push(Reverse((next, serial)));
+            let Some(name) = check.lane().filter(|_| matches!(check.state, State::Idle)) else {
                 self.means.traffic.checks_skipped.add(1);
-            }
+                continue;
+            };
+            (check.state, check.due) = (State::Waiting, at);
+            self.lanes.entry(name.clone()).or_default().waiting.push_back(serial);
+            self.admit(name);
         }
     }
 
     /// Starts what waits in a lane, as far as there is room.
-    fn admit(&mut self, name: String) {
+    fn admit(&mut self, name: LaneName) {
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        let most = if name == SCRIPTS { MAX_SCRIPTS } else { MAX_PER_HOST };
+        let most = if name == LaneName::Scripts { MAX_SCRIPTS } else { MAX_PER_HOST };
         while lane.running < most {
             if self.running >= MAX_RUNNING && !lane.waiting.is_empty() {
                 return self.parked.push_back(name);
@@ -220,9 +247,10 @@ impl Engine {
             lane.running += 1;
             self.running += 1;
             self.means.traffic.checks_run.add(1);
-            let (spec, home) = (Arc::clone(&check.spec), Arc::clone(&check.home));
-            let task = tokio::spawn(visit(spec, home, Arc::clone(&self.means), serial, self.told.0.clone()));
-            check.state = State::Running { _task: Task(task.abort_handle()) };
+            self.means.traffic.checks_late.add(usize::from(check.due.elapsed() > LATE));
+            let (recipe, home, means) = (check.recipe.clone(), Arc::clone(&check.home), Arc::clone(&self.means));
+            check.state =
+                State::Running { _task: start(visit(recipe, home, means, serial, self.told.0.clone()), check) };
         }
         if lane.running == 0 && lane.waiting.is_empty() {
             self.lanes.remove(&name);
@@ -230,43 +258,57 @@ impl Engine {
     }
 
     /// A run is over: others may start.
-    fn leave(&mut self, name: &str) {
+    fn leave(&mut self, name: LaneName) {
         self.running -= 1;
-        if let Some(lane) = self.lanes.get_mut(name) {
+        if let Some(lane) = self.lanes.get_mut(&name) {
             lane.running -= 1;
         }
         if let Some(parked) = self.parked.pop_front() {
             self.admit(parked);
         }
-        self.admit(name.to_owned());
+        self.admit(name);
     }
 
     /// Takes in what a check found; what is to be told of it.
     fn hear(&mut self, serial: u64, finding: Finding) -> Option<Input> {
         let check = self.checks.get_mut(&serial)?;
-        let lane = is_run(&check.spec.kind).then(|| {
-            check.state = State::Idle;
-            check.lane.clone()
-        });
-        check.same = if check.last.as_ref() == Some(&finding) { check.same.saturating_add(1) } else { 1 };
+        let digest = xxh3_64_with_seed(finding.output.as_bytes(), finding.status as u64);
+        check.same = if check.last == Some(digest) { check.same.saturating_add(1) } else { 1 };
+        check.last = Some(digest);
         // The mesh counts how many come in a row, as far as it has to.
-        let is_news = check.same <= check.spec.rise.max(check.spec.fall);
+        let spec = &check.recipe;
+        let is_news = check.same <= spec.rise.max(spec.fall);
         let found = is_news.then(|| Input::Checked {
-            instance: check.instance.clone(),
-            check: check.spec.id.clone(),
+            instance: check.home.instance.clone(),
+            check: spec.id.clone(),
             status: finding.status,
-            output: finding.output.as_str().into(),
+            output: finding.output.into(),
         });
-        check.last = Some(finding);
-        if let Some(lane) = lane {
-            self.leave(&lane);
+        if let Some(lane) = check.lane() {
+            check.state = State::Idle;
+            self.leave(lane);
         }
         found
     }
 }
 
+/// Starts a run, as a task of its own unless it is over before it would have to wait. Only a mere connection is worth the
+/// try: on this machine it stands, or is refused, within the call.
+fn start(visit: impl Future<Output = ()> + Send + 'static, check: &Check) -> Option<Task> {
+    let spec = &check.recipe;
+    if !matches!(&spec.kind, CheckKind::Tcp(tcp) if tcp::is_bare(tcp)) {
+        return Some(Task(tokio::spawn(visit).abort_handle()));
+    }
+    let mut visit = Box::pin(visit);
+    match visit.as_mut().now_or_never() {
+        Some(()) => None,
+        None => Some(Task(tokio::spawn(visit).abort_handle())),
+    }
+}
+
 /// One run, which ends in time and with a finding whatever happens.
-async fn visit(spec: Arc<CheckSpec>, home: Arc<Home>, means: Arc<Means>, serial: u64, told: mpsc::Sender<Told>) {
+async fn visit(recipe: Recipe, home: Arc<Home>, means: Arc<Means>, serial: u64, told: mpsc::Sender<Told>) {
+    let spec = &recipe;
     let ran = timeout(spec.timeout, AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind()).await;
     let finding = match ran {
         Ok(Ok(finding)) => finding,
@@ -277,25 +319,27 @@ async fn visit(spec: Arc<CheckSpec>, home: Arc<Home>, means: Arc<Means>, serial:
     let _ = told.send((serial, finding)).await;
 }
 
-/// Whether it is run at intervals, rather than watched.
-const fn is_run(kind: &CheckKind) -> bool {
-    !matches!(kind, CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_))
+/// A check's own moment of each interval, on a tick.
+fn phase(instance: &InstanceId, spec: &CheckSpec) -> Duration {
+    let interval = spec.interval.as_nanos().max(1);
+    let phase = u128::from(xxh3_64(format!("{instance}\0{}", spec.id).as_bytes())) % interval;
+    Duration::from_nanos(u64::try_from(phase - phase % TICK.as_nanos()).unwrap_or_default())
 }
 
 /// The start after the one at `at`: a whole number of intervals after the check's own moment, and not right after a first
 /// run that came when it was asked for.
-fn next_start(origin: Instant, at: Instant, now: Instant, instance: &InstanceId, spec: &CheckSpec) -> Instant {
-    let interval = spec.interval.as_nanos().max(1);
-    let phase = u128::from(xxh3_64(format!("{instance}\0{}", spec.id).as_bytes())) % interval;
+fn next_start(origin: Instant, at: Instant, now: Instant, interval: Duration, phase: Duration) -> Instant {
     // Half an interval later lies between this start and the next. Of one that comes late, what was missed is left out.
-    let after = (at + spec.interval / 2).max(now).saturating_duration_since(origin).as_nanos();
+    let after = (at + interval / 2).max(now).saturating_duration_since(origin).as_nanos();
+    let (interval, phase) = (interval.as_nanos().max(1), phase.as_nanos());
     let beats = after.saturating_sub(phase).div_ceil(interval);
     let next = u64::try_from(phase + beats * interval).unwrap_or(u64::MAX);
     origin + Duration::from_nanos(next).min(FAR)
 }
 
-/// What shares a limit: all that goes to one host, and all scripts.
-fn lane(kind: &CheckKind, home: &Home) -> String {
+/// Whose limit a run counts against: all that goes to one host share one, and all scripts. `None` for what is reported or
+/// watched, rather than run at intervals.
+fn lane(kind: &CheckKind, home: &Home) -> Option<LaneName> {
     let host = match kind {
         CheckKind::Http(check) => &check.url.target.host,
         CheckKind::Tcp(check) => &check.target.host,
@@ -303,12 +347,12 @@ fn lane(kind: &CheckKind, home: &Home) -> String {
         CheckKind::Grpc(check) => &check.target.host,
         CheckKind::Dns(check) => match &check.server {
             Some(server) => &server.host,
-            None => return "the resolver".into(),
+            None => return Some(LaneName::Resolver),
         },
-        CheckKind::Script(_) => return SCRIPTS.into(),
-        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => return String::new(),
+        CheckKind::Script(_) => return Some(LaneName::Scripts),
+        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => return None,
     };
-    host.as_ref().unwrap_or(&home.host).to_string()
+    Some(LaneName::Host(host.as_ref().unwrap_or(&home.host).clone()))
 }
 
 /// Runs at a time: each is a socket.
@@ -317,13 +361,13 @@ const MAX_RUNNING: usize = 1024;
 const MAX_PER_HOST: usize = 64;
 /// Scripts at a time: each is a process.
 const MAX_SCRIPTS: usize = 16;
-/// The lane of scripts; no host is called so.
-const SCRIPTS: &str = "a script";
 /// Findings that wait for the engine; beyond it runs do.
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.
 const FIRST_GAP: Duration = Duration::from_micros(200);
-/// How long to sleep when there is nothing to do; an order wakes the engine sooner.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Later than this is counted as late.
+const LATE: Duration = Duration::from_millis(20);
+/// What the moments of checks lie on: as many checks as share a tick, a fiftieth of those run in a second, share a wake.
+const TICK: Duration = Duration::from_millis(20);
 /// Further than any interval that is meant.
 const FAR: Duration = Duration::from_secs(10 * 365 * 86_400);

@@ -124,16 +124,17 @@ struct Means {
 
 /// One run of a check that is run at intervals.
 async fn run(kind: &CheckKind, home: &Home, means: &Means) -> Finding {
+    // Those that hold much while they wait are put aside, so that the others need not make room for them.
     match kind {
-        CheckKind::Http(check) => http::run(check, home, &means.dial).await,
+        CheckKind::Http(check) => Box::pin(http::run(check, home, &means.dial)).await,
         CheckKind::Tcp(check) => tcp::run(check, home, &means.dial).await,
-        CheckKind::Udp(check) => udp::run(check, home, &means.dial).await,
-        CheckKind::Grpc(check) => grpc::run(check, home, &means.dial).await,
-        CheckKind::Dns(check) => dns::run(check, home, &means.dial).await,
+        CheckKind::Udp(check) => Box::pin(udp::run(check, home, &means.dial)).await,
+        CheckKind::Grpc(check) => Box::pin(grpc::run(check, home, &means.dial)).await,
+        CheckKind::Dns(check) => Box::pin(dns::run(check, home, &means.dial)).await,
         CheckKind::Script(_) if !means.scripts => {
             Finding::critical("script checks are off on this node: set script_checks = true in its settings")
         }
-        CheckKind::Script(argv) => script::run(argv, home).await,
+        CheckKind::Script(argv) => Box::pin(script::run(argv, home)).await,
         // Reported or watched, which is the engine's affair.
         CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => Finding::warning("is not run at intervals"),
     }

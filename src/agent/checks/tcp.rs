@@ -16,13 +16,22 @@ pub(super) async fn run(check: &TcpCheck, home: &Home, dial: &Dial) -> Finding {
     }
 }
 
+/// Whether a connection is all that is asked for.
+pub(super) const fn is_bare(check: &TcpCheck) -> bool {
+    check.tls.is_none() && check.send.is_none() && check.expect.is_none()
+}
+
 async fn ask(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<String, String> {
     let place = Place::of(&check.target, home, None)?;
-    if check.tls.is_none() && check.send.is_none() && check.expect.is_none() {
-        dial.tcp(&place).await?;
+    if is_bare(check) {
+        dial.reach(&place).await?;
         return Ok(format!("connected to {place}"));
     }
-    let mut stream = dial.stream(&place, check.tls.as_ref(), &[]).await?;
+    Box::pin(converse(check, &place, dial)).await
+}
+
+async fn converse(check: &TcpCheck, place: &Place, dial: &Dial) -> Result<String, String> {
+    let mut stream = dial.stream(place, check.tls.as_ref(), &[]).await?;
     if let Some(words) = &check.send {
         stream.write_all(words.as_bytes()).await.map_err(|why| format!("cannot send to {place}: {why}"))?;
         stream.flush().await.map_err(|why| format!("cannot send to {place}: {why}"))?;
