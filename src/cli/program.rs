@@ -45,11 +45,9 @@ impl Program {
             if failures == 0 && states.changed().await.is_err() {
                 return;
             }
-            while let Ok(changed) = timeout(self.settle, states.changed()).await {
-                if changed.is_err() {
-                    break;
-                }
-            }
+            let settled = async { while let Ok(Ok(())) = timeout(self.settle, states.changed()).await {} };
+            // One that never settles is told of all the same.
+            let _ = timeout(self.settle * MOST_SETTLES, settled).await;
             let Some(state) = states.borrow_and_update().clone() else { continue };
             let Err(why) = self.run(&state).await else {
                 failures = 0;
@@ -109,6 +107,8 @@ impl Drop for Group {
     }
 }
 
+/// How many times as long as it should settle a state may go on changing before it is told.
+const MOST_SETTLES: u32 = 10;
 /// How long to wait after the first failure; twice as long after each further one, up to 64 s.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: u32 = 6;
@@ -149,6 +149,23 @@ mod tests {
         drop(send);
         following.await.unwrap();
         assert_eq!(fs::read_to_string(folder.path().join("all")).unwrap(), "1\n9\n");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_never_settles_is_told_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let ran = folder.path().join("ran");
+        let program = Program { settle: Duration::from_millis(50), ..shell("touch ran", folder.path()) };
+        let (send, states) = watch::channel(None);
+        let following = tokio::spawn(async move { program.follow(states, |why| panic!("{why}")).await });
+        let mut n = 0;
+        while !ran.exists() {
+            n += 1;
+            send.send_replace(Some(json!(n)));
+            tokio::task::yield_now().await;
+        }
+        drop(send);
+        following.await.unwrap();
     }
 
     #[tokio::test]

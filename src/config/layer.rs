@@ -48,14 +48,16 @@ pub(super) fn variable(name: &str, value: &str) -> Result<Option<Table>, Error> 
     let as_toml = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
     let as_list = value.split(',').map(str::trim).filter(|item| !item.is_empty());
     let as_list = Value::Array(as_list.map(Value::from).collect());
-    let mut first = None;
+    let mut mistake = None;
     for reading in [Some(Value::from(value)), as_toml, Some(as_list)].into_iter().flatten() {
         match checked(&path, reading) {
             Ok(layer) => return Ok(Some(layer)),
-            Err(why) => drop(first.get_or_insert(why)),
+            // What is of the right type and wrong says more than what is not.
+            Err(why) if mistake.is_none() || !why.starts_with("invalid type") => mistake = Some(why),
+            Err(_) => {}
         }
     }
-    Err(Error::new(name, first.unwrap_or_default()).next(format!("unset {name}, or give it a value that fits")))
+    Err(Error::new(name, mistake.unwrap_or_default()).next(format!("unset {name}, or give it a value that fits")))
 }
 
 /// Kubernetes tells every pod of each service, in variables that begin with the service's name: of one called `hobnob`,
