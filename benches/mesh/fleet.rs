@@ -42,6 +42,8 @@ pub(crate) struct Recipe {
     /// Every port but these is chosen by the system.
     pub(crate) dns: SocketAddr,
     join: Vec<SocketAddr>,
+    /// Its configuration directory, if it is to have one.
+    pub(crate) config: Option<PathBuf>,
     /// The one processor it may use.
     pub(crate) processor: Option<usize>,
 }
@@ -49,7 +51,8 @@ pub(crate) struct Recipe {
 impl Recipe {
     /// An agent that keeps its things in `home`.
     pub(crate) fn new(home: &Path, name: impl Into<String>) -> Self {
-        Self { home: home.to_owned(), name: name.into(), dns: any_port(), join: Vec::new(), processor: None }
+        let (home, name) = (home.to_owned(), name.into());
+        Self { home, name, dns: any_port(), join: Vec::new(), config: None, processor: None }
     }
 
     /// The same, with a mesh to find there.
@@ -79,6 +82,9 @@ impl Recipe {
         command.args(["agent", "--mesh", "bench", "--node", &self.name, "--listen", &any, "--http", &any, "--dns"]);
         command.arg(self.dns.to_string()).arg("--secret-file").arg(secret);
         command.arg("--data-dir").arg(self.home.join(&self.name)).arg("--ready-file").arg(&ready_file);
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        }
         for address in &self.join {
             command.arg("--join").arg(address.to_string());
         }
