@@ -352,3 +352,85 @@ async fn a_check_of_the_node_itself_weighs_on_all_that_stands_on_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_check_is_told_apart_by_its_id_on_the_whole_node() {
+    let (_mesh, agent) = alone().await;
+    for name in ["a", "b"] {
+        let body = json!({"Name": name, "Port": 1, "Check": {"CheckID": "hc", "TTL": "1h"}});
+        put(&agent, "/v1/agent/service/register", &body.to_string()).await;
+    }
+    put(&agent, "/v1/agent/check/pass/hc?note=fine", "").await;
+    let checks = read_own(&agent, "/v1/agent/checks").await;
+    assert_eq!((&checks["hc"]["ServiceID"], &checks["hc"]["Status"]), (&json!("b"), &json!("passing")));
+    assert_eq!(checks.as_object().unwrap().len(), 1, "who names an id last has it: {checks}");
+    put(&agent, "/v1/agent/check/register", r#"{"CheckID": "hc", "Name": "x", "TTL": "1h"}"#).await;
+    assert_eq!(read_own(&agent, "/v1/agent/checks").await["hc"]["ServiceID"], "");
+    assert_eq!(read(&agent, "/v1/health/checks/b").await.1, json!([]));
+    // Registered again with another definition it stays as it stands, whatever it is to begin with.
+    put(&agent, "/v1/agent/check/pass/hc?note=fine", "").await;
+    put(&agent, "/v1/agent/check/register", r#"{"CheckID": "hc", "Name": "y", "TTL": "2h", "Status": "warning"}"#)
+        .await;
+    let check = &read_own(&agent, "/v1/agent/checks").await["hc"];
+    assert_eq!([&check["Name"], &check["Status"], &check["Output"]], ["y", "passing", "fine"]);
+}
+
+#[tokio::test]
+async fn rows_of_our_own_are_neither_shown_nor_taken() {
+    let (_mesh, agent) = alone().await;
+    put(&agent, "/v1/agent/check/register", r#"{"Name": "disk", "TTL": "1h"}"#).await;
+    put(&agent, "/v1/event/fire/deploy", "").await;
+    for (method, path, body, expected) in [
+        ("GET", "/v1/agent/service/@node", "", 404),
+        ("GET", "/v1/agent/health/service/id/@node", "", 404),
+        ("PUT", "/v1/agent/service/register", r#"{"Name": "x", "ID": "@node"}"#, 400),
+        ("PUT", "/v1/agent/service/register", r#"{"Name": "x", "ID": "@event/1"}"#, 400),
+        ("PUT", "/v1/agent/service/deregister/@node", "", 200),
+        ("PUT", "/v1/agent/service/maintenance/@node?enable=true", "", 404),
+        ("PUT", "/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h", "ServiceID": "@node"}"#, 500),
+        ("GET", "/api/v1/registrations/@node", "", 404),
+        ("DELETE", "/api/v1/registrations/@node", "", 404),
+    ] {
+        let (status, _, why) = raw(&agent, method, path, body).await;
+        assert_eq!(status, expected, "{method} {path}: {why}");
+    }
+    assert!(read_own(&agent, "/v1/agent/checks").await["disk"].is_object());
+}
+
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_in_consul_s_words() {
+    let (_mesh, agent) = alone().await;
+    for (check, why) in [
+        (json!({"TTL": "1s", "Interval": "1s"}), "Interval and TTL cannot both be specified"),
+        (json!({"HTTP": "http://127.0.0.1/", "TTL": "1s"}), "Interval must be > 0"),
+        (json!({"AliasService": "a", "TTL": "1s"}), "Alias checks"),
+        (json!({"AliasService": "a", "Interval": "1s"}), "Alias checks"),
+    ] {
+        let body = json!({"Name": "web", "Check": check}).to_string();
+        let (status, _, said) = raw(&agent, "PUT", "/v1/agent/service/register", &body).await;
+        assert!(status == 400 && said.contains(why), "{check}: {status} {said}");
+    }
+    let weightless = r#"{"Name": "web", "Weights": {"Passing": 0, "Warning": 1}}"#;
+    assert_eq!(raw(&agent, "PUT", "/v1/agent/service/register", weightless).await.0, 400);
+    assert_eq!(raw(&agent, "GET", "/v1/coordinate/node/n1?dc=nope", "").await.0, 500);
+    let itself = read_own(&agent, "/v1/agent/self").await;
+    assert_eq!((&itself["Config"]["Version"], &itself["Member"]["Status"]), (&json!("1.8.7"), &json!(1)));
+}
+
+#[tokio::test]
+async fn the_root_of_an_empty_store_is_empty_too() {
+    let (_mesh, agent) = alone().await;
+    let (status, headers, _) = raw(&agent, "GET", "/v1/kv/?recurse", "").await;
+    let index = header(&headers, "x-consul-index").unwrap();
+    let waits = raw(&agent, "GET", &format!("/v1/kv/?keys&index={index}&wait=100ms"), "").await;
+    assert_eq!((status, waits.0, header(&waits.1, "x-consul-index")), (404, 404, Some(index)));
+    assert_eq!(raw(&agent, "GET", "/v1/kv/", "").await.0, 400);
+    assert_eq!(raw(&agent, "PUT", "/v1/kv/", "x").await.0, 501);
+}
+
+/// A read of this agent alone, which has no number.
+async fn read_own(agent: &Agent, path: &str) -> Value {
+    let (status, _, body) = raw(agent, "GET", path, "").await;
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap()
+}

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 use super::*;
-use crate::model::{CheckKind, CheckSpec, MemberState};
+use crate::model::{CheckKind, CheckSpec, MemberState, Rules};
 
 /// Long beyond what any of this takes, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -187,6 +187,7 @@ fn beat(ttl: Duration, deregister_after: Option<Duration>) -> CheckSpec {
         fall: 1,
         initial: None,
         deregister_after,
+        rules: Rules::Ours,
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
         mistakes.push(source.blame(span.start, "a service is not an object"));
         return None;
     };
-    let (mut ours, mut checks) = (DeTable::new(), Vec::new());
+    let (mut ours, mut words, mut checks) = (DeTable::new(), DeTable::new(), Vec::new());
     for (key, value) in consul {
         match &*folded(&key) {
             "check" => checks.push(value),
@@ -57,6 +57,8 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
             },
             "weights" => weights(value, &mut ours),
             known if SERVICE_SKIPPED.contains(&known) || is_nothing(&value) => {}
+            "taggedaddresses" => drop(words.insert(renamed(&key, "tagged_addresses".into()), folded_within(value))),
+            "enabletagoverride" => drop(words.insert(renamed(&key, "enable_tag_override".into()), value)),
             known if SERVICE_LOST.contains(&known) => {
                 let why = format!("`{}` is not supported: it would be lost", key.get_ref());
                 mistakes.push(source.blame(key.span().start, why));
@@ -65,9 +67,60 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
             _ => drop(ours.insert(key, value)),
         }
     }
-    let checks: DeArray<'_> = checks.into_iter().filter_map(|one| check(source, one, mistakes)).collect();
-    ours.insert(Spanned::new(span.clone(), "checks".into()), Spanned::new(span.clone(), DeValue::Array(checks)));
+    let several = checks.len() > 1;
+    let (mut named, mut notes) = (DeArray::new(), DeTable::new());
+    for (at, one) in checks.into_iter().enumerate() {
+        let number = if several { format!(":{}", at + 1) } else { String::new() };
+        let Some(mut check) = check(source, one, mistakes) else { continue };
+        let id = name_check(&mut check, &ours, &number);
+        if let Some(note) = check.get_mut().remove("notes") {
+            notes.insert(Spanned::new(note.span(), id.into()), note);
+        }
+        named.push(Spanned::new(check.span(), DeValue::Table(check.into_inner())));
+    }
+    let nowhere = span.start..span.start;
+    let new = |key: &'t str, value| (Spanned::new(nowhere.clone(), key.into()), Spanned::new(nowhere.clone(), value));
+    words.extend([new("notes", DeValue::Table(notes))]);
+    ours.extend([new("checks", DeValue::Array(named)), new("consul", DeValue::Table(words))]);
     Some(Spanned::new(span, DeValue::Table(ours)))
+}
+
+/// Gives a check the id and the name that Consul would where it brings none; returns its id.
+fn name_check(check: &mut Spanned<DeTable<'_>>, service: &DeTable<'_>, number: &str) -> String {
+    // Empty, so that nobody takes it for a place in the file.
+    let span = check.span().start..check.span().start;
+    let check = check.get_mut();
+    let text = |table: &DeTable<'_>, key| table.get(key).and_then(|text| text.get_ref().as_str()).map(String::from);
+    let name = text(service, "name").unwrap_or_default();
+    let own = text(service, "id").unwrap_or_else(|| name.clone());
+    for (key, text) in [("id", format!("service:{own}{number}")), ("name", format!("Service '{name}' check"))] {
+        if !check.contains_key(key) {
+            check.insert(
+                Spanned::new(span.clone(), key.into()),
+                Spanned::new(span.clone(), DeValue::String(text.into())),
+            );
+        }
+    }
+    text(check, "id").unwrap_or_default()
+}
+
+/// Tables by keys of the client's own, with keys of Consul's.
+fn folded_within(value: Value<'_>) -> Value<'_> {
+    let span = value.span();
+    let DeValue::Table(all) = value.into_inner() else { return Spanned::new(span, DeValue::Boolean(false)) };
+    let each = all.into_iter().map(|(key, value)| (key, with_folded_keys(value)));
+    Spanned::new(span, DeValue::Table(each.collect()))
+}
+
+fn with_folded_keys(value: Value<'_>) -> Value<'_> {
+    let span = value.span();
+    let folded = match value.into_inner() {
+        DeValue::Table(table) => {
+            DeValue::Table(table.into_iter().map(|(key, value)| (renamed(&key, folded(&key)), value)).collect())
+        }
+        other => other,
+    };
+    Spanned::new(span, folded)
 }
 
 /// `{"passing": 10, "warning": 1}`: the share of traffic in either state; 1 where it is not said.
@@ -91,7 +144,7 @@ fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
 }
 
 /// Consul's words for a check in ours. What cannot be said in them is noted.
-fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -> Option<Value<'t>> {
+fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -> Option<Spanned<DeTable<'t>>> {
     let span = consul.span();
     let DeValue::Table(consul) = consul.into_inner() else {
         mistakes.push(source.blame(span.start, "a check is not an object"));
@@ -133,7 +186,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
     if let Some(ten) = DeValue::parse("10").ok().filter(|_| http.is_some() && follows) {
         ours.insert(Spanned::new(span.clone(), "redirects".into()), new(ten.into_inner()));
     }
-    Some(Spanned::new(span, DeValue::Table(ours)))
+    Some(Spanned::new(span, ours))
 }
 
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
@@ -180,21 +233,22 @@ fn folded(key: &Key<'_>) -> String {
     key.get_ref().replace(['_', '-'], "").to_ascii_lowercase()
 }
 
-/// What makes no difference here: the mesh has no tokens in files, no overrides by others, no areas of a WAN.
-const SERVICE_SKIPPED: [&str; 4] = ["enabletagoverride", "token", "taggedaddresses", "locality"];
+/// What makes no difference here: the mesh has no tokens in files, no areas of a WAN.
+const SERVICE_SKIPPED: [&str; 2] = ["token", "locality"];
 /// What somebody relies on who wrote it.
 const SERVICE_LOST: [&str; 6] = ["connect", "proxy", "kind", "socketpath", "namespace", "partition"];
 /// What is called the same here.
 const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tags", "meta"];
 /// What makes no difference to a check.
-const CHECK_SKIPPED: [&str; 4] = ["notes", "outputmaxsize", "serviceid", "failuresbeforewarning"];
+const CHECK_SKIPPED: [&str; 3] = ["outputmaxsize", "serviceid", "failuresbeforewarning"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
 /// Consul's words and ours.
-const CHECK_WORDS: [(&str, &str); 18] = [
+const CHECK_WORDS: [(&str, &str); 19] = [
     ("id", "id"),
     ("checkid", "id"),
     ("name", "name"),
+    ("notes", "notes"),
     ("interval", "interval"),
     ("timeout", "timeout"),
     ("http", "http"),

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::CheckKind;
+use crate::model::{CheckKind, Rules};
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +88,7 @@ fn consul_s_service_files_are_read() {
     let config = Config::load(&sources(&folder(&[("services.d/web.json", text)]))).unwrap();
     let [web] = &config.services[..] else { panic!("{:?}", config.services) };
     assert_eq!((web.id.as_str(), web.name.as_str(), web.weight, web.warning_weight), ("web-1", "web", 5, Some(1)));
-    assert_eq!(web.checks[0].name.as_str(), "alive");
+    assert_eq!(web.checks[0].name.as_str(), "Service 'web' check");
     let text = r#"{"service": {"name": "db", "port": 1, "weights": {"warning": 2}, "Checks": [
         {"CheckID": "a", "Name": "A", "HTTP": "https://127.0.0.1/x", "TLSSkipVerify": true, "Interval": "10s",
          "Header": {"Accept": ["a", "b"]}, "SuccessBeforePassing": 2, "FailuresBeforeCritical": 3, "Notes": ""},
@@ -106,6 +106,9 @@ fn consul_s_service_files_are_read() {
         checks.iter().map(|check| check.kind.as_str()).collect::<Vec<_>>(),
         ["http", "http", "script", "alias", "grpc"]
     );
+    let ids: Vec<_> = checks.iter().map(|check| check.id.as_str()).collect();
+    assert_eq!(ids, ["a", "service:db:2", "service:db:3", "service:db:4", "service:db:5"], "as Consul numbers them");
+    assert_eq!((checks[1].name.as_str(), checks[1].rules), ("Service 'db' check", Rules::Consul));
     let lost = refusal(&[(
         "services.d/a.json",
         r#"{"service": {"name": "a", "check": {"docker_container_id": "x", "ttl": "1s"}}}"#,
@@ -113,6 +116,25 @@ fn consul_s_service_files_are_read() {
     assert!(lost.why.contains("docker_container_id"), "{lost}");
     let error = refusal(&[("services.d/web.json", "{\"service\": {\"name\": \"web\", \"prot\": 80}}")]);
     assert_eq!(error.why, "service: unknown key `prot`; did you mean `port`?");
+}
+
+#[test]
+fn consul_s_words_without_a_meaning_here_are_kept() {
+    let text = r#"{"service": {"name": "filesvc", "id": "f1", "port": 80, "enable_tag_override": true,
+        "TaggedAddresses": {"wan": {"Address": "1.2.3.4", "Port": 9}},
+        "check": {"id": "c1", "name": "my", "notes": "nn", "ttl": "600s", "failures_before_critical": 3}}}"#;
+    let config = Config::load(&sources(&folder(&[("services.d/f.json", text)]))).unwrap();
+    let (service, echo) = (&config.services[0], config.services[0].echo.as_ref().unwrap());
+    assert_eq!((service.checks[0].id.as_str(), service.checks[0].fall), ("c1", 1));
+    assert!(echo.enable_tag_override);
+    assert_eq!(echo.tagged_addresses["wan"], ("1.2.3.4".into(), 9));
+    let said = &echo.checks[&service.checks[0].id];
+    assert_eq!((said.notes.as_str(), said.kind.as_str()), ("nn", "ttl"));
+    let wrong = refusal(&[(
+        "services.d/f.json",
+        "{\"service\": {\"name\": \"a\", \"tagged_addresses\": {\n\"wan\": {\"address\": \"a b\"}}}}",
+    )]);
+    assert!(wrong.place.ends_with("line 2") && wrong.why.contains("tagged_addresses.wan"), "{wrong}");
 }
 
 #[test]

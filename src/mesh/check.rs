@@ -8,7 +8,7 @@ use super::{
     event::{Done, Output, Rejected},
 };
 use crate::model::{
-    CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration, Time,
+    CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration, Rules, Time,
 };
 
 /// Where one check of this node stands.
@@ -43,6 +43,22 @@ impl Check {
         Self { spec, status, streak: 0, judged: false, serial, runs_out: Time::NEVER, awaited: false }
     }
 
+    /// The same check as it is asked for now, where it may stay as it stands.
+    fn changed(self, spec: &Recipe, serial: u64) -> Option<Self> {
+        let spec = spec.clone();
+        if *self.spec == *spec {
+            return Some(Self { spec, ..self });
+        }
+        let (status, rules) = (CheckStatus { name: spec.name.clone(), ..self.status }, spec.rules);
+        (rules == Rules::Consul).then_some(Self { spec, status, serial, streak: 0, awaited: false, ..self })
+    }
+
+    /// A TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
+    fn run_out(&mut self, words: Arc<str>, unix_millis: u64) -> bool {
+        self.streak = self.spec.fall.saturating_sub(1);
+        self.take(Health::Critical, words, unix_millis)
+    }
+
     /// Takes in one result. True if the status changed.
     fn take(&mut self, result: Health, output: Arc<str>, unix_millis: u64) -> bool {
         self.status.output = output;
@@ -53,10 +69,11 @@ impl Check {
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
-        if self.judged && self.streak < needed {
+        let counts_alone = !self.judged && self.spec.rules == Rules::Ours;
+        self.judged = true;
+        if !counts_alone && self.streak < needed {
             return false;
         }
-        self.judged = true;
         self.streak = 0;
         self.status.status = result;
         self.status.since = unix_millis;
@@ -65,22 +82,22 @@ impl Check {
 }
 
 impl Mesh {
-    /// Begins to watch an instance's checks; those that stay as they were keep their state.
+    /// Begins to watch an instance's checks; those that stay as they were keep their state, and Consul's their status.
     pub(super) fn watch_checks(&mut self, now: Time, registration: &Arc<Registration>) {
         let instance = &registration.id;
         let unix_millis = self.unix_millis(now);
         let mut old = self.checks.remove(instance).unwrap_or_default();
         let mut checks = Vec::with_capacity(registration.checks.len());
         for spec in Recipe::all(registration) {
-            let kept = old.iter().position(|check| *check.spec == *spec).map(|at| old.swap_remove(at));
-            if kept.is_none() {
-                self.expect_recovery(now, instance, &spec, unix_millis);
-            }
             self.check_serial += 1;
-            checks.push(match kept {
-                Some(check) => Check { spec, ..check },
-                None => Check::new(spec, self.check_serial, unix_millis),
-            });
+            let old = old.iter().position(|check| check.spec.id == spec.id).map(|at| old.swap_remove(at));
+            let is_same = old.as_ref().is_some_and(|check| *check.spec == *spec);
+            let kept = old.and_then(|check| check.changed(&spec, self.check_serial));
+            let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
+            if !is_same && check.status.status == Health::Critical {
+                self.expect_recovery(now, instance, &spec, check.status.since);
+            }
+            checks.push(check);
         }
         checks.sort_unstable_by(|a, b| a.spec.id.cmp(&b.spec.id));
         if !checks.is_empty() {
@@ -239,7 +256,7 @@ impl Mesh {
         let Some(ttl) = check.spec.kind.ttl() else { return };
         let words = format!("no report within its TTL of {ttl:?}");
         let unix_millis = self.config.unix_millis.saturating_add(super::millis(now.since_start()));
-        let flipped = check.take(Health::Critical, words.into(), unix_millis);
+        let flipped = check.run_out(words.into(), unix_millis);
         check.awaited = false;
         let spec = check.spec.clone();
         if flipped {

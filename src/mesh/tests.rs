@@ -5,7 +5,7 @@ mod forgeries;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{Health, MemberState, ServiceName};
+use crate::model::{CheckSpec, Health, MemberState, ServiceName};
 
 /// Meshes wired to each other: whatever one sends the other has.
 pub(super) struct Wired {
@@ -281,6 +281,74 @@ fn a_ttl_that_runs_out_is_critical_everywhere() {
     assert_eq!(health(&wired), Health::Critical);
 }
 
+/// One mesh with one instance and this check.
+fn checked(spec: CheckSpec) -> (Wired, NodeId) {
+    let (mut wired, ids) = Wired::of(1);
+    watch(&mut wired, ids[0], spec);
+    (wired, ids[0])
+}
+
+fn watch(wired: &mut Wired, id: NodeId, spec: CheckSpec) {
+    let registration = Registration { checks: vec![spec], ..Registration::new("web", 80).unwrap() };
+    wired.order(id, Command::Register(Arc::new(registration)));
+}
+
+/// What the check stands at after a result.
+fn hear(wired: &mut Wired, id: NodeId, status: Health) -> Health {
+    let (now, instance, check) = (wired.now, "web".try_into().unwrap(), "alive".try_into().unwrap());
+    wired.at(id).handle(now, Input::Checked { instance, check, status, output: "heard".into() });
+    health(wired, id)
+}
+
+fn health(wired: &Wired, id: NodeId) -> Health {
+    wired.nodes[&id].service(&"web".try_into().unwrap()).unwrap()[0].health()
+}
+
+#[test]
+fn no_threshold_holds_back_a_ttl_that_runs_out() {
+    let (mut wired, id) = checked(CheckSpec { fall: 3, ..ttl() });
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Passing);
+    wired.run(Duration::from_secs(11));
+    assert_eq!(health(&wired, id), Health::Critical, "nothing more will be heard");
+    let (mut wired, id) = checked(CheckSpec { fall: 3, ..ttl() }.by_consuls_rules());
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Passing);
+    assert_eq!(hear(&mut wired, id, Health::Critical), Health::Critical, "a program's own word counts at once");
+}
+
+#[test]
+fn by_consul_s_rules_the_first_result_counts_as_any_other() {
+    let polled = |initial| {
+        let draft =
+            crate::model::CheckDraft { name: Some("alive".into()), initial, ..crate::model::CheckDraft::tcp("") };
+        CheckSpec { rise: 2, fall: 2, ..draft.build(0, "check").unwrap() }
+    };
+    let (mut wired, id) = checked(polled(None));
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Passing, "ours counts at once");
+    let (mut wired, id) = checked(polled(None).by_consuls_rules());
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Critical);
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Passing);
+    let (mut wired, id) = checked(polled(Some(Health::Passing)).by_consuls_rules());
+    assert_eq!(hear(&mut wired, id, Health::Critical), Health::Passing);
+    assert_eq!(hear(&mut wired, id, Health::Critical), Health::Critical);
+}
+
+#[test]
+fn by_consul_s_rules_a_check_that_is_changed_stays_as_it_stands() {
+    let longer = || CheckSpec { kind: crate::model::CheckKind::Ttl(Duration::from_secs(20)), ..ttl() };
+    let (mut wired, id) = checked(ttl());
+    hear(&mut wired, id, Health::Passing);
+    watch(&mut wired, id, longer());
+    assert_eq!(health(&wired, id), Health::Critical, "ours begins anew");
+    let (mut wired, id) = checked(ttl().by_consuls_rules());
+    hear(&mut wired, id, Health::Passing);
+    watch(&mut wired, id, longer().by_consuls_rules());
+    assert_eq!(health(&wired, id), Health::Passing);
+    wired.run(Duration::from_secs(15));
+    assert_eq!(health(&wired, id), Health::Passing, "the new TTL runs from then on");
+    wired.run(Duration::from_secs(6));
+    assert_eq!(health(&wired, id), Health::Critical);
+}
+
 #[test]
 fn what_begins_critical_is_nowhere_seen_as_passing_before() {
     let (mut wired, ids) = Wired::of(3);
@@ -295,7 +363,7 @@ fn what_begins_critical_is_nowhere_seen_as_passing_before() {
     }
 }
 
-fn ttl() -> crate::model::CheckSpec {
+fn ttl() -> CheckSpec {
     let draft = crate::model::CheckDraft { name: Some("alive".into()), ttl: Some("10s".into()), ..Default::default() };
     draft.build(0, "check").unwrap()
 }

@@ -32,6 +32,37 @@ pub struct CheckSpec {
     /// Critical for so long, the instance is deregistered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deregister_after: Option<Duration>,
+    /// By whose rules its results count.
+    #[serde(default, skip_serializing_if = "Rules::are_ours")]
+    pub rules: Rules,
+}
+
+/// How results count where Consul's rules and ours differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rules {
+    /// The first result counts at once; a check that is changed begins anew.
+    #[default]
+    Ours,
+    /// The first result needs as many in a row as any other; a check that is changed stays as it stands until its next
+    /// result. No threshold holds back what a program says of itself, or what an alias stands for.
+    Consul,
+}
+
+impl Rules {
+    fn are_ours(&self) -> bool {
+        *self == Self::Ours
+    }
+}
+
+impl CheckSpec {
+    /// The same by Consul's rules.
+    #[must_use]
+    pub fn by_consuls_rules(self) -> Self {
+        let is_polled = !matches!(self.kind, CheckKind::Ttl(_) | CheckKind::Alias(_));
+        let (rise, fall) = if is_polled { (self.rise, self.fall) } else { (1, 1) };
+        Self { rise, fall, rules: Rules::Consul, ..self }
+    }
 }
 
 /// What a check does.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, FieldError, GrpcCheck, Health, Host, HttpCheck,
-    Invalid, ProcessRef, StatusDraft, Statuses, Target, TcpCheck, TlsOptions, UdpCheck, Url, format_duration,
+    Invalid, ProcessRef, Rules, StatusDraft, Statuses, Target, TcpCheck, TlsOptions, UdpCheck, Url, format_duration,
     parse_duration,
 };
 
@@ -228,7 +228,8 @@ impl CheckDraft {
         };
         let name = name.unwrap_or_else(|| id.clone());
         let (rise, fall) = (self.rise.unwrap_or(1), self.fall.unwrap_or(1));
-        Ok(CheckSpec { id, name, kind, interval, timeout, rise, fall, initial: self.initial, deregister_after })
+        let (initial, rules) = (self.initial, Rules::Ours);
+        Ok(CheckSpec { id, name, kind, interval, timeout, rise, fall, initial, deregister_after, rules })
     }
 
     /// What it does; or which field is wrong, and why.

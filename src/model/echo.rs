@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckName, FieldError};
+use super::{CheckName, FieldError, Host, Registration};
 
 /// The words beside a registration; limits are checked where they come in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,82 @@ pub enum Role {
     Event,
 }
 
+/// What a definition in Consul's words says besides, as people write it. A registration that has this, be it empty, has
+/// Consul's checks: their ids are those of the node, and their results count by [`super::Rules::Consul`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
+pub struct ConsulDraft {
+    /// Further addresses, by what they are for: `lan`, `wan`, …
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tagged_addresses: BTreeMap<String, TaggedAddress>,
+    /// Whether others may change the tags.
+    #[serde(skip_serializing_if = "is_false")]
+    pub enable_tag_override: bool,
+    /// Notes for people, by the ids of checks.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
+}
+
+/// A further address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
+pub struct TaggedAddress {
+    /// The address.
+    pub address: String,
+    /// The port; 0 for none.
+    pub port: i64,
+}
+
+impl ConsulDraft {
+    /// The draft that says the same; `None` where there is nothing of Consul's, or not of one's own instance.
+    #[must_use]
+    pub fn of(echo: &Echo) -> Option<Self> {
+        if echo.role.is_some() || echo.node.is_some() || !echo.eureka.is_empty() {
+            return None;
+        }
+        let tagged = |(kind, (address, port)): (&String, &(String, u16))| {
+            (kind.clone(), TaggedAddress { address: address.clone(), port: (*port).into() })
+        };
+        let notes = echo.checks.iter().filter(|(_, said)| !said.notes.is_empty());
+        Some(Self {
+            tagged_addresses: echo.tagged_addresses.iter().map(tagged).collect(),
+            enable_tag_override: echo.enable_tag_override,
+            notes: notes.map(|(id, said)| (id.to_string(), said.notes.clone())).collect(),
+        })
+    }
+
+    /// Gives a registration these words; `address` is its own as it was written.
+    pub(super) fn put_into(self, registration: &mut Registration, address: Option<String>) -> Result<(), FieldError> {
+        let mut tagged_addresses = BTreeMap::new();
+        for (kind, TaggedAddress { address, port }) in self.tagged_addresses {
+            let wrong = |why: &str| FieldError::new(&format!("consul.tagged_addresses.{kind}"), why);
+            Host::try_from(&*address).map_err(|invalid| wrong(&invalid.to_string()))?;
+            let port = u16::try_from(port).map_err(|_| wrong("has no port that is one"))?;
+            if kind.is_empty() || kind.len() > MAX_WORD {
+                return Err(wrong("needs a name of 1 to 64 bytes"));
+            }
+            tagged_addresses.insert(kind, (address, port));
+        }
+        let mut checks = BTreeMap::new();
+        for check in &mut registration.checks {
+            let notes = self.notes.get(check.id.as_str()).cloned().unwrap_or_default();
+            checks.insert(check.id.clone(), EchoCheck { notes, kind: check.kind.as_str().into() });
+            *check = check.clone().by_consuls_rules();
+        }
+        let is_other = |text: &String| registration.address.as_ref().is_some_and(|host| host.to_string() != *text);
+        registration.echo = Some(Arc::new(Echo {
+            address: address.filter(is_other),
+            tagged_addresses,
+            enable_tag_override: self.enable_tag_override,
+            checks,
+            ..Echo::default()
+        }));
+        Ok(())
+    }
+}
+
 impl Echo {
     /// Checks the limits that the types cannot express.
     pub(super) fn validate(&self) -> Result<(), FieldError> {
@@ -85,6 +161,9 @@ impl Echo {
         }
         if self.checks.len() > super::MAX_CHECKS {
             return Err(FieldError::new("checks", "holds more than 64"));
+        }
+        if let Some((id, _)) = self.checks.iter().find(|(_, said)| said.notes.len() > MAX_NOTES) {
+            return Err(FieldError::new(&format!("consul.notes.{id}"), "is longer than 1024 bytes"));
         }
         Ok(())
     }
@@ -97,3 +176,7 @@ const fn is_false(flag: &bool) -> bool {
 
 /// The most further addresses of one instance.
 const MAX_ADDRESSES: usize = 16;
+/// What an address may be for.
+const MAX_WORD: usize = 64;
+/// A note is a few lines.
+const MAX_NOTES: usize = 1024;

@@ -14,11 +14,11 @@ mod target;
 mod time;
 
 pub use check::{
-    Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, TcpCheck,
+    Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, Rules, TcpCheck,
     TlsOptions, UdpCheck,
 };
 pub use draft::CheckDraft;
-pub use echo::{Echo, EchoCheck, EchoNode, Role};
+pub use echo::{ConsulDraft, Echo, EchoCheck, EchoNode, Role, TaggedAddress};
 pub use health::{CheckStatus, FieldError, Health, HealthReport};
 pub use hint::with_hint;
 pub use name::{Host, InstanceId, Invalid, MeshName, NodeName, PortName, ServiceName, Tag};

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckDraft, CheckKind, CheckSpec, Echo, FieldError, Host, InstanceId, Invalid, PortName, ServiceName, Tag,
+    CheckDraft, CheckKind, CheckSpec, ConsulDraft, Echo, FieldError, Host, InstanceId, Invalid, PortName, ServiceName,
+    Tag,
     draft::{MAX_SPAN, MIN_INTERVAL},
 };
 
@@ -245,6 +246,9 @@ pub struct RegistrationDraft {
     pub priority: Option<i64>,
     /// See [`Registration::checks`].
     pub checks: Vec<CheckDraft>,
+    /// What was said in Consul's words; there, be it empty, for all that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consul: Option<ConsulDraft>,
 }
 
 impl RegistrationDraft {
@@ -304,8 +308,8 @@ impl RegistrationDraft {
         }
         let name: ServiceName = at("name", self.name.as_str().try_into())?;
         let id = at("id", self.id.as_deref().unwrap_or(&self.name).try_into())?;
-        let address =
-            self.address.filter(|a| !a.is_empty()).map(|a| at("address", a.as_str().try_into())).transpose()?;
+        let written = self.address.filter(|a| !a.is_empty());
+        let address = written.as_deref().map(|a| at("address", a.try_into())).transpose()?;
         let port = self.port.map(|p| port("port", p)).transpose()?;
         let mut ports = BTreeMap::new();
         for (key, number) in self.ports {
@@ -323,7 +327,7 @@ impl RegistrationDraft {
         for (n, check) in self.checks.into_iter().enumerate() {
             checks.push(check.build(n, &format!("checks[{n}]"))?);
         }
-        let built = Registration {
+        let mut built = Registration {
             id,
             name,
             address,
@@ -338,6 +342,9 @@ impl RegistrationDraft {
             lapses_after: None,
             echo: None,
         };
+        if let Some(consul) = self.consul {
+            consul.put_into(&mut built, written)?;
+        }
         built.validate()?;
         Ok(built)
     }

@@ -47,6 +47,7 @@ struct Config<'a> {
     /// Nobody is more of a server than the others.
     server: bool,
     version: &'static str,
+    version_metadata: &'static str,
 }
 
 /// One member. The numbers of protocols are Serf's of today: clients only look whether they are there.
@@ -69,7 +70,7 @@ struct Member<'a> {
 impl<'a> Member<'a> {
     fn of(member: &'a mesh::Member) -> Self {
         let tags = [
-            ("build", format!("{}:", member.node.version)),
+            ("build", format!("{SPOKEN}:hobnob-{}", member.node.version)),
             ("dc", member.node.datacenter.to_string()),
             ("id", uuid(member.id)),
             ("role", "node".to_owned()),
@@ -105,7 +106,8 @@ pub(super) async fn itself(State(app): Shared, query: Query) -> Response {
             node_id: this.as_ref().map_or_else(String::new, |this| uuid(this.id)),
             revision: "",
             server: false,
-            version: env!("CARGO_PKG_VERSION"),
+            version: SPOKEN,
+            version_metadata: concat!("hobnob-", env!("CARGO_PKG_VERSION")),
         },
         debug_config: Empty {},
         coord: this.as_ref().and_then(|this| this.place).map(Coordinate::from),
@@ -215,14 +217,19 @@ pub(super) async fn metrics(state: Shared, query: Query) -> Response {
         ("consul.state.service_instances", services.iter().map(|service| service.instances.len()).sum()),
     ];
     let shown = Metrics {
-        timestamp: format!("{} +0000 UTC", humantime::format_rfc3339_seconds(SystemTime::now()))
-            .replace(['T', 'Z'], " "),
+        timestamp: timestamp(SystemTime::now()),
         gauges: gauges.into_iter().map(|(name, value)| Gauge { name, value, labels: Empty {} }).collect(),
         points: [],
         counters: [],
         samples: [],
     };
     plain(&query, &shown)
+}
+
+/// As Go writes a time.
+fn timestamp(now: SystemTime) -> String {
+    let now = humantime::format_rfc3339_seconds(now).to_string();
+    format!("{} +0000 UTC", now.trim_end_matches('Z').replace('T', " "))
 }
 
 /// `PUT /v1/agent/join/:address`; a bare host gets the mesh's usual port.
@@ -261,5 +268,18 @@ pub(super) async fn reload(State(app): Shared) -> Answer {
     Ok(().into_response())
 }
 
+/// The version of Consul whose API this is, as far as it goes: clients ask for one that they know to be young enough (Nomad
+/// for 1.8.0). Ours stands beside it.
+const SPOKEN: &str = "1.8.7";
 /// The mesh's usual port, which a seed without one means.
 const MESH_PORT: u16 = 7946;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_go_writes_it() {
+        assert_eq!(timestamp(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00 +0000 UTC");
+    }
+}

@@ -8,7 +8,7 @@ use super::{
     fields,
     filter::Filter,
     query::{Query, Tail},
-    read::{json, plain, read},
+    read::{json, marked, plain, settle},
 };
 use crate::{
     agent::Topic,
@@ -52,23 +52,29 @@ impl<'a> Entry<'a> {
 pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
     let filter = Filter::of(&query, fields::NODE)?;
     let datacenter = query.datacenter(&app)?;
-    read(&app, &query, Topic::Nodes, |_| {
+    // Places move without a mark: only the wait is shared with other reads, not the body.
+    super::failure::ready(&app)?;
+    let mark = settle(&app, &query, &Topic::Nodes).await;
+    let body = {
         let members = app.agent.view().nodes_where(|member| {
             member.state != MemberState::Left && member.node.datacenter.eq_ignore_ascii_case(datacenter)
         });
         let entries = members.iter().filter_map(|member| Entry::of(member));
         let entries = entries.filter(|entry| filter.as_ref().is_none_or(|filter| filter.admits(entry)));
         json(&query, &entries.collect::<Vec<_>>())
-    })
-    .await
+    };
+    Ok(marked(body.into(), mark))
 }
 
 pub(super) async fn node(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
-    let member = app.agent.view().node(&name);
+    let datacenter = query.datacenter(&app)?;
+    super::failure::ready(&app)?;
+    let view = app.agent.view();
+    let mark = settle(&app, &query, &super::health::topic(view, &name)).await;
+    let member = view.node(&name).filter(|member| member.node.datacenter.eq_ignore_ascii_case(datacenter));
     let entry = member.as_deref().and_then(Entry::of);
     let Some(entry) = entry else { return Err(Failure::absent("")) };
-    let body = json(&query, &[entry]);
-    read(&app, &query, super::health::topic(app.agent.view(), &name), |_| body).await
+    Ok(marked(json(&query, &[entry]).into(), mark))
 }
 
 #[derive(Debug, Serialize)]

@@ -10,8 +10,8 @@ use super::{
     failure::{Answer, Failure},
 };
 use crate::model::{
-    CheckDraft, CheckSpec, Echo, EchoCheck, Health, Host, InstanceId, Registration, RegistrationDraft, TlsOptions,
-    format_duration,
+    CheckDraft, CheckSpec, ConsulDraft, EchoCheck, Health, InstanceId, Registration, RegistrationDraft, TaggedAddress,
+    TlsOptions, format_duration,
 };
 
 /// The registration that a body asks for.
@@ -42,31 +42,27 @@ pub(super) fn bare(body: &Document) -> Result<Registration, Failure> {
     refuse_proxies(body)?;
     let weights = body.object("weights")?.unwrap_or_default();
     let meta = body.pairs("meta")?;
-    let written = body.text("address")?;
+    if weights.number("passing")? == Some(0) {
+        return Err(Failure::bad("Invalid service definition: Passing must be greater than 0"));
+    }
+    let consul = ConsulDraft {
+        tagged_addresses: tagged_addresses(body)?,
+        enable_tag_override: body.flag("enabletagoverride")?,
+        ..ConsulDraft::default()
+    };
     let draft = RegistrationDraft {
         id: body.text("id")?,
         name,
-        address: written.clone(),
+        address: body.text("address")?,
         port: body.number("port")?.filter(|port| *port != 0),
         tags: body.texts("tags")?,
         meta,
         weight: weights.number("passing")?,
+        warning_weight: weights.number("warning")?,
+        consul: Some(consul),
         ..RegistrationDraft::default()
     };
-    let mut registration =
-        draft.build().map_err(|wrong| Failure::bad(format!("Invalid service definition: {wrong}")))?;
-    let warning = weights.number("warning")?.map(u16::try_from).transpose();
-    let echo = Echo {
-        address: written.filter(|text| registration.address.as_ref().is_some_and(|host| host.to_string() != *text)),
-        tagged_addresses: tagged_addresses(body)?,
-        warning_weight: warning
-            .map_err(|_| Failure::bad("Invalid service definition: weights.warning must be 0 to 65535"))?
-            .filter(|weight| *weight != 1),
-        enable_tag_override: body.flag("enabletagoverride")?,
-        ..Echo::default()
-    };
-    registration.echo = Some(Arc::new(echo));
-    Ok(registration)
+    draft.build().map_err(|wrong| Failure::bad(format!("Invalid service definition: {wrong}")))
 }
 
 /// Proxies need Consul's certificates and intentions: registered and then not served, they would fail late.
@@ -84,19 +80,14 @@ fn refuse_proxies(body: &Document) -> Result<(), Failure> {
     ))
 }
 
-fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, (String, u16)>, Failure> {
+fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, TaggedAddress>, Failure> {
     let mut all = BTreeMap::new();
     for (kind, value) in body.map("taggedaddresses")? {
         let wrong = |why: &str| Failure::bad(format!("Invalid service definition: tagged address {kind:?} {why}"));
         let Value::Object(map) = value else { return Err(wrong("is not an object with Address and Port")) };
         let fields = Document::from(map);
-        let address = fields.text("address")?.unwrap_or_default();
-        Host::try_from(&*address).map_err(|invalid| wrong(&invalid.to_string()))?;
-        let port = u16::try_from(fields.number("port")?.unwrap_or(0)).map_err(|_| wrong("has no port that is one"))?;
-        if kind.is_empty() || kind.len() > MAX_WORD {
-            return Err(wrong("has a name of no sensible length"));
-        }
-        all.insert(kind, (address, port));
+        let (address, port) = (fields.text("address")?.unwrap_or_default(), fields.number("port")?.unwrap_or(0));
+        all.insert(kind, TaggedAddress { address, port });
     }
     Ok(all)
 }
@@ -106,9 +97,6 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
     let id = body.text("checkid")?.or(body.text("id")?).unwrap_or_else(|| id.to_owned());
     let name = body.text("name")?.unwrap_or_else(|| name.to_owned());
     let notes = body.text("notes")?.unwrap_or_default();
-    if notes.len() > MAX_NOTES {
-        return Err(invalid("Notes is longer than 1024 bytes"));
-    }
     let (draft, kind) = kind(body)?;
     let times = |count: Option<i64>| count.map(|count| u32::try_from(count.max(1)).unwrap_or(u32::MAX));
     let draft = CheckDraft {
@@ -122,7 +110,7 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
         ..draft
     };
     let spec = draft.build(0, "check").map_err(|wrong| invalid(&wrong.to_string()))?;
-    Ok((spec, EchoCheck { notes, kind: kind.to_owned() }))
+    Ok((spec.by_consuls_rules(), EchoCheck { notes, kind: kind.to_owned() }))
 }
 
 /// The status that a body claims; critical is what everything begins with.
@@ -151,9 +139,7 @@ fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
             "Hobnob has no H2PING and OSService checks: use HTTP, TCP, UDP, GRPC, TTL or an alias",
         ));
     }
-    if let Some(ttl) = body.duration("ttl")? {
-        return Ok((CheckDraft { ttl: Some(format_duration(ttl)), ..CheckDraft::default() }, "ttl"));
-    }
+    contradictions(body)?;
     if let Some(alias) = body.text("aliasservice")? {
         let node = body.text("aliasnode")?;
         return Ok((CheckDraft { alias: Some(alias), node, ..CheckDraft::default() }, "alias"));
@@ -161,7 +147,13 @@ fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
     if let Some(node) = body.text("aliasnode")? {
         return Ok((CheckDraft { alias: Some(node), ..CheckDraft::default() }, "alias"));
     }
-    let (draft, kind) = polled(body)?;
+    let (draft, kind) = match (polled(body)?, body.duration("ttl")?) {
+        (Some(polled), _) => polled,
+        (None, Some(ttl)) => {
+            return Ok((CheckDraft { ttl: Some(format_duration(ttl)), ..CheckDraft::default() }, "ttl"));
+        }
+        (None, None) => return Err(invalid("TTL must be > 0 for TTL checks")),
+    };
     let Some(interval) = body.duration("interval")? else {
         return Err(invalid("Interval must be > 0 for Script, HTTP, or TCP checks"));
     };
@@ -169,8 +161,24 @@ fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
     Ok((CheckDraft { interval: Some(interval), timeout, ..draft }, kind))
 }
 
+/// What cannot be meant together, in Consul's own words.
+fn contradictions(body: &Document) -> Result<(), Failure> {
+    let (interval, ttl) = (body.duration("interval")?.is_some(), body.duration("ttl")?.is_some());
+    let is_alias = body.text("aliasservice")?.is_some() || body.text("aliasnode")?.is_some();
+    if interval && ttl {
+        return Err(invalid("Interval and TTL cannot both be specified"));
+    }
+    if is_alias && interval {
+        return Err(invalid("Interval cannot be set for Alias checks"));
+    }
+    if is_alias && ttl {
+        return Err(invalid("TTL must be not be set for Alias checks"));
+    }
+    Ok(())
+}
+
 /// The kinds that are asked again and again.
-fn polled(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
+fn polled(body: &Document) -> Result<Option<(CheckDraft, &'static str)>, Failure> {
     let tls = |speaks: bool| -> Result<Option<TlsOptions>, Failure> {
         let server_name = body.text("tlsservername")?;
         let options = TlsOptions { server_name, verify: !body.flag("tlsskipverify")?, ..TlsOptions::default() };
@@ -180,21 +188,21 @@ fn polled(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
     if let Some(url) = body.text("http")? {
         let method = body.text("method")?;
         let tls = tls(url.starts_with("https:"))?;
-        return Ok((
-            CheckDraft { method, body: body.text("body")?, headers: headers(body)?, tls, http: Some(url), ..none },
-            "http",
-        ));
+        // As many as Go's client follows, which is Consul's.
+        let redirects = (!body.flag("disableredirects")?).then_some(10);
+        let (body, headers) = (body.text("body")?, headers(body)?);
+        return Ok(Some((CheckDraft { method, body, headers, redirects, tls, http: Some(url), ..none }, "http")));
     }
     if let Some(target) = body.text("tcp")? {
-        return Ok((CheckDraft { tcp: Some(target), ..none }, "tcp"));
+        return Ok(Some((CheckDraft { tcp: Some(target), tls: tls(body.flag("tcpusetls")?)?, ..none }, "tcp")));
     }
     if let Some(target) = body.text("udp")? {
-        return Ok((CheckDraft { udp: Some(target), ..none }, "udp"));
+        return Ok(Some((CheckDraft { udp: Some(target), ..none }, "udp")));
     }
     if let Some(target) = body.text("grpc")? {
-        return Ok((CheckDraft { grpc: Some(target), tls: tls(body.flag("grpcusetls")?)?, ..none }, "grpc"));
+        return Ok(Some((CheckDraft { grpc: Some(target), tls: tls(body.flag("grpcusetls")?)?, ..none }, "grpc")));
     }
-    Err(invalid("TTL must be > 0 for TTL checks"))
+    Ok(None)
 }
 
 /// Headers to send. Consul gives each a list; more than one value is one line of them (RFC 9110 section 5.3).
@@ -238,6 +246,3 @@ fn invalid(why: &str) -> Failure {
 pub(super) fn done() -> Answer {
     Ok(axum::response::IntoResponse::into_response(()))
 }
-
-const MAX_WORD: usize = 64;
-const MAX_NOTES: usize = 1024;

@@ -145,7 +145,7 @@ impl<S: Sync> axum::extract::FromRequest<S> for Payload {
 /// The name under which events stand in the books.
 const NAME: &str = "hobnob-events";
 /// Begins the ids of their rows.
-const PREFIX: &str = "@event/";
+pub(super) const PREFIX: &str = "@event/";
 /// As many of its own as one node keeps.
 const KEPT: usize = 16;
 /// Fits a pair of meta data in base64.

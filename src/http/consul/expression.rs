@@ -7,7 +7,7 @@
 //! not   = "not" not | "(" any ")" | test
 //! test  = value ["not"] "in" field | field ["not"] ("contains" | "matches") value
 //!       | field ("==" | "!=") value | field "is" ["not"] "empty"
-//! field = word { "[" text "]" }       value = word | text
+//! field = word { "[" text "]" [ word ] }   value = word | text
 //! ```
 
 use std::fmt;
@@ -16,7 +16,7 @@ use regex::RegexBuilder;
 
 use super::{
     fields::{self, Fields, Kind},
-    filter::{Expr, Test},
+    filter::{Expr, Sense, Test},
 };
 
 /// What is wrong with an expression, and where.
@@ -133,54 +133,49 @@ impl Reader<'_> {
             return Err(self.wrong(at, format!("expected a field or a value, found {first}")));
         }
         let path = self.path(&first)?;
-        let (operator_at, negated, operator) = self.operator()?;
+        let (operator_at, sense, operator) = self.operator()?;
         match operator {
-            Sense::In => {
+            Place::Before => {
                 let Some((at, Token::Word(word))) = self.next()? else { return Err(self.expected("a field")) };
                 let path = self.path(&Token::Word(word))?;
                 let (Token::Word(value) | Token::Text(value)) = first else { return Err(self.expected("a value")) };
-                self.build(at, path, negated, Operator::Has, Some(value))
+                self.build(at, path, sense, Operator::Has, value)
             }
-            Sense::Empty => {
-                let test = self.build_empty(at, path)?;
-                Ok(if negated { Expr::Not(Box::new(test)) } else { test })
-            }
-            Sense::Value(operator) => match self.next()? {
-                Some((_, Token::Word(value) | Token::Text(value))) => {
-                    self.build(at, path, negated, operator, Some(value))
-                }
+            Place::Nowhere => self.build_empty(at, path, sense),
+            Place::After(operator) => match self.next()? {
+                Some((_, Token::Word(value) | Token::Text(value))) => self.build(at, path, sense, operator, value),
                 _ => Err(self.wrong(operator_at, "is not followed by a value".into())),
             },
         }
     }
 
-    fn operator(&mut self) -> Read<(usize, bool, Sense)> {
+    fn operator(&mut self) -> Read<(usize, Sense, Place)> {
         let begin = self.at;
         let Some((at, token)) = self.next()? else { return Err(self.wrong(begin, OPERATORS.into())) };
-        let sense = |token: &Token| {
+        let place = |token: &Token| {
             let words = [
-                ("in", Sense::In),
-                ("contains", Sense::Value(Operator::Has)),
-                ("matches", Sense::Value(Operator::Matches)),
+                ("in", Place::Before),
+                ("contains", Place::After(Operator::Has)),
+                ("matches", Place::After(Operator::Matches)),
             ];
-            words.into_iter().find(|(word, _)| token.is(word)).map(|(_, sense)| sense)
+            words.into_iter().find(|(word, _)| token.is(word)).map(|(_, place)| place)
         };
         match &token {
-            Token::Sign("==") => Ok((at, false, Sense::Value(Operator::Equals))),
-            Token::Sign("!=") => Ok((at, true, Sense::Value(Operator::Equals))),
+            Token::Sign("==") => Ok((at, Sense::Is, Place::After(Operator::Equals))),
+            Token::Sign("!=") => Ok((at, Sense::IsNot, Place::After(Operator::Equals))),
             token if token.is("is") => {
-                let negated = self.take("not")?;
-                if self.take("empty")? { Ok((at, negated, Sense::Empty)) } else { Err(self.expected("\"empty\"")) }
+                let sense = if self.take("not")? { Sense::IsNot } else { Sense::Is };
+                if self.take("empty")? { Ok((at, sense, Place::Nowhere)) } else { Err(self.expected("\"empty\"")) }
             }
             token if token.is("not") => {
-                let after = self.next()?.and_then(|(_, token)| sense(&token));
-                after.map(|sense| (at, true, sense)).ok_or_else(|| self.wrong(at, OPERATORS.into()))
+                let after = self.next()?.and_then(|(_, token)| place(&token));
+                after.map(|place| (at, Sense::IsNot, place)).ok_or_else(|| self.wrong(at, OPERATORS.into()))
             }
-            token => sense(token).map(|sense| (at, false, sense)).ok_or_else(|| self.wrong(at, OPERATORS.into())),
+            token => place(token).map(|place| (at, Sense::Is, place)).ok_or_else(|| self.wrong(at, OPERATORS.into())),
         }
     }
 
-    /// The parts of a field's name; brackets may follow a word.
+    /// The parts of a field's name; brackets may follow a word, and more words them.
     fn path(&mut self, first: &Token) -> Read<Vec<String>> {
         let Token::Word(word) = first else { return Ok(Vec::new()) };
         let mut path: Vec<String> = word.split('.').map(String::from).collect();
@@ -192,6 +187,11 @@ impl Reader<'_> {
             if !self.take_sign("]")? {
                 return Err(self.expected("\"]\""));
             }
+            if self.text[self.at..].starts_with('.')
+                && let Some((_, Token::Word(more))) = self.next()?
+            {
+                path.extend(more[1..].split('.').map(String::from));
+            }
         }
         Ok(path)
     }
@@ -201,22 +201,15 @@ impl Reader<'_> {
             .ok_or_else(|| self.wrong(at, format!("{:?} is not a field that can be filtered here", path.join("."))))
     }
 
-    fn build_empty(&self, at: usize, path: Vec<String>) -> Read<Expr> {
+    fn build_empty(&self, at: usize, path: Vec<String>, sense: Sense) -> Read<Expr> {
         match self.kind(at, &path)? {
             Kind::Number | Kind::Flag => Err(self.wrong(at, format!("{:?} is never empty", path.join(".")))),
-            kind => Ok(Expr::Test(path, kind, Test::Empty)),
+            kind => Ok(Expr::Test(path, kind, sense, Test::Empty)),
         }
     }
 
-    fn build(
-        &self,
-        at: usize,
-        path: Vec<String>,
-        negated: bool,
-        operator: Operator,
-        value: Option<String>,
-    ) -> Read<Expr> {
-        let (kind, value) = (self.kind(at, &path)?, value.unwrap_or_default());
+    fn build(&self, at: usize, path: Vec<String>, sense: Sense, operator: Operator, value: String) -> Read<Expr> {
+        let kind = self.kind(at, &path)?;
         let no = |what: &str| Err(self.wrong(at, format!("{:?} {what}", path.join("."))));
         let test = match (operator, kind) {
             (Operator::Equals, Kind::Text) => Test::Is(value),
@@ -236,8 +229,7 @@ impl Reader<'_> {
             },
             _ => return no("cannot be compared so"),
         };
-        let test = Expr::Test(path, kind, test);
-        Ok(if negated { Expr::Not(Box::new(test)) } else { test })
+        Ok(Expr::Test(path, kind, sense, test))
     }
 
     /// Takes the next token if it is this word.
@@ -298,12 +290,12 @@ impl Reader<'_> {
     }
 }
 
-/// What an operator makes of what stands before and after it.
+/// Where the value of an operator stands.
 #[derive(Clone, Copy)]
-enum Sense {
-    In,
-    Empty,
-    Value(Operator),
+enum Place {
+    Before,
+    Nowhere,
+    After(Operator),
 }
 
 /// The text between quotes, and how many bytes it takes with them. Only double quotes know `\"` and `\\`.

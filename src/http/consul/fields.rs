@@ -61,6 +61,11 @@ const OF_SERVICE: &[(&str, Kind)] = &[
     ("Weights.Warning", Number),
     ("EnableTagOverride", Flag),
     ("Kind", Text),
+    ("Connect.Native", Flag),
+    ("Proxy.DestinationServiceName", Text),
+    ("Proxy.DestinationServiceID", Text),
+    ("Proxy.LocalServiceAddress", Text),
+    ("Proxy.LocalServicePort", Number),
 ];
 
 const OF_INSTANCE: &[(&str, Kind)] = &[
@@ -81,6 +86,9 @@ const OF_INSTANCE: &[(&str, Kind)] = &[
     ("ServiceWeights.Warning", Number),
     ("ServiceEnableTagOverride", Flag),
     ("ServiceKind", Text),
+    ("ServiceConnect.Native", Flag),
+    ("ServiceProxy.DestinationServiceName", Text),
+    ("ServiceProxy.DestinationServiceID", Text),
 ];
 
 /// What the field at this path holds; `None` if there is no such field.

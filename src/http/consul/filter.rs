@@ -21,10 +21,18 @@ pub(super) enum Expr {
     All(Vec<Expr>),
     Any(Vec<Expr>),
     Not(Box<Expr>),
-    Test(Vec<String>, Kind, Test),
+    Test(Vec<String>, Kind, Sense, Test),
 }
 
-/// What is asked of a field. `!=` and `not in` are these within [`Expr::Not`].
+/// Whether a test is to hold of a field, or not to hold. Where a field is that of each element of a list one element is
+/// enough for either, so that `Checks.Status != "passing"` is no negation of `Checks.Status == "passing"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sense {
+    Is,
+    IsNot,
+}
+
+/// What is asked of a field.
 #[derive(Clone, Debug)]
 pub(super) enum Test {
     Is(String),
@@ -57,19 +65,21 @@ pub(super) fn holds(expression: &Expr, value: &Value) -> bool {
         Expr::All(parts) => parts.iter().all(|part| holds(part, value)),
         Expr::Any(parts) => parts.iter().any(|part| holds(part, value)),
         Expr::Not(part) => !holds(part, value),
-        Expr::Test(path, kind, test) => passes(path, *kind, test, value),
+        Expr::Test(path, kind, sense, test) => {
+            passes(path, value, &|value| judge(*kind, test, value) == (*sense == Sense::Is))
+        }
     }
 }
 
 /// Walks to the field. On the way through a list one element that passes is enough.
-fn passes(path: &[String], kind: Kind, test: &Test, value: &Value) -> bool {
+fn passes(path: &[String], value: &Value, judge: &impl Fn(&Value) -> bool) -> bool {
     match (path.split_first(), value) {
-        (Some(_), Value::Array(elements)) => elements.iter().any(|element| passes(path, kind, test, element)),
+        (Some(_), Value::Array(elements)) => elements.iter().any(|element| passes(path, element, judge)),
         (Some((first, rest)), Value::Object(map)) => {
-            map.get(first).map_or_else(|| judge(kind, test, &Value::Null), |next| passes(rest, kind, test, next))
+            map.get(first).map_or_else(|| judge(&Value::Null), |next| passes(rest, next, judge))
         }
-        (Some(_), _) => judge(kind, test, &Value::Null),
-        (None, value) => judge(kind, test, value),
+        (Some(_), _) => judge(&Value::Null),
+        (None, value) => judge(value),
     }
 }
 
@@ -137,6 +147,15 @@ mod tests {
             ("Checks is not empty", true),
             ("Checks.Status == critical", true),
             ("Checks.Status == bogus", false),
+            ("Checks.Status != passing", true),
+            ("not Checks.Status == passing", false),
+            ("Checks.Status not matches `^pass`", true),
+            ("Checks.CheckID != bogus", true),
+            ("serf not in Checks.CheckID", true),
+            ("Checks.CheckID not contains e", true),
+            ("Checks.Output is not empty", false),
+            ("Service.TaggedAddresses[\"lan\"].Address == `10.0.0.5`", true),
+            ("Service.Connect.Native == false and Service.Proxy.DestinationServiceName == ``", true),
         ] {
             assert_eq!(admits(text), expected, "{text}");
         }

@@ -54,6 +54,9 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     // All is checked before the first row is written.
     for row in &rows {
         row.validate()?;
+        if app.agent.view().registration(&row.id).is_some_and(|own| node::foreign(&own).is_none()) {
+            return Err(Failure::bad(format!("this agent has an instance of its own with the id {:?}", row.id)));
+        }
     }
     for row in rows {
         app.agent.put(row).await?;

@@ -18,7 +18,7 @@ use crate::{
     agent::{self, Topic, View},
     http::{App, Shared},
     mesh::Instance,
-    model::{Health, MemberState, Tag},
+    model::{Health, MemberState},
 };
 
 /// An instance, its node, and what is known of the health of both.
@@ -33,14 +33,14 @@ struct Entry<'a> {
 /// Which instances are asked for; [`super::catalog`] takes the same.
 pub(super) struct Asked<'a> {
     datacenter: &'a str,
-    tags: Vec<Tag>,
+    tags: Vec<&'a str>,
     node_meta: Vec<(&'a str, &'a str)>,
     pub(super) filter: Option<Filter>,
 }
 
 impl<'a> Asked<'a> {
     pub(super) fn of(app: &'a App, query: &'a Query, fields: fields::Fields) -> Result<Self, Failure> {
-        let tags = query.all("tag").filter(|tag| !tag.is_empty()).map(Tag::try_from).collect::<Result<_, _>>()?;
+        let tags = query.all("tag").filter(|tag| !tag.is_empty()).collect();
         let filter = Filter::of(query, fields)?;
         Ok(Self { datacenter: query.datacenter(app)?, tags, node_meta: query.node_meta(), filter })
     }
@@ -49,7 +49,10 @@ impl<'a> Asked<'a> {
     pub(super) fn admits(&self, row: &Instance, node: &Node<'_>) -> bool {
         self.is_here(node)
             && row.registration.echo.as_ref().is_none_or(|echo| echo.role.is_none())
-            && self.tags.iter().all(|tag| row.registration.tags.contains(tag))
+            && self
+                .tags
+                .iter()
+                .all(|asked| row.registration.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(asked)))
     }
 
     /// Whether a node stands where it was asked for.

@@ -4,11 +4,19 @@
 use axum::{body::Body, extract::State, http::StatusCode};
 
 use super::{
-    failure::Answer,
+    failure::{Answer, Failure},
     query::Query,
     read::{marked, settle},
 };
 use crate::{agent::Topic, http::Shared};
+
+/// All keys: the way to read one is to name it.
+pub(super) async fn root(state: Shared, query: Query) -> Answer {
+    if !query.flag("recurse") && !query.flag("keys") {
+        return Err(Failure::bad("Missing key name"));
+    }
+    read(state, query).await
+}
 
 pub(super) async fn read(State(app): Shared, query: Query) -> Answer {
     super::failure::ready(&app)?;

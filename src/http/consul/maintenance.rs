@@ -5,15 +5,16 @@ use axum::extract::State;
 use super::{
     definition::done,
     failure::{Answer, Failure},
+    own,
     query::{Query, Tail},
 };
-use crate::{http::Shared, model::InstanceId};
+use crate::http::Shared;
 
 pub(super) async fn service(State(app): Shared, Tail(asked): Tail, query: Query) -> Answer {
     let reason = reason(&query, "no reason was given for this service's maintenance")?;
-    let id = InstanceId::try_from(&*asked).ok().filter(|id| app.agent.view().registration(id).is_some());
-    let id = id.ok_or_else(|| Failure::absent(format!("No service registered with ID {asked:?}")))?;
-    app.agent.maintain(Some(&id), reason.as_deref()).await?;
+    let own = own::instance(app.agent.view(), &asked);
+    let own = own.ok_or_else(|| Failure::absent(format!("No service registered with ID {asked:?}")))?;
+    app.agent.maintain(Some(&own.id), reason.as_deref()).await?;
     done()
 }
 

@@ -42,6 +42,7 @@ use axum::{
 
 pub(super) use check::node_checks;
 pub(super) use document::folded;
+pub(super) use own::is_reserved;
 pub(super) use read::{Bodies, again};
 pub(super) use reports::service_of_check;
 
@@ -89,6 +90,7 @@ fn reads() -> Table {
         ("/v1/coordinate/nodes", get(coordinate::nodes)),
         ("/v1/coordinate/node/{*name}", get(coordinate::node)),
         ("/v1/coordinate/datacenters", get(coordinate::datacenters)),
+        ("/v1/kv/", get(kv::root).put(refused::writes).delete(refused::writes)),
         ("/v1/kv/{*key}", get(kv::read).put(refused::writes).delete(refused::writes)),
     ]
 }

@@ -14,12 +14,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     check::{self, Check, MAINTENANCE, NodeRows, SERF},
+    event,
     failure::{Answer, Failure},
     fields,
     filter::Filter,
     node::foreign,
     query::{Query, Tail},
-    read::{jitter, json, plain},
+    read::{jitter, plain},
+    reports::NODE_ROW,
     service::Own,
 };
 use crate::{
@@ -29,11 +31,29 @@ use crate::{
     model::{Health, InstanceId, Registration, ServiceName},
 };
 
-/// This node's instances in Consul's sense, by id.
+/// Whether a row is an instance in Consul's sense: others hold the checks of nodes, events, and what stands on nodes
+/// without agents.
+fn is_instance(own: &Registration) -> bool {
+    foreign(own).is_none() && own.echo.as_ref().is_none_or(|echo| echo.role.is_none())
+}
+
+/// This node's instances, by id.
 fn instances(view: &View) -> Vec<Arc<Registration>> {
     let mut own = view.registrations();
-    own.retain(|own| foreign(own).is_none() && own.echo.as_ref().is_none_or(|echo| echo.role.is_none()));
+    own.retain(|own| is_instance(own));
     own
+}
+
+/// This node's instance of that id.
+pub(super) fn instance(view: &View, id: &str) -> Option<Arc<Registration>> {
+    view.registration(&InstanceId::try_from(id).ok()?).filter(|own| is_instance(own))
+}
+
+/// Whether an id is that of a row of our own, or may become it, and no instance may have it.
+pub(in crate::http) fn is_reserved(view: &View, id: &InstanceId) -> bool {
+    id.as_str() == NODE_ROW
+        || id.as_str().starts_with(event::PREFIX)
+        || view.registration(id).is_some_and(|own| !is_instance(&own))
 }
 
 /// All rows of this node under a service's name.
@@ -75,7 +95,8 @@ pub(super) async fn service(State(app): Shared, Tail(id): Tail, query: Query) ->
     loop {
         let own = find(&app, &id)?;
         let mut shown = Own::from(&*own);
-        let hash = format!("{:016x}", xxh3_64(&json(&query, &shown)));
+        // Of what is shown, however it is laid out.
+        let hash = format!("{:016x}", xxh3_64(&serde_json::to_vec(&shown).unwrap_or_default()));
         if over || seen != Some(&hash) {
             shown.content_hash = Some(hash.clone());
             let mut response = plain(&query, &shown);
@@ -92,8 +113,7 @@ pub(super) async fn service(State(app): Shared, Tail(id): Tail, query: Query) ->
 }
 
 fn find(app: &App, id: &str) -> Result<Arc<Registration>, Failure> {
-    let found = InstanceId::try_from(id).ok().and_then(|id| app.agent.view().registration(&id));
-    found.ok_or_else(|| Failure::absent(format!("unknown service ID: {id}")))
+    instance(app.agent.view(), id).ok_or_else(|| Failure::absent(format!("unknown service ID: {id}")))
 }
 
 /// An instance with its checks and what they amount to.

@@ -43,7 +43,10 @@ impl Query {
             asked.index = (index > 0).then_some(index);
         }
         if let Some(wait) = asked.text("wait") {
-            let wait = parse_duration(wait).map_err(|_| Failure::bad("Invalid wait time"))?;
+            // As Consul's, a wait that is less than none is the usual one.
+            let wait = parse_duration(wait.strip_prefix('-').unwrap_or(wait))
+                .map(|time| if wait.starts_with('-') { Duration::ZERO } else { time })
+                .map_err(|_| Failure::bad("Invalid wait time"))?;
             asked.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         }
         if asked.flag("stale") && asked.flag("consistent") {
@@ -81,9 +84,9 @@ impl Query {
         Ok(asked)
     }
 
-    /// The pairs of meta data that a node must have.
+    /// The pairs of meta data that a node must have; a key alone stands for it with an empty value.
     pub(super) fn node_meta(&self) -> Vec<(&str, &str)> {
-        self.all("node-meta").filter_map(|pair| pair.split_once(':')).collect()
+        self.all("node-meta").map(|pair| pair.split_once(':').unwrap_or((pair, ""))).collect()
     }
 }
 
@@ -135,13 +138,17 @@ mod tests {
 
     #[test]
     fn waits_are_bounded_and_mistakes_are_named() {
-        let waits = ["", "wait=0s", "wait=1m30s", "wait=24h"].map(|query| parse(query).unwrap().wait.as_secs());
-        assert_eq!(waits, [300, 300, 90, 600]);
+        let waits =
+            ["", "wait=0s", "wait=-5s", "wait=1m30s", "wait=24h"].map(|query| parse(query).unwrap().wait.as_secs());
+        assert_eq!(waits, [300, 300, 300, 90, 600]);
+        let pairs = parse("node-meta=rack&node-meta=a:b:c").unwrap();
+        assert_eq!(pairs.node_meta(), [("rack", ""), ("a", "b:c")]);
         assert_eq!(parse("index=0").unwrap().index, None);
         for (query, why) in [
             ("index=abc", "Invalid index"),
             ("index=-1", "Invalid index"),
             ("wait=xyz", "Invalid wait time"),
+            ("wait=-", "Invalid wait time"),
             ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
         ] {
             assert_eq!(parse(query).unwrap_err(), Failure::bad(why), "{query}");

@@ -1,6 +1,6 @@
 //! `/v1/agent/service/register` and `deregister`: this node's own instances.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::extract::State;
 
@@ -8,8 +8,9 @@ use super::{
     definition::{self, done},
     document::Document,
     failure::{Answer, Failure},
-    node::foreign,
+    own,
     query::{Query, Tail},
+    reports,
 };
 use crate::{
     agent::Refused,
@@ -21,6 +22,10 @@ use crate::{
 /// Checks that were there before and are not named again stay, unless `replace-existing-checks` says otherwise.
 pub(super) async fn register(State(app): Shared, query: Query, body: Document) -> Answer {
     let mut registration = definition::service(&body)?;
+    if own::is_reserved(app.agent.view(), &registration.id) {
+        let why = format!("Invalid service definition: the id {:?} is kept for rows of our own", registration.id);
+        return Err(Failure::bad(why));
+    }
     let before = app.agent.view().registration(&registration.id);
     if let Some(before) = before.filter(|_| !query.flag("replace-existing-checks")) {
         keep_checks(&mut registration, &before);
@@ -44,18 +49,23 @@ pub(super) async fn put(app: &Arc<App>, registration: Registration) -> Answer {
             format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
         return Err(Failure::new(axum::http::StatusCode::FORBIDDEN, why));
     }
+    let before = app.agent.view().registration(&registration.id);
+    let words = |own: &Registration| own.echo.as_ref().map(|echo| echo.checks.keys().cloned().collect::<BTreeSet<_>>());
+    let known = before.and_then(|before| words(&before)).unwrap_or_default();
+    let (owner, named) = (registration.id.clone(), words(&registration).unwrap_or_default());
     app.agent.put(registration).await?;
+    for id in named.difference(&known) {
+        reports::take_over(app, &owner, id).await?;
+    }
     done()
 }
 
 /// What is not there is deregistered already.
 pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
-    let Ok(id) = InstanceId::try_from(&*id) else { return done() };
-    let own = app.agent.view().registration(&id);
-    if own.is_some_and(|own| foreign(&own).is_some() || own.echo.as_ref().is_some_and(|echo| echo.role.is_some())) {
-        return done();
+    match own::instance(app.agent.view(), &id) {
+        Some(own) => remove(&app, &own.id).await,
+        None => done(),
     }
-    remove(&app, &id).await
 }
 
 /// Withdraws a registration, there or not.

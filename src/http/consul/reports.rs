@@ -10,6 +10,7 @@ use super::{
     document::Document,
     failure::{Answer, Failure},
     node::foreign,
+    own,
     query::{Query, Tail},
     register,
 };
@@ -25,7 +26,7 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let (spec, said) = definition::check(&body, &name, &name)?;
     let mut registration = match body.text("serviceid")? {
         Some(id) => {
-            let found = InstanceId::try_from(&*id).ok().and_then(|id| app.agent.view().registration(&id));
+            let found = own::instance(app.agent.view(), &id);
             let found = found.ok_or_else(|| Failure::internal(format!("ServiceID {id:?} does not exist")))?;
             Registration::clone(&found)
         }
@@ -51,13 +52,36 @@ pub(super) fn node_row(view: &View) -> Result<Registration, Failure> {
 
 /// A check that is not there is deregistered already; a row that holds no more checks of the node goes with the last.
 pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
-    let Some((own, check)) = find(app.agent.view(), &id) else { return done() };
-    let mut registration = Registration::clone(&own);
-    definition::take_check(&mut registration, &check);
-    if registration.id.as_str() == NODE_ROW && registration.checks.is_empty() {
-        return register::remove(&app, &registration.id).await;
+    match find(app.agent.view(), &id) {
+        Some((own, check)) => withdraw(&app, &own, &check).await,
+        None => done(),
     }
-    register::put(&app, registration).await
+}
+
+async fn withdraw(app: &App, own: &Registration, check: &CheckName) -> Answer {
+    let mut registration = own.clone();
+    definition::take_check(&mut registration, check);
+    if registration.id.as_str() == NODE_ROW && registration.checks.is_empty() {
+        return register::remove(app, &registration.id).await;
+    }
+    app.agent.put(registration).await?;
+    done()
+}
+
+/// As with Consul one id is one check of the whole node, and who names it last has it: withdraws it from all others.
+pub(super) async fn take_over(app: &App, owner: &InstanceId, id: &CheckName) -> Result<(), Failure> {
+    let derived = id.as_str().strip_prefix("service:").and_then(|rest| rest.strip_prefix(owner.as_str()));
+    if derived.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
+        // Made of the instance's own id, as most are: nobody else is looked for.
+        return Ok(());
+    }
+    let others = app.agent.view().registrations().into_iter();
+    for other in others.filter(|other| other.id != *owner && foreign(other).is_none()) {
+        if let Some(check) = other.checks.iter().find(|check| is_called(&other, &check.id, id.as_str())) {
+            withdraw(app, &other, &check.id).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn pass(State(app): Shared, Tail(id): Tail, query: Query) -> Answer {

@@ -12,9 +12,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    http::{Answer, Problem, Shared, body::Parsed},
+    http::{Answer, Problem, Shared, body::Parsed, consul::is_reserved},
     mesh::Done,
-    model::{CheckDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag, Weight},
+    model::{
+        CheckDraft, ConsulDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag,
+        Weight,
+    },
 };
 
 use super::{
@@ -37,6 +40,8 @@ struct Row<'a> {
     warning_weight: Option<Weight>,
     priority: u16,
     checks: Vec<CheckDraft>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consul: Option<ConsulDraft>,
 }
 
 impl<'a> From<&'a Registration> for Row<'a> {
@@ -53,6 +58,7 @@ impl<'a> From<&'a Registration> for Row<'a> {
             warning_weight: own.warning_weight,
             priority: own.priority,
             checks: own.checks.iter().map(CheckDraft::from).collect(),
+            consul: own.echo.as_deref().and_then(ConsulDraft::of),
         }
     }
 }
@@ -61,16 +67,24 @@ pub(super) async fn all(State(app): Shared, params: Params) -> Answer {
     params.end()?;
     let mut own = app.agent.view().registrations();
     // Rows that stand for something else than an instance are nobody's registrations.
-    own.retain(|own| own.echo.as_ref().is_none_or(|echo| echo.role.is_none()));
+    own.retain(|own| !has_role(own));
     Ok(Json(own.iter().map(|own| Row::from(&**own)).collect::<Vec<_>>()).into_response())
 }
 
 pub(super) async fn one(State(app): Shared, Segments(id): Segments<String>) -> Answer {
     let id = word("id", &id)?;
-    match app.agent.view().registration(&id) {
+    match app.agent.view().registration(&id).filter(|own| !has_role(own)) {
         Some(own) => Ok(respond(StatusCode::OK, &own)),
-        None => Err(Problem::new(StatusCode::NOT_FOUND, format!("no registration {id:?} on this node"))),
+        None => Err(unknown(&id)),
     }
+}
+
+fn has_role(own: &Registration) -> bool {
+    own.echo.as_ref().is_some_and(|echo| echo.role.is_some())
+}
+
+fn unknown(id: &InstanceId) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("no registration {id:?} on this node"))
 }
 
 /// 201 when it is new, 200 when it was there, changed or not. Either way it is on disk.
@@ -80,6 +94,9 @@ pub(super) async fn put(
     Parsed(draft): Parsed<RegistrationDraft>,
 ) -> Answer {
     let registration = build(id, draft)?;
+    if is_reserved(app.agent.view(), &registration.id) {
+        return Err(Problem::field("id", "is kept for rows of our own; choose another"));
+    }
     let mut response = respond(StatusCode::OK, &registration);
     if app.agent.put(registration).await? == Done::Created {
         *response.status_mut() = StatusCode::CREATED;
@@ -88,7 +105,11 @@ pub(super) async fn put(
 }
 
 pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>) -> Answer {
-    app.agent.remove(&word("id", &id)?).await?;
+    let id = word("id", &id)?;
+    if app.agent.view().registration(&id).is_some_and(|own| has_role(&own)) {
+        return Err(unknown(&id));
+    }
+    app.agent.remove(&id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
