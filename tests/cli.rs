@@ -104,7 +104,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("register web --port 0", 2, "port"),
         ("register web --port 65536", 2, "port"),
         ("register web --port x", 2, "port"),
-        ("register a_b --port 1", 2, "name"),
+        ("register _a --port 1", 2, "name"),
         ("register", 2, "<NAME>"),
         ("register web", 2, "--port"),
         ("register web --port 1 --meta k", 2, "KEY=VALUE"),
@@ -114,7 +114,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("members --fromat json", 2, "--format"),
         ("membres", 2, "members"),
         ("", 2, "no command was given"),
-        ("service a_b", 2, "name"),
+        ("service _a", 2, "name"),
         ("resolve nobody", 1, "NXDOMAIN"),
         ("resolve a..b", 2, "a..b"),
         ("join nowhere:0", 2, "port 0"),
@@ -419,7 +419,7 @@ async fn a_watcher_prints_or_runs_something_at_each_change() {
     assert_eq!(runner.wait().await.unwrap().code(), Some(0));
     watcher.kill().await.unwrap();
     plain("--api http://127.0.0.1:1 watch web").await.failure(4);
-    run(&a, "watch a_b").await.failure(2);
+    run(&a, "watch _a").await.failure(2);
 }
 
 #[tokio::test]

@@ -363,6 +363,8 @@ async fn a_check_is_told_apart_by_its_id_on_the_whole_node() {
     put(&agent, "/v1/agent/check/pass/hc?note=fine", "").await;
     let checks = read_own(&agent, "/v1/agent/checks").await;
     assert_eq!((&checks["hc"]["ServiceID"], &checks["hc"]["Status"]), (&json!("b"), &json!("passing")));
+    put(&agent, "/v1/agent/check/pass/hc?note=finer", "").await;
+    assert_eq!(read_own(&agent, "/v1/agent/checks").await["hc"]["Output"], "finer", "told here at once");
     assert_eq!(checks.as_object().unwrap().len(), 1, "who names an id last has it: {checks}");
     put(&agent, "/v1/agent/check/register", r#"{"CheckID": "hc", "Name": "x", "TTL": "1h"}"#).await;
     assert_eq!(read_own(&agent, "/v1/agent/checks").await["hc"]["ServiceID"], "");
@@ -412,7 +414,14 @@ async fn what_cannot_be_meant_is_refused_in_consul_s_words() {
     }
     let weightless = r#"{"Name": "web", "Weights": {"Passing": 0, "Warning": 1}}"#;
     assert_eq!(raw(&agent, "PUT", "/v1/agent/service/register", weightless).await.0, 400);
-    assert_eq!(raw(&agent, "GET", "/v1/coordinate/node/n1?dc=nope", "").await.0, 500);
+    for (method, path, expected) in [
+        ("GET", "/v1/coordinate/node/n1?dc=nope", 500),
+        ("GET", "/v1/health/service/", 400),
+        ("PUT", "/v1/agent/join/127.0.0.1:1", 500),
+        ("OPTIONS", "/v1/catalog/services", 200),
+    ] {
+        assert_eq!(raw(&agent, method, path, "").await.0, expected, "{method} {path}");
+    }
     let itself = read_own(&agent, "/v1/agent/self").await;
     assert_eq!((&itself["Config"]["Version"], &itself["Member"]["Status"]), (&json!("1.8.7"), &json!(1)));
 }
@@ -426,6 +435,46 @@ async fn the_root_of_an_empty_store_is_empty_too() {
     assert_eq!((status, waits.0, header(&waits.1, "x-consul-index")), (404, 404, Some(index)));
     assert_eq!(raw(&agent, "GET", "/v1/kv/", "").await.0, 400);
     assert_eq!(raw(&agent, "PUT", "/v1/kv/", "x").await.0, 501);
+}
+
+#[tokio::test]
+async fn names_with_underscores_and_the_tags_of_proxies_are_taken() {
+    let (_mesh, agent) = alone().await;
+    let rule = format!("traefik.http.routers.x.rule=Host(`{}`)", "a".repeat(300));
+    let tags: Vec<_> = (0..100).map(|n| n.to_string()).chain([rule.clone()]).collect();
+    let body =
+        json!({"Name": "my_svc", "Port": 1, "Tags": tags, "Check": {"HTTP": "http://127.0.0.1:1/", "Interval": 6e10}});
+    put(&agent, "/v1/agent/service/register", &body.to_string()).await;
+    let found = read(&agent, "/v1/catalog/service/my_svc").await.1;
+    assert_eq!(found[0]["ServiceTags"], json!(tags));
+    assert_eq!(read(&agent, &format!("/v1/health/service/my_svc?tag={}", "x".repeat(3000))).await.1, json!([]));
+    assert_eq!(raw(&agent, "PUT", "/v1/agent/service/register", r#"{"Name": "_tcp"}"#).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_node_without_an_agent_moves_with_all_that_stands_on_it() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    let service = r#"{"Node": "ext", "Address": "10.9.9.9", "Service": {"Service": "search", "Port": 80},
+        "Check": {"CheckID": "up", "Name": "up", "ServiceID": "search"}}"#;
+    put(&one, "/v1/catalog/register", service).await;
+    put(&one, "/v1/catalog/register", r#"{"Node": "ext", "Address": "10.9.9.10", "NodeMeta": {"k": "v"}}"#).await;
+    put(&one, "/v1/catalog/register", r#"{"Node": "ext", "SkipNodeUpdate": true, "Service": {"Service": "more"}}"#)
+        .await;
+    for name in ["search", "more"] {
+        let path = format!("/v1/catalog/service/{name}");
+        let found = until("n2 finds it where it moved", async || {
+            let found = read(&two, &path).await.1;
+            (found[0]["Address"] == "10.9.9.10").then_some(found)
+        });
+        assert_eq!(found.await[0]["NodeMeta"], json!({"k": "v"}), "{name}");
+    }
+    let gone = r#"{"Node": "ext", "ServiceID": "search", "CheckID": "up"}"#;
+    let (status, _, why) = raw(&two, "PUT", "/v1/catalog/deregister", gone).await;
+    assert!(status == 409 && why.contains("n1"), "{status} {why}");
+    put(&one, "/v1/catalog/deregister", gone).await;
+    assert_eq!(read(&one, "/v1/catalog/service/search").await.1, json!([]), "the service goes, not its check alone");
 }
 
 /// A read of this agent alone, which has no number.

@@ -300,6 +300,7 @@ impl Drive {
                 Output::Event(event) => self.tell(event),
                 Output::Here(id) => self.answered(id),
                 Output::Keep(instance) => self.writes.keep(instance),
+                Output::Spoken(id) => self.view.set_words(&id, self.mesh.health_report(&id)),
                 Output::Expired(id) => {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
                     self.writes.expire(&self.view, id);

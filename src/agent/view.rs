@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     mesh::{Instance, Member},
-    model::{InstanceId, NodeId, NodeName, Registration, ServiceName, Tag},
+    model::{HealthReport, InstanceId, NodeId, NodeName, Registration, ServiceName, Tag},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
@@ -44,6 +44,7 @@ pub struct View {
     services: DashMap<String, Arc<Service>>,
     nodes: DashMap<String, Arc<Member>>,
     own: DashMap<InstanceId, Arc<Registration>>,
+    words: DashMap<InstanceId, HealthReport>,
     index: AtomicU64,
     ready: AtomicBool,
     this: ArcSwapOption<Member>,
@@ -60,6 +61,7 @@ impl Default for View {
             services: DashMap::new(),
             nodes: DashMap::new(),
             own: DashMap::new(),
+            words: DashMap::new(),
             index: AtomicU64::new(marks.first()),
             ready: AtomicBool::new(false),
             this: ArcSwapOption::empty(),
@@ -290,9 +292,39 @@ impl View {
     pub fn set_registration(&self, id: &InstanceId, registration: Option<Arc<Registration>>) {
         match registration {
             Some(registration) => drop(self.own.insert(id.clone(), registration)),
-            None => drop(self.own.remove(id)),
+            None => {
+                self.own.remove(id);
+                self.words.remove(id);
+            }
         }
         self.marks.touch(Topic::Own);
+    }
+
+    /// Publishes what checks of one of this node's own say before other nodes are told.
+    pub fn set_words(&self, id: &InstanceId, report: Option<HealthReport>) {
+        match report {
+            Some(report) => drop(self.words.insert(id.clone(), report)),
+            None => drop(self.words.remove(id)),
+        }
+    }
+
+    /// A row of this node's own with what its checks say now, where that is more than its row says.
+    #[must_use]
+    pub fn spoken(&self, row: &Instance) -> Instance {
+        let mut row = row.clone();
+        let Some(words) = self.words.get(&row.registration.id) else { return row };
+        let report = Arc::make_mut(&mut row.report);
+        for check in &words.checks {
+            // A row that has flipped meanwhile is the younger one.
+            let stands = report
+                .checks
+                .iter_mut()
+                .find(|own| (&own.id, own.status, own.since) == (&check.id, check.status, check.since));
+            if let Some(own) = stands {
+                own.output = Arc::clone(&check.output);
+            }
+        }
+        row
     }
 
     /// Lets answers be given, or not any more.

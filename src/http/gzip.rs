@@ -22,12 +22,19 @@ impl Coding {
     /// What a request takes.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|line| line.to_str().ok());
-        let takes_gzip = |coding: &str| {
+        // What is said of gzip itself counts more than what is said of all.
+        let (mut named, mut any) = (None, false);
+        for coding in lines.flat_map(|line| line.split(',')) {
             let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-            let weight = weight.trim().trim_start_matches("q=");
-            matches!(name.trim(), "gzip" | "*") && (weight.is_empty() || weight.parse().is_ok_and(|q: f32| q > 0.0))
-        };
-        if lines.flat_map(|line| line.split(',')).any(takes_gzip) { Self::Gzip } else { Self::Identity }
+            let weight = weight.trim().trim_start_matches(['q', 'Q']).trim_start_matches('=');
+            let takes = weight.is_empty() || weight.parse().is_ok_and(|q: f32| q > 0.0);
+            match name.trim() {
+                "*" => any = takes,
+                name if name.eq_ignore_ascii_case("gzip") => named = Some(takes),
+                _ => {}
+            }
+        }
+        if named.unwrap_or(any) { Self::Gzip } else { Self::Identity }
     }
 
     /// Whether a body that is sent again and again is worth keeping in this coding.
@@ -83,6 +90,9 @@ mod tests {
             ("gzip", Coding::Gzip),
             ("deflate, gzip;q=0.5, br", Coding::Gzip),
             ("*", Coding::Gzip),
+            ("GZIP", Coding::Gzip),
+            ("gzip;q=0, *;q=1", Coding::Identity),
+            ("identity, *;q=0", Coding::Identity),
             ("", Coding::Identity),
             ("identity", Coding::Identity),
             ("gzip;q=0", Coding::Identity),

@@ -209,6 +209,9 @@ impl Mesh {
             self.publish_flip(now, instance)?;
             return Ok(if flipped { Done::Changed } else { Done::Unchanged });
         }
+        if changed_words {
+            self.outbox.push(Output::Spoken(instance.clone()));
+        }
         if changed_words && self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
             self.timers.set(now + WORDS_EVERY, Timer::Words);
         }

@@ -176,6 +176,8 @@ pub enum Output {
     /// What is known of this instance's health, or of the node's maintenance, is different: keep it for the next start,
     /// which gives it to [`Mesh::restore`](super::Mesh::restore).
     Keep(Option<InstanceId>),
+    /// A check of this instance says something else, and stands as it stood: others are told in a while.
+    Spoken(InstanceId),
     /// This instance was critical for longer than it may be and is withdrawn: forget it in the store.
     Expired(InstanceId),
     /// This node had to renew more often than is sane. Another living node may have its name, or somebody lies about it:

@@ -143,8 +143,8 @@ macro_rules! word {
 }
 
 word!(
-    /// The name of a service: one DNS label.
-    ServiceName, "service name", check_label, fold = true
+    /// The name of a service: one DNS label, which may hold underscores.
+    ServiceName, "service name", check_service, fold = true
 );
 word!(
     /// The name of a node, unique in its mesh: one DNS label.
@@ -258,6 +258,15 @@ fn check_label(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Underscores occur in names that services really have, and DNS itself does not mind (RFC 2181 section 11). A label that
+/// begins with one is a protocol's or an attribute's (RFC 8552).
+fn check_service(text: &str) -> Result<(), &'static str> {
+    if text.starts_with('_') {
+        return Err("may not begin with an underscore, which DNS keeps for protocols (RFC 8552)");
+    }
+    if text.contains('_') { check_label(&text.replace('_', "a")) } else { check_label(text) }
+}
+
 fn check_host_name(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("is empty");
@@ -282,12 +291,18 @@ fn check_port_name(text: &str) -> Result<(), &'static str> {
 }
 
 fn check_id(text: &str) -> Result<(), &'static str> {
-    if text.is_empty() { Err("is empty") } else { check_tag(text) }
+    if text.is_empty() {
+        return Err("is empty");
+    }
+    if text.len() > MAX_TEXT {
+        return Err("is longer than 255 bytes");
+    }
+    check_tag(text)
 }
 
 fn check_tag(text: &str) -> Result<(), &'static str> {
-    if text.len() > MAX_TEXT {
-        return Err("is longer than 255 bytes");
+    if text.len() > MAX_TAG {
+        return Err("is longer than 2048 bytes");
     }
     if text.chars().any(char::is_control) {
         return Err("holds a control character");
@@ -299,6 +314,8 @@ const MAX_LABEL: usize = 63;
 const MAX_HOST_NAME: usize = 253;
 const MAX_PORT_NAME: usize = 15;
 const MAX_TEXT: usize = 255;
+/// Proxies read their whole rules from tags; all of one instance share its row.
+const MAX_TAG: usize = 2048;
 /// How much of a wrong text an error repeats.
 const SHOWN: usize = 80;
 
@@ -308,10 +325,10 @@ mod tests {
 
     #[test]
     fn a_label_is_what_rfc_1035_says() {
-        for good in ["web", "WEB", "a", "1password", "a-b", &"x".repeat(63)] {
+        for good in ["web", "WEB", "a", "1password", "a-b", "my_svc", "a_", &"x".repeat(63)] {
             assert!(ServiceName::try_from(good).is_ok(), "{good}");
         }
-        for bad in ["", "-web", "web-", "a.b", "a_b", "a b", "wéb", "web\0", &"x".repeat(64)] {
+        for bad in ["", "-web", "web-", "a.b", "_web", "a b", "wéb", "web\0", &"x".repeat(64)] {
             assert!(ServiceName::try_from(bad).is_err(), "{bad}");
         }
     }

@@ -18,7 +18,7 @@ pub type Port = NonZeroU16;
 pub type Weight = u16;
 
 /// The most tags one registration may carry.
-pub const MAX_TAGS: usize = 64;
+pub const MAX_TAGS: usize = 256;
 /// The most pairs of meta data one registration may carry.
 pub const MAX_META: usize = 64;
 /// The most bytes a key of meta data may have, and the most its value may have.
@@ -404,7 +404,7 @@ mod tests {
         assert_eq!(wrong(|d| d.weight = Some(-1)), "weight");
         assert_eq!(wrong(|d| d.address = Some("0.0.0.0".into())), "address");
         assert_eq!(wrong(|d| d.tags = vec!["ok".into(), "\n".into()]), "tags[1]");
-        assert_eq!(wrong(|d| d.tags = vec![String::from("t"); 65]), "tags");
+        assert_eq!(wrong(|d| d.tags = vec![String::from("t"); 257]), "tags");
         assert_eq!(
             wrong(|d| d.checks = vec![CheckDraft { ttl: Some("1s".into()), ..CheckDraft::default() }; 65]),
             "checks"

@@ -118,7 +118,7 @@ impl World {
             Output::Dial(address) => self.dial(n, Target::Address(address), address),
             Output::Drop(peer) => self.hang_up(n, peer, Gone::Closed),
             Output::Expel(peer, _) => self.hang_up(n, peer, Gone::Expelled),
-            Output::Keep(_) | Output::Here(_) => {}
+            Output::Keep(_) | Output::Spoken(_) | Output::Here(_) => {}
             Output::Expired(id) => drop(self.machines[n as usize].disk.registrations.remove(&id)),
             Output::Changed(change) => self.say(n, Seen::Changed(change)),
             Output::Event(event) => {

@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    time::SystemTime,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{
     coordinate::Coordinate,
@@ -19,6 +21,7 @@ use super::{
     service::Empty,
 };
 use crate::{
+    agent::View,
     http::{App, Shared, metrics, native},
     mesh,
     model::MemberState,
@@ -232,7 +235,8 @@ fn timestamp(now: SystemTime) -> String {
     format!("{} +0000 UTC", now.trim_end_matches('Z').replace('T', " "))
 }
 
-/// `PUT /v1/agent/join/:address`; a bare host gets the mesh's usual port.
+/// `PUT /v1/agent/join/:address`; a bare host gets the mesh's usual port. As Consul's, it waits until somebody answers there;
+/// who does not is tried on.
 pub(super) async fn join(State(app): Shared, Tail(address): Tail) -> Answer {
     let has_port = address.parse::<SocketAddr>().is_ok() || (address.matches(':').count() == 1);
     let seed = match address.parse::<IpAddr>() {
@@ -240,13 +244,32 @@ pub(super) async fn join(State(app): Shared, Tail(address): Tail) -> Answer {
         Err(_) if has_port => address,
         Err(_) => format!("{address}:{MESH_PORT}"),
     };
-    app.agent.join(&[seed]).await.map_err(Failure::internal)?;
+    let view = app.agent.view();
+    let (mut changes, before) = (view.subscribe(), alive(view).len());
+    app.agent.join(std::slice::from_ref(&seed)).await.map_err(Failure::internal)?;
+    let wanted: Vec<_> = tokio::net::lookup_host(&seed).await.map(Iterator::collect).unwrap_or_default();
+    let answered = async {
+        loop {
+            let alive = alive(view);
+            // Who is reached by another address than he tells of shows by being new.
+            let is_there = |member: &Arc<mesh::Member>| member.node.addresses.iter().any(|at| wanted.contains(at));
+            if alive.len() > before || alive.iter().any(is_there) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let late = || format!("1 error occurred: nobody answers at {seed} within {ANSWERS_WITHIN:?}; it is tried on");
+    timeout(ANSWERS_WITHIN, answered).await.map_err(|_| Failure::internal(late()))?;
     Ok(().into_response())
+}
+
+fn alive(view: &View) -> Vec<Arc<mesh::Member>> {
+    view.nodes_where(|member| member.state == MemberState::Alive)
 }
 
 /// Answers before the agent has left: afterwards there is nobody to answer.
 pub(super) async fn leave(State(app): Shared) -> Response {
-    let app: std::sync::Arc<App> = app;
+    let app: Arc<App> = app;
     tokio::spawn(async move { app.agent.leave().await });
     ().into_response()
 }
@@ -271,6 +294,8 @@ pub(super) async fn reload(State(app): Shared) -> Answer {
 /// The version of Consul whose API this is, as far as it goes: clients ask for one that they know to be young enough (Nomad
 /// for 1.8.0). Ours stands beside it.
 const SPOKEN: &str = "1.8.7";
+/// As long as a node takes that is there, several times over.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// The mesh's usual port, which a seed without one means.
 const MESH_PORT: u16 = 7946;
 

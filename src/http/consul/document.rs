@@ -74,9 +74,12 @@ impl Document {
             Some(Value::String(text)) => {
                 parse_duration(text).map_err(|_| wrong(&format!("time: invalid duration {text:?}")))?
             }
-            Some(value) => Duration::from_nanos(
-                value.as_u64().ok_or_else(|| wrong(&format!("{key:?} is not a duration such as \"10s\"")))?,
-            ),
+            // Some clients write a whole number as 1e10.
+            Some(value) => value
+                .as_u64()
+                .map(Duration::from_nanos)
+                .or_else(|| Duration::try_from_secs_f64(value.as_f64()? / 1e9).ok())
+                .ok_or_else(|| wrong(&format!("{key:?} is not a duration such as \"10s\"")))?,
         };
         Ok((!duration.is_zero()).then_some(duration))
     }
@@ -147,7 +150,7 @@ mod tests {
     #[test]
     fn keys_come_in_any_case_and_durations_in_two_forms() {
         let text = br#"{"EnableTagOverride": true, "tagged_addresses": {"LAN": {"address": "a"}}, "TTL": "1m30s",
-            "Timeout": 2000000000, "Interval": "", "Port": "80", "Tags": null}"#;
+            "Timeout": 2e9, "Interval": "", "Port": "80", "Tags": null}"#;
         let document = Document::parse(text).unwrap();
         assert_eq!(document.flag("enabletagoverride"), Ok(true));
         assert_eq!(document.map("taggedaddresses").unwrap().keys().collect::<Vec<_>>(), ["LAN"]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::State,
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 
@@ -34,6 +35,7 @@ struct Word {
 
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let node = node_of(&app, &body)?;
+    let stands = on_node(&app, &node.name);
     let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
     let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
     checks.extend(body.objects("checks")?);
@@ -58,7 +60,10 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {:?}", row.id)));
         }
     }
-    for row in rows {
+    // What else stands on the node is told where it is now.
+    let rest = stands.into_iter().filter(|own| rows.iter().all(|row| row.id != own.id));
+    let moved: Vec<_> = rest.filter_map(|own| moved(&own, &node).transpose()).collect::<Result<_, _>>()?;
+    for row in rows.into_iter().chain(moved) {
         app.agent.put(row).await?;
     }
     for word in &words {
@@ -70,10 +75,15 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
 
 /// The node that a body registers; one that runs an agent speaks for itself.
 fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
-    let (Some(name), Some(address)) = (body.text("node")?, body.text("address")?) else {
-        return Err(Failure::bad("Must provide node and address"));
-    };
+    let missing = || Failure::bad("Must provide node and address");
+    let name = body.text("node")?.ok_or_else(missing)?;
     is_no_member(app, &name)?;
+    if body.flag("skipnodeupdate")?
+        && let Some(known) = on_node(app, &name).first().and_then(|own| own.echo.as_ref()?.node.clone())
+    {
+        return Ok(known);
+    }
+    let address = body.text("address")?.ok_or_else(missing)?;
     let datacenter = body.text("datacenter")?;
     if datacenter.is_some_and(|asked| !asked.eq_ignore_ascii_case(&app.agent.config().datacenter)) {
         return Err(Failure::no_path());
@@ -86,6 +96,24 @@ fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
         tagged_addresses: some(body.pairs("taggedaddresses")?),
         meta: some(body.pairs("nodemeta")?),
     }))
+}
+
+/// What this agent took in for a node.
+fn on_node(app: &App, name: &str) -> Vec<Arc<Registration>> {
+    let mut own = app.agent.view().registrations();
+    own.retain(|own| node::foreign(own).is_some_and(|node| node.name == name));
+    own
+}
+
+/// A row on a node as that is known now, if it is another one.
+fn moved(own: &Registration, node: &Arc<EchoNode>) -> Result<Option<Registration>, Failure> {
+    let Some(echo) = own.echo.as_ref().filter(|echo| echo.node.as_ref() != Some(node)) else { return Ok(None) };
+    let mut row = own.clone();
+    if row.address.is_some() && echo.address.as_deref() == Some("") {
+        row.address = Some((&*node.address).try_into()?);
+    }
+    row.echo = Some(Arc::new(Echo { node: Some(Arc::clone(node)), ..Echo::clone(echo) }));
+    Ok(Some(row))
 }
 
 fn is_no_member(app: &App, name: &str) -> Result<(), Failure> {
@@ -160,28 +188,36 @@ fn put_word(row: &mut Registration, word: &Word) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Withdraws a check, a service, or a node with all that stands on it. What is not there is withdrawn already.
+/// Withdraws a service, or else a check, or a node with all that stands on it. What is not there is withdrawn already; what
+/// another agent took in is that one's to withdraw.
 pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
     is_no_member(&app, &name)?;
     let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
-    for own in app.agent.view().registrations() {
-        if node::foreign(&own).is_none_or(|node| node.name != name) {
-            continue;
-        }
-        let is_meant = service.as_ref().is_none_or(|service| own.id.as_str() == foreign_id(&name, service));
-        match &check {
-            _ if !is_meant => {}
+    let meant = service.as_ref().map(|service| foreign_id(&name, service));
+    let is_meant = |row: &Registration| {
+        let checks = row.echo.iter().flat_map(|echo| echo.checks.keys());
+        let holds = |check: &String| checks.clone().any(|known| known.as_str() == check);
+        node::foreign(row).is_some_and(|node| node.name == name)
+            && meant.as_ref().is_none_or(|id| row.id.as_str() == id)
+            && (meant.is_some() || check.as_ref().is_none_or(holds))
+    };
+    for own in app.agent.view().registrations().into_iter().filter(|own| is_meant(own)) {
+        match check.as_ref().filter(|_| meant.is_none()) {
             None => drop(super::register::remove(&app, &own.id).await?),
             Some(check) => {
-                let id = CheckName::try_from(check.as_str())?;
-                if own.checks.iter().any(|known| known.id == id) {
-                    let mut row = Registration::clone(&own);
-                    definition::take_check(&mut row, &id);
-                    app.agent.put(row).await?;
-                }
+                let mut row = Registration::clone(&own);
+                definition::take_check(&mut row, &CheckName::try_from(check.as_str())?);
+                app.agent.put(row).await?;
             }
         }
+    }
+    let (rows, this) = (app.agent.view().rows(), app.agent.view().this().map(|this| this.id));
+    let mut others = rows.iter().flat_map(|service| service.rows()).filter(|row| Some(row.owner) != this);
+    if let Some(other) = others.find(|row| is_meant(&row.registration)) {
+        let owner = &other.node.name;
+        let why = format!("agent {owner} took this in, and it stands as long as that says so: deregister it there");
+        return Err(Failure::new(StatusCode::CONFLICT, why));
     }
     Ok(yes())
 }

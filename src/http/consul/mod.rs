@@ -90,6 +90,12 @@ fn reads() -> Table {
         ("/v1/coordinate/nodes", get(coordinate::nodes)),
         ("/v1/coordinate/node/{*name}", get(coordinate::node)),
         ("/v1/coordinate/datacenters", get(coordinate::datacenters)),
+        ("/v1/health/service/", get(refused::no_service)),
+        ("/v1/health/checks/", get(refused::no_service)),
+        ("/v1/health/node/", get(refused::no_node)),
+        ("/v1/health/state/", get(refused::no_state)),
+        ("/v1/catalog/service/", get(refused::no_service)),
+        ("/v1/catalog/node/", get(refused::no_node)),
         ("/v1/kv/", get(kv::root).put(refused::writes).delete(refused::writes)),
         ("/v1/kv/{*key}", get(kv::read).put(refused::writes).delete(refused::writes)),
     ]

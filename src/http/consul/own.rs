@@ -56,10 +56,10 @@ pub(in crate::http) fn is_reserved(view: &View, id: &InstanceId) -> bool {
         || view.registration(id).is_some_and(|own| !is_instance(&own))
 }
 
-/// All rows of this node under a service's name.
-fn rows<'a>(view: &View, service: &'a Service) -> impl Iterator<Item = &'a Instance> {
+/// All rows of this node under a service's name, with what their checks say now.
+fn rows(view: &View, service: &Service) -> impl Iterator<Item = Instance> {
     let this = view.this().map(|this| this.id);
-    service.rows().filter(move |row| Some(row.owner) == this)
+    service.rows().filter(move |row| Some(row.owner) == this).map(|row| view.spoken(row))
 }
 
 pub(super) async fn services(State(app): Shared, query: Query) -> Answer {
@@ -76,11 +76,11 @@ pub(super) async fn checks(State(app): Shared, query: Query) -> Answer {
     let names: std::collections::BTreeSet<_> =
         view.registrations().iter().filter(|own| foreign(own).is_none()).map(|own| own.name.folded()).collect();
     let services: Vec<_> = names.iter().filter_map(|name| view.service(name)).collect();
-    let own =
-        services.iter().flat_map(|service| rows(view, service)).filter(|row| foreign(&row.registration).is_none());
+    let own = services.iter().flat_map(|service| rows(view, service));
+    let own: Vec<_> = own.filter(|row| foreign(&row.registration).is_none()).collect();
     let this = view.node(app.agent.config().node.as_str());
     let of_this = this.iter().flat_map(|this| Check::of_member(&this.node, true, 0)).filter(|check| check.id != SERF);
-    let shown = own.flat_map(|row| check::of_row(row, 0)).chain(of_this);
+    let shown = own.iter().flat_map(|row| check::of_row(row, 0)).chain(of_this);
     let shown = shown.filter(|check| filter.as_ref().is_none_or(|filter| filter.admits(check)));
     Ok(plain(&query, &shown.map(|check| (check.id.to_string(), check)).collect::<BTreeMap<_, _>>()))
 }
@@ -181,7 +181,7 @@ pub(super) async fn health_by_id(State(app): Shared, Tail(id): Tail, query: Quer
     let (service, registered) = (view.service(own.name.as_str()), NodeRows::of_view(view));
     let row = service.iter().flat_map(|service| rows(view, service)).find(|row| row.registration.id == own.id);
     let row = row.ok_or_else(|| Failure::internal("the registration is not published yet; ask again"))?;
-    let info = Info::of(row, &registered);
+    let info = Info::of(&row, &registered);
     reply(&query, code(info.aggregated_status), info.aggregated_status.as_str(), &info)
 }
 
@@ -190,8 +190,8 @@ pub(super) async fn health_by_name(State(app): Shared, Tail(name): Tail, query: 
     let service = ServiceName::try_from(&*name).ok().and_then(|name| view.service(name.as_str()));
     let registered = NodeRows::of_view(view);
     let rows = service.iter().flat_map(|service| rows(view, service));
-    let mut all: Vec<_> =
-        rows.filter(|row| foreign(&row.registration).is_none()).map(|row| Info::of(row, &registered)).collect();
+    let rows: Vec<_> = rows.filter(|row| foreign(&row.registration).is_none()).collect();
+    let mut all: Vec<_> = rows.iter().map(|row| Info::of(row, &registered)).collect();
     all.sort_by(|a, b| a.service.as_ref().map(|own| own.id).cmp(&b.service.as_ref().map(|own| own.id)));
     match all.iter().map(|info| info.aggregated_status).max() {
         Some(worst) => reply(&query, code(worst), worst.as_str(), &all),

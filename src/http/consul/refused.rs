@@ -40,9 +40,25 @@ pub(super) async fn no_such_path() -> Response {
     StatusCode::NOT_FOUND.into_response()
 }
 
-/// The router adds the header Allow (RFC 9110 section 15.5.6).
-pub(super) async fn no_such_method(method: Method) -> Failure {
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed"))
+/// A path that ends where a name should begin.
+pub(super) async fn no_service() -> Failure {
+    Failure::bad("Missing service name")
+}
+
+pub(super) async fn no_node() -> Failure {
+    Failure::bad("Missing node name")
+}
+
+pub(super) async fn no_state() -> Failure {
+    Failure::bad("Missing check state")
+}
+
+/// The router adds the header Allow (RFC 9110 section 15.5.6), which is what OPTIONS asks for.
+pub(super) async fn no_such_method(method: Method) -> Result<(), Failure> {
+    if method == Method::OPTIONS {
+        return Ok(());
+    }
+    Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("method {method} not allowed")))
 }
 
 fn refuse(why: &str) -> Failure {
