@@ -40,7 +40,6 @@ impl Mesh {
         let Some(seen) = self.roster.get(fact.id).filter(|seen| seen.generation <= fact.generation) else { return };
         let own_word = fact.by == fact.id;
         match seen.state {
-            MemberState::Left if own_word => {}
             _ if own_word && from == fact.id => self.believe_leaver(now, fact),
             MemberState::Down => {
                 self.judge(now, fact, if own_word { Cause::Left } else { Cause::Forced });
@@ -53,8 +52,9 @@ impl Mesh {
 
     /// A member says that it leaves. Who has left cannot repeat what was lost of its goodbye: its neighbours do.
     pub(super) fn believe_leaver(&mut self, now: Time, left: &Fact) {
+        let is_new = self.roster.get(left.id).is_some_and(|seen| seen.state != MemberState::Left);
         self.judge(now, left, Cause::Left);
-        if self.observes(left.id) {
+        if is_new && self.observes(left.id) {
             self.spread(now, &Rumor::Fact(*left), self.id);
         }
     }
