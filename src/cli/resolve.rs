@@ -159,13 +159,13 @@ fn stands_for(record: &dns::Record, instance: &Value, kind: Kind) -> bool {
     match kind {
         Kind::A | Kind::Aaaa => record.data == address || record.kind == "CNAME" && is_host(&record.data),
         Kind::Srv => {
-            // Priority, weight, port, target.
+            // Priority, weight, port, target; without a port it is 0.
             let mut words = record.data.split(' ').skip(2);
             let (Some(port), Some(target)) = (words.next(), words.next()) else { return false };
             let label = target.split('.').next().unwrap_or_default();
             let ports = instance["ports"].as_object().into_iter().flat_map(serde_json::Map::values);
             let has_port =
-                ports.chain([&instance["port"]]).any(|own| own.is_null() || own.as_u64() == port.parse().ok());
+                ports.chain([&instance["port"]]).any(|own| port.parse() == Ok(own.as_u64().unwrap_or_default()));
             let by_address = address.parse().is_ok_and(|address| label == dns::address_label(address));
             label == dns::label_of(text("node"), text("id")) || has_port && (by_address || is_host(target))
         }
