@@ -221,7 +221,8 @@ impl View {
             return;
         };
         rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
-        let (instances, beside) = rows.into_iter().partition(|row| row.member.is_shown() && !has_role(row));
+        let (instances, beside) =
+            rows.into_iter().partition(|row| row.member.is_shown() && !row.registration.has_role());
         let new = Arc::new(Service { name: name.clone(), instances, beside, index: self.marks.coming() });
         let old = self.services.get(&key).map(|old| Arc::clone(&old));
         let mut changed = Vec::new();
@@ -249,7 +250,7 @@ impl View {
             self.marks.touch(Topic::Node(fold(row.node.name.as_str()).into_owned()));
         }
         self.marks.touch(Topic::Checks);
-        if has_role(row) {
+        if row.registration.has_role() {
             // What is said of a node is said of all that stands on it.
             let stands = |service: &Service| service.rows().any(|other| other.owner == row.owner);
             for service in self.services.iter().filter(|service| stands(service)) {
@@ -380,7 +381,7 @@ impl Service {
     /// Whether the name is a service's: under some stand nothing but rows in another role.
     #[must_use]
     pub fn is_listed(&self) -> bool {
-        !self.instances.is_empty() || self.beside.iter().all(|row| !has_role(row))
+        !self.instances.is_empty() || self.beside.iter().all(|row| !row.registration.has_role())
     }
 
     /// The tags of all rows, each as often as it is carried.
@@ -392,11 +393,6 @@ impl Service {
 /// Where a row stands in the order of its service.
 fn place(row: &Instance) -> (&NodeName, &InstanceId) {
     (&row.node.name, &row.registration.id)
-}
-
-/// Whether a row stands for something else than an instance.
-fn has_role(row: &Instance) -> bool {
-    row.registration.echo.as_ref().is_some_and(|echo| echo.role.is_some())
 }
 
 /// The rows that are new, gone or different; both lists are in order.

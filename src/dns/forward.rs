@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use super::{
     datagrams::Envelope,
     message::{Client, Face},
-    settings::Config,
+    settings::{Config, holds},
 };
 
 /// A question for others.
@@ -53,7 +53,8 @@ impl Question {
 /// Who asks others.
 pub(super) struct Forwarder {
     resolver: TokioResolver,
-    refuse_private: bool,
+    /// Addresses that no public name may have.
+    private: Vec<IpNet>,
 }
 
 impl std::fmt::Debug for Forwarder {
@@ -85,7 +86,8 @@ impl Forwarder {
         let built =
             Resolver::builder_with_config(resolvers, TokioRuntimeProvider::default()).with_options(options).build();
         let resolver = built.inspect_err(|why| tracing::error!(%why, "names of others are not forwarded")).ok()?;
-        Some(Self { resolver, refuse_private: config.refuse_private })
+        let private: &[&str] = if config.refuse_private { &PRIVATE } else { &[] };
+        Some(Self { resolver, private: private.iter().filter_map(|net| net.parse().ok()).collect() })
     }
 
     /// Asks, and sends the answer back.
@@ -133,7 +135,7 @@ impl Forwarder {
     async fn look_up(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
         let mut name = name.clone();
         name.set_fqdn(true);
-        let is_public = !has_private_end(&name);
+        let is_private = has_private_end(&name);
         let mut message = match self.resolver.lookup(name, kind).await {
             Ok(lookup) => lookup.message().clone(),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
@@ -147,9 +149,9 @@ impl Forwarder {
                 return Err(ResponseCode::ServFail);
             }
         };
-        if self.refuse_private && is_public {
+        if !is_private {
             // What is left of the name is that it exists.
-            message.answers.retain(|record| !is_private(&record.data));
+            message.answers.retain(|record| !holds_any(&self.private, &record.data));
         }
         Ok(message)
     }
@@ -163,27 +165,27 @@ fn has_private_end(name: &Name) -> bool {
     matches!(labels[..], [] | [_] | [.., "internal" | "local" | "test"] | [.., "home", "arpa"])
 }
 
-/// Whether a record holds an address that no public name has a business with, be it as a hint (RFC 9460) or behind a
-/// translator (RFC 6052).
-fn is_private(data: &RData) -> bool {
-    let is_private = |address: IpAddr| {
+/// Whether a record has an address in one of these networks, be it as a hint (RFC 9460) or behind a translator (RFC
+/// 6052).
+fn holds_any(networks: &[IpNet], data: &RData) -> bool {
+    let is_held = |address: IpAddr| {
         let address = match address {
             IpAddr::V6(v6) if v6.segments()[..6] == TRANSLATED => {
                 let [.., high, low] = v6.segments();
                 Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
             }
-            other => other.to_canonical(),
+            other => other,
         };
-        PRIVATE.iter().filter_map(|net| net.parse::<IpNet>().ok()).any(|net| net.contains(&address))
+        holds(networks, address)
     };
     let hinted = |hint: &SvcParamValue| match hint {
-        SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_private(a.0.into())),
-        SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|aaaa| is_private(aaaa.0.into())),
+        SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_held(a.0.into())),
+        SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|aaaa| is_held(aaaa.0.into())),
         _ => false,
     };
     match data {
-        RData::A(a) => is_private(a.0.into()),
-        RData::AAAA(aaaa) => is_private(aaaa.0.into()),
+        RData::A(a) => is_held(a.0.into()),
+        RData::AAAA(aaaa) => is_held(aaaa.0.into()),
         RData::SVCB(service) => service.svc_params.iter().any(|(_, value)| hinted(value)),
         RData::HTTPS(service) => service.0.svc_params.iter().any(|(_, value)| hinted(value)),
         _ => false,
@@ -234,7 +236,8 @@ mod tests {
 
     #[test]
     fn private_addresses_are_known_in_every_dress() {
-        for (address, private) in [
+        let private = PRIVATE.map(|net| net.parse().unwrap());
+        for (address, held) in [
             ("10.0.0.1", true),
             ("192.0.2.1", false),
             ("::ffff:10.0.0.1", true),
@@ -247,11 +250,11 @@ mod tests {
                 IpAddr::V4(v4) => RData::A(v4.into()),
                 IpAddr::V6(v6) => RData::AAAA(v6.into()),
             };
-            assert_eq!(is_private(&data), private, "{address}");
+            assert_eq!(holds_any(&private, &data), held, "{address}");
         }
         let hint = SvcParamValue::Ipv4Hint(IpHint(vec![Ipv4Addr::new(10, 0, 0, 1).into()]));
         let service = SVCB::new(1, Name::root(), vec![(SvcParamKey::Ipv4Hint, hint)]);
-        assert!(is_private(&RData::HTTPS(HTTPS(service))));
+        assert!(holds_any(&private, &RData::HTTPS(HTTPS(service))));
     }
 
     #[test]

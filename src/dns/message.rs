@@ -112,12 +112,7 @@ impl Face {
             return self.look_up(draft, query, Shown::Nothing, client);
         };
         let shown = self.cookies.read(edns, address, now);
-        let (mut own, mut reserved) = (Edns::new(), OPT_SIZE);
-        own.set_max_payload(OFF_HOST_SIZE);
-        if let Shown::Client(half) | Shown::Ours(half) = &shown {
-            own.options_mut().insert(self.cookies.option(half, address, now));
-            reserved += cookie::OPTION_SIZE;
-        }
+        let (own, reserved) = self.edns(&shown, client);
         let size = transport.size(edns.max_payload());
         let draft = Draft { head, query: Some(query), edns: Some(own), size, reserved };
         let refusal = match shown {
@@ -132,13 +127,23 @@ impl Face {
     fn cookie_alone(&self, packet: &[u8], head: Metadata, client: Client) -> Option<Written> {
         let message = Message::from_vec(packet).ok()?;
         let shown = self.cookies.read(message.edns.as_ref()?, client.address, client.now);
-        let (Shown::Client(half) | Shown::Ours(half)) = shown else { return None };
-        let mut edns = Edns::new();
-        edns.set_max_payload(OFF_HOST_SIZE);
-        edns.options_mut().insert(self.cookies.option(&half, client.address, client.now));
-        let draft =
-            Draft { head, query: None, edns: Some(edns), size: MIN_SIZE, reserved: OPT_SIZE + cookie::OPTION_SIZE };
+        if !matches!(shown, Shown::Client(_) | Shown::Ours(_)) {
+            return None;
+        }
+        let (edns, reserved) = self.edns(&shown, client);
+        let draft = Draft { head, query: None, edns: Some(edns), size: MIN_SIZE, reserved };
         draft.write(&Answer::failure(ResponseCode::NoError)).map(Written::bare)
+    }
+
+    /// What goes with each reply to who speaks EDNS, with a cookie for who showed one, and its size.
+    fn edns(&self, shown: &Shown, client: Client) -> (Edns, u16) {
+        let (mut own, mut size) = (Edns::new(), OPT_SIZE);
+        own.set_max_payload(OFF_HOST_SIZE);
+        if let Shown::Client(half) | Shown::Ours(half) = shown {
+            own.options_mut().insert(self.cookies.option(half, client.address, client.now));
+            size += cookie::OPTION_SIZE;
+        }
+        (own, size)
     }
 
     fn look_up(&self, draft: Draft<'_>, query: &Query, shown: Shown, client: Client) -> Option<Written> {

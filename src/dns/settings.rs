@@ -148,7 +148,8 @@ impl TryFrom<&str> for Pattern {
     }
 }
 
-fn holds(networks: &[IpNet], client: IpAddr) -> bool {
+/// Whether an address, however it is dressed, lies in one of these networks.
+pub(super) fn holds(networks: &[IpNet], client: IpAddr) -> bool {
     let client = client.to_canonical();
     networks.iter().any(|net| net.contains(&client))
 }

@@ -182,13 +182,13 @@ fn cut(reply: &mut [u8]) -> usize {
 /// Where the OPT record of one of our replies begins: it is the last, with a cookie or with nothing.
 fn opt_of(reply: &[u8]) -> Option<usize> {
     let is_opt = |at: &usize| {
-        let fixed = reply.get(*at..at + OPT_FIXED)?;
+        let Some(fixed) = reply.get(*at..at + OPT_FIXED) else { return false };
         let rest = usize::from(u16::from_be_bytes([fixed[9], fixed[10]]));
-        (fixed[..3] == [0, 0, 41] && at + OPT_FIXED + rest == reply.len()).then_some(())
+        fixed[..3] == [0, 0, 41] && at + OPT_FIXED + rest == reply.len()
     };
     let counted = reply.get(10..HEADER)? != [0, 0];
     let sizes = [OPT_FIXED, OPT_FIXED + usize::from(OPTION_SIZE)];
-    sizes.iter().filter(|_| counted).filter_map(|size| reply.len().checked_sub(*size)).find(|at| is_opt(at).is_some())
+    sizes.iter().filter(|_| counted).filter_map(|size| reply.len().checked_sub(*size)).find(is_opt)
 }
 
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);

@@ -91,17 +91,19 @@ impl Mesh {
 
     /// Whether nothing of this peer's is read now.
     pub(super) fn is_shut_out(&self, peer: NodeId) -> bool {
-        self.budgets.shut.get(&peer).is_some_and(|(until, _)| self.now < *until)
+        self.shut_out(peer).is_some()
+    }
+
+    /// Why a peer is shut out, if it is.
+    fn shut_out(&self, peer: NodeId) -> Option<&'static str> {
+        self.budgets.shut.get(&peer).filter(|(until, _)| self.now < *until).map(|(_, why)| *why)
     }
 
     /// Whether a peer that has connected is still shut out; then it is told so.
     pub(super) fn turns_away(&mut self, peer: NodeId) -> bool {
-        let Some((until, why)) = self.budgets.shut.get(&peer).copied() else { return false };
-        let turns_away = self.now < until;
-        if turns_away {
-            self.outbox.push(Output::Expel(peer, why));
-        }
-        turns_away
+        let Some(why) = self.shut_out(peer) else { return false };
+        self.outbox.push(Output::Expel(peer, why));
+        true
     }
 
     /// Whether one more suspicion may begin on the word of this accuser, and against this suspect, within the minute.

@@ -2,8 +2,8 @@
 //!
 //! Only its owner writes a book (law 3), page by signed page. A reader merges pages: a higher epoch replaces the book
 //! (what the old one held is shown until the new one is read as far as it goes), then the higher version of each row wins,
-//! so that merging is commutative, associative and idempotent. A page that
-//! leaves a gap is shown but not counted (law 5): the mark waits until another page fills it.
+//! so that merging is commutative, associative and idempotent. A page that leaves a gap is shown but not counted (law 5):
+//! the mark waits until another page fills it.
 
 mod author;
 

@@ -1,9 +1,9 @@
 //! The partition guard: when more than half of the mesh goes silent at once, this node is the one cut off.
 //!
-//! A second suspicion beside the first is reason enough for a roll call, and the first one where the mesh is small: a sample
-//! of the members, all of them in a small mesh, is looked for before anybody is judged. When more than half of those asked do not answer, whoever goes
-//! Down is held: it is Down, and what it serves is shown as it last was, marked. That ends when the mesh is back, or when
-//! its rows would be forgotten anyway.
+//! A second suspicion beside the first is reason enough for a roll call, and the first one where the mesh is small: a
+//! sample of the members, all of them in a small mesh, is looked for before anybody is judged. When more than half of
+//! those asked do not answer, whoever goes Down is held: it is Down, and what it serves is shown as it last was, marked.
+//! That ends when the mesh is back, or when its rows would be forgotten anyway.
 
 use std::{
     collections::{BTreeSet, VecDeque},

@@ -137,6 +137,12 @@ impl Registration {
         self.warning_weight.or_else(consul).unwrap_or(self.weight)
     }
 
+    /// Whether it stands for something else than an instance: a check of a node, an event.
+    #[must_use]
+    pub fn has_role(&self) -> bool {
+        self.echo.as_ref().is_some_and(|echo| echo.role.is_some())
+    }
+
     /// What other nodes are told. Of a node that is gone all checks are critical, so the first to deregister does.
     #[must_use]
     pub fn published(&self) -> Self {

@@ -91,6 +91,12 @@ enum LaneName {
     Scripts,
 }
 
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work).abort_handle())
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
@@ -185,11 +191,11 @@ impl Engine {
         let state = match spec.kind.clone() {
             CheckKind::Process(process) => {
                 let watch = process::watch(process, spec.interval, serial, told);
-                State::Running { _task: Some(Task(tokio::spawn(watch).abort_handle())) }
+                State::Running { _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {
                 let watch = alias::watch(alias, spec.interval, Arc::clone(&self.means.view), serial, told);
-                State::Running { _task: Some(Task(tokio::spawn(watch).abort_handle())) }
+                State::Running { _task: Some(Task::spawn(watch)) }
             }
             _ => {
                 // The first result is wanted at once, of thousands one after the other.
@@ -297,12 +303,12 @@ impl Engine {
 fn start(visit: impl Future<Output = ()> + Send + 'static, check: &Check) -> Option<Task> {
     let spec = &check.recipe;
     if !matches!(&spec.kind, CheckKind::Tcp(tcp) if tcp::is_bare(tcp)) {
-        return Some(Task(tokio::spawn(visit).abort_handle()));
+        return Some(Task::spawn(visit));
     }
     let mut visit = Box::pin(visit);
     match visit.as_mut().now_or_never() {
         Some(()) => None,
-        None => Some(Task(tokio::spawn(visit).abort_handle())),
+        None => Some(Task::spawn(visit)),
     }
 }
 

@@ -26,12 +26,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
-    client::{
-        Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
+    client::{Resumption, danger::HandshakeSignatureValid},
     crypto::aws_lc_rs as provider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, UnixTime},
     server::{
         NoServerSessionStorage,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -50,7 +47,10 @@ pub(super) use estate::Estate;
 pub use papers::{Files, Says};
 pub(crate) use papers::{says, secret_text, text};
 
-use super::Secret;
+use super::{
+    Secret,
+    judge::{Judge, Judged},
+};
 use crate::model::{MeshName, NodeName};
 use authority::has_signed;
 pub(super) use enrol::{Request, request};
@@ -152,8 +152,12 @@ impl Trust {
     }
 
     fn accepts_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
-        let Some((leaf, rest)) = chain.split_first() else { return false };
-        self.check_name(leaf).is_ok() && self.papers.load().verify(leaf, rest, now).is_ok()
+        chain.split_first().is_some_and(|(leaf, rest)| self.accept(leaf, rest, now).is_ok())
+    }
+
+    fn accept(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        self.check_name(leaf)?;
+        self.papers.load().verify(leaf, rest, now)
     }
 
     fn check_name(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
@@ -222,10 +226,11 @@ impl Trust {
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
 
+        let verifier = Judged { judge: Arc::clone(self), crypto: Arc::clone(&crypto) };
         let mut client = ClientConfig::builder_with_provider(crypto)
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(self) as _)
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::clone(self) as _);
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
@@ -270,40 +275,9 @@ impl rustls::client::ResolvesClientCert for Trust {
     }
 }
 
-impl ServerCertVerifier for Trust {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.check_name(certificate)?;
-        self.papers.load().verify(certificate, intermediates, now)?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.papers.load().servers.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.papers.load().servers.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.papers.load().servers.supported_verify_schemes()
+impl Judge for Arc<Trust> {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        self.accept(leaf, rest, now)
     }
 }
 

@@ -122,15 +122,11 @@ async fn on_node(
         let node = member.as_ref().map(|member| Node::member(member.id, &member.node, mark));
         let node = node.or_else(|| rows.first().map(|row| Node::of(row, mark))).filter(|node| asked.is_here(node));
         let Some(node) = node else { return json(query, &()) };
-        let is_instance = |row: &&&_| !has_role(row);
-        let shown = rows.iter().filter(is_instance).map(|row| Service::of(&row.registration, mark));
+        let own = rows.iter().map(|row| &row.registration).filter(|own| !own.has_role());
+        let shown = own.map(|own| Service::of(own, mark));
         let mut shown: Vec<_> = shown.filter(|service| asked.passes(service)).collect();
         shown.sort_by(|a, b| a.id.cmp(b.id));
         render(node, shown)
     })
     .await
-}
-
-fn has_role(row: &crate::mesh::Instance) -> bool {
-    row.registration.echo.as_ref().is_some_and(|echo| echo.role.is_some())
 }

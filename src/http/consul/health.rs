@@ -48,7 +48,7 @@ impl<'a> Asked<'a> {
     /// Whether a row is an instance that was asked for.
     pub(super) fn admits(&self, row: &Instance, node: &Node<'_>) -> bool {
         self.is_here(node)
-            && row.registration.echo.as_ref().is_none_or(|echo| echo.role.is_none())
+            && !row.registration.has_role()
             && self
                 .tags
                 .iter()

@@ -34,7 +34,7 @@ use crate::{
 /// Whether a row is an instance in Consul's sense: others hold the checks of nodes, events, and what stands on nodes
 /// without agents.
 fn is_instance(own: &Registration) -> bool {
-    foreign(own).is_none() && own.echo.as_ref().is_none_or(|echo| echo.role.is_none())
+    foreign(own).is_none() && !own.has_role()
 }
 
 /// This node's instances, by id.

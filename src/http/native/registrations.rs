@@ -67,20 +67,16 @@ pub(super) async fn all(State(app): Shared, params: Params) -> Answer {
     params.end()?;
     let mut own = app.agent.view().registrations();
     // Rows that stand for something else than an instance are nobody's registrations.
-    own.retain(|own| !has_role(own));
+    own.retain(|own| !own.has_role());
     Ok(Json(own.iter().map(|own| Row::from(&**own)).collect::<Vec<_>>()).into_response())
 }
 
 pub(super) async fn one(State(app): Shared, Segments(id): Segments<String>) -> Answer {
     let id = word("id", &id)?;
-    match app.agent.view().registration(&id).filter(|own| !has_role(own)) {
+    match app.agent.view().registration(&id).filter(|own| !own.has_role()) {
         Some(own) => Ok(respond(StatusCode::OK, &own)),
         None => Err(unknown(&id)),
     }
-}
-
-fn has_role(own: &Registration) -> bool {
-    own.echo.as_ref().is_some_and(|echo| echo.role.is_some())
 }
 
 fn unknown(id: &InstanceId) -> Problem {
@@ -106,7 +102,7 @@ pub(super) async fn put(
 
 pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>) -> Answer {
     let id = word("id", &id)?;
-    if app.agent.view().registration(&id).is_some_and(|own| has_role(&own)) {
+    if app.agent.view().registration(&id).is_some_and(|own| own.has_role()) {
         return Err(unknown(&id));
     }
     app.agent.remove(&id).await?;
