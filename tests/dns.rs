@@ -16,6 +16,7 @@ use std::{
 use process::{Agent, Mesh, finish, hobnob, installed, until};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -167,6 +168,42 @@ async fn haproxy_fills_a_server_template_with_three_instances_on_one_address() {
         Some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_hook_writes_the_servers_of_haproxy_and_reloads_it() {
+    if !installed("haproxy") {
+        return;
+    }
+    let mesh = Mesh::new();
+    let (ports, front) = ([backend().await, backend().await], free_port());
+    let head = format!(
+        "defaults\n  mode http\n  timeout connect 2s\n  timeout client 5s\n  timeout server 5s\n\
+         frontend f\n  bind 127.0.0.1:{front}\n  default_backend b\n\
+         backend b\n  balance roundrobin\n"
+    );
+    let head = mesh.file("head.cfg", &head);
+    let [config, pid] = ["haproxy.cfg", "haproxy.pid"].map(|name| mesh.path(name).display().to_string());
+    let script = format!(
+        "{{ cat {head}; grep -o '\"port\":[0-9]*' | sed 's/.*:\\(.*\\)/  server s\\1 127.0.0.1:\\1/'; }} > {config}.new\n\
+         mv {config}.new {config}\nif [ -e {pid} ]; then kill -USR2 $(cat {pid}); fi\n",
+        head = head.display()
+    );
+    let hook = format!("[[hooks]]\nservice = \"web\"\ncommand = [\"sh\", \"-c\", {script:?}]\nsettle = \"1ms\"\n");
+    let hook = mesh.file("hook.toml", &hook);
+    let agent = mesh.launch("n1", mesh.agent("n1", "n1").arg("--config").arg(hook)).await;
+    agent.register("web", ports[0]).await;
+    until("the hook has written", async || fs::read_to_string(&config).ok()?.contains("server s").then_some(())).await;
+    let log = mesh.path("haproxy.log");
+    let mut haproxy = start("haproxy", &["-W", "-p", &pid, "-f", &config], &log);
+    until_each("HAProxy", front, &log, &ports[..1]).await;
+    let (status, answer) =
+        agent.call("PUT", "/api/v1/registrations/web-2", &format!(r#"{{"name": "web", "port": {}}}"#, ports[1])).await;
+    assert_eq!(status, 201, "{answer}");
+    until_each("HAProxy, reloaded,", front, &log, &ports).await;
+    let master = Pid::from_raw(i32::try_from(haproxy.id().unwrap()).unwrap()).unwrap();
+    kill_process(master, Signal::TERM).unwrap();
+    haproxy.wait().await.unwrap();
 }
 
 #[tokio::test]
