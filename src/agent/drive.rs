@@ -141,8 +141,6 @@ impl Drive {
             self.view.set_registration(&registration.id, Some(Arc::clone(registration)));
             self.writes.watch(&self.mesh, registration);
         }
-        self.agenda.changed.extend(self.mesh.services().cloned().map(Change::Service));
-        self.agenda.changed.extend(self.mesh.members().map(|member| Change::Member(member.id)));
         self.drain();
         if seek.is_idle() {
             self.join(Vec::new());

@@ -65,7 +65,7 @@ impl Claim {
     pub(super) fn encode(&self) -> Bytes {
         match self {
             Self::Node(node) => wire::encode_named(&**node),
-            Self::Service(registration) => wire::encode_named(&registration.published()),
+            Self::Service(registration) => wire::encode_named(&**registration),
             Self::Health(report) => wire::encode_named(&**report),
         }
     }

@@ -61,17 +61,20 @@ impl Mesh {
         registration.validate()?;
         let id = &registration.id;
         let known = self.registration(id).cloned();
-        let published = registration.published();
+        // Nobody is told the recipes of checks; without any, the book shares what its owner holds.
+        let published =
+            if registration.checks.is_empty() { Arc::clone(registration) } else { Arc::new(registration.published()) };
         let same_checks = self.has_checks(registration);
         if known.is_none() && !self.book().has_room(2, 2 * wire::MAX_ROW) {
             // Asked before either of its rows is written: a refusal leaves nothing half-done.
             return Err(Rejected::Full("50,000 rows or 32 MiB of registrations"));
         }
-        if known.as_deref() == Some(&published) && same_checks {
+        let same_row = known.as_ref() == Some(&published);
+        if same_row && same_checks {
             return Ok(Done::Unchanged);
         }
-        if known.as_deref() != Some(&published) {
-            self.enter(now, Key::Service(id.clone()), Some(Claim::Service(Arc::new(published))))?;
+        if !same_row {
+            self.enter(now, Key::Service(id.clone()), Some(Claim::Service(published)))?;
         }
         if !same_checks {
             self.watch_checks(now, registration);

@@ -41,15 +41,14 @@ impl Book {
         if size > MAX_ROW {
             return Err(TooLarge::Row);
         }
-        let is_new = self.rows.as_ref().is_none_or(|rows| !rows.by_key.contains_key(&key));
-        if claim.is_some() && is_new && !self.has_room(1, size) {
+        let outlived = self.rows.as_ref().and_then(|rows| rows.outlived(&key));
+        if claim.is_some() && outlived.is_none() && !self.has_room(1, size) {
             return Err(TooLarge::Book);
         }
         self.mark.version += 1;
         let version = self.mark.version;
         self.rows.get_or_insert_default().fresh.insert(version, key.clone(), body);
-        let mut merged = Merged::default();
-        let outlived = self.rows.as_ref().map_or_else(Vec::new, |rows| rows.outlived(&key));
+        let (mut merged, outlived) = (Merged::default(), outlived.unwrap_or_default());
         self.put(key, Row { version, claim, size, page: 0, outlived, buried: now, doubted: false }, &mut merged);
         Ok(merged)
     }
@@ -113,7 +112,10 @@ impl Book {
         let old: Vec<(&Key, u64)> =
             rows.by_key.iter().filter(|(_, row)| is_old(row)).map(|(key, row)| (key, row.version)).collect();
         let Some(floor) = old.iter().map(|(_, version)| *version).max() else { return false };
-        let haunted = old.iter().filter(|(key, _)| !rows.outlived(key).is_empty()).map(|(key, _)| (*key).clone());
+        let haunted = old
+            .iter()
+            .filter(|(key, _)| rows.outlived(key).is_some_and(|pages| !pages.is_empty()))
+            .map(|(key, _)| (*key).clone());
         for key in haunted.collect::<Vec<_>>() {
             // Without a body it is within every limit.
             let _ = self.write(now, key, None);
@@ -136,15 +138,11 @@ impl Book {
 }
 
 impl Rows {
-    /// The pages from which somebody could read that `key` stands.
-    fn outlived(&self, key: &Key) -> Vec<u64> {
-        let Some(row) = self.by_key.get(key) else { return Vec::new() };
-        row.outlived
-            .iter()
-            .copied()
-            .chain(row.claim.as_ref().map(|_| row.page))
-            .filter(|page| self.shelf.holds(*page))
-            .collect()
+    /// The pages from which somebody could read that `key` stands; `None` of a row that never was.
+    fn outlived(&self, key: &Key) -> Option<Vec<u64>> {
+        let row = self.by_key.get(key)?;
+        let pages = row.outlived.iter().copied().chain(row.claim.as_ref().map(|_| row.page));
+        Some(pages.filter(|page| self.shelf.holds(*page)).collect())
     }
 }
 
