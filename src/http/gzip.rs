@@ -42,16 +42,16 @@ impl Coding {
         self == Self::Gzip && body.len() as u64 >= WORTH_IT
     }
 
-    /// The answer in this coding, if that is worth it.
+    /// The answer in this coding, if that is worth it. A short one says as well that it depends on what was asked for: a
+    /// cache that keeps it is asked again when it has grown.
     pub(super) async fn encode(self, mut response: Response) -> Response {
-        let worth = response.status() == StatusCode::OK
-            && response.body().size_hint().exact().is_some_and(|length| length >= WORTH_IT)
-            && !response.headers().contains_key(header::CONTENT_ENCODING);
-        if !worth {
+        let length = response.body().size_hint().exact();
+        if response.status() != StatusCode::OK || response.headers().contains_key(header::CONTENT_ENCODING) {
             return response;
         }
+        let Some(length) = length else { return response };
         response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
-        if self == Self::Identity {
+        if self == Self::Identity || length < WORTH_IT {
             return response;
         }
         let (mut parts, body) = response.into_parts();
@@ -120,12 +120,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_short_answer_a_stream_and_an_encoded_one_stay_as_they_are() {
-        let short = Response::new(Body::from("short"));
+        let short = Coding::Gzip.encode(Response::new(Body::from("short"))).await;
+        assert!(short.headers().contains_key("vary") && !short.headers().contains_key("content-encoding"));
         let stream =
             Response::new(Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, io::Error>>()));
         let mut encoded = Response::new(Body::from(vec![0; 5000]));
         encoded.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("br"));
-        for response in [short, stream, encoded] {
+        for response in [stream, encoded] {
             let before = response.headers().clone();
             assert_eq!(*Coding::Gzip.encode(response).await.headers(), before);
         }
