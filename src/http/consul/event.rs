@@ -18,7 +18,7 @@ use crate::{
     agent::{Topic, View},
     http::{App, Shared, body},
     mesh::Instance,
-    model::{Echo, Registration, Role},
+    model::{Echo, MAX_META_BYTES, Registration, Role},
 };
 
 /// An event as it is shown. A payload that is empty is null.
@@ -28,7 +28,7 @@ struct Event<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     name: &'a str,
-    payload: Option<&'a str>,
+    payload: Option<String>,
     node_filter: &'a str,
     service_filter: &'a str,
     tag_filter: &'a str,
@@ -43,7 +43,7 @@ impl<'a> Event<'a> {
         Some(Self {
             id: row.id.as_str().strip_prefix(PREFIX)?,
             name: word("name"),
-            payload: Some(word("payload")).filter(|payload| !payload.is_empty()),
+            payload: Some([word("payload"), word("more")].concat()).filter(|payload| !payload.is_empty()),
             node_filter: word("node"),
             service_filter: word("service"),
             tag_filter: word("tag"),
@@ -83,9 +83,12 @@ pub(super) async fn fire(State(app): Shared, Tail(name): Tail, query: Query, pay
     row.port = None;
     row.echo = Some(Arc::new(Echo { role: Some(Role::Event), ..Echo::default() }));
     row.meta = filters.into_iter().map(|(key, text)| (key.to_owned(), text)).collect::<BTreeMap<_, _>>();
+    // One pair of meta data does not hold the largest.
+    let mut payload = BASE64_STANDARD.encode(&payload.0);
+    let more = payload.split_off(payload.len().min(MAX_META_BYTES.1));
+    let words = [("name", name), ("payload", payload), ("more", more), ("time", time.to_string())];
+    row.meta.extend(words.map(|(key, text)| (key.to_owned(), text)));
     row.meta.retain(|_, text| !text.is_empty());
-    let payload = BASE64_STANDARD.encode(&payload.0);
-    row.meta.extend([("name".into(), name), ("payload".into(), payload), ("time".into(), time.to_string())]);
     app.agent.put(row.clone()).await?;
     forget(&app).await?;
     Event::of(&row).map(|event| plain(&query, &event)).ok_or_else(|| Failure::internal("the event cannot be shown"))
@@ -148,7 +151,7 @@ const NAME: &str = "hobnob-events";
 pub(super) const PREFIX: &str = "@event/";
 /// As many of its own as one node keeps.
 const KEPT: usize = 16;
-/// Fits a pair of meta data in base64.
-const MAX_PAYLOAD: usize = 384;
+/// As much as Serf lets an event weigh as a whole.
+const MAX_PAYLOAD: usize = 512;
 /// What a pattern may take once compiled.
 const MAX_PATTERN: usize = 64 * 1024;
