@@ -178,3 +178,30 @@ async fn hostile_bodies_change_nothing_and_who_did_not_ask_for_it_has_no_such_fa
     let plain = mesh.start("n2", &[]).await;
     assert_eq!(curl(&plain, "GET", "/eureka/apps", &[]).await.0, 404);
 }
+
+#[tokio::test]
+async fn an_application_may_be_called_what_spring_calls_it() {
+    if !installed("curl") {
+        return;
+    }
+    let mesh = Mesh::new();
+    let agent = start(&mesh, "n1", &[]).await;
+    for app in ["MY_APP", "COM.EXAMPLE.APP"] {
+        let mut instance = web(8080);
+        (instance["app"], instance["instanceId"]) = (app.into(), format!("host:{app}:8080").into());
+        register(&agent, app, &instance).await;
+        let path = format!("/eureka/apps/{app}/host:{app}:8080");
+        assert_eq!(curl(&agent, "PUT", &format!("{path}?status=UP&lastDirtyTimestamp=100"), &[]).await.0, 200);
+        let shown = json(&agent, &format!("/eureka/apps/{app}")).await;
+        assert_eq!(
+            (&shown["application"]["name"], &shown["application"]["instance"][0]["status"]),
+            (&json!(app), &json!("UP"))
+        );
+        let found = agent.get(&format!("/v1/health/service/{}?passing", app.to_lowercase())).await;
+        assert_eq!(found[0]["Service"]["Port"], 8080, "{found}");
+        let all = json(&agent, "/eureka/apps").await;
+        assert_eq!(all["applications"]["application"][0]["name"], app);
+        assert_eq!(curl(&agent, "DELETE", &path, &[]).await.0, 200);
+        assert_eq!(curl(&agent, "GET", &format!("/eureka/apps/{app}"), &[]).await.0, 404);
+    }
+}

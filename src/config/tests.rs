@@ -273,6 +273,6 @@ fn a_hook_names_a_service_and_a_program() {
     )])));
     let hooks = config.unwrap().hooks;
     assert_eq!((hooks[0].service.as_str(), hooks[0].timeout.as_secs()), ("web", 5));
-    let found = mistakes("hobnob.toml", "[[hooks]]\nservice = \"a b\"\n[[hooks]]\nservice = \"a\"\ncommand = []\n");
+    let found = mistakes("hobnob.toml", "[[hooks]]\nservice = \"\"\n[[hooks]]\nservice = \"a\"\ncommand = []\n");
     assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 5], "{found:?}");
 }

@@ -52,6 +52,10 @@ macro_rules! text_schema {
 
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:path, fold = $fold:tt) => {
+        word!($(#[$doc])* $name, $what, $check, kept = $check, fold = $fold);
+    };
+    // What is read back, from a file or a peer, may be more than what is written here.
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:path, kept = $kept:path, fold = $fold:tt) => {
         $(#[$doc])*
         #[derive(Clone)]
         pub struct $name(Arc<str>);
@@ -62,13 +66,17 @@ macro_rules! word {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            fn checked(text: &str, check: fn(&str) -> Result<(), &'static str>) -> Result<Self, Invalid> {
+                check(text).map_err(|why| Invalid::new($what, text, why))?;
+                Ok(Self(text.into()))
+            }
         }
 
         impl TryFrom<&str> for $name {
             type Error = Invalid;
             fn try_from(text: &str) -> Result<Self, Invalid> {
-                $check(text).map_err(|why| Invalid::new($what, text, why))?;
-                Ok(Self(text.into()))
+                Self::checked(text, $check)
             }
         }
 
@@ -106,7 +114,7 @@ macro_rules! word {
                         out.write_str(concat!("a ", $what))
                     }
                     fn visit_str<E: de::Error>(self, text: &str) -> Result<$name, E> {
-                        text.try_into().map_err(E::custom)
+                        $name::checked(text, $kept).map_err(E::custom)
                     }
                 }
                 from.deserialize_str(Text)
@@ -151,8 +159,8 @@ fn compare_folded(one: &[u8], other: &[u8]) -> Ordering {
 }
 
 word!(
-    /// The name of a service: one DNS label, which may hold underscores.
-    ServiceName, "service name", check_service, fold = true
+    /// The name of a service: one DNS label, which may hold underscores. Other APIs have others, see [`ServiceName::any`].
+    ServiceName, "service name", check_service, kept = check_id, fold = true
 );
 word!(
     /// The name of a node, unique in its mesh: one DNS label.
@@ -186,6 +194,22 @@ impl NodeName {
 }
 
 impl ServiceName {
+    /// A name as other APIs have it: any text of at most 255 bytes without control characters. One that is no label is found
+    /// by all faces but DNS, which can ask only for what fits into a label, and for dots and spaces in it by escapes
+    /// (RFC 1035 section 5.1).
+    ///
+    /// # Errors
+    /// When it is empty, longer, or holds a control character.
+    pub fn any(text: &str) -> Result<Self, Invalid> {
+        Self::checked(text, check_id)
+    }
+
+    /// Whether it is a DNS label: all that are registered in our own words are.
+    #[must_use]
+    pub fn is_label(&self) -> bool {
+        check_service(&self.0).is_ok()
+    }
+
     /// The name folded to lower case: the key of indexes and the form that DNS answers in.
     #[must_use]
     pub fn folded(&self) -> String {
@@ -339,6 +363,20 @@ mod tests {
         for bad in ["", "-web", "web-", "a.b", "_web", "a b", "wéb", "web\0", &"x".repeat(64)] {
             assert!(ServiceName::try_from(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn another_api_s_name_is_any_text_and_is_read_back() {
+        for name in ["a.b", "_web", "a b", "wéb", &"x".repeat(255)] {
+            let any = ServiceName::any(name).unwrap();
+            let back: ServiceName = serde_json::from_str(&serde_json::to_string(&any).unwrap()).unwrap();
+            assert!(back == any && !any.is_label(), "{name}");
+        }
+        assert!(ServiceName::any("my_svc").unwrap().is_label());
+        for bad in ["", "web\0", &"x".repeat(256)] {
+            assert!(ServiceName::any(bad).is_err() && serde_json::from_value::<ServiceName>(bad.into()).is_err());
+        }
+        assert!(serde_json::from_str::<NodeName>("\"a.b\"").is_err());
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckDraft, CheckKind, CheckSpec, ConsulDraft, Echo, FieldError, Host, InstanceId, Invalid, PortName, ServiceName,
-    Tag,
+    CheckDraft, CheckKind, CheckSpec, ConsulDraft, Echo, EchoNode, FieldError, Host, InstanceId, Invalid, PortName,
+    ServiceName, Tag,
     draft::{MAX_SPAN, MIN_INTERVAL},
 };
 
@@ -141,6 +141,12 @@ impl Registration {
     #[must_use]
     pub fn has_role(&self) -> bool {
         self.echo.as_ref().is_some_and(|echo| echo.role.is_some())
+    }
+
+    /// The node that runs no agent and that it was registered for, if it was.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&EchoNode> {
+        self.echo.as_ref()?.node.as_deref()
     }
 
     /// What other nodes are told. Of a node that is gone all checks are critical, so the first to deregister does.
@@ -312,7 +318,9 @@ impl RegistrationDraft {
         if self.name.is_empty() {
             return Err(FieldError::new("name", "is missing: a registration names its service"));
         }
-        let name: ServiceName = at("name", self.name.as_str().try_into())?;
+        // Consul takes any name.
+        let name = if self.consul.is_some() { ServiceName::any(&self.name) } else { self.name.as_str().try_into() };
+        let name = at("name", name)?;
         let id = at("id", self.id.as_deref().unwrap_or(&self.name).try_into())?;
         let written = self.address.filter(|a| !a.is_empty());
         let address = written.as_deref().map(|a| at("address", a.try_into())).transpose()?;
@@ -405,6 +413,10 @@ mod tests {
         };
         assert_eq!(wrong(|d| d.name = String::new()), "name");
         assert_eq!(wrong(|d| d.name = "a b".into()), "name");
+        let consul =
+            |name: &str| RegistrationDraft { name: name.into(), consul: Some(ConsulDraft::default()), ..draft() };
+        assert_eq!(consul("a\n").build().unwrap_err().field, "name");
+        assert_eq!(consul("a b").build().unwrap().name.as_str(), "a b");
         assert_eq!(wrong(|d| d.port = Some(0)), "port");
         assert_eq!(wrong(|d| d.port = Some(65_536)), "port");
         assert_eq!(wrong(|d| d.weight = Some(-1)), "weight");

@@ -132,11 +132,13 @@ fn nowhere() -> Table {
         ("/v1/query/{*rest}", any(refused::queries)),
         ("/v1/connect/{*rest}", any(refused::connect)),
         ("/v1/agent/connect/{*rest}", any(refused::connect)),
+        ("/v1/discovery-chain/{*rest}", any(refused::connect)),
         ("/v1/config", any(refused::administration)),
         ("/v1/config/{*rest}", any(refused::administration)),
         ("/v1/operator/{*rest}", any(refused::administration)),
         ("/v1/snapshot", any(refused::administration)),
         ("/v1/acl/{*rest}", any(refused::acl)),
+        ("/v1/agent/token/{*rest}", any(refused::acl)),
         ("/v1/{*rest}", any(refused::no_such_path)),
     ]
 }

@@ -28,7 +28,7 @@ use crate::{
     agent::{Service, Topic, View},
     http::{App, Shared},
     mesh::Instance,
-    model::{Health, InstanceId, Registration, ServiceName},
+    model::{Health, InstanceId, Registration},
 };
 
 /// Whether a row is an instance in Consul's sense: others hold the checks of nodes, events, and what stands on nodes
@@ -187,7 +187,7 @@ pub(super) async fn health_by_id(State(app): Shared, Tail(id): Tail, query: Quer
 
 pub(super) async fn health_by_name(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
     let view = app.agent.view();
-    let service = ServiceName::try_from(&*name).ok().and_then(|name| view.service(name.as_str()));
+    let service = view.service(&name);
     let registered = NodeRows::of_view(view);
     let rows = service.iter().flat_map(|service| rows(view, service));
     let rows: Vec<_> = rows.filter(|row| foreign(&row.registration).is_none()).collect();

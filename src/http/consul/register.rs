@@ -27,13 +27,18 @@ pub(super) async fn register(State(app): Shared, query: Query, body: Document) -
         return Err(Failure::bad(why));
     }
     let before = app.agent.view().registration(&registration.id);
+    if before.is_none() && !registration.name.is_label() {
+        let why = "DNS asks for it by escapes if at all: 63 letters, digits, hyphens and underscores at most need none";
+        tracing::warn!(event = "service_name", service = %registration.name, why);
+    }
     if let Some(before) = before.filter(|_| !query.flag("replace-existing-checks")) {
         keep_checks(&mut registration, &before);
     }
     put(&app, registration).await
 }
 
-fn keep_checks(registration: &mut Registration, before: &Registration) {
+/// Gives a registration the checks of the one before it that it does not name.
+pub(super) fn keep_checks(registration: &mut Registration, before: &Registration) {
     for check in &before.checks {
         let said = before.echo.as_ref().and_then(|echo| echo.checks.get(&check.id));
         if let Some(said) = said.filter(|_| registration.checks.iter().all(|new| new.id != check.id)) {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     http::Problem,
     mesh::Instance,
-    model::{CheckDraft, Echo, Health, InstanceId, Port, Registration, RegistrationDraft},
+    model::{CheckDraft, ConsulDraft, Echo, Health, InstanceId, Port, Registration, RegistrationDraft},
 };
 
 /// The registration that a document asks for. An operator's word on the one that was there `before` stays.
@@ -37,6 +37,8 @@ pub(super) fn read(
         port: plain.or(secure).map(i64::from),
         ports: secure.map(|port| ("https".to_owned(), i64::from(port))).into_iter().collect(),
         meta: metadata(body)?,
+        // An application may be called anything, as with Consul.
+        consul: Some(ConsulDraft::default()),
         ..RegistrationDraft::default()
     };
     let mut registration = draft.build()?;

@@ -18,7 +18,7 @@ use crate::{
 
 use super::{
     openapi::Api,
-    params::{Params, Segments, word},
+    params::{self, Params, Segments, word},
 };
 
 /// An instance as it is shown; [`super::watch`] sends the same.
@@ -124,7 +124,7 @@ fn origin(near: &str, view: &View) -> Result<Arc<Member>, Problem> {
 
 /// A name that nobody registers has no instances: programs ask before the first one comes.
 pub(super) async fn instances(State(app): Shared, Segments(name): Segments<String>, mut params: Params) -> Answer {
-    let name: ServiceName = word("name", &name)?;
+    let name = params::service(app.agent.view(), "name", &name)?;
     let filter = Filter::take(&mut params)?;
     let near = params.one("near")?;
     params.end()?;

@@ -7,7 +7,11 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{http::Problem, model::Invalid};
+use crate::{
+    agent::View,
+    http::Problem,
+    model::{Invalid, ServiceName},
+};
 
 /// The parameters of a query, taken out by name; [`Params::end`] refuses what is left.
 #[derive(Debug)]
@@ -72,6 +76,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 /// Makes a text a word of the model, or blames `field`.
 pub(super) fn word<T: for<'a> TryFrom<&'a str, Error = Invalid>>(field: &str, text: &str) -> Result<T, Problem> {
     text.try_into().map_err(|wrong: Invalid| Problem::field(field, &format!("{:?} {}", wrong.text, wrong.why)))
+}
+
+/// The name of a service: of one that there is, by whatever API it came, or else one that there might be in our own words.
+pub(super) fn service(view: &View, field: &str, text: &str) -> Result<ServiceName, Problem> {
+    view.service(text).map_or_else(|| word(field, text), |found| Ok(found.name.clone()))
 }
 
 #[cfg(test)]

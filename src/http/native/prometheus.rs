@@ -10,12 +10,12 @@ use serde::Serialize;
 use crate::{
     http::{Answer, Shared},
     mesh::Instance,
-    model::{Host, ServiceName, Tag},
+    model::{Host, Tag},
 };
 
 use super::{
     openapi::Api,
-    params::{Params, word},
+    params::{self, Params, word},
 };
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -56,12 +56,12 @@ fn label(key: &str) -> String {
 }
 
 pub(super) async fn targets(State(app): Shared, mut params: Params) -> Answer {
-    let names =
-        params.all("service").iter().map(|name| word("service", name)).collect::<Result<Vec<ServiceName>, _>>()?;
+    let view = app.agent.view();
+    let names = params.all("service");
+    let names = names.iter().map(|name| params::service(view, "service", name)).collect::<Result<Vec<_>, _>>()?;
     let tags = params.all("tag").iter().map(|tag| word("tag", tag)).collect::<Result<Vec<Tag>, _>>()?;
     params.end()?;
     app.ready()?;
-    let view = app.agent.view();
     let services = match &*names {
         [] => view.services(),
         names => names.iter().filter_map(|name| view.service(name.as_str())).collect(),

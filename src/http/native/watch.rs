@@ -31,7 +31,7 @@ use crate::{
 use super::{
     instances::Row,
     openapi::Api,
-    params::{Params, word},
+    params::{self, Params},
 };
 
 #[derive(Serialize, JsonSchema)]
@@ -153,7 +153,7 @@ pub(super) async fn watch(State(app): Shared, headers: HeaderMap, mut params: Pa
     let Some(name) = params.one("service")? else {
         return Err(Problem::field("service", "is missing: /api/v1/watch?service=web"));
     };
-    let name: ServiceName = word("service", &name)?;
+    let name = params::service(app.agent.view(), "service", &name)?;
     params.end()?;
     app.ready()?;
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
