@@ -243,7 +243,8 @@ impl View {
     }
 
     fn touch_row(&self, row: &Instance) {
-        if row.registration.echo.as_ref().is_some_and(|echo| echo.node.is_some()) {
+        let foreign = row.registration.foreign();
+        if foreign.is_some() {
             self.marks.touch(Topic::Foreign);
             self.marks.touch(Topic::Nodes);
         } else {
@@ -252,7 +253,11 @@ impl View {
         self.marks.touch(Topic::Checks);
         if row.registration.has_role() {
             // What is said of a node is said of all that stands on it.
-            let stands = |service: &Service| service.rows().any(|other| other.owner == row.owner);
+            let same = |other: &Instance| match (foreign, other.registration.foreign()) {
+                (Some(node), Some(other)) => node.name == other.name,
+                _ => other.owner == row.owner,
+            };
+            let stands = |service: &Service| service.rows().any(same);
             for service in self.services.iter().filter(|service| stands(service)) {
                 self.marks.touch(Topic::Service(service.key().clone()));
             }

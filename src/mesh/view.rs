@@ -1,6 +1,11 @@
 //! What may be shown: the catalogue joined with membership. Live rows of members that are not Down (law 7).
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +57,13 @@ impl Instance {
     pub fn weight(&self) -> Weight {
         let asked = &self.registration;
         if self.health() == Health::Warning { asked.weight_while_warning() } else { asked.weight }
+    }
+
+    /// How much its owner's word counts where several agents speak of one thing: more if that is reached, then the later
+    /// one's, then that of the greater id. All nodes find the same.
+    pub(crate) fn precedence(&self) -> (bool, u64, NodeId) {
+        let said = self.registration.echo.as_ref().map_or(0, |echo| echo.said);
+        (self.member.is_shown(), said, self.owner)
     }
 
     /// Where it listens: its own address, else its node's.
@@ -168,6 +180,24 @@ impl Index {
     }
 }
 
+/// Several agents of a datacenter may have taken in one instance on a node that runs none. It is one all the same: the word
+/// that counts is kept.
+fn keep_last_words(rows: &mut Vec<Instance>) {
+    let (mut last, mut older) = (BTreeMap::new(), BTreeSet::new());
+    for (at, row) in rows.iter().enumerate() {
+        let Some(node) = row.registration.foreign() else { continue };
+        let known = last.entry((&row.node.datacenter, &node.name, &row.registration.id)).or_insert(at);
+        if *known != at {
+            let is_later = row.precedence() > rows[*known].precedence();
+            older.insert(if is_later { std::mem::replace(known, at) } else { at });
+        }
+    }
+    if !older.is_empty() {
+        let mut at = 0..;
+        rows.retain(|_| at.next().is_none_or(|at| !older.contains(&at)));
+    }
+}
+
 impl Mesh {
     /// What may be shown of a service: `None` when nobody registers it, empty when all who do are Down.
     #[must_use]
@@ -184,6 +214,7 @@ impl Mesh {
         let named = self.index.names.get(name)?;
         let places = named.instances.iter().flat_map(|(owner, ids)| ids.keys().map(|id| (*owner, id)));
         let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
+        keep_last_words(&mut rows);
         // In doubt last: suspects, and what is shown although it may not be there.
         rows.sort_by_key(|row| (row.member != MemberState::Alive, row.held.is_some()));
         // Nothing is left where all have lapsed.

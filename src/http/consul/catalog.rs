@@ -38,9 +38,11 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
         let members = view.nodes_where(|member| member.state != MemberState::Left);
         let services = view.rows();
         let rows = services.iter().flat_map(|service| service.rows());
-        let foreign = rows.filter_map(|row| node::foreign(&row.registration).map(|node| (row, node)));
-        // Several services may stand on one: it is listed once.
-        let foreign: BTreeMap<_, _> = foreign.map(|(row, node)| (&node.name, Node::of(row, mark))).collect();
+        let mut foreign: Vec<_> = rows.filter(|row| node::foreign(&row.registration).is_some()).collect();
+        foreign.sort_by_key(|row| row.precedence());
+        // Several services may stand on one: it is listed once, as the last word on it has it.
+        let foreign = foreign.into_iter().map(|row| ((&row.node.datacenter, node::name(row)), Node::of(row, mark)));
+        let foreign: BTreeMap<_, _> = foreign.collect();
         let members = members.iter().map(|member| Node::member(member.id, &member.node, mark));
         let mut all: Vec<_> = members.chain(foreign.into_values()).collect();
         all.retain(|node| asked.is_here(node) && asked.passes(node));
@@ -118,9 +120,11 @@ async fn on_node(
         let member = view.node(name).filter(|member| member.state != MemberState::Left);
         let services: Vec<std::sync::Arc<agent::Service>> = view.rows();
         let rows = services.iter().flat_map(|service| service.rows());
-        let rows: Vec<_> = rows.filter(|row| node::name(row).eq_ignore_ascii_case(name)).collect();
+        let rows = rows.filter(|row| node::name(row).eq_ignore_ascii_case(name));
+        let rows: Vec<_> = rows.filter(|row| asked.is_here(&Node::of(row, mark))).collect();
         let node = member.as_ref().map(|member| Node::member(member.id, &member.node, mark));
-        let node = node.or_else(|| rows.first().map(|row| Node::of(row, mark))).filter(|node| asked.is_here(node));
+        let last_word = || rows.iter().max_by_key(|row| row.precedence()).map(|row| Node::of(row, mark));
+        let node = node.or_else(last_word).filter(|node| asked.is_here(node));
         let Some(node) = node else { return json(query, &()) };
         let own = rows.iter().map(|row| &row.registration).filter(|own| !own.has_role());
         let shown = own.map(|own| Service::of(own, mark));

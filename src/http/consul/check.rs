@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::View,
     mesh::Instance,
-    model::{CheckStatus, Health, Node, Role, ServiceName, Tag},
+    model::{CheckStatus, Health, Node, NodeId, Role, ServiceName, Tag},
 };
 
 /// A check in any list.
@@ -186,7 +186,14 @@ impl NodeRows {
 
     /// Those for the node that a row stands on.
     fn of<'a>(&'a self, row: &'a Instance) -> impl Iterator<Item = &'a Instance> {
-        self.all().filter(|other| other.owner == row.owner && node::name(other) == node::name(row))
+        // Of a foreign node another agent may have said it.
+        fn place(row: &Instance) -> (Option<(&str, &str)>, Option<NodeId>) {
+            match foreign(&row.registration) {
+                Some(node) => (Some((&row.node.datacenter, &node.name)), None),
+                None => (None, Some(row.owner)),
+            }
+        }
+        self.all().filter(move |other| place(other) == place(row))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::model::{
 
 /// The registration that a body asks for.
 pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
-    let mut registration = bare(body)?;
+    let mut registration = bare(body, "name")?;
     let mut checks: Vec<_> = body.object("check")?.filter(|check| !check.is_empty()).into_iter().collect();
     checks.extend(body.objects("checks")?);
     let several = checks.len() > 1;
@@ -33,12 +33,9 @@ pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
     Ok(registration)
 }
 
-/// What a service's body says besides its checks; [`super::foreign`] reads the same words.
-pub(super) fn bare(body: &Document) -> Result<Registration, Failure> {
-    let name = match body.text("name")?.or(body.text("service")?) {
-        Some(name) => name,
-        None => return Err(Failure::bad("Missing service name")),
-    };
+/// What a service's body says besides its checks; [`super::foreign`] reads the same words, but for the `key` of the name.
+pub(super) fn bare(body: &Document, key: &str) -> Result<Registration, Failure> {
+    let Some(name) = body.text(key)? else { return Err(Failure::bad("Missing service name")) };
     refuse_proxies(body)?;
     let weights = body.object("weights")?.unwrap_or_default();
     let meta = body.pairs("meta")?;

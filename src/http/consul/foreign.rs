@@ -1,7 +1,7 @@
 //! `/v1/catalog/register` and `deregister`: nodes that run no agent, and what stands on them. The node that accepts them
 //! owns their rows: they live as long as it does.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json,
@@ -19,6 +19,7 @@ use super::{
     service::foreign_id,
 };
 use crate::{
+    agent::unix_millis,
     http::{App, Shared},
     model::{CheckDraft, CheckName, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration, Role},
 };
@@ -36,7 +37,7 @@ struct Word {
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let node = node_of(&app, &body)?;
     let stands = on_node(&app, &node.name);
-    let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
+    let service = body.object("service")?.map(|service| bare(&app, &service, &node)).transpose()?;
     let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
     checks.extend(body.objects("checks")?);
     let words = checks.iter().map(word).collect::<Result<Vec<_>, _>>()?;
@@ -64,7 +65,7 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let rest = stands.into_iter().filter(|own| rows.iter().all(|row| row.id != own.id));
     let moved: Vec<_> = rest.filter_map(|own| moved(&own, &node).transpose()).collect::<Result<_, _>>()?;
     for row in rows.into_iter().chain(moved) {
-        app.agent.put(row).await?;
+        app.agent.put(said(&app, row)).await?;
     }
     for word in &words {
         let id = InstanceId::try_from(&*foreign_id(&node.name, word.service.as_deref().unwrap_or_default()))?;
@@ -77,17 +78,13 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
 fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
     let missing = || Failure::bad("Must provide node and address");
     let name = body.text("node")?.ok_or_else(missing)?;
-    is_no_member(app, &name)?;
+    is_here(app, body, &name)?;
     if body.flag("skipnodeupdate")?
         && let Some(known) = on_node(app, &name).first().and_then(|own| own.echo.as_ref()?.node.clone())
     {
         return Ok(known);
     }
     let address = body.text("address")?.ok_or_else(missing)?;
-    let datacenter = body.text("datacenter")?;
-    if datacenter.is_some_and(|asked| !asked.eq_ignore_ascii_case(&app.agent.config().datacenter)) {
-        return Err(Failure::no_path());
-    }
     let some = |pairs: std::collections::BTreeMap<String, String>| (!pairs.is_empty()).then_some(pairs);
     Ok(Arc::new(EchoNode {
         name,
@@ -116,7 +113,12 @@ fn moved(own: &Registration, node: &Arc<EchoNode>) -> Result<Option<Registration
     Ok(Some(row))
 }
 
-fn is_no_member(app: &App, name: &str) -> Result<(), Failure> {
+/// Refuses a node of another datacenter, and one that is a member.
+fn is_here(app: &App, body: &Document, name: &str) -> Result<(), Failure> {
+    let datacenter = body.text("datacenter")?;
+    if datacenter.is_some_and(|asked| !asked.eq_ignore_ascii_case(&app.agent.config().datacenter)) {
+        return Err(Failure::no_path());
+    }
     match app.agent.view().node(name) {
         Some(member) if member.state != MemberState::Left => Err(Failure::bad(format!(
             "node {name:?} runs an agent and speaks for itself: register with that agent, /v1/agent/service/register"
@@ -125,8 +127,26 @@ fn is_no_member(app: &App, name: &str) -> Result<(), Failure> {
     }
 }
 
-fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
-    let mut row = definition::bare(body)?;
+/// The row as the last word on its instance, later than what is shown of that; one that is shown already stays as it is.
+fn said(app: &App, mut row: Registration) -> Registration {
+    let view = app.agent.view();
+    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
+    let shown = service.iter().flat_map(|service| service.rows()).find(|shown| shown.registration.id == row.id);
+    let said = |own: &Registration| own.echo.as_ref().map_or(0, |echo| echo.said);
+    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
+    if let Some(own) = view.registration(&row.id).filter(|_| shown.is_some_and(|shown| Some(shown.owner) == this)) {
+        say(&mut row, said(&own));
+        if row == *own {
+            return row;
+        }
+    }
+    let later = shown.map_or(0, |shown| said(&shown.registration).saturating_add(1));
+    say(&mut row, unix_millis().max(later));
+    row
+}
+
+fn bare(app: &App, body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
+    let mut row = definition::bare(body, "service")?;
     row.id = foreign_id(&node.name, row.id.as_str()).as_str().try_into()?;
     let mut echo = Arc::unwrap_or_clone(row.echo.take().unwrap_or_default());
     // Programs are sent to the service's address, else to its node's; what was written is shown.
@@ -136,6 +156,9 @@ fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> 
     }
     echo.node = Some(Arc::clone(node));
     row.echo = Some(Arc::new(echo));
+    if let Some(before) = known(app, row.id.as_str()) {
+        super::register::keep_checks(&mut row, &before);
+    }
     Ok(row)
 }
 
@@ -192,7 +215,7 @@ fn put_word(row: &mut Registration, word: &Word) -> Result<(), Failure> {
 /// another agent took in is that one's to withdraw.
 pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
-    is_no_member(&app, &name)?;
+    is_here(&app, &body, &name)?;
     let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
     let meant = service.as_ref().map(|service| foreign_id(&name, service));
     let is_meant = |row: &Registration| {
@@ -212,11 +235,16 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
             }
         }
     }
-    let (rows, this) = (app.agent.view().rows(), app.agent.view().this().map(|this| this.id));
-    let mut others = rows.iter().flat_map(|service| service.rows()).filter(|row| Some(row.owner) != this);
-    if let Some(other) = others.find(|row| is_meant(&row.registration)) {
-        let owner = &other.node.name;
-        let why = format!("agent {owner} took this in, and it stands as long as that says so: deregister it there");
+    let rows = app.agent.view().rows();
+    let others = rows.iter().flat_map(|service| service.rows()).filter(|row| {
+        row.node.name != app.agent.config().node
+            && *row.node.datacenter == *app.agent.config().datacenter
+            && is_meant(&row.registration)
+    });
+    let owners: BTreeSet<_> = others.map(|row| row.node.name.as_str()).collect();
+    if !owners.is_empty() {
+        let owners = Vec::from_iter(owners).join(", ");
+        let why = format!("it stands by the word of {owners}, which took it in too: deregister it there as well");
         return Err(Failure::new(StatusCode::CONFLICT, why));
     }
     Ok(yes())

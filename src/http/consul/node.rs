@@ -78,7 +78,7 @@ impl<'a> Node<'a> {
 
 /// The node without an agent that a registration was made for, if it was.
 pub(super) fn foreign(registration: &Registration) -> Option<&EchoNode> {
-    registration.echo.as_ref()?.node.as_deref()
+    registration.foreign()
 }
 
 /// The name of the node that an instance stands on.

@@ -1,0 +1,214 @@
+//! Consul's API beyond the record: names that DNS cannot hold, nodes without agents that several agents speak of, every form
+//! of a check, and every parameter of a read.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may look at clocks, and fails by panic")]
+
+mod process;
+
+use process::{Agent, Mesh, until};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Status and body of one write, which may be plain text.
+async fn write(agent: &Agent, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(agent.http).await.unwrap();
+    let length = body.len();
+    let head =
+        format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+async fn put(agent: &Agent, path: &str, body: &Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let (status, answer) = write(agent, path, &body).await;
+    assert_eq!(status, 200, "{path} {body}: {answer}");
+}
+
+const REGISTER: &str = "/v1/agent/service/register";
+
+#[tokio::test]
+async fn a_name_that_dns_cannot_hold_is_known_everywhere_else() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let long = "x".repeat(100);
+    let names = ["billing.api", "My Service", "_tcp", "a/b", &long];
+    for (port, name) in names.iter().enumerate() {
+        let body = json!({"Name": name, "Port": port + 1, "Check": {"TTL": "1h", "Status": "passing"}});
+        put(&one, REGISTER, &body).await;
+    }
+    assert!(one.log().contains("service=billing.api"), "{}", one.log());
+    // Its own book is read back from the disk, and another node's from the wire.
+    one.kill_both().await;
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    for (port, name) in names.iter().enumerate() {
+        let path = name.replace(' ', "%20").replace('/', "%2F");
+        for agent in [&one, &two] {
+            let found = until("it passes", async || {
+                let found = agent.get(&format!("/v1/health/service/{path}?passing")).await;
+                (found[0]["Service"]["Port"] == port + 1).then_some(found)
+            });
+            assert_eq!(found.await[0]["Service"]["Service"], *name);
+            assert_eq!(agent.get(&format!("/api/v1/services/{path}")).await[0]["name"], *name);
+        }
+        let id = format!("/v1/agent/health/service/name/{path}");
+        assert_eq!(one.get(&id).await[0]["Checks"][0]["Name"], format!("Service '{name}' check"));
+        let ours = json!({"name": name, "port": 1}).to_string();
+        assert_eq!(one.call("PUT", "/api/v1/registrations/x", &ours).await.0, 400, "our own words: {name}");
+    }
+    assert_eq!(two.get("/v1/catalog/services").await.as_object().unwrap().len(), names.len());
+    let services = two.get("/api/v1/prometheus?service=billing.api").await;
+    assert_eq!(services[0]["labels"]["__meta_hobnob_service"], "billing.api");
+    put(&one, "/v1/agent/service/deregister/a%2Fb", &Value::Null).await;
+    assert_eq!(one.get("/v1/catalog/service/a%2Fb").await, json!([]));
+    let (status, why) = write(&one, REGISTER, &json!({"Name": "x".repeat(256)}).to_string()).await;
+    assert!(status == 400 && why.contains("255"), "{why}");
+}
+
+#[tokio::test]
+async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    let ext = |port: u16| json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"ID": "s1", "Service": "search", "Port": port}});
+    let shows = async |ports: &[u16]| {
+        for agent in [&one, &two] {
+            until(&format!("{ports:?} is shown"), async || {
+                let found = agent.get("/v1/catalog/service/search").await;
+                let found: Vec<_> = found.as_array()?.iter().map(|row| row["ServicePort"].clone()).collect();
+                (json!(found) == json!(ports)).then_some(())
+            })
+            .await;
+        }
+    };
+    put(&one, "/v1/catalog/register", &ext(1)).await;
+    shows(&[1]).await;
+    put(&two, "/v1/catalog/register", &ext(2)).await;
+    shows(&[2]).await;
+    // Said again it is nothing new: nobody who waits is woken.
+    let before = two.get("/v1/catalog/service/search").await;
+    put(&two, "/v1/catalog/register", &ext(2)).await;
+    assert_eq!(two.get("/v1/catalog/service/search").await, before);
+    put(&one, "/v1/catalog/register", &ext(3)).await;
+    shows(&[3]).await;
+    two.until_resolved("search", &["3"]).await;
+    assert_eq!(two.get("/v1/catalog/nodes").await.as_array().unwrap().len(), 3);
+    // Who withdraws it is told whose word stands, until nobody's does.
+    let gone = json!({"Node": "ext", "ServiceID": "s1"}).to_string();
+    let (status, why) = write(&two, "/v1/catalog/deregister", &gone).await;
+    assert!(status == 409 && why.contains("n1"), "{status} {why}");
+    assert_eq!(write(&one, "/v1/catalog/deregister", &gone).await, (200, "true".into()));
+    shows(&[]).await;
+}
+
+#[tokio::test]
+async fn a_foreign_service_keeps_its_checks_and_hears_of_its_node_from_anybody() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    let ext = json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"Service": "search", "Port": 1},
+        "Check": {"Name": "up", "Status": "passing", "ServiceID": "search"}});
+    put(&one, "/v1/catalog/register", &ext).await;
+    let again = json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"Service": "search", "Port": 2}});
+    put(&one, "/v1/catalog/register", &again).await;
+    let found = one.get("/v1/health/service/search?passing").await;
+    assert_eq!((&found[0]["Service"]["Port"], &found[0]["Checks"][0]["Name"]), (&json!(2), &json!("up")));
+    let disk = json!({"Node": "ext", "Address": "10.9.9.9", "Check": {"Name": "disk", "Status": "critical"}});
+    put(&two, "/v1/catalog/register", &disk).await;
+    for agent in [&one, &two] {
+        until("the node's check weighs on it", async || {
+            (agent.get("/v1/health/service/search?passing").await == json!([])).then_some(())
+        })
+        .await;
+    }
+    let elsewhere = json!({"Node": "ext", "Datacenter": "dc9"}).to_string();
+    assert_eq!(write(&one, "/v1/catalog/deregister", &elsewhere).await.0, 500);
+}
+
+#[tokio::test]
+async fn every_form_of_a_check_is_taken() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    put(&agent, REGISTER, &json!({"Name": "db", "Port": 1})).await;
+    let forms = [
+        (
+            "http",
+            json!({"HTTP": "http://127.0.0.1:1/", "Method": "PUT", "Header": {"A": ["b", "c"]}, "Body": "x", "Interval": "1h"}),
+        ),
+        ("http", json!({"http": "https://127.0.0.1:1/", "tls_skip_verify": true, "interval": 3_600_000_000_000_u64})),
+        ("tcp", json!({"TCP": "localhost:1", "Interval": "1h", "Timeout": "1s"})),
+        ("udp", json!({"UDP": "127.0.0.1:1", "Interval": "1h"})),
+        ("grpc", json!({"GRPC": "127.0.0.1:1/db", "GRPCUseTLS": true, "Interval": "1h", "SuccessBeforePassing": 2})),
+        (
+            "ttl",
+            json!({"TTL": "1h", "FailuresBeforeCritical": 3, "DeregisterCriticalServiceAfter": "90m", "Notes": "n"}),
+        ),
+        ("alias", json!({"AliasService": "db"})),
+        ("alias", json!({"AliasNode": "n1", "AliasService": "db"})),
+    ];
+    let checks: Vec<_> = forms.iter().map(|(_, form)| form).collect();
+    put(&agent, REGISTER, &json!({"Name": "web", "Port": 80, "Checks": checks})).await;
+    let shown = agent.get("/v1/agent/checks").await;
+    for (at, (kind, form)) in forms.iter().enumerate() {
+        assert_eq!(shown[format!("service:web:{}", at + 1)]["Type"], *kind, "{form}: {shown}");
+    }
+    // What is not named again stays, unless all is to be replaced.
+    let one = json!({"Name": "web", "Port": 80, "Check": {"CheckID": "own", "TTL": "1h"}});
+    put(&agent, REGISTER, &one).await;
+    assert_eq!(agent.get("/v1/agent/checks").await.as_object().unwrap().len(), forms.len() + 1);
+    put(&agent, &format!("{REGISTER}?replace-existing-checks"), &one).await;
+    let left = agent.get("/v1/agent/checks").await;
+    assert_eq!(left.as_object().unwrap().keys().collect::<Vec<_>>(), ["own"]);
+}
+
+#[tokio::test]
+async fn reads_take_every_parameter() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    put(&one, REGISTER, &json!({"Name": "web", "Port": 1, "Tags": ["a", "b"]})).await;
+    put(&two, REGISTER, &json!({"Name": "web", "Port": 2, "Tags": ["b"]})).await;
+    for (query, ports) in [
+        ("near=n2", json!([2, 1])),
+        ("near=_agent&tag=b", json!([1, 2])),
+        ("near=nobody", json!([1, 2])),
+        ("tag=b&tag=A", json!([1])),
+        ("passing&tag=b&stale&cached&ns=default&partition=x&unknown=1", json!([1, 2])),
+        ("consistent&dc=DC1&merge-central-config", json!([1, 2])),
+        ("node-meta=k:v", json!([])),
+        ("filter=Node.Node%20==%20n2%20and%20a%20not%20in%20Service.Tags", json!([2])),
+    ] {
+        until(query, async || {
+            let found = one.get(&format!("/v1/health/service/web?{query}")).await;
+            let found: Vec<_> = found.as_array()?.iter().map(|entry| entry["Service"]["Port"].clone()).collect();
+            (json!(found) == ports).then_some(())
+        })
+        .await;
+    }
+    let pretty = one.text("/v1/catalog/datacenters?pretty").await;
+    assert!(pretty.ends_with("\r\n[\n    \"dc1\"\n]"), "{pretty}");
+    assert_eq!(one.get("/v1/health/connect/web").await, json!([]));
+    assert_eq!(one.get("/v1/catalog/connect/web").await, json!([]));
+    assert_eq!(one.get("/v1/coordinate/datacenters").await[0]["Datacenter"], "dc1");
+    assert!(one.get("/v1/agent/host").await["Memory"]["total"].is_u64());
+    assert!(one.get("/v1/agent/metrics").await["Gauges"].is_array());
+    assert!(one.text("/v1/agent/metrics?format=prometheus").await.contains("hobnob_"));
+    put(&one, "/v1/agent/reload", &Value::Null).await;
+}
+
+#[tokio::test]
+async fn an_event_carries_what_serf_lets_it() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    assert_eq!(write(&agent, "/v1/event/fire/deploy", &"x".repeat(512)).await.0, 200);
+    let heard = agent.get("/v1/event/list?name=deploy").await;
+    assert_eq!(heard[0]["Payload"], format!("{}eHg=", "eHh4".repeat(170)));
+    assert_eq!(write(&agent, "/v1/event/fire/deploy", &"x".repeat(513)).await.0, 413);
+}
