@@ -156,6 +156,11 @@ async fn consul_s_calls_are_held_to_the_same_policies() {
         ("/v1/agent/service/register", r#"{"N_aMe": "db", "Port": 2}"#),
         ("/v1/agent/service/register", r#"{"name": "web", "NAME": "db", "Port": 2}"#),
         ("/v1/agent/service/register", r#"{"Name": "web", "I_D": "db", "Port": 2}"#),
+        // Who names a check's id takes it.
+        ("/v1/agent/service/register", r#"{"Name": "web", "Check": {"Check_ID": "alive", "TTL": "1h"}}"#),
+        ("/v1/agent/service/register", r#"{"Name": "web", "checks": [{"ID": "alive", "TTL": "1h"}]}"#),
+        ("/v1/agent/check/register", r#"{"Name": "x", "CheckID": "alive", "TTL": "1h", "ServiceID": "web"}"#),
+        ("/v1/agent/check/register", r#"{"Name": "alive", "TTL": "1h", "ServiceID": "web"}"#),
         ("/v1/agent/service/deregister/db", ""),
         ("/v1/agent/service/maintenance/db?enable=true", ""),
         // A check by an id of its own, and one of the node.
@@ -172,6 +177,8 @@ async fn consul_s_calls_are_held_to_the_same_policies() {
         assert_eq!(put(&web, path, body).await, 403, "{path} {body}");
         assert_eq!(put("", path, body).await, 403, "anonymous: {path} {body}");
     }
+    // Another word for the name is none.
+    assert_eq!(put(&web, "/v1/agent/service/register", r#"{"Service": "db", "Port": 2}"#).await, 400);
     assert_eq!(put(&web, "/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h", "ServiceID": "web"}"#).await, 200);
     assert_eq!(put(&web, "/v1/agent/check/pass/x", "").await, 200);
     assert_eq!(put(&root, "/v1/agent/check/pass/alive", "").await, 200);

@@ -206,6 +206,8 @@ impl Access {
     async fn allow_write(&self, who: &Who, aim: Aim, mut request: Request) -> Result<Request, Problem> {
         let view = self.agent.view();
         let of_id = |id: &str| view.registration(&id.try_into().ok()?).map(|own| own.name.to_string());
+        // Who names a check's id takes it from the service that had it.
+        let of_check = |id: &String| consul::service_of_check(view, id);
         let services: Vec<String> = match aim {
             Aim::Service(name) | Aim::Lease(name) => vec![name],
             Aim::Instance(id) | Aim::Beat(id) => of_id(&id).into_iter().collect(),
@@ -213,12 +215,17 @@ impl Access {
             Aim::Body(id) => {
                 let said = Said::of(&mut request).await?;
                 let ids = id.iter().chain(&said.ids).chain(&said.names);
-                ids.filter_map(|id| of_id(id)).chain(said.names.iter().cloned()).collect()
+                let named = ids.filter_map(|id| of_id(id)).chain(said.names.iter().cloned());
+                named.chain(said.checks.iter().filter_map(of_check)).collect()
             }
-            Aim::NewCheck => match Said::of(&mut request).await?.services {
-                ids if ids.is_empty() => vec![consul::node_checks().to_string()],
-                ids => ids.iter().filter_map(|id| of_id(id)).collect(),
-            },
+            Aim::NewCheck => {
+                let said = Said::of(&mut request).await?;
+                let taken = said.names.iter().chain(&said.ids).chain(&said.checks).filter_map(of_check);
+                match &*said.services {
+                    [] => taken.chain([consul::node_checks().to_string()]).collect(),
+                    ids => taken.chain(ids.iter().filter_map(|id| of_id(id))).collect(),
+                }
+            }
         };
         match services.iter().find(|service| !who.policy.may_write(service)) {
             Some(service) => Err(who.forbidden(&format!("to write the service {service:?}"))),
@@ -234,6 +241,7 @@ struct Said {
     names: Vec<String>,
     ids: Vec<String>,
     services: Vec<String>,
+    checks: Vec<String>,
 }
 
 impl Said {
@@ -245,15 +253,26 @@ impl Said {
         let mut said = Self::default();
         // Consul's clients write a key as they like; all spellings of it are held to the policy.
         for (key, value) in value.as_object().into_iter().flatten() {
-            let Some(text) = value.as_str().filter(|text| !text.is_empty()) else { continue };
-            match &*consul::folded(key) {
-                "name" => said.names.push(text.into()),
-                "id" => said.ids.push(text.into()),
-                "serviceid" => said.services.push(text.into()),
+            let text = value.as_str().filter(|text| !text.is_empty());
+            match (&*consul::folded(key), text) {
+                ("name", Some(text)) => said.names.push(text.into()),
+                ("id", Some(text)) => said.ids.push(text.into()),
+                ("serviceid", Some(text)) => said.services.push(text.into()),
+                ("checkid", Some(text)) => said.checks.push(text.into()),
+                ("check", None) => said.name_checks(std::slice::from_ref(value)),
+                ("checks", None) => said.name_checks(value.as_array().map_or(&[], Vec::as_slice)),
                 _ => {}
             }
         }
         Ok(said)
+    }
+
+    fn name_checks(&mut self, checks: &[Value]) {
+        for (key, value) in checks.iter().filter_map(Value::as_object).flatten() {
+            if matches!(&*consul::folded(key), "id" | "checkid") {
+                self.checks.extend(value.as_str().map(String::from));
+            }
+        }
     }
 }
 
