@@ -200,3 +200,33 @@ async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
     assert_eq!(node.call("POST", "/api/v1/leave", "").await, (200, json!({"leaving": true})));
     node.agent.stopped().await.unwrap();
 }
+
+#[tokio::test]
+async fn envoy_is_told_of_a_cluster_once_and_again_when_it_has_changed() {
+    let node = start().await;
+    let register =
+        async |body: &str| assert!(node.call("PUT", "/api/v1/registrations/web", body).await.0 < 300, "{body}");
+    register(r#"{"name": "web", "address": "10.0.0.1", "port": 80}"#).await;
+    let ask = async |version: &str| {
+        let asked = json!({
+            "version_info": version, "node": {"id": "envoy-1", "cluster": "front"}, "resource_names": ["web", "none"],
+            "type_url": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+        });
+        node.call("POST", "/v3/discovery:endpoints", &asked.to_string()).await
+    };
+    let (status, first) = ask("").await;
+    let endpoint = |answer: &Value| {
+        answer["resources"][0]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"].clone()
+    };
+    assert_eq!((status, endpoint(&first)), (200, json!({"address": "10.0.0.1", "port_value": 80})));
+    assert_eq!(
+        (&first["resources"][1]["cluster_name"], &first["resources"][1]["endpoints"]),
+        (&json!("none"), &json!([]))
+    );
+    let version = first["version_info"].as_str().unwrap();
+    assert_eq!(ask(version).await, (304, Value::Null));
+    register(r#"{"name": "web", "address": "10.0.0.1", "port": 81}"#).await;
+    assert_eq!(endpoint(&ask(version).await.1)["port_value"], 81);
+    let clusters = json!({"type_url": "type.googleapis.com/envoy.config.cluster.v3.Cluster"});
+    assert_eq!(node.call("POST", "/v3/discovery:endpoints", &clusters.to_string()).await.0, 400);
+}
