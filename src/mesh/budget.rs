@@ -61,6 +61,13 @@ impl Mesh {
         self.charge(peer, DOUBTFUL, why);
     }
 
+    /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.
+    pub(super) fn overfull(&mut self, owner: NodeId, rows: u64) {
+        if rows > 0 {
+            self.charge(owner, u32::try_from(rows).unwrap_or(u32::MAX), "a book larger than any may be");
+        }
+    }
+
     /// Drops a claim from beyond the future: clocks may differ by more than they should.
     pub(super) fn implausible(&mut self, peer: NodeId) {
         self.stats.dropped_unauthorized += 1;

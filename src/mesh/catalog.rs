@@ -6,20 +6,24 @@
 //! the mark waits until another page fills it.
 
 mod author;
+mod merged;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
+pub(super) use self::merged::{Indexed, Merged};
+
 use self::author::Fresh;
 use super::{
     claim::{Claim, Key},
+    event::Generation,
     notary::BookKey,
     page::{Sheet, Shelf, Signed, Told},
     ring::Ring,
     wire::{MAX_ROW, Mark, RowUpdate},
 };
-use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, ServiceName, Time};
+use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, Time};
 
 /// The most rows one owner may have; a registration with checks takes two.
 pub(super) const MAX_ROWS: usize = 50_000;
@@ -87,30 +91,6 @@ struct Rows {
     inherited: Option<u64>,
 }
 
-/// What a merge did.
-#[derive(Debug, Default)]
-pub(super) struct Merged {
-    /// The services whose instances may be shown otherwise now.
-    pub(super) services: Vec<ServiceName>,
-    /// The owner's word on itself changed.
-    pub(super) node: bool,
-    /// How many rows were new.
-    pub(super) rows: u64,
-    /// How many rows were malformed or over a limit.
-    pub(super) bad_rows: u64,
-    /// Whether a gap was left.
-    pub(super) gap: bool,
-    /// Instances that came to be or went: what an index needs.
-    pub(super) index: Vec<Indexed>,
-}
-
-/// An instance came under a service's name, or went from it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Indexed {
-    In(ServiceName, InstanceId),
-    Out(ServiceName, InstanceId),
-}
-
 impl Book {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self { mark: Mark { epoch, ..Mark::default() }, ..Self::default() }
@@ -128,6 +108,12 @@ impl Book {
 
     pub(super) const fn node(&self) -> Option<&Arc<Node>> {
         self.papers.node.as_ref()
+    }
+
+    /// The page in which the owner says that its process is there, which is of this generation.
+    pub(super) fn proof_of(&self, generation: Generation) -> Option<&Bytes> {
+        let page = Some(&self.papers.page).filter(|page| !page.is_empty());
+        page.filter(|_| generation == Generation::first(self.mark.epoch))
     }
 
     /// Takes the owner's word from its hello until its row arrives.
@@ -239,7 +225,7 @@ impl Book {
             let rows = self.rows.get_or_insert_default();
             // Twice what a writer may have: pages in which little stands any more are not held against it.
             if rows.shelf.bytes + signed.bytes().len() > 2 * MAX_BOOK_BYTES + MOSTLY_IDLE {
-                merged.bad_rows += page.rows.len() as u64;
+                merged.exceed(page.rows.len());
                 return false;
             }
             rows.shelf.put(page.to, signed.bytes());
@@ -258,10 +244,7 @@ impl Book {
         update: &RowUpdate<'_>,
         merged: &mut Merged,
     ) {
-        let Some(key) = Key::parse(update.key) else {
-            merged.bad_rows += 1;
-            return;
-        };
+        let Some(key) = Key::parse(update.key) else { return merged.bad_rows += 1 };
         let known = match key {
             Key::Node => (self.papers.version, false),
             _ => {
@@ -271,7 +254,10 @@ impl Book {
         if update.version < known.0 || (update.version == known.0 && !known.1) {
             return;
         }
-        let parsed = update.body.map(|body| Claim::parse(&key, body).filter(|_| body.len() <= MAX_ROW));
+        if update.body.is_some_and(|body| body.len() > MAX_ROW) {
+            return merged.exceed(1);
+        }
+        let parsed = update.body.map(|body| Claim::parse(&key, body));
         let claim = match parsed {
             None if key != Key::Node => None,
             // A node speaks of itself, under its own name.
@@ -283,8 +269,7 @@ impl Book {
         };
         // Twice what a writer may have: tombstones are not held against it.
         if known.0 == 0 && self.len() >= 2 * MAX_ROWS {
-            merged.bad_rows += 1;
-            return;
+            return merged.exceed(1);
         }
         merged.rows += 1;
         if key == Key::Node {

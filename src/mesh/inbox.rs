@@ -43,7 +43,9 @@ impl Mesh {
         }
         // Who is back was heard by comparing notes, as after a partition: this side of it does not know yet.
         for fact in std::mem::take(&mut self.revived) {
-            self.spread(now, &Rumor::Fact(fact), self.id);
+            let page = self.catalog.get(fact.id).and_then(|book| book.proof_of(fact.generation));
+            let rumor = page.map_or(Rumor::Fact(fact), |page| Rumor::Rows(page.clone()));
+            self.spread(now, &rumor, self.id);
         }
     }
 

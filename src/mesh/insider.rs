@@ -1,16 +1,19 @@
 //! A member that lies: each row of the trust table that concerns members, tried by one that is in.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use super::{
-    Event, Generation, Gone, Input, Output,
+    Command, Event, Generation, Gone, Input, Output,
+    catalog::{MAX_BOOK_BYTES, MAX_ROWS},
+    check::MAX_OUTPUT,
+    membership::MAX_MEMBERS,
     page::Told,
-    tests::{Wired, state},
-    wire::{Fact, Frame, MAX_MESSAGE, Page, VERSION},
+    tests::{Wired, state, web},
+    wire::{Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, VERSION, encode_named},
 };
-use crate::model::{MemberState, NodeId};
+use crate::model::{CheckStatus, Health, HealthReport, MemberState, NodeId};
 
 /// A mesh that stands, the liar (its first member), and the victim.
 fn mesh() -> (Wired, Vec<NodeId>, NodeId, NodeId) {
@@ -72,6 +75,44 @@ fn a_liar_makes_nobody_leave() {
         wired.run(Duration::from_secs(3));
         assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Alive));
     }
+}
+
+#[test]
+fn a_liar_brings_nobody_back_who_has_left() {
+    let (mut wired, ids, liar, victim) = mesh();
+    wired.order(victim, web());
+    let old: Vec<Bytes> =
+        wired.nodes[&victim].book().sheets(Mark::default()).iter().map(|sheet| sheet.bytes.clone()).collect();
+    wired.order(victim, Command::Leave);
+    wired.dead.insert(victim);
+    let left = |wired: &Wired| honest(wired, &ids, victim).iter().all(|state| *state == MemberState::Left);
+    assert!(left(&wired) && old.len() > 1);
+    let (known, other) = (wired.nodes[&victim].hello().generation, ids[2]);
+    let claims: Vec<Fact> = [MemberState::Alive, MemberState::Suspect, MemberState::Down]
+        .into_iter()
+        .flat_map(|state| [victim, liar, other].map(|by| fact(&wired, victim, state, by)))
+        .flat_map(|fact| [1, 2, 60, 1 << 16].map(|more| Fact { generation: Generation(known.0 + more), ..fact }))
+        .collect();
+    for (claim, seq) in claims.into_iter().zip(1 << 20..) {
+        let rumor = Frame::Fact { seq, until: liar, fact: claim };
+        lie(&mut wired, &ids, liar, victim, &[Frame::Facts(vec![claim]), rumor]);
+        // What it once signed proves no new life.
+        for page in &old {
+            let told = Told { since: 0, floor: 0 };
+            lie(&mut wired, &ids, liar, victim, &[Frame::Page { told, page }]);
+        }
+        assert!(left(&wired), "{claim:?}");
+        wired.run(Duration::from_millis(300));
+        assert!(left(&wired), "{claim:?}");
+    }
+    assert!(
+        ids[1..]
+            .iter()
+            .filter(|id| **id != victim)
+            .all(|id| { wired.seen(*id, "web") == 0 && wired.nodes[id].stats().returns_on_hearsay > 0 })
+    );
+    wired.restart(4, 2_000, Vec::new());
+    assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Alive), "its own word counts");
 }
 
 #[test]
@@ -210,4 +251,93 @@ fn who_hands_on_in_good_faith_is_not_charged_for_a_liar() {
         assert_eq!(expelled(relay) - before, charged, "the liar is charged where it spoke: {inner:?}");
         wired.run(Duration::from_secs(130));
     }
+}
+
+/// What the victim does about the liar, having read pages of the liar's own book with these rows, until it hangs up.
+fn reads(wired: &mut Wired, victim: NodeId, liar: NodeId, pages: impl Iterator<Item = Vec<Row>>) -> Vec<Output> {
+    let (mark, notary) = (wired.nodes[&liar].book().mark(), Arc::clone(&wired.nodes[&liar].config.notary));
+    let mut to = mark.version;
+    for (rows, seq) in pages.zip(1 << 20..) {
+        let from = to;
+        let update = |((key, body), version)| RowUpdate { key, version, body: Some(body) };
+        let rows: Vec<_> = rows.iter().map(|(key, body)| (key.as_str(), &**body)).zip(from + 1..).map(update).collect();
+        to += rows.len() as u64;
+        let page = Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, rows }.sign(&*notary);
+        let mut packet = vec![VERSION];
+        Frame::Rows { seq, until: victim, page: &page }.write(&mut packet);
+        assert!(packet.len() <= MAX_MESSAGE);
+        let done = hears(wired, victim, liar, &packet.into(), 1);
+        if !done.is_empty() {
+            return done;
+        }
+    }
+    Vec::new()
+}
+
+type Row = (String, Bytes);
+
+/// A claim on the health of an instance that is told apart by `n`, whose one check says so many bytes.
+fn claim(n: usize, length: usize) -> Row {
+    let check = CheckStatus {
+        id: "c".try_into().unwrap(),
+        name: "c".try_into().unwrap(),
+        status: Health::Warning,
+        output: "x".repeat(length.min(MAX_OUTPUT)).into(),
+        since: 0,
+    };
+    let checks = vec![check; length.div_ceil(MAX_OUTPUT)];
+    (format!("h:i{n}"), encode_named(&HealthReport { checks, maintenance: None }))
+}
+
+/// How many rows and bytes of the liar's the victim keeps.
+fn kept(wired: &Wired, victim: NodeId, liar: NodeId) -> (usize, usize) {
+    let book = wired.nodes[&victim].catalog.get(liar).unwrap();
+    (book.len(), book.sheets(Mark::default()).iter().map(|sheet| sheet.bytes.len()).sum())
+}
+
+#[test]
+fn a_liar_with_rows_without_end_fills_two_books_and_is_shut_out() {
+    let (mut wired, _, liar, victim) = mesh();
+    let small = (0..).map(|page| (0..1_500).map(|n| claim(page * 1_500 + n, 0)).collect());
+    let done = reads(&mut wired, victim, liar, small);
+    assert!(matches!(done[..], [_, Output::Expel(who, "a book larger than any may be")] if who == liar), "{done:?}");
+    assert_eq!(kept(&wired, victim, liar).0, 2 * MAX_ROWS);
+    let stats = wired.nodes[&victim].stats();
+    assert!(stats.expelled == 1 && stats.dropped_rows > 4_096, "{stats:?}");
+}
+
+#[test]
+fn a_liar_with_bytes_without_end_fills_two_books() {
+    let (mut wired, _, liar, victim) = mesh();
+    let large = (0..1_300).map(|n| vec![claim(n, 14 * MAX_OUTPUT)]);
+    assert!(reads(&mut wired, victim, liar, large).is_empty(), "a hundred rows too many may be an accident");
+    let (rows, bytes) = kept(&wired, victim, liar);
+    assert!(rows < 1_300 && bytes <= 2 * MAX_BOOK_BYTES + (1 << 20), "{rows} rows, {bytes} bytes");
+    assert_eq!(wired.nodes[&victim].stats().dropped_rows, 1_300 - rows as u64);
+}
+
+#[test]
+fn a_row_larger_than_any_is_not_kept() {
+    let (mut wired, _, liar, victim) = mesh();
+    let (key, _) = claim(0, 0);
+    let vast = Bytes::from(vec![b'x'; MAX_ROW + 1]);
+    let before = kept(&wired, victim, liar);
+    let done = reads(&mut wired, victim, liar, std::iter::repeat_n(vec![(key, vast)], 4_100));
+    assert!(matches!(done[..], [_, Output::Expel(..)]), "{done:?}");
+    assert_eq!(kept(&wired, victim, liar).0, before.0);
+}
+
+#[test]
+fn a_liar_fills_no_roster_beyond_its_limit() {
+    let (mut wired, ids, liar, victim) = mesh();
+    let generation = wired.nodes[&victim].hello().generation;
+    let invented = |n: u64| Fact { id: NodeId(n), generation, incarnation: 0, state: MemberState::Alive, by: liar };
+    for chunk in 0..21 {
+        let facts = (1..=1_000).map(|n| invented(chunk * 1_000 + n)).collect();
+        let mut packet = vec![VERSION];
+        Frame::Facts(facts).write(&mut packet);
+        hears(&mut wired, victim, liar, &packet.into(), 1);
+    }
+    let mesh = &wired.nodes[&victim];
+    assert_eq!((mesh.roster.len(), mesh.stats().dropped_full), (MAX_MEMBERS, 1_000 + ids.len() as u64 - 1));
 }

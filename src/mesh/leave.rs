@@ -3,17 +3,20 @@
 //! A goodbye counts at once from the one who leaves. Told by another it is a reason to look, since anybody can write
 //! another's name under it; of a member that is Down anyway it is believed. An operator's word counts nowhere but where
 //! the member is Down already: no single member can make a healthy one leave.
+//!
+//! Who has left comes back by its own word alone: on its own connection, or in the page that its new process has signed
+//! and that anybody may bring. Who was said to have left and lives takes a new epoch therefore, not just a generation.
 
 use std::time::Duration;
 
 use super::{
     Mesh,
-    event::{Cause, Done, Rejected},
+    event::{Cause, Done, Generation, Rejected},
     look::Purpose,
     rumor::Rumor,
-    wire::Fact,
+    wire::{Fact, Frame},
 };
-use crate::model::{MemberState, NodeId, Time};
+use crate::model::{Epoch, MemberState, NodeId, Time};
 
 impl Mesh {
     /// An operator says that a member which is Down will not come back.
@@ -57,6 +60,43 @@ impl Mesh {
         if is_new && self.observes(left.id) {
             self.spread(now, &Rumor::Fact(*left), self.id);
         }
+    }
+
+    /// Whether somebody would have another back that has left.
+    pub(super) fn is_return_on_hearsay(&self, from: NodeId, fact: &Fact) -> bool {
+        let has_left = self.roster.get(fact.id).filter(|seen| seen.state == MemberState::Left);
+        from != fact.id
+            && fact.state != MemberState::Left
+            && has_left.is_some_and(|seen| seen.generation < fact.generation)
+    }
+
+    /// Somebody says that a member is back which has left: its own page will tell, if there is one.
+    pub(super) fn hear_of_a_return(&mut self, now: Time, from: NodeId, fact: &Fact) {
+        self.stats.returns_on_hearsay += 1;
+        if fact.state.is_shown() {
+            self.pull_later(now, fact.id, from);
+        }
+    }
+
+    /// A member has signed that a process of this epoch is there: its own word, whoever brings it. Pages of
+    /// epochs that are known prove nothing: anybody may have kept them.
+    pub(super) fn hear_of_a_new_life(&mut self, now: Time, id: NodeId, epoch: Epoch) {
+        let generation = Generation::first(epoch);
+        let is_new = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() < epoch);
+        if is_new && self.is_plausible(now, id, generation) {
+            let alive = Fact { id, generation, incarnation: 0, state: MemberState::Alive, by: id };
+            self.judge(now, &alive, Cause::Told);
+        }
+    }
+
+    /// Tells a peer that speaks, and is gone here, what it has to rise above.
+    pub(super) fn tell_the_gone(&mut self, peer: NodeId) {
+        let Some(seen) = self.roster.get(peer).filter(|seen| !seen.state.is_shown()) else { return };
+        let frame = match seen.state {
+            MemberState::Left => Frame::Facts(vec![seen.fact(peer, self.id)]),
+            _ => Frame::Renew(seen.generation),
+        };
+        self.send(peer, &frame);
     }
 
     /// An operator's word on a member that is not Down here: it may be so in a moment.

@@ -185,9 +185,7 @@ impl Mesh {
     /// A peer wants to know whether this node is there. One that is taken for dead here hears of that too.
     pub(super) fn on_knock(&mut self, from: NodeId) {
         self.send(from, &Frame::Here);
-        if let Some(gone) = self.roster.get(from).filter(|seen| !seen.state.is_shown()).map(|seen| seen.generation) {
-            self.send(from, &Frame::Renew(gone));
-        }
+        self.tell_the_gone(from);
     }
 
     /// A peer cannot reach a member and asks for help. That it was asked is said at once, so that the peer knows which of

@@ -87,6 +87,8 @@ impl Mesh {
             self.implausible(from);
         } else if forged || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
+        } else if self.is_return_on_hearsay(from, fact) {
+            self.hear_of_a_return(now, from, fact);
         } else if fact.state == MemberState::Suspect && fact.id != self.id && !self.may_accuse(fact) {
             // The accuser has said so too often: whether it is true, this node finds out by itself.
             self.stats.accusations_over_budget += 1;
@@ -238,6 +240,8 @@ impl Mesh {
             self.swim.refute(now, fact.incarnation);
             self.carry_out(now);
             self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
+        } else if fact.state == MemberState::Left && !self.leaving {
+            self.rise(now, ours.generation);
         } else if !self.leaving {
             self.renew(now);
         }
@@ -324,8 +328,7 @@ impl Mesh {
     fn correct(&mut self, peer: NodeId, generation: Generation) -> bool {
         let Some(seen) = self.roster.get(peer) else { return false };
         if !seen.state.is_shown() {
-            let gone = seen.generation;
-            self.send(peer, &Frame::Renew(gone));
+            self.tell_the_gone(peer);
         } else if seen.generation > generation {
             let known = seen.fact(peer, self.id);
             self.send(peer, &Frame::Facts(vec![known]));

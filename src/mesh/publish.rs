@@ -261,6 +261,7 @@ impl Mesh {
             Taken::Rows(0) => self.stats.rumors_stale += 1,
             Taken::Unknown | Taken::Rows(_) => {}
         }
+        self.revived.clear();
         self.spread(now, &Rumor::Rows(page), until);
     }
 
@@ -334,10 +335,13 @@ impl Mesh {
         let mesh = &self.config.mesh;
         let book = self.catalog.entry(owner, || Book::new(epoch));
         let merged = book.merge(now, mesh, &signed, told);
-        let (rows, mark) = (merged.rows, book.mark());
+        let (rows, beyond, mark) = (merged.rows, merged.beyond, book.mark());
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;
         self.merged(owner, merged);
+        if from == owner {
+            self.overfull(owner, beyond);
+        }
         if mark.epoch == epoch && mark.version < to && told.is_none() {
             self.stats.gaps += 1;
             self.pull_later(now, owner, from);
@@ -357,6 +361,7 @@ impl Mesh {
             NodeId::of(&self.config.mesh, &node.name) == page.owner && signed.is_signed_with(key, &*notary)
         });
         let Some(key) = key else { return Some(false) };
+        self.hear_of_a_new_life(now, page.owner, page.epoch);
         if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
             let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
             book.open(page.epoch, key);
@@ -390,7 +395,7 @@ impl Mesh {
     }
 
     /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.
-    fn pull_later(&mut self, now: Time, owner: NodeId, from: NodeId) {
+    pub(super) fn pull_later(&mut self, now: Time, owner: NodeId, from: NodeId) {
         if self.roster.len() < MAX_MEMBERS && self.pulling.len() < MAX_PULLS && self.pulling.insert(owner) {
             self.timers.set(now + GAP_PATIENCE, Timer::Pull { owner, from });
         }

@@ -69,6 +69,8 @@ counters! {
     expelled,
     /// Claims refused because their sender may not make them.
     dropped_unauthorized,
+    /// Claims that a member is back which has left, not counted until it says so itself.
+    returns_on_hearsay,
     /// Flips of instances that were told later or not at all, since they came too often.
     flips_damped,
     /// Rumours dropped because a queue was full.

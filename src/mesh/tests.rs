@@ -48,6 +48,14 @@ impl Wired {
         id
     }
 
+    /// A new process of node `n`, which finds the mesh through the first.
+    pub(super) fn restart(&mut self, n: u16, epoch: u64, registrations: Vec<Arc<Registration>>) {
+        let id = self.start(n, epoch, registrations);
+        self.dead.remove(&id);
+        self.links.retain(|(a, b)| *a != id && *b != id);
+        self.order(id, Command::Join(vec![address(0)]));
+    }
+
     pub(super) fn at(&mut self, id: NodeId) -> &mut Mesh {
         self.nodes.get_mut(&id).unwrap()
     }
@@ -115,7 +123,7 @@ impl Wired {
         self.now = end;
     }
 
-    fn seen(&self, id: NodeId, name: &str) -> usize {
+    pub(super) fn seen(&self, id: NodeId, name: &str) -> usize {
         let name: ServiceName = name.try_into().unwrap();
         self.nodes[&id].service(&name).map_or(0, |instances| instances.len())
     }
@@ -125,7 +133,7 @@ fn address(n: u16) -> SocketAddr {
     ([127, 0, 0, 1], 7000 + n).into()
 }
 
-fn web() -> Command {
+pub(super) fn web() -> Command {
     Command::Register(Arc::new(Registration::new("web", 80).unwrap()))
 }
 
@@ -155,10 +163,7 @@ fn a_death_hides_instances_and_a_return_shows_them() {
         assert_eq!(wired.seen(*id, "web"), 0);
         assert_eq!(wired.nodes[id].member(ids[2]).unwrap().state, MemberState::Down);
     }
-    wired.dead.remove(&ids[2]);
-    wired.links.retain(|(a, b)| *a != ids[2] && *b != ids[2]);
-    wired.start(2, 2_000, vec![Arc::new(Registration::new("web", 81).unwrap())]);
-    wired.order(ids[2], Command::Join(vec![address(0)]));
+    wired.restart(2, 2_000, vec![Arc::new(Registration::new("web", 81).unwrap())]);
     wired.run(Duration::from_secs(1));
     assert!(ids.iter().all(|id| wired.seen(*id, "web") == 1));
 }
@@ -173,6 +178,35 @@ fn who_leaves_is_gone_at_once() {
         assert_eq!(wired.seen(*id, "web"), 0);
         assert_eq!(wired.nodes[id].member(ids[1]).unwrap().state, MemberState::Left);
     }
+}
+
+#[test]
+fn who_left_and_starts_again_is_seen_everywhere_at_once() {
+    let (mut wired, ids) = Wired::of(30);
+    wired.run(Duration::from_secs(10));
+    wired.order(ids[7], Command::Leave);
+    wired.dead.insert(ids[7]);
+    wired.run(Duration::from_secs(10));
+    wired.restart(7, 2_000, vec![Arc::new(Registration::new("web", 81).unwrap())]);
+    for id in ids.iter().filter(|id| **id != ids[7]) {
+        assert_eq!((state(&wired, *id, ids[7]), wired.seen(*id, "web")), (MemberState::Alive, 1));
+    }
+}
+
+#[test]
+fn who_is_made_to_leave_and_lives_comes_back_to_all() {
+    let (mut wired, ids) = Wired::of(12);
+    wired.order(ids[4], web());
+    wired.run(Duration::from_secs(5));
+    wired.dead.insert(ids[4]);
+    wired.run(Duration::from_secs(8));
+    wired.order(ids[0], Command::ForceLeave(ids[4]));
+    wired.dead.remove(&ids[4]);
+    wired.run(Duration::from_secs(20));
+    for id in ids.iter().filter(|id| **id != ids[4]) {
+        assert_eq!((state(&wired, *id, ids[4]), wired.seen(*id, "web")), (MemberState::Alive, 1));
+    }
+    assert!(wired.nodes[&ids[4]].epoch() > Epoch(1_000), "under a larger epoch");
 }
 
 fn will(wired: &mut Wired, heirs: &[NodeId], node: NodeId, epoch: u64) {
