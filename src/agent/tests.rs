@@ -2,6 +2,7 @@
 
 mod insider;
 mod papers;
+mod strangers;
 
 use std::{
     net::{Ipv6Addr, SocketAddr},

@@ -48,7 +48,7 @@ impl Log {
 }
 
 /// One that the agent lets in, since it holds the secret; its link is the agent's own code.
-async fn insider(host: &Agent, secret: &Secret) -> (Met, mpsc::Sender<Order>) {
+pub(super) async fn insider(host: &Agent, secret: &Secret) -> (Met, mpsc::Sender<Order>) {
     let greeter = greeter("evil", 1, secret);
     let met = timeout(PATIENCE, greeter.dial(host.address(), None)).await.unwrap().unwrap();
     let (arrivals, mut arrived) = mpsc::channel::<Arrival>(64);
@@ -78,7 +78,7 @@ async fn reason(met: &Met) -> String {
     }
 }
 
-async fn host(secret: &Secret) -> Agent {
+pub(super) async fn host(secret: &Secret) -> Agent {
     let host = Agent::builder().node("a").mesh("prod").secret(secret.clone()).listen("127.0.0.1:0".parse().unwrap());
     host.start().await.unwrap()
 }
