@@ -8,7 +8,7 @@ seconds=${1:-60}
 shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(wire merge hello dns config registration
-    mesh filter body policy invitation edict certificate)
+    mesh filter body policy request invitation edict certificate)
 host=$(rustc -vV | sed -n 's/^host: //p')
 out=${CARGO_TARGET_DIR:-target}
 

@@ -18,7 +18,7 @@ use hobnob::{
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 13] = [
+const TARGETS: [(&str, Target); 14] = [
     ("wire", mesh::fuzz::wire),
     ("merge", mesh::fuzz::merge),
     ("hello", mesh::fuzz::hello),
@@ -29,6 +29,7 @@ const TARGETS: [(&str, Target); 13] = [
     ("filter", http::fuzz::filter),
     ("body", http::fuzz::body),
     ("policy", http::fuzz::policy),
+    ("request", http::fuzz::request),
     ("invitation", trust::fuzz::invitation),
     ("edict", trust::fuzz::edict),
     ("certificate", trust::fuzz::certificate),

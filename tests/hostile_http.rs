@@ -161,6 +161,32 @@ async fn who_asks_too_often_from_elsewhere_is_told_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn who_holds_too_many_connections_from_elsewhere_is_told_so() {
+    let Some(ours) = outward() else { return eprintln!("skipped: this machine has no network") };
+    let mesh = Mesh::new();
+    let mut command = mesh.agent("a", "a");
+    command.args(["--http", "0.0.0.0:0"]).env("HOBNOB_HTTP__INSECURE", "true");
+    command.env("HOBNOB_HTTP__MAX_CONNECTIONS_PER_CLIENT", "3");
+    let agent = mesh.launch("a", &mut command).await;
+    let elsewhere = SocketAddr::new(ours, agent.http.port());
+    let connect = async || TcpStream::connect(elsewhere).await.unwrap();
+    let held = [connect().await, connect().await, connect().await];
+    let get = b"GET /api/v1/status HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+    let said = say(connect().await, get).await;
+    assert!(said.starts_with("HTTP/1.1 429 ") && said.contains("http.max_connections_per_client"), "{said}");
+    // Who is on this host has no limit.
+    let mut local = Vec::new();
+    for _ in 0..9 {
+        local.push(TcpStream::connect(agent.http).await.unwrap());
+    }
+    let metrics = agent.text("/metrics").await;
+    assert!(metrics.contains("hobnob_http_cut_off_total{reason=\"client\"} 1\n"), "{metrics}");
+    drop(held);
+    until("there is room again", async || say(connect().await, get).await.starts_with("HTTP/1.1 200 ").then_some(()))
+        .await;
+}
+
+#[tokio::test]
 async fn a_crowd_takes_the_seats_of_tcp_and_no_more() {
     let mesh = Mesh::new();
     let socket = mesh.path("http.sock");

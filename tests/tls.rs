@@ -4,7 +4,13 @@
 
 mod process;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -15,8 +21,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// An authority in `NAME-ca.pem`, and a certificate by it for `localhost` in `NAME.pem` and `NAME.key`.
+/// An authority in `NAME-ca.pem`, and a certificate by it for `localhost` in `INTO.pem` and `INTO.key`.
 fn papers(mesh: &Mesh, name: &str, into: &str) {
+    papers_for(mesh, name, into, None);
+}
+
+/// The same; where it says so, nine tenths of the certificate's life are over, and so much is left.
+fn papers_for(mesh: &Mesh, name: &str, into: &str, left: Option<Duration>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -24,7 +35,12 @@ fn papers(mesh: &Mesh, name: &str, into: &str) {
     let ca = params.self_signed(&key).unwrap();
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    if let Some(left) = left {
+        params.not_before = (SystemTime::now() - left * 9).into();
+        params.not_after = (SystemTime::now() + left).into();
+    }
+    let leaf = params.signed_by(&key, &issuer).unwrap();
     let write = |file: String, text: String| {
         // As a whole, as those do who renew.
         let (path, fresh) = (mesh.path(&file), mesh.path(&format!("{file}.new")));
@@ -49,8 +65,13 @@ async fn start(mesh: &Mesh, more: &str) -> Agent {
 
 /// `hobnob status` over https with these flags.
 async fn status(mesh: &Mesh, agent: &Agent, flags: &[(&str, &str)]) -> Ended {
+    ask_by_cli(mesh, agent, "status", flags).await
+}
+
+/// Any such command.
+async fn ask_by_cli(mesh: &Mesh, agent: &Agent, words: &str, flags: &[(&str, &str)]) -> Ended {
     let mut command = hobnob();
-    command.args(["status", "--api", &format!("https://localhost:{}", agent.http.port())]);
+    command.args([words, "--api", &format!("https://localhost:{}", agent.http.port())]);
     for (flag, file) in flags {
         command.arg(flag).arg(mesh.path(file));
     }
@@ -109,6 +130,31 @@ async fn a_certificate_is_shown_and_replaced_while_connections_stand() {
     fs::write(mesh.path("server.pem"), "nonsense").unwrap();
     until("it says so", async || a.log().contains("http_certificate_not_reloaded").then_some(())).await;
     connect(&a, mesh.path("two-ca.pem")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_near_its_end_is_told_of_everywhere() {
+    let mesh = Mesh::new();
+    papers_for(&mesh, "one", "server", Some(Duration::from_secs(3600)));
+    let a = start(&mesh, "").await;
+    until("it is in the log", async || a.log().contains("http_certificate_expires").then_some(())).await;
+    let mut stream = connect(&a, mesh.path("one-ca.pem")).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut metrics = String::new();
+    // A server that hangs up without a word of TLS is none of this test's business.
+    let _ = stream.read_to_string(&mut metrics).await;
+    assert!(metrics.contains("\nhobnob_http_certificate_expires_seconds "), "{metrics}");
+    assert!(metrics.contains("hobnob_events_total{event=\"http_certificate_expires\""), "{metrics}");
+    let doctor = ask_by_cli(&mesh, &a, "doctor", &[("--api-ca", "one-ca.pem")]).await;
+    let line = doctor.out.lines().find(|line| line.contains("http certificate")).unwrap_or_default();
+    assert!(line.contains("warning") && line.contains("expires at"), "{doctor:?}");
+    papers(&mesh, "one", "server");
+    until("the new one is taken", async || a.log().contains("http_certificate_reloaded").then_some(())).await;
+    let doctor = ask_by_cli(&mesh, &a, "doctor", &[("--api-ca", "one-ca.pem")]).await;
+    assert!(
+        doctor.out.lines().any(|line| line.contains("http certificate") && line.contains("good until")),
+        "{doctor:?}"
+    );
 }
 
 #[tokio::test]

@@ -79,6 +79,8 @@ async fn nodes_with_certificates_meet_and_those_of_another_authority_or_mesh_do_
         issue(&mesh, "ca", node, &[]).await;
     }
     issue(&mesh, "other", "stranger", &[]).await;
+    let issued = finish(hobnob().args(["ca", "issue", "c", "--mesh", "prod", "--dir"]).arg(mesh.path("ca"))).await;
+    assert_eq!(issued.code, Some(0), "{issued:?}");
     let a = start(&mesh, "a", "ca", &[]).await;
     let b = start(&mesh, "b", "ca", &[&a]).await;
     a.until_seen("b", "alive").await;
@@ -86,12 +88,16 @@ async fn nodes_with_certificates_meet_and_those_of_another_authority_or_mesh_do_
     let certificate = &a.get("/api/v1/status").await["certificate"];
     assert_eq!(certificate["expires_soon"], false, "{certificate}");
 
-    let mut stranger = agent(&mesh, "stranger", "other", "stranger");
-    stranger.args(["--join", &a.mesh.to_string(), "--mesh", "test"]);
-    let stranger = mesh.launch("stranger", &mut stranger).await;
-    until("the stranger is refused", async || stranger.log().contains("does not accept the other").then_some(())).await;
-    let members = a.get("/api/v1/members").await;
-    assert!(members.as_array().unwrap().iter().all(|member| member["node"] != "stranger"), "{members}");
+    let [mut stranger, mut neighbour] =
+        [("stranger", "other"), ("c", "ca")].map(|(node, dir)| agent(&mesh, node, dir, node));
+    stranger.args(["--join", &a.mesh.to_string()]);
+    neighbour.args(["--join", &a.mesh.to_string(), "--mesh", "prod"]);
+    let (stranger, neighbour) = tokio::join!(mesh.launch("stranger", &mut stranger), mesh.launch("c", &mut neighbour));
+    for other in [&stranger, &neighbour] {
+        until("it is refused", async || other.log().contains("does not accept the other").then_some(())).await;
+        assert_eq!(other.get("/api/v1/members").await.as_array().unwrap().len(), 1);
+    }
+    assert_eq!(a.get("/api/v1/members").await.as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]

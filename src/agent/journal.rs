@@ -34,6 +34,8 @@ pub enum News {
     Health(Box<Flip>),
     /// What became of this node's own certificate.
     Certificate(NodeName, Paper),
+    /// What became of the one that its HTTP port shows.
+    HttpCertificate(NodeName, Paper),
 }
 
 /// What became of a certificate.
@@ -100,6 +102,12 @@ impl News {
                 Paper::NotReloaded { .. } => "certificate_not_reloaded",
                 Paper::NotRenewed { .. } => "certificate_not_renewed",
             },
+            Self::HttpCertificate(_, paper) => match paper {
+                Paper::Expires { .. } => "http_certificate_expires",
+                Paper::Expired { .. } => "http_certificate_expired",
+                Paper::Reloaded { .. } => "http_certificate_reloaded",
+                Paper::NotReloaded { .. } | Paper::NotRenewed { .. } => "http_certificate_not_reloaded",
+            },
             Self::Mesh(event, _) => match event {
                 Event::Member { .. } => "member",
                 Event::Renewed => "renewed",
@@ -120,7 +128,7 @@ impl News {
         match self {
             Self::Health(flip) => (flip.now.as_str(), if flip.check.is_some() { "check" } else { "" }),
             Self::Mesh(Event::Member { now, cause, .. }, _) => (now.as_str(), cause.as_str()),
-            Self::Mesh(..) | Self::Certificate(..) => ("", ""),
+            Self::Mesh(..) | Self::Certificate(..) | Self::HttpCertificate(..) => ("", ""),
         }
     }
 }
@@ -148,7 +156,7 @@ impl Default for Journal {
 }
 
 impl Journal {
-    pub(super) fn write(&self, unix_millis: u64, news: News) {
+    pub(crate) fn write(&self, unix_millis: u64, news: News) {
         let (outcome, cause) = news.labels();
         let mut ring = self.ring();
         let number = *self.last.borrow() + 1;

@@ -14,6 +14,7 @@ pub mod checks;
 mod clock;
 mod door;
 mod drive;
+pub(crate) mod expiry;
 mod gazette;
 mod hello;
 mod journal;

@@ -14,7 +14,9 @@ use std::{
 use tokio::{sync::mpsc, time::sleep};
 
 use super::{
-    Config, View, gazette,
+    Config, View,
+    expiry::Expiry,
+    gazette,
     hello::Greeter,
     journal::{Journal, News, Paper},
     keep,
@@ -31,24 +33,16 @@ pub(super) struct Vigil {
     files: Option<Files>,
     seeds: Vec<String>,
     seen: Option<Vec<Stamp>>,
-    /// What was told of the certificate's end, and when.
-    told: Option<(Stage, SystemTime)>,
+    expiry: Expiry,
     /// Before this no newer certificate is asked for.
     ask_at: SystemTime,
-}
-
-/// How near a certificate's end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Soon,
-    Over,
 }
 
 impl Vigil {
     pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
         let seen = files.as_ref().map(stamps);
-        Self { greeter, view, journal, files, seeds, seen, told: None, ask_at: SystemTime::UNIX_EPOCH }
+        Self { greeter, view, journal, files, seeds, seen, expiry: Expiry::default(), ask_at: SystemTime::UNIX_EPOCH }
     }
 
     /// Runs until the loop has ended.
@@ -81,7 +75,7 @@ impl Vigil {
         // Half of the files may be written: whoever writes the other half brings us back here.
         match self.greeter.trust.renew(Proof::Files(files)) {
             Ok(()) => {
-                self.told = None;
+                self.expiry = Expiry::default();
                 let serial = self.greeter.trust.says().serial;
                 tracing::info!(event = "certificate_reloaded", serial);
                 self.write(Paper::Reloaded { serial });
@@ -95,28 +89,16 @@ impl Vigil {
 
     /// Tells that the certificate's end is near, or past, now and then.
     fn warn(&mut self, now: SystemTime) {
-        let says = self.greeter.trust.says();
-        let stage = match () {
-            () if says.not_after <= now => Stage::Over,
-            () if says.expires_soon(now) => Stage::Soon,
-            () => return,
-        };
-        let is_told =
-            |(told, at): (Stage, SystemTime)| told == stage && now.duration_since(at).unwrap_or_default() <= WARN_EVERY;
-        if self.told.is_some_and(is_told) {
-            return;
+        let Some(paper) = self.expiry.due(&self.greeter.trust.says(), now) else { return };
+        let next = "issue a new one: hobnob ca issue NODE";
+        match &paper {
+            Paper::Expires { serial, left } => {
+                let left = humantime::format_duration(*left);
+                tracing::warn!(event = "certificate_expires", serial, %left, next);
+            }
+            _ => tracing::error!(event = "certificate_expired", next, "no other node lets this one in"),
         }
-        self.told = Some((stage, now));
-        let (serial, next) = (says.serial, "issue a new one: hobnob ca issue NODE");
-        if stage == Stage::Over {
-            tracing::error!(event = "certificate_expired", serial, "no other node lets this one in: {next}");
-            self.write(Paper::Expired { serial });
-        } else {
-            let left = Duration::from_secs(says.not_after.duration_since(now).unwrap_or_default().as_secs());
-            let for_people = humantime::format_duration(left).to_string();
-            tracing::warn!(event = "certificate_expires", serial, left = for_people, next);
-            self.write(Paper::Expires { serial, left });
-        }
+        self.write(paper);
     }
 
     /// Asks for the next certificate from two thirds of this one's lifetime on, again and again until there is one.
@@ -164,8 +146,6 @@ fn stamps(files: &Files) -> Vec<Stamp> {
 
 /// Four calls of `stat` each time.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// A warning that is read is read once a day.
-const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How often a newer certificate is asked for: who can grant one may be away for a weekend.
 const ASK_AGAIN: Duration = Duration::from_secs(3600);
 /// The same near the end of a short life.

@@ -24,7 +24,11 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
     let mut found = vec![ready(&status), peers(&status, &members), agreement(&status), versions(&members)];
-    found.push(certificate(&status, SystemTime::now()));
+    found.push(certificate("certificate", &status["certificate"], ISSUE, SystemTime::now()));
+    if !status["http_certificate"].is_null() {
+        let next = "replace the files of http.tls";
+        found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
+    }
     found.push(answers(&status).await);
     found.extend([buffers(), descriptors()].into_iter().flatten());
     output::print(&SHAPE.render(&Value::Array(found.clone()), flags.format));
@@ -92,16 +96,14 @@ fn versions(members: &Value) -> Value {
     }
 }
 
-/// What this node proves itself with: the mesh lets nobody in whose certificate has expired.
-fn certificate(status: &Value, now: SystemTime) -> Value {
-    let said = &status["certificate"];
+/// What this node proves itself with: the mesh lets nobody in whose certificate has expired, and no client believes it.
+fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value {
     let until = said["not_after"].as_str().unwrap_or_default();
-    let next = "hobnob ca issue NODE, and put the files where the old ones are";
     match parse_rfc3339(until) {
-        Err(_) => finding("certificate", "warning", "the agent does not say how long its own is good", "hobnob status"),
-        Ok(at) if at <= now => finding("certificate", "bad", format!("expired at {until}"), next),
-        Ok(_) if said["expires_soon"] == true => finding("certificate", "warning", format!("expires at {until}"), next),
-        Ok(_) => finding("certificate", "ok", format!("good until {until}"), ""),
+        Err(_) => finding(check, "warning", "the agent does not say how long its own is good", "hobnob status"),
+        Ok(at) if at <= now => finding(check, "bad", format!("expired at {until}"), next),
+        Ok(_) if said["expires_soon"] == true => finding(check, "warning", format!("expires at {until}"), next),
+        Ok(_) => finding(check, "ok", format!("good until {until}"), ""),
     }
 }
 
@@ -145,6 +147,7 @@ const SHAPE: Shape = Shape {
     name: "check",
     columns: &[("CHECK", "check"), ("STATUS", "status"), ("FINDING", "finding"), ("NEXT", "next")],
 };
+const ISSUE: &str = "hobnob ca issue NODE, and put the files where the old ones are";
 /// How many names of nodes fit a line.
 const FEW: usize = 5;
 /// Changes are always under way in a busy mesh: agreement is seldom whole.
@@ -171,7 +174,8 @@ mod tests {
         }
         assert_eq!(ready(&json!({"ready": false}))["status"], "bad");
         let until = |not_after: &str, soon: bool| {
-            certificate(&json!({"certificate": {"not_after": not_after, "expires_soon": soon}}), SystemTime::now())
+            let said = json!({"not_after": not_after, "expires_soon": soon});
+            certificate("certificate", &said, ISSUE, SystemTime::now())
         };
         for (not_after, soon, expected) in [
             ("2999-01-01T00:00:00Z", false, "ok"),

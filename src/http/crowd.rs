@@ -15,16 +15,19 @@ pub(super) enum CutOff {
     Memory,
     /// It asked too often.
     Rate,
+    /// Its client held too many.
+    Client,
     /// It failed at TLS, or showed no certificate that it should.
     Handshake,
 }
 
-const CUT_OFFS: [(CutOff, &str); 6] = [
+const CUT_OFFS: [(CutOff, &str); 7] = [
     (CutOff::SlowHead, "slow_head"),
     (CutOff::LargeHead, "large_head"),
     (CutOff::SlowReader, "slow_reader"),
     (CutOff::Memory, "memory"),
     (CutOff::Rate, "rate"),
+    (CutOff::Client, "client"),
     (CutOff::Handshake, "handshake"),
 ];
 

@@ -26,6 +26,7 @@ use super::{
     App, Problem,
     audit::Audit,
     budget::Budget,
+    clients::{Clients, Held},
     consul,
     crowd::{Crowd, CutOff},
     doorstep::{self, Head, MAX_HEAD, Socket},
@@ -45,6 +46,7 @@ pub(super) struct Door {
     /// Whose kept answers are sent again, and where they are counted; `None` where each request is held to a policy.
     pub(super) kept: Option<(Arc<App>, Arc<Classes>)>,
     pub(super) hosts: Vec<Host>,
+    pub(super) clients: Arc<Clients>,
     pub(super) rate: Rate,
     pub(super) audit: Arc<Audit>,
     /// What the TCP port speaks, if not plain text.
@@ -63,6 +65,10 @@ pub(super) struct Seats {
     free: Arc<Semaphore>,
     all: usize,
 }
+
+type Seat = OwnedSemaphorePermit;
+/// What a connection takes up: a seat, and one of those that its client may have.
+type Place = (Seat, Option<Held>);
 
 impl Seats {
     pub(super) fn new(all: usize) -> Self {
@@ -94,12 +100,16 @@ impl Door {
             };
             let Some((io, seat)) = next else { return };
             let via = via(&io);
-            self.tasks.spawn(Arc::clone(&self).visit(io, via, seats.patience(), seat));
+            let door = Arc::clone(&self);
+            match self.clients.admit(via) {
+                Ok(held) => self.tasks.spawn(door.visit(io, via, seats.patience(), (seat, held))),
+                Err(problem) => self.tasks.spawn(door.refuse(io, problem, seat)),
+            };
         }
     }
 
     /// One connection from its first byte to its end.
-    async fn visit<I>(self: Arc<Self>, io: I, via: Via, patience: Duration, _seat: OwnedSemaphorePermit)
+    async fn visit<I>(self: Arc<Self>, io: I, via: Via, patience: Duration, _place: Place)
     where
         I: Socket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -154,6 +164,15 @@ impl Door {
         }
     }
 
+    /// A connection too many of its client's: over TLS it could not hear why.
+    async fn refuse(self: Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, _seat: Seat) {
+        let _here = Visit::new(&self.crowd);
+        self.crowd.cut_off(CutOff::Client);
+        if self.tls.is_none() {
+            self.turn_away(io, problem).await;
+        }
+    }
+
     /// Ends a connection that never reached hyper with a word on why.
     async fn turn_away(&self, io: impl AsyncRead + AsyncWrite + Unpin, problem: Problem) {
         let word = problem.as_last_word();
@@ -184,7 +203,8 @@ impl Door {
         }
     }
 
-    async fn answer(&self, via: Via, mut request: Request<Body>) -> Result<Response, Infallible> {
+    /// Answers one request.
+    pub(super) async fn answer(&self, via: Via, mut request: Request<Body>) -> Result<Response, Infallible> {
         let refuse = |problem: Problem| {
             let response = problem.into_response();
             self.refused.add(&response);
@@ -295,6 +315,7 @@ mod tests {
             router,
             kept: None,
             hosts: Vec::new(),
+            clients: Clients::new(0),
             rate: Rate::new(0),
             audit: Arc::default(),
             tls: None,
@@ -311,7 +332,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seat = Seats::new(1).free.try_acquire_owned().unwrap();
         let via = Via::Tcp { client: Ipv4Addr::LOCALHOST.into(), ours: Ipv4Addr::LOCALHOST.into() };
-        door.tasks.spawn(Arc::clone(door).visit(theirs, via, HEAD_DEADLINE, seat));
+        door.tasks.spawn(Arc::clone(door).visit(theirs, via, HEAD_DEADLINE, (seat, None)));
         ours
     }
 

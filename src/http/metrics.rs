@@ -65,13 +65,17 @@ fn crowd(page: &mut Page, crowd: &Crowd) {
 }
 
 fn certificate(page: &mut Page, app: &App) {
-    let says = app.agent.certificate();
-    for (name, help, at) in [
-        ("hobnob_certificate_not_before_seconds", "From when on this node's certificate is good.", says.not_before),
-        ("hobnob_certificate_expires_seconds", "Until when this node's certificate is good.", says.not_after),
-    ] {
-        page.family(name, "gauge", help);
-        page.sample(name, &[], at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+    let of_http = app.tls.as_ref().and_then(|tls| tls.says());
+    let own = ("hobnob_certificate", "this node's certificate", Some(app.agent.certificate()));
+    for (room, whose, says) in [own, ("hobnob_http_certificate", "the HTTP port's certificate", of_http)] {
+        let Some(says) = says else { continue };
+        for (name, help, at) in
+            [("not_before", "From when on", says.not_before), ("expires", "Until when", says.not_after)]
+        {
+            let name = format!("{room}_{name}_seconds");
+            page.family(&name, "gauge", &format!("{help} {whose} is good."));
+            page.sample(&name, &[], at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        }
     }
 }
 

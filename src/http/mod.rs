@@ -1,7 +1,7 @@
 //! Floor 3, the HTTP face: reads the view that the agent publishes, sends it commands. No state of its own but counters.
 //!
-//! A request waits at the `doorstep` until it is there, passes the `door` (seats, deadlines), its `rate` (how often one
-//! client may ask) and its `guard` (Host and Origin), one handler of `native`, and leaves as JSON, as a stream of events,
+//! A request waits at the `doorstep` until it is there, passes the `door` (seats, deadlines), is one of so many of its
+//! `clients`, passes its `rate` (how often one client may ask) and its `guard` (Host and Origin), one handler of `native`, and leaves as JSON, as a stream of events,
 //! or as a `problem`; the `budget` bounds what all of them hold, `pace` how slowly they may be taken; the `audit` tells of
 //! who was refused. Each outside shape lives in the one file that serves it.
 
@@ -15,6 +15,7 @@ mod access;
 mod audit;
 mod body;
 mod budget;
+mod clients;
 mod consul;
 mod crowd;
 mod door;
@@ -65,6 +66,8 @@ pub struct Config {
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
+    /// The most of them that one address beyond this host may hold, 0 for any number; more are answered 429 and closed.
+    pub max_connections_per_client: u32,
     /// The most requests a second of one address beyond this host, 0 for any number; more are answered 429.
     pub rate_limit: u32,
     /// Whether Eureka's clients are served too, under `/eureka`.
@@ -88,6 +91,7 @@ impl Default for Config {
             socket: None,
             hosts: Vec::new(),
             max_connections: MAX_CONNECTIONS,
+            max_connections_per_client: MAX_CONNECTIONS_PER_CLIENT,
             rate_limit: RATE_LIMIT,
             eureka: false,
             anonymous: Policy::all(),
@@ -102,6 +106,9 @@ impl Default for Config {
 /// Enough for a stream per client and service on a busy node, and far from what memory holds.
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
 
+/// The streams of all who sit behind one proxy; a client that needs more forgets to close them.
+const MAX_CONNECTIONS_PER_CLIENT: u32 = 1_000;
+
 /// What a busy proxy asks for with many clients behind it; a client in a loop asks for far more.
 const RATE_LIMIT: u32 = 1_000;
 
@@ -109,6 +116,8 @@ const RATE_LIMIT: u32 = 1_000;
 #[derive(Debug)]
 struct App {
     agent: Agent,
+    /// What the TCP port speaks, if not plain text.
+    tls: Option<Arc<tls::Tls>>,
     /// Where this face listens, and where DNS does.
     addresses: (SocketAddr, Option<SocketAddr>),
     requests: Requests,

@@ -22,6 +22,7 @@ use super::{
     access::{self, Access},
     audit::Audit,
     budget::Budget,
+    clients::Clients,
     consul,
     crowd::Crowd,
     door::{Door, Seats, greet},
@@ -116,43 +117,13 @@ impl Bound {
     #[must_use]
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tls, tcp, unix, address, config, tallies, reloads } = self;
-        let mut requests = Requests::default();
-        let routes = routes(&mut requests, &config);
-        let (refused, again) = (requests.route("refused"), requests.route("again"));
-        let crowd = Arc::<Crowd>::default();
-        let (anonymous, fixed) = (config.anonymous, config.tokens);
-        let audit = Arc::<Audit>::default();
-        let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed, audit: Arc::clone(&audit) });
-        let app = Arc::new(App {
-            agent,
-            addresses: (address, config.dns),
-            requests,
-            tallies,
-            crowd: Arc::clone(&crowd),
-            bodies: consul::Bodies::default(),
-            renderings: native::Renderings::default(),
-            started: SystemTime::now(),
-            reloads,
-            stop: stop.clone(),
-        });
-        let kept = access.anonymous.is_all().then(|| (Arc::clone(&app), again));
-        let door = Arc::new(Door {
-            kept,
-            router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
-            hosts: config.hosts,
-            rate: Rate::new(config.rate_limit),
-            audit: Arc::clone(&audit),
-            tls: tls.clone(),
-            refused,
-            budget: Arc::new(Budget::new(Arc::clone(&crowd))),
-            crowd,
-            stop: stop.clone(),
-            tasks: TaskTracker::new(),
-        });
+        let seats = Seats::new(config.max_connections.get().min(descriptors()));
+        let door = open(agent.clone(), config, address, tls.clone(), tallies, reloads, stop.clone());
         let tasks = door.tasks.clone();
         if let Some(tls) = tls {
-            tasks.spawn(tls.watch(stop.clone()));
+            tasks.spawn(tls.watch(agent, stop.clone()));
         }
+        let audit = Arc::clone(&door.audit);
         tasks.spawn(async move { audit.sum_up(&stop).await });
         if let Some((listener, path)) = unix {
             let door = Arc::clone(&door);
@@ -161,11 +132,57 @@ impl Bound {
                 drop(fs::remove_file(path));
             });
         }
-        let seats = Seats::new(config.max_connections.get().min(descriptors()));
         tasks.spawn(async move { door.accept(tcp, seats, greet).await });
         tasks.close();
         Running { address, tasks }
     }
+}
+
+/// All that stands between a connection to `address` and the agent.
+pub(super) fn open(
+    agent: Agent,
+    config: Config,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+    tallies: Vec<Tally>,
+    reloads: Option<native::Reloads>,
+    stop: CancellationToken,
+) -> Arc<Door> {
+    let mut requests = Requests::default();
+    let routes = routes(&mut requests, &config);
+    let (refused, again) = (requests.route("refused"), requests.route("again"));
+    let crowd = Arc::<Crowd>::default();
+    let (anonymous, fixed) = (config.anonymous, config.tokens);
+    let audit = Arc::<Audit>::default();
+    let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed, audit: Arc::clone(&audit) });
+    let app = Arc::new(App {
+        agent,
+        tls: tls.clone(),
+        addresses: (address, config.dns),
+        requests,
+        tallies,
+        crowd: Arc::clone(&crowd),
+        bodies: consul::Bodies::default(),
+        renderings: native::Renderings::default(),
+        started: SystemTime::now(),
+        reloads,
+        stop: stop.clone(),
+    });
+    let kept = access.anonymous.is_all().then(|| (Arc::clone(&app), again));
+    Arc::new(Door {
+        kept,
+        router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
+        hosts: config.hosts,
+        clients: Clients::new(config.max_connections_per_client),
+        rate: Rate::new(config.rate_limit),
+        audit,
+        tls,
+        refused,
+        budget: Arc::new(Budget::new(Arc::clone(&crowd))),
+        crowd,
+        stop,
+        tasks: TaskTracker::new(),
+    })
 }
 
 /// Binds a unix socket for the owner and the group; takes the place of one that nobody listens on.

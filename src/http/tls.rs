@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use crate::agent::{
-    trust::{self, Broken},
+    Agent, News, Paper,
+    expiry::Expiry,
+    trust::{self, Broken, Says},
+    unix_millis,
     vigil::{Stamp, stamp},
 };
 
@@ -42,7 +45,14 @@ pub struct Files {
 /// What the port shows now.
 pub(super) struct Tls {
     files: Files,
-    current: ArcSwap<ServerConfig>,
+    current: ArcSwap<Shown>,
+}
+
+/// One reading of the files.
+struct Shown {
+    config: Arc<ServerConfig>,
+    /// What the certificate says of itself, where it is one that can be read.
+    says: Option<Says>,
 }
 
 impl Config {
@@ -64,12 +74,17 @@ impl Config {
 impl Tls {
     /// Reads the files.
     pub(super) fn read(files: Files) -> Result<Self, Broken> {
-        let current = ArcSwap::from_pointee(config(&files)?);
+        let current = ArcSwap::from_pointee(Shown::read(&files)?);
         Ok(Self { files, current })
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
-        self.current.load_full().into()
+        Arc::clone(&self.current.load().config).into()
+    }
+
+    /// What the certificate says that is shown now.
+    pub(super) fn says(&self) -> Option<Says> {
+        self.current.load().says.clone()
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -77,35 +92,40 @@ impl Tls {
         [Some(cert), Some(key), client_ca.as_ref()].into_iter().flatten().map(|path| stamp(path)).collect()
     }
 
-    /// Takes over what the files hold when they change, and warns before the certificate expires, until `stop`.
-    pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let (mut seen, mut warned) = (self.stamps(), None::<SystemTime>);
+    /// Takes over what the files hold when they change, and tells in time that the certificate expires, until `stop`.
+    pub(super) async fn watch(self: Arc<Self>, agent: Agent, stop: CancellationToken) {
+        let write = |paper| {
+            let node = agent.config().node.clone();
+            agent.journal().write(unix_millis(), News::HttpCertificate(node, paper));
+        };
+        let (mut seen, mut expiry) = (self.stamps(), Expiry::default());
         loop {
+            if let Some(paper) = self.says().and_then(|says| expiry.due(&says, SystemTime::now())) {
+                tracing::warn!(event = "http_certificate_expires", file = %self.files.cert.display(), ?paper);
+                write(paper);
+            }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => return,
             }
             let now = self.stamps();
-            if seen != now {
-                seen = now;
-                match config(&self.files) {
-                    Ok(config) => {
-                        self.current.store(Arc::new(config));
-                        warned = None;
-                        tracing::info!(event = "http_certificate_reloaded");
-                    }
-                    // Half of the files may be written: whoever writes the other half brings us back here.
-                    Err(why) => {
-                        tracing::error!(event = "http_certificate_not_reloaded", %why, "the old one stays in use");
-                    }
-                }
+            if seen == now {
+                continue;
             }
-            let now = SystemTime::now();
-            let again = warned.is_none_or(|at| now.duration_since(at).unwrap_or_default() > WARN_EVERY);
-            let expires = certificates(&self.files.cert).ok().and_then(|chain| trust::says(chain.first()?));
-            if again && expires.is_some_and(|says| says.expires_soon(now)) {
-                warned = Some(now);
-                tracing::warn!(event = "http_certificate_expires", file = %self.files.cert.display());
+            seen = now;
+            match Shown::read(&self.files) {
+                Ok(shown) => {
+                    let serial = shown.says.as_ref().map(|says| says.serial.clone()).unwrap_or_default();
+                    self.current.store(Arc::new(shown));
+                    expiry = Expiry::default();
+                    tracing::info!(event = "http_certificate_reloaded", serial);
+                    write(Paper::Reloaded { serial });
+                }
+                // Half of the files may be written: whoever writes the other half brings us back here.
+                Err(why) => {
+                    tracing::error!(event = "http_certificate_not_reloaded", %why, "the old one stays in use");
+                    write(Paper::NotReloaded { why: why.to_string() });
+                }
             }
         }
     }
@@ -117,8 +137,15 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-fn config(files: &Files) -> Result<ServerConfig, Broken> {
-    let chain = certificates(&files.cert)?;
+impl Shown {
+    fn read(files: &Files) -> Result<Self, Broken> {
+        let chain = certificates(&files.cert)?;
+        let says = chain.first().and_then(trust::says);
+        Ok(Self { config: Arc::new(config(files, chain)?), says })
+    }
+}
+
+fn config(files: &Files, chain: Vec<CertificateDer<'static>>) -> Result<ServerConfig, Broken> {
     let key = trust::secret_text(&files.key)?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
@@ -160,8 +187,6 @@ pub(super) fn unusable(why: &Broken) -> io::Error {
 
 /// A call of `stat` for each file each time.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// A warning that is read is read once a day.
-const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// The first byte of a TLS handshake (RFC 8446 section 5.1), with which no HTTP request begins.
 pub(super) const HANDSHAKE: u8 = 22;
 

@@ -75,24 +75,28 @@ impl Row {
                 why: flip.why.to_string(),
                 ..head
             },
-            News::Certificate(node, paper) => Self { node: Some(node.to_string()), ..head.tell_of_paper(paper) },
+            News::Certificate(node, paper) => {
+                let words = ["certificate", "no other node lets this one in", "hobnob ca issue NODE"];
+                Self { node: Some(node.to_string()), ..head.tell_of_paper(paper, words) }
+            }
+            News::HttpCertificate(node, paper) => {
+                let words =
+                    ["the HTTP port's certificate", "clients turn away from it", "replace the files of http.tls"];
+                Self { node: Some(node.to_string()), ..head.tell_of_paper(paper, words) }
+            }
             News::Mesh(event, name) => Self { node: name.as_ref().map(ToString::to_string), ..head.tell(event) },
         }
     }
 
-    fn tell_of_paper(self, paper: &Paper) -> Self {
+    /// `what` it is, what follows once it is `over`, and what to do `next`.
+    fn tell_of_paper(self, paper: &Paper, [what, over, next]: [&str; 3]) -> Self {
         let (cause, why) = match paper {
             Paper::Expires { serial, left } => {
                 let left = humantime::format_duration(*left);
-                ("lifetime", format!("certificate {serial} is good for {left} more: hobnob ca issue NODE"))
+                ("lifetime", format!("{what} {serial} is good for {left} more: {next}"))
             }
-            Paper::Expired { serial } => (
-                "lifetime",
-                format!("certificate {serial} is good no more: no other node lets this one in; hobnob ca issue NODE"),
-            ),
-            Paper::Reloaded { serial } => {
-                ("files", format!("certificate {serial} is in use, and no connection was cut"))
-            }
+            Paper::Expired { serial } => ("lifetime", format!("{what} {serial} is good no more: {over}; {next}")),
+            Paper::Reloaded { serial } => ("files", format!("{what} {serial} is in use, and no connection was cut")),
             Paper::NotReloaded { why } => ("files", format!("{why}; the old certificate stays in use")),
             Paper::NotRenewed { why } => ("refused", format!("{why}; a node that holds tls.ca_key grants one")),
         };

@@ -35,10 +35,14 @@ struct Status<'a> {
     fingerprint: String,
     agreement: f64,
     addresses: Addresses,
+    /// What this node proves itself with on the mesh.
     certificate: Certificate,
+    /// What its HTTP port shows, where that is not plain text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_certificate: Option<Certificate>,
 }
 
-/// What this node proves itself with on the mesh.
+/// A certificate of this node's.
 #[derive(Serialize, JsonSchema)]
 struct Certificate {
     serial: String,
@@ -113,6 +117,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         fingerprint: format!("{:016x}", app.agent.fingerprint()),
         agreement: app.agent.agreement(),
         certificate: app.agent.certificate().into(),
+        http_certificate: app.tls.as_ref().and_then(|tls| tls.says()).map(Certificate::from),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()
