@@ -11,10 +11,10 @@ use crate::{mesh::Member, model::Host};
 /// The names at one address, in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenants {
-    /// Nodes that say they are reached there.
-    pub nodes: BTreeSet<String>,
-    /// Services with an instance whose own address it is.
-    pub services: BTreeSet<String>,
+    /// Nodes that say they are reached there, in order.
+    pub nodes: Vec<String>,
+    /// Services with an instance whose own address it is, in order.
+    pub services: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -78,16 +78,22 @@ impl Atlas {
         &self,
         old: &BTreeSet<IpAddr>,
         new: &BTreeSet<IpAddr>,
-        list: impl Fn(&mut Tenants) -> &mut BTreeSet<String>,
+        list: impl Fn(&mut Tenants) -> &mut Vec<String>,
         name: &str,
     ) {
         for address in new.difference(old) {
-            list(Arc::make_mut(&mut self.tenants.entry(*address).or_default())).insert(name.into());
+            let mut entry = self.tenants.entry(*address).or_default();
+            let names = list(Arc::make_mut(&mut entry));
+            if let Err(at) = names.binary_search_by(|other| other.as_str().cmp(name)) {
+                // Most addresses have one name.
+                names.reserve_exact(usize::from(names.is_empty()));
+                names.insert(at, name.into());
+            }
         }
         for address in old.difference(new) {
             if let Entry::Occupied(mut entry) = self.tenants.entry(*address) {
                 let tenants = Arc::make_mut(entry.get_mut());
-                list(tenants).remove(name);
+                list(tenants).retain(|other| other != name);
                 if *tenants == Tenants::default() {
                     entry.remove();
                 }

@@ -261,7 +261,8 @@ impl Agent {
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed.
-    pub async fn put_local(&self, registration: Registration) -> Result<Done, Refused> {
+    pub async fn put_local(&self, registration: impl Into<Arc<Registration>>) -> Result<Done, Refused> {
+        let registration = registration.into();
         registration.validate().map_err(Rejected::from)?;
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
@@ -271,7 +272,6 @@ impl Agent {
             )));
         }
         let row = store::row(&registration).map_err(Refused::Store)?;
-        let registration = Arc::new(registration);
         self.ask(|reply| Ask::Put { registration, row, reply }).await
     }
 

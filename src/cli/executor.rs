@@ -58,6 +58,9 @@ fn spawn(line: Pair) -> io::Result<Pid> {
     }
     // systemd believes the process it started, which tells what the child says.
     command.args(words).arg(parent::FLAG).stdin(OwnedFd::from(line)).env_remove("NOTIFY_SOCKET");
+    if env::var_os(PURGE).is_none() {
+        command.env(PURGE, "0");
+    }
     let child = command.spawn()?;
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("a child without a number"))
 }
@@ -176,3 +179,7 @@ impl Signals {
         }
     }
 }
+
+/// How many milliseconds the allocator keeps what is free. It looks when something large is asked for: an agent that
+/// has read its files and is idle would keep all that the parser took.
+const PURGE: &str = "MIMALLOC_PURGE_DELAY";

@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use futures_util::{StreamExt, stream};
@@ -48,15 +49,19 @@ impl Ledger {
     }
 
     /// Makes the agent hold exactly `services` of what came from files. Returns how many it registered and withdrew.
-    pub(super) async fn apply(&mut self, agent: &Agent, services: &[Registration]) -> Result<(usize, usize), Error> {
+    pub(super) async fn apply(
+        &mut self,
+        agent: &Agent,
+        services: &[Arc<Registration>],
+    ) -> Result<(usize, usize), Error> {
         let wanted: BTreeSet<_> = services.iter().map(|service| service.id.clone()).collect();
         let gone: Vec<_> = self.ids.difference(&wanted).cloned().collect();
         // Written down before it is done, so that a crash in between forgets no instance.
         self.ids.extend(wanted);
         self.save()?;
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
-        let put = async |service: &Registration| {
-            agent.put_local(service.clone()).await.map_err(|error| Error::Refused(service.id.clone(), error))
+        let put = async |service: &Arc<Registration>| {
+            agent.put_local(Arc::clone(service)).await.map_err(|error| Error::Refused(service.id.clone(), error))
         };
         let done: Vec<_> = stream::iter(services).map(put).buffer_unordered(AT_ONCE).collect().await;
         done.into_iter().collect::<Result<Vec<_>, _>>()?;

@@ -19,6 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
+    sync::Arc,
 };
 
 use toml::{Table, Value};
@@ -51,7 +52,7 @@ pub struct Config {
     /// Where it listens.
     pub listen: Listen,
     /// What it registers by itself.
-    pub services: Vec<Registration>,
+    pub services: Vec<Arc<Registration>>,
     /// Whether a parent process is to tell the peers when the agent dies without a goodbye.
     pub will: bool,
     /// What it runs when a service changes.
@@ -177,7 +178,10 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
             deny: settings.checks.deny,
         },
     };
-    let build = |wanted: Wanted| wanted.draft.build().map_err(|error| Error::new(wanted.place, error.to_string()));
+    let build = |Wanted { draft, place }| match draft.build() {
+        Ok(registration) => Ok(Arc::new(registration)),
+        Err(error) => Err(Error::new(place, error.to_string())),
+    };
     let services = services.into_iter().map(build).collect::<Result<_, _>>();
     let services = services.map_err(|error| mistakes.push(error)).ok()?;
     Some(Config {

@@ -117,13 +117,33 @@ impl Member {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     names: BTreeMap<ServiceName, Named>,
+    /// What all say who have no checks.
+    unchecked: Arc<HealthReport>,
 }
 
 #[derive(Debug, Default)]
 struct Named {
-    instances: BTreeMap<NodeId, BTreeMap<InstanceId, Option<Health>>>,
-    /// How many of them were not critical or in maintenance when last weighed.
+    owners: InOrder<NodeId, InOrder<InstanceId, Option<Health>>>,
+    /// How many instances were not critical or in maintenance when last weighed.
     healthy: usize,
+}
+
+/// A map of few: most services have an instance or two, and a map's first page has room for eleven.
+type InOrder<K, V> = Vec<(K, V)>;
+
+/// Where a key stands, or would stand.
+fn find<K: Ord, V>(list: &[(K, V)], key: &K) -> Result<usize, usize> {
+    list.binary_search_by(|(other, _)| other.cmp(key))
+}
+
+/// What stands under a key; `new`, if nothing did.
+fn find_or<K: Ord, V>(list: &mut InOrder<K, V>, key: K, new: V) -> &mut V {
+    let at = find(list, &key).unwrap_or_else(|at| {
+        list.reserve_exact(usize::from(list.is_empty()));
+        list.insert(at, (key, new));
+        at
+    });
+    &mut list[at].1
 }
 
 /// Whether an instance of which this was said last may be served; no check is as good as one that passes.
@@ -134,18 +154,22 @@ fn is_healthy(health: Option<Health>) -> bool {
 impl Index {
     pub(super) fn insert(&mut self, name: ServiceName, owner: NodeId, id: InstanceId) {
         let named = self.names.entry(name).or_default();
-        let old = named.instances.entry(owner).or_default().insert(id, None);
-        named.healthy += usize::from(!old.is_some_and(is_healthy));
+        // One that is not there yet counts from now on, like one that was critical.
+        let last = find_or(find_or(&mut named.owners, owner, Vec::new()), id, Some(Health::Critical));
+        named.healthy += usize::from(!is_healthy(*last));
+        *last = None;
     }
 
     pub(super) fn remove(&mut self, name: &ServiceName, owner: NodeId, id: &InstanceId) {
         let Some(named) = self.names.get_mut(name) else { return };
-        let Some(of_owner) = named.instances.get_mut(&owner) else { return };
-        named.healthy -= usize::from(of_owner.remove(id).is_some_and(is_healthy));
-        if of_owner.is_empty() {
-            named.instances.remove(&owner);
+        let Ok(of) = find(&named.owners, &owner) else { return };
+        let ids = &mut named.owners[of].1;
+        let Ok(at) = find(ids, id) else { return };
+        named.healthy -= usize::from(is_healthy(ids.remove(at).1));
+        if ids.is_empty() {
+            named.owners.remove(of);
         }
-        if named.instances.is_empty() {
+        if named.owners.is_empty() {
             self.names.remove(name);
         }
     }
@@ -159,7 +183,8 @@ impl Index {
     ) -> Vec<(InstanceId, Option<Health>, Option<Health>)> {
         let Some(named) = self.names.get_mut(name) else { return Vec::new() };
         let mut turns = Vec::new();
-        for (id, last) in named.instances.get_mut(&owner).into_iter().flatten() {
+        let Ok(of) = find(&named.owners, &owner) else { return Vec::new() };
+        for (id, last) in &mut named.owners[of].1 {
             let now = says(id);
             if now != *last {
                 named.healthy -= usize::from(is_healthy(*last));
@@ -212,7 +237,7 @@ impl Mesh {
     #[must_use]
     pub fn rows(&self, name: &ServiceName) -> Option<Vec<Instance>> {
         let named = self.index.names.get(name)?;
-        let places = named.instances.iter().flat_map(|(owner, ids)| ids.keys().map(|id| (*owner, id)));
+        let places = named.owners.iter().flat_map(|(owner, ids)| ids.iter().map(|(id, _)| (*owner, id)));
         let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
         keep_last_words(&mut rows);
         // In doubt last: suspects, and what is shown although it may not be there.
@@ -241,7 +266,7 @@ impl Mesh {
             owner,
             node: Arc::clone(book.node()?),
             registration: Arc::clone(registration),
-            report: book.report(id).cloned().unwrap_or_default(),
+            report: Arc::clone(book.report(id).unwrap_or(&self.index.unchecked)),
             member,
             held: cut_off.or_else(protected),
         })
