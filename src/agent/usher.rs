@@ -213,7 +213,7 @@ mod tests {
                 };
                 let from = Arc::clone(from);
                 tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(250)).await;
+                    tokio::time::sleep(Duration::from_millis(350)).await;
                     from.send_to(&packet, to).await
                 });
             }

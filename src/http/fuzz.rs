@@ -114,8 +114,9 @@ impl World {
 
     /// All that a request can change of what is shown.
     fn state(&self) -> String {
-        let view = self.agent.view();
-        format!("{:?} {:?}", view.services(), view.nodes().iter().map(|member| &member.node).collect::<Vec<_>>())
+        let (services, nodes) = (self.agent.view().services(), self.agent.view().nodes());
+        let rows = services.iter().flat_map(|service| service.rows()).map(|row| (&row.registration, &row.report));
+        format!("{:?} {:?}", rows.collect::<Vec<_>>(), nodes.iter().map(|member| &member.node).collect::<Vec<_>>())
     }
 
     /// Takes back what was registered, so that each request finds the same world.
@@ -130,7 +131,9 @@ impl World {
         }
         let web = Registration::new("web", 8080).expect("a valid name").meta("version", "1");
         self.agent.put(web).await.expect("room for one registration");
-        self.agent.maintain(None, None).await.expect("an agent that runs");
+        for instance in [None, Some(&"web".try_into().expect("a valid id"))] {
+            self.agent.maintain(instance, None).await.expect("an agent that runs");
+        }
     }
 }
 
@@ -202,3 +205,36 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 const VIA: Via = Via::Tcp { client: LOOPBACK.ip(), ours: LOOPBACK.ip() };
 /// More than any answer takes that is there.
 const TURNS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reaches_the_agent_and_leaves_nothing_behind() {
+        let world = World::new();
+        let fresh = world.state();
+        for (request, leaves) in [
+            ("PUT /api/v1/registrations/a\n\n{\"name\": \"a\", \"port\": 1}", true),
+            ("PUT /v1/agent/service/register\ncontent-type: application/json\n\n{\"Name\": \"b\"}", true),
+            ("PUT /api/v1/maintenance\n\n{\"enabled\": true, \"reason\": \"disk\"}", true),
+            ("DELETE /api/v1/registrations/web\n\n", true),
+            ("PUT /api/v1/registrations/a\nhost: evil.example\n\n{\"name\": \"a\"}", false),
+            ("GET /v1/catalog/services?index=1000&wait=10m\n\n", false),
+            ("GET /api/v1/watch?service=web\n\n", false),
+        ] {
+            world.runtime.block_on(async {
+                world.ask(read(request.as_bytes()).unwrap()).await;
+                assert_eq!(world.state() != fresh, leaves, "{request}");
+                world.tidy().await;
+            });
+            assert_eq!(world.state(), fresh, "{request}");
+        }
+        assert!(
+            ["POST /api/v1/leave", "PUT /v1/agent/join/a", "nonsense"]
+                .map(str::as_bytes)
+                .iter()
+                .all(|b| read(b).is_none())
+        );
+    }
+}
