@@ -59,7 +59,8 @@ pub(super) struct Gazette {
     trust: Arc<Trust>,
     traffic: Arc<Traffic>,
     file: Option<PathBuf>,
-    links: HashMap<NodeId, Connection>,
+    /// By peer and connection: of two that cross, either may be the one that stays.
+    links: HashMap<(NodeId, usize), Connection>,
     arrivals: mpsc::Sender<Arrival>,
     random: Pcg32,
 }
@@ -106,7 +107,7 @@ impl Gazette {
         if !self.trust.law().is_empty() {
             self.send(&connection, Vec::new(), true);
         }
-        self.links.insert(peer, connection);
+        self.links.insert((peer, connection.stable_id()), connection);
         if self.links.len() > MAX_LINKS {
             self.links.retain(|_, link| link.close_reason().is_none());
         }
@@ -162,7 +163,7 @@ impl Gazette {
             tracing::error!(event = "edicts_not_kept", %why, "they hold, but a restart has to hear them again");
         }
         self.links.retain(|_, link| link.close_reason().is_none());
-        let others = self.links.iter().filter(|(peer, _)| Some(**peer) != from).map(|(_, link)| link.clone());
+        let others = self.links.iter().filter(|((peer, _), _)| Some(*peer) != from).map(|(_, link)| link.clone());
         for link in others.sample(&mut self.random, FANOUT) {
             for part in fresh.chunks(PART) {
                 self.send(&link, part.to_vec(), false);
