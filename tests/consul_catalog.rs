@@ -128,6 +128,9 @@ async fn a_foreign_service_keeps_its_checks_and_hears_of_its_node_from_anybody()
         })
         .await;
     }
+    let gone = json!({"Node": "ext", "ServiceID": "search"});
+    put(&one, "/v1/catalog/deregister", &gone).await;
+    assert_eq!(one.get("/v1/catalog/node/ext").await["Services"], json!({}), "a node outlives what stood on it");
     let elsewhere = json!({"Node": "ext", "Datacenter": "dc9"}).to_string();
     assert_eq!(write(&one, "/v1/catalog/deregister", &elsewhere).await.0, 500);
 }

@@ -149,10 +149,13 @@ async fn prometheus_finds_the_same_by_http_and_by_dns() {
 const PYTHON: &str = r#"
 import consul, sys
 c = consul.Consul(port=int(sys.argv[1]))
+# Debian's is older than Consul 1.0, and writes by GET, which that refuses as we do.
+def write(path, call, *args):
+    return c.http.put(consul.base.CB.bool(), path) if consul.__version__ < "1" else call(*args)
 c.agent.service.register("web", service_id="web-1", address="10.0.0.5", port=80, tags=["a"], check=consul.Check.ttl("1h"))
 index, nodes = c.health.service("web", passing=True)
 assert nodes == [], nodes
-assert c.agent.check.ttl_pass("service:web-1", "fine")
+assert write("/v1/agent/check/pass/service:web-1", c.agent.check.ttl_pass, "service:web-1", "fine")
 index, nodes = c.health.service("web", passing=True)
 assert [n["Service"]["ID"] for n in nodes] == ["web-1"], nodes
 later, nodes = c.health.service("web", index=index, wait="200ms")
@@ -165,7 +168,7 @@ assert c.status.leader() and c.agent.self()["Config"]["Datacenter"] == "dc1"
 c.agent.maintenance(True, "why"); c.agent.maintenance(False)
 c.agent.service.maintenance("web-1", True, "why")
 assert c.health.service("web", passing=True)[1] == []
-c.agent.service.deregister("web-1")
+write("/v1/agent/service/deregister/web-1", c.agent.service.deregister, "web-1")
 assert c.catalog.service("web")[1] == []
 print("ok")
 "#;
@@ -173,16 +176,19 @@ print("ok")
 #[tokio::test]
 async fn py_consul_registers_waits_and_leaves() {
     // Debian's package is for Debian's Python, which need not be the first one on the path.
+    let mut found = 0;
     for python in ["python3", "/usr/bin/python3"] {
         if finish(Command::new(python).args(["-c", "import consul"])).await.code == Some(0) {
             let mesh = Mesh::new();
             let agent = mesh.start("n1", &[]).await;
             let ended = finish(Command::new(python).args(["-c", PYTHON, &agent.http.port().to_string()])).await;
-            assert_eq!((ended.code, &*ended.out), (Some(0), "ok\n"), "{}", ended.err);
-            return;
+            assert_eq!((ended.code, &*ended.out), (Some(0), "ok\n"), "{python}: {}", ended.err);
+            found += 1;
         }
     }
-    eprintln!("skipped: no Python has the module `consul`; .ci/run installs it");
+    if found == 0 {
+        eprintln!("skipped: no Python has the module `consul`; .ci/run installs it");
+    }
 }
 
 const NODE: &str = r#"

@@ -225,7 +225,14 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
             && meant.as_ref().is_none_or(|id| row.id.as_str() == id)
             && (meant.is_some() || check.as_ref().is_none_or(holds))
     };
-    for own in app.agent.view().registrations().into_iter().filter(|own| is_meant(own)) {
+    let (going, rest): (Vec<_>, Vec<_>) = on_node(&app, &name).into_iter().partition(|own| is_meant(own));
+    if let Some(node) = going.first().and_then(|own| own.echo.as_ref()?.node.as_ref()).filter(|_| rest.is_empty())
+        && service.is_some()
+    {
+        // It stays until it is withdrawn itself.
+        app.agent.put(said(&app, node_row(&app, node)?)).await?;
+    }
+    for own in going {
         match check.as_ref().filter(|_| meant.is_none()) {
             None => drop(super::register::remove(&app, &own.id).await?),
             Some(check) => {
