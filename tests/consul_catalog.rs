@@ -104,7 +104,10 @@ async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
     let gone = json!({"Node": "ext", "ServiceID": "s1"}).to_string();
     let (status, why) = write(&two, "/v1/catalog/deregister", &gone).await;
     assert!(status == 409 && why.contains("n1"), "{status} {why}");
-    assert_eq!(write(&one, "/v1/catalog/deregister", &gone).await, (200, "true".into()));
+    until("nobody else holds it", async || {
+        (write(&one, "/v1/catalog/deregister", &gone).await == (200, "true".into())).then_some(())
+    })
+    .await;
     shows(&[]).await;
 }
 
@@ -120,6 +123,15 @@ async fn a_foreign_service_keeps_its_checks_and_hears_of_its_node_from_anybody()
     put(&one, "/v1/catalog/register", &again).await;
     let found = one.get("/v1/health/service/search?passing").await;
     assert_eq!((&found[0]["Service"]["Port"], &found[0]["Checks"][0]["Name"]), (&json!(2), &json!("up")));
+    // Another agent that takes it over takes its checks over too.
+    until("n2 knows its check", async || {
+        (two.get("/v1/health/service/search?passing").await[0]["Checks"][0]["Name"] == "up").then_some(())
+    })
+    .await;
+    put(&two, "/v1/catalog/register", &json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"Service": "search"}}))
+        .await;
+    let found = two.get("/v1/health/service/search?passing").await;
+    assert_eq!((&found[0]["Service"]["Port"], &found[0]["Checks"][0]["Name"]), (&json!(0), &json!("up")));
     let disk = json!({"Node": "ext", "Address": "10.9.9.9", "Check": {"Name": "disk", "Status": "critical"}});
     put(&two, "/v1/catalog/register", &disk).await;
     for agent in [&one, &two] {
@@ -129,7 +141,11 @@ async fn a_foreign_service_keeps_its_checks_and_hears_of_its_node_from_anybody()
         .await;
     }
     let gone = json!({"Node": "ext", "ServiceID": "search"});
-    put(&one, "/v1/catalog/deregister", &gone).await;
+    assert_eq!(write(&two, "/v1/catalog/deregister", &gone.to_string()).await.0, 409);
+    until("nobody else holds it", async || {
+        (write(&one, "/v1/catalog/deregister", &gone.to_string()).await.0 == 200).then_some(())
+    })
+    .await;
     assert_eq!(one.get("/v1/catalog/node/ext").await["Services"], json!({}), "a node outlives what stood on it");
     let elsewhere = json!({"Node": "ext", "Datacenter": "dc9"}).to_string();
     assert_eq!(write(&one, "/v1/catalog/deregister", &elsewhere).await.0, 500);

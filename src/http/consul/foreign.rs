@@ -16,12 +16,15 @@ use super::{
     document::Document,
     failure::{Answer, Failure},
     node,
-    service::foreign_id,
+    service::{self, foreign_id},
 };
 use crate::{
     agent::unix_millis,
     http::{App, Shared},
-    model::{CheckDraft, CheckName, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration, Role},
+    model::{
+        CheckDraft, CheckName, CheckStatus, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration,
+        Role,
+    },
 };
 
 /// What is said of one check: nobody runs it, whoever registers it brings its result.
@@ -40,7 +43,13 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let service = body.object("service")?.map(|service| bare(&app, &service, &node)).transpose()?;
     let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
     checks.extend(body.objects("checks")?);
-    let words = checks.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+    let mut words = checks.iter().map(word).collect::<Result<Vec<_>, _>>()?;
+    let inherited = service.as_ref().map(|service| inherited(&app, service)).unwrap_or_default();
+    for old in inherited {
+        if words.iter().all(|new| (&new.id, &new.service) != (&old.id, &old.service)) {
+            words.push(old);
+        }
+    }
     let mut rows: Vec<Registration> = service.into_iter().collect();
     if rows.is_empty() && words.iter().all(|word| word.service.is_none()) || words.iter().any(|w| w.service.is_none()) {
         rows.push(node_row(&app, &node)?);
@@ -72,6 +81,26 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
         app.agent.report(&id, &CheckName::try_from(&*word.id)?, word.status, &word.output).await?;
     }
     Ok(yes())
+}
+
+/// What is said of an instance's checks by another agent, whose word on it counted until now.
+fn inherited(app: &App, row: &Registration) -> Vec<Word> {
+    let view = app.agent.view();
+    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
+    let mut rows = service.iter().flat_map(|service| service.rows());
+    let Some(shown) = rows.find(|shown| shown.registration.id == row.id && Some(shown.owner) != this) else {
+        return Vec::new();
+    };
+    let said = shown.registration.echo.as_ref().map(|echo| &echo.checks);
+    let word = |check: &CheckStatus| Word {
+        id: check.id.to_string(),
+        name: check.name.to_string(),
+        notes: said.and_then(|said| said.get(&check.id)).map_or_else(String::new, |said| said.notes.clone()),
+        output: check.output.to_string(),
+        status: check.status,
+        service: Some(service::id(row).to_owned()),
+    };
+    shown.report.checks.iter().map(word).collect()
 }
 
 /// The node that a body registers; one that runs an agent speaks for itself.
