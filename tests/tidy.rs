@@ -150,7 +150,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hickory_proto", &["dns/", "agent/checks/dns", "agent/checks/tests"]),
     ("hickory_resolver", &["dns/"]),
     ("hickory_server", &["dns/"]),
-    ("libc", &["dns/datagrams.rs", "agent/checks/file.rs"]),
+    ("libc", &["dns/datagrams.rs", "agent/file.rs"]),
     ("axum", &["http/"]),
     ("hyper", &["http/", "cli/", "agent/checks/"]),
     ("clap", &["cli/"]),

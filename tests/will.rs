@@ -97,6 +97,20 @@ async fn a_reload_reaches_the_agent_through_its_parent() {
 }
 
 #[tokio::test]
+async fn a_pipe_among_the_files_holds_nobody_up() {
+    let mesh = Mesh::new();
+    mesh.file("etc/services.d/web.toml", "[[services]]\nname = \"web\"\nport = 80\n");
+    let mut agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
+    let pipe = mesh.path("etc/services.d/p.toml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    kill_process(agent.parent(), Signal::HUP).unwrap();
+    until("it is named", async || agent.log().contains("p.toml: is no regular file").then_some(())).await;
+    assert_eq!(agent.resolve("web").await, ["80"], "what stood stands");
+    kill_process(agent.parent(), Signal::TERM).unwrap();
+    assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());
+}
+
+#[tokio::test]
 async fn it_can_be_switched_off_by_flag_and_by_file() {
     let mesh = Mesh::new();
     let a = mesh.launch("a", mesh.agent("a", "a").arg("--no-will")).await;

@@ -15,6 +15,7 @@ mod clock;
 mod door;
 mod drive;
 pub(crate) mod expiry;
+pub(crate) mod file;
 mod gazette;
 mod hello;
 mod journal;
@@ -267,7 +268,8 @@ impl Agent {
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
             return Err(Refused::Forbidden(format!(
-                "check {} is a script, and scripts are off on this node: set script_checks = true in its settings",
+                "check {} is a script, and scripts are off on this node: set script_checks = true in its settings, and \
+                 restart it",
                 check.id
             )));
         }

@@ -9,6 +9,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::spawn_blocking,
 };
 use tracing::info;
 
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     agent::Will,
-    config::{self, Config, Purpose, Sources},
+    config::{self, Config, Mistakes, Purpose, Sources},
     http::ReloadAsk,
 };
 
@@ -236,15 +237,31 @@ async fn live(
             () = lookout.changed() => (Cause::Seen, None),
             Some(reply) = reloads.recv() => (Cause::Asked, Some(reply)),
         };
-        // Watched before they are read: what comes in between is seen as one more change.
-        lookout.watch(config::folders(definitions.sources()));
+        let reloaded = async {
+            let (lookout, newer) = read(lookout, definitions.sources().clone()).await?;
+            Ok::<_, Failure>((lookout, definitions.reload(&node.agent, newer, cause).await))
+        };
         let outcome = tokio::select! {
-            outcome = definitions.reload(&node.agent, cause) => outcome,
+            reloaded = reloaded => {
+                let outcome;
+                (lookout, outcome) = reloaded?;
+                outcome
+            }
             () = signals.stop() => return Ok(()),
         };
         // Who asked may have gone; the log has told it all.
         let _ = reply.map(|reply| reply.send(outcome));
     }
+}
+
+/// Reads the files beside the loop, which hears signals whatever a file system does.
+async fn read(mut lookout: Lookout, sources: Sources) -> Result<(Lookout, Result<Config, Mistakes>), Failure> {
+    let reading = spawn_blocking(move || {
+        // Watched before they are read: what comes in between is seen as one more change.
+        lookout.watch(config::folders(&sources));
+        (lookout, Config::load(&sources))
+    });
+    reading.await.map_err(|defect| Failure::new("cannot read the files", defect, "the log above says more"))
 }
 
 /// Waits until the node is ready, and says so.

@@ -1,6 +1,7 @@
 //! What the files ask of a running agent: services, seeds, hooks. Read at the start and again on SIGHUP, on a call, and
 //! when a file has changed. All or nothing: with a mistake in the files everything stays as it was.
 
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use super::{
@@ -51,9 +52,15 @@ impl Definitions {
         &self.sources
     }
 
-    /// Reads the files again: services and hooks follow them at once, new seeds are tried, the rest waits for a restart.
-    pub(super) async fn reload(&mut self, agent: &Agent, cause: Cause) -> Result<Reloaded, Vec<String>> {
-        let newer = match Config::load(&self.sources) {
+    /// Takes in what the files say now: services and hooks follow them at once, new seeds are tried, the rest waits for a
+    /// restart.
+    pub(super) async fn reload(
+        &mut self,
+        agent: &Agent,
+        newer: Result<Config, Mistakes>,
+        cause: Cause,
+    ) -> Result<Reloaded, Vec<String>> {
+        let newer = match newer {
             Ok(newer) => newer,
             Err(mistakes) => return Err(self.refuse(mistakes, cause)),
         };
@@ -66,10 +73,10 @@ impl Definitions {
         }
         // A throw-away secret stays for life; other papers than those of the start wait for a restart, as is said below.
         if self.sources.purpose == Purpose::Serve
-            && let Err(why) = agent.renew(&newer.agent.secrets, self.config.agent.tls.as_ref())
+            && let Err(why) = self.renew(agent, &newer).await
         {
-            error!(%why, "not reloaded; the old settings stay");
-            return Err(vec![why.to_string()]);
+            error!(why, "not reloaded; the old settings stay");
+            return Err(vec![why]);
         }
         let restart = self.config.fixed(&newer);
         for setting in &restart {
@@ -89,6 +96,13 @@ impl Definitions {
         // What waits for a restart goes on to differ from what runs.
         self.config = self.config.with(newer);
         Ok(Reloaded { registered, withdrawn, restart })
+    }
+
+    /// Has the agent prove itself by what its files hold now. They are read beside the loop, as all files are.
+    async fn renew(&self, agent: &Agent, newer: &Config) -> Result<(), String> {
+        let (agent, secrets, tls) = (agent.clone(), newer.agent.secrets.clone(), self.config.agent.tls.clone());
+        let renewed = spawn_blocking(move || agent.renew(&secrets, tls.as_ref()).map_err(|why| why.to_string()));
+        renewed.await.unwrap_or_else(|defect| Err(defect.to_string()))
     }
 
     fn refuse(&mut self, mistakes: Mistakes, cause: Cause) -> Vec<String> {

@@ -177,6 +177,12 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
             }
         }
     }
+    // A node alone is what the check stands for, not where to look for something else.
+    if !ours.contains_key("alias")
+        && let Some((key, node)) = ours.remove_entry("node")
+    {
+        ours.insert(renamed(&key, "alias".into()), node);
+    }
     let new = |value| Spanned::new(span.clone(), value);
     let http = ours.get("http").map(|url| url.get_ref().as_str().is_some_and(|url| url.starts_with("https:")));
     // As Consul does: TLS is for https alone, and up to ten redirects are followed.

@@ -1,6 +1,6 @@
 //! One layer of settings: a TOML table, checked where it comes from, then laid over the others.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -16,7 +16,7 @@ use crate::model::with_hint;
 
 /// Reads one TOML file: its settings, and what it wants registered, both checked. What is wrong is noted.
 pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
-    match fs::read_to_string(path) {
+    match super::text(path) {
         Ok(text) => parse(Source { name: &path.display().to_string(), text: &text }, mistakes),
         Err(error) => {
             mistakes.push(Error::io(path, &error));

@@ -17,8 +17,8 @@ mod settings;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::PathBuf,
+    fmt, io,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -32,7 +32,7 @@ pub use services::read as read_services;
 pub use settings::{Listen, Seed};
 
 use crate::{
-    agent::{self, Secret, trust::Files},
+    agent::{self, Secret, file, trust::Files},
     dns, http,
     model::{NodeName, Registration},
 };
@@ -178,6 +178,9 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
             deny: settings.checks.deny,
         },
     };
+    if !settings.script_checks {
+        mistakes.extend(services.iter().filter_map(script_while_off));
+    }
     let build = |Wanted { draft, place }| match draft.build() {
         Ok(registration) => Ok(Arc::new(registration)),
         Err(error) => Err(Error::new(place, error.to_string())),
@@ -194,6 +197,16 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         will: settings.will,
         effective: table,
     })
+}
+
+/// A service whose check the agent would refuse to run.
+fn script_while_off(service: &Wanted) -> Option<Error> {
+    let at = service.draft.checks.iter().position(|check| check.script.is_some())?;
+    let why = format!(
+        "checks[{at}] of {:?} is a script, and scripts are off on this node: set script_checks = true in its settings",
+        service.id()
+    );
+    Some(Error::new(&service.place, why))
 }
 
 /// The settings in effect, defaults included, as TOML. Secrets live in files of their own and are not among them.
@@ -244,6 +257,11 @@ fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
         }
     }
     (table, services)
+}
+
+/// What stands in a file of settings or services.
+fn text(path: &Path) -> io::Result<String> {
+    file::text(path, MAX_FILE)
 }
 
 fn settings(table: Table) -> Result<Settings, Error> {
@@ -308,6 +326,8 @@ fn host_name() -> Option<NodeName> {
     NodeName::from_hostname(&rustix::system::uname().nodename().to_string_lossy())
 }
 
+/// All the services that one node may have take a third of it.
+const MAX_FILE: u64 = 32 << 20;
 /// What a running node takes over when it reads its files again.
 const RELOADED: [&str; 3] = ["hooks", "join", "secret_file"];
 /// Where state is kept unless told otherwise.

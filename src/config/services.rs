@@ -1,6 +1,6 @@
 //! Service files: TOML with `[[services]]`, and Consul's JSON. Each is checked as a whole, and every mistake is told.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use toml::{Spanned, de::DeValue};
 
@@ -37,7 +37,7 @@ impl Wanted {
 
 /// What one file wants registered. What is wrong with it is noted.
 pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
-    match fs::read_to_string(path) {
+    match super::text(path) {
         Ok(text) => parse(Source { name: &path.display().to_string(), text: &text }, mistakes),
         Err(error) => {
             mistakes.push(Error::io(path, &error));

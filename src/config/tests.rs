@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::{CheckKind, Rules};
+use crate::model::{Alias, CheckKind, Rules};
 
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -56,6 +56,34 @@ fn a_flag_beats_the_environment_beats_a_file_beats_the_default() {
 }
 
 #[test]
+fn a_file_that_is_none_is_blamed_and_not_waited_for() {
+    let folder = folder(&[("hobnob.toml", "node = \"n1\"\n")]);
+    let settings = folder.path().join("conf.d");
+    let services = folder.path().join("services.d");
+    let secret = folder.path().join("secret");
+    fs::create_dir(&settings).unwrap();
+    fs::create_dir(&services).unwrap();
+    let pipes = [settings.join("a.toml"), services.join("p.json"), services.join("p.toml"), secret.clone()];
+    assert!(std::process::Command::new("mkfifo").arg("-m").arg("600").args(&pipes).status().unwrap().success());
+    let mut sources = sources(&folder);
+    sources.flags.push(("--secret-file", "secret_file", secret.to_str().unwrap().into()));
+    let mistakes = Config::load(&sources).unwrap_err();
+    let told: Vec<_> = mistakes.all().iter().map(|error| (Path::new(&error.place), &*error.why)).collect();
+    assert_eq!(told, pipes.each_ref().map(|pipe| (&**pipe, "is no regular file")));
+}
+
+#[test]
+fn a_script_is_refused_where_scripts_are_off() {
+    let script = "[[services]]\nname = \"a\"\nport = 1\n\n[[services]]\nname = \"b\"\nport = 2\n\
+                  checks = [{ttl = \"1s\"}, {script = [\"/bin/true\"]}]\n";
+    let error = refusal(&[("hobnob.toml", "node = \"n1\"\n"), ("services.d/b.toml", script)]);
+    assert!(error.place.ends_with("services.d/b.toml, line 5"), "{error}");
+    assert!(error.why.contains("checks[1] of \"b\"") && error.why.contains("script_checks = true"), "{error}");
+    let on = folder(&[("hobnob.toml", "node = \"n1\"\nscript_checks = true\n"), ("services.d/b.toml", script)]);
+    assert_eq!(Config::load(&sources(&on)).unwrap().services.len(), 2);
+}
+
+#[test]
 fn an_unknown_key_is_blamed_with_file_line_and_a_guess() {
     let error = refusal(&[("hobnob.toml", "node = \"n1\"\n[listen]\nhtpp = \"127.0.0.1:1\"\n")]);
     assert!(error.place.ends_with("hobnob.toml, line 3"), "{error}");
@@ -94,8 +122,10 @@ fn consul_s_service_files_are_read() {
          "Header": {"Accept": ["a", "b"]}, "SuccessBeforePassing": 2, "FailuresBeforeCritical": 3, "Notes": ""},
         {"http": "http://127.0.0.1/", "tls_skip_verify": true, "disable_redirects": true, "interval": "10s"},
         {"args": ["/bin/true"], "interval": "10s", "timeout": "1s"}, {"alias_service": "web"},
-        {"grpc": "127.0.0.1:1/x", "grpc_use_tls": true, "interval": "5s"}]}}"#;
-    let config = Config::load(&sources(&folder(&[("services.d/db.json", text)]))).unwrap();
+        {"grpc": "127.0.0.1:1/x", "grpc_use_tls": true, "interval": "5s"}, {"alias_node": "b"},
+        {"alias_service": "web", "alias_node": "b"}]}}"#;
+    let scripts = ("hobnob.toml", "script_checks = true\n");
+    let config = Config::load(&sources(&folder(&[scripts, ("services.d/db.json", text)]))).unwrap();
     let checks = &config.services[0].checks;
     assert_eq!((config.services[0].weight, config.services[0].warning_weight), (1, Some(2)));
     assert_eq!((checks[0].id.as_str(), checks[0].name.as_str(), checks[0].rise, checks[0].fall), ("a", "A", 2, 3));
@@ -103,10 +133,16 @@ fn consul_s_service_files_are_read() {
     assert_eq!((http.headers["Accept"].as_str(), http.redirects), ("a, b", 10));
     assert!(http.tls.as_ref().is_some_and(|tls| !tls.verify));
     assert_eq!(
-        checks.iter().map(|check| check.kind.as_str()).collect::<Vec<_>>(),
+        checks[..5].iter().map(|check| check.kind.as_str()).collect::<Vec<_>>(),
         ["http", "http", "script", "alias", "grpc"]
     );
-    let ids: Vec<_> = checks.iter().map(|check| check.id.as_str()).collect();
+    let alias = |of: &str, node| CheckKind::Alias(Alias { of: of.try_into().unwrap(), node });
+    assert_eq!(
+        [&checks[5].kind, &checks[6].kind],
+        [&alias("b", None), &alias("web", Some("b".try_into().unwrap()))],
+        "a node alone is what the check stands for"
+    );
+    let ids: Vec<_> = checks[..5].iter().map(|check| check.id.as_str()).collect();
     assert_eq!(ids, ["a", "service:db:2", "service:db:3", "service:db:4", "service:db:5"], "as Consul numbers them");
     assert_eq!((checks[1].name.as_str(), checks[1].rules), ("Service 'db' check", Rules::Consul));
     let lost = refusal(&[(

@@ -9,7 +9,6 @@ mod alias;
 mod dial;
 mod dns;
 mod engine;
-mod file;
 mod grpc;
 mod http;
 mod policy;

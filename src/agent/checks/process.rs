@@ -10,8 +10,8 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Finding, engine::Told, file};
-use crate::model::ProcessRef;
+use super::{Finding, engine::Told};
+use crate::{agent::file, model::ProcessRef};
 
 /// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that; a pid
 /// file is read again then while its process is not there.

@@ -13,9 +13,12 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{dial::Stream, file};
+use super::dial::Stream;
 use crate::{
-    agent::judge::{Judge, Judged},
+    agent::{
+        file,
+        judge::{Judge, Judged},
+    },
     model::{Host, TlsOptions},
 };
 

@@ -3,8 +3,6 @@
 //! All of it is replaced as one when secrets or files change; connections that stand do not notice.
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -24,7 +22,10 @@ use zeroize::Zeroizing;
 
 use super::{Authority, Broken, only_san, proven_name, san};
 use crate::{
-    agent::Secret,
+    agent::{
+        Secret,
+        file::{self, Untold},
+    },
     model::{MeshName, NodeName},
 };
 
@@ -222,29 +223,19 @@ pub(crate) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
 
 /// A file that everybody may read.
 pub(crate) fn text(path: &Path) -> Result<String, Broken> {
-    use std::io::Read;
-    let mut text = String::new();
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-    read.map(|_| text).map_err(|why| Broken::Unread(path.to_owned(), why))
+    file::text(path, MAX_TEXT).map_err(|why| Broken::Unread(path.to_owned(), why))
 }
 
 /// A file that nobody but its owner may be able to read.
 pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
-    use std::io::Read;
-    let unread = |why| Broken::Unread(path.to_owned(), why);
-    let mut file = fs::File::open(path).map_err(unread)?;
-    // Asked of the open file, so that what is checked is what is read.
-    let mode = file.metadata().map_err(unread)?.permissions().mode();
-    if mode & OTHERS != 0 {
-        return Err(Broken::Readable(path.to_owned(), mode & 0o777));
-    }
-    let mut text = Zeroizing::new(String::new());
-    file.by_ref().take(MAX_FILE).read_to_string(&mut text).map_err(unread)?;
-    Ok(text)
+    file::secret(path, MAX_SECRET).map_err(|why| match why {
+        Untold::Unread(why) => Broken::Unread(path.to_owned(), why),
+        Untold::Readable(mode) => Broken::Readable(path.to_owned(), mode),
+    })
 }
 
 const NO_CERTIFICATE: &str = "holds no certificate in PEM";
-/// The rights of the group and of everybody else.
-const OTHERS: u32 = 0o077;
+/// Longer than all the authorities of a system together.
+const MAX_TEXT: u64 = 1 << 20;
 /// A key is a few hundred bytes; a megabyte of them is a mistake.
-const MAX_FILE: u64 = 64 * 1024;
+const MAX_SECRET: u64 = 64 * 1024;
