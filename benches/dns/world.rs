@@ -26,7 +26,7 @@ fn view() -> Arc<View> {
     let node = node();
     let (state, since) = (MemberState::Alive, Time::ZERO);
     let id = NodeId::of(&mesh(), &node.name);
-    let member = Member { id, node, state, epoch: Epoch(1), since, rtt: None, place: None, version: 1 };
+    let member = Member { id, node, state, epoch: Epoch(1), since, rtt: None, place: None, version: 1, held: false };
     view.set_node(&member.node.name.clone(), Some(member.clone()));
     view.set_this(member);
     view.set_ready(true);

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     mesh::{self, Command, Mesh},
-    model::{Epoch, HealthReport, Node},
+    model::{Epoch, HealthReport, Node, check_datacenter},
 };
 
 /// See [`Agent::start`].
@@ -135,6 +135,9 @@ fn check(config: &Config) -> Result<(), StartError> {
             "cannot be {address}: nobody reaches a node there; give it an address and a port that others can dial"
         );
         return Err(StartError::Config { field: "advertise", why });
+    }
+    if let Err(why) = check_datacenter(&config.datacenter) {
+        return Err(StartError::Config { field: "datacenter", why: format!("{:?} {why}", config.datacenter) });
     }
     let meta: usize = config.meta.iter().map(|(key, text)| key.len() + text.len()).sum();
     if meta + config.zone.len() + config.datacenter.len() > MAX_DESCRIPTION {

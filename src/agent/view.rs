@@ -278,7 +278,8 @@ impl View {
         let old = self.nodes.insert(key.clone(), Arc::clone(&member));
         self.atlas.move_node(&key, old.as_deref(), Some(&member));
         self.beats.nodes_changed();
-        if old.is_none_or(|old| (&old.node, old.state, old.epoch) != (&member.node, member.state, member.epoch)) {
+        let says = |of: &Member| (Arc::clone(&of.node), of.state, of.epoch, of.held);
+        if old.is_none_or(|old| says(&old) != says(&member)) {
             self.marks.touch(Topic::Node(key));
             self.marks.touch(Topic::Nodes);
             self.marks.touch(Topic::Checks);

@@ -70,8 +70,17 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     if reply.code == "NOERROR" {
         return Ok(ExitCode::SUCCESS);
     }
-    let why = if instances.is_empty() { "nobody registers a service of that name" } else { "see above" };
-    Err(Failure::new(format!("{question} got {}", reply.code), why, "hobnob services"))
+    let (why, next) = match &*reply.code {
+        "REFUSED" => (
+            "it is in none of this agent's zones (dns.zones), or dns.allow leaves this machine out",
+            "hobnob config show",
+        ),
+        "SERVFAIL" => ("the agent is not ready, or the resolvers that it forwards to do not answer", "hobnob status"),
+        _ if service_of(&flags.name).is_none() => ("there is no such node", "hobnob members"),
+        _ if instances.is_empty() => ("nobody registers a service of that name", "hobnob services"),
+        _ => ("see above", "hobnob services"),
+    };
+    Err(Failure::new(format!("{question} got {}", reply.code), why, next))
 }
 
 /// The service that a name is about: what stands before `service`, or first, as in `_web._tcp`. Nodes and addresses have

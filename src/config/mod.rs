@@ -34,7 +34,7 @@ pub use settings::{Listen, Seed};
 use crate::{
     agent::{self, Secret, file, trust::Files},
     dns, http,
-    model::{NodeName, Registration},
+    model::{NodeName, Registration, check_datacenter},
 };
 use places::Places;
 use services::Wanted;
@@ -151,6 +151,10 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     }
     if let Err(why) = settings.dns.check_place(settings.listen.dns) {
         mistakes.push(Error::new("dns.forward", why).next("forward = [\"192.0.2.53:53\"]"));
+    }
+    if let Err(why) = check_datacenter(&settings.datacenter) {
+        mistakes
+            .push(Error::new("datacenter", format!("{:?} {why}", settings.datacenter)).next("datacenter = \"dc1\""));
     }
     let named = || tls.as_ref().and_then(|files| files.names(&settings.mesh));
     let Some(node) = settings.node.clone().or_else(named).or_else(host_name) else {

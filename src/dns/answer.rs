@@ -58,9 +58,12 @@ pub(super) struct Found {
 /// ask but once. The status is that of the last name (RFC 6604).
 pub(super) fn answer(view: &View, config: &Config, question: &Query, most: usize) -> Answer {
     let mut answer = direct(view, config, question, most);
-    // Aliases may go round in a circle.
     for _ in 0..MAX_ALIASES {
         let Some(alias) = answer.alias(question.query_type) else { break };
+        if answer.answers.iter().any(|record| record.name == *alias) {
+            // Round in a circle.
+            break;
+        }
         let further = direct(view, config, &Query::query(alias.to_lowercase(), question.query_type), most);
         if further.foreign {
             break;
@@ -173,10 +176,13 @@ pub(super) struct Lookup<'a> {
 impl Lookup<'_> {
     fn forward(&self, asked: &Asked<'_>, kind: RecordType) -> Answer {
         let mut found = Found::default();
+        // As in Consul, whose names are this datacenter's unless they say another.
+        let own = Some(&*self.local.node.datacenter).filter(|_| self.zone.dialect == Dialect::Consul);
+        let datacenter = asked.datacenter.or(own);
         // RFC 8482 section 4.1: ANY is answered with one of the sets there are.
         let kinds = if kind == RecordType::ANY { ANY } else { std::slice::from_ref(&kind) };
         for kind in kinds {
-            found = self.find(asked, *kind);
+            found = self.find(&asked.subject, datacenter, *kind);
             if !found.answers.is_empty() {
                 break;
             }
@@ -188,19 +194,19 @@ impl Lookup<'_> {
         Answer { answers, equals, authorities, additionals, ..answer }
     }
 
-    fn find(&self, asked: &Asked<'_>, kind: RecordType) -> Found {
-        match &asked.subject {
+    fn find(&self, subject: &Subject<'_>, datacenter: Option<&str>, kind: RecordType) -> Found {
+        match subject {
             Subject::Zone => self.apex(kind),
             Subject::NameServer => Found::of(self.addresses_of(self.local, self.owner, kind)),
-            Subject::Branch => Found::bare(self.is_datacenter(asked.datacenter)),
-            Subject::Service(selector) => self.service(selector, asked.datacenter, kind),
-            Subject::Node(node) => self.node(node, asked.datacenter, kind),
-            Subject::Address(_) if !self.is_datacenter(asked.datacenter) => Found::default(),
+            Subject::Branch => Found::bare(self.is_datacenter(datacenter)),
+            Subject::Service(selector) => self.service(selector, datacenter, kind),
+            Subject::Node(node) => self.node(node, datacenter, kind),
+            Subject::Address(_) if !self.is_datacenter(datacenter) => Found::default(),
             Subject::Address(address) => {
                 Found::of(self.address_record(self.owner, *address, kind).into_iter().collect())
             }
-            Subject::ServiceTypes if !self.is_datacenter(asked.datacenter) => Found::default(),
-            Subject::ServiceTypes => self.service_types(asked.datacenter, kind),
+            Subject::ServiceTypes if !self.is_datacenter(datacenter) => Found::default(),
+            Subject::ServiceTypes => self.service_types(datacenter, kind),
             Subject::Nothing => Found::default(),
         }
     }
@@ -223,12 +229,13 @@ impl Lookup<'_> {
         if datacenter.is_some_and(|dc| !member.node.datacenter.eq_ignore_ascii_case(dc)) {
             return Found::default();
         }
-        if !member.state.is_shown() {
+        if !member.is_shown() {
             return Found::bare(self.zone.dialect == Dialect::Mesh);
         }
+        let this = self.while_held(member.held);
         Found::of(match kind {
-            RecordType::TXT if !member.node.meta.is_empty() => vec![self.record(text(&member.node.meta))],
-            kind => self.addresses_of(&member, self.owner, kind),
+            RecordType::TXT if !member.node.meta.is_empty() => vec![this.record(text(&member.node.meta))],
+            kind => this.addresses_of(&member, self.owner, kind),
         })
     }
 
@@ -253,15 +260,16 @@ impl Lookup<'_> {
         let Some(tenants) = self.view.tenants(address) else {
             return Answer { foreign: true, ..Answer::failure(ResponseCode::Refused) };
         };
-        let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name));
-        let nodes = nodes.filter(|node| node.state.is_shown()).filter_map(|node| self.node_name(&node));
-        let mut names: Vec<Name> = nodes.collect();
+        let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name)).filter(|node| node.is_shown());
+        let nodes: Vec<Arc<Member>> = nodes.collect();
+        let this = self.while_held(nodes.iter().any(|node| node.held));
+        let mut names: Vec<Name> = nodes.iter().filter_map(|node| self.node_name(node)).collect();
         let services = tenants.services.iter().filter_map(|name| self.view.service(name));
         names.extend(services.flat_map(|service| self.names_at(&service, address)));
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
             names.truncate(MAX_POINTERS);
-            answer.answers = names.into_iter().map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect();
+            answer.answers = names.into_iter().map(|name| this.record(RData::PTR(rdata::PTR(name)))).collect();
         }
         if answer.answers.is_empty() {
             // A zone of its own: what we know of the addresses around it others know better.
@@ -281,6 +289,11 @@ impl Lookup<'_> {
             }
             Dialect::Consul => there.take(1).filter_map(|_| below(zone, [&name, "service"])).collect(),
         }
+    }
+
+    /// The same question about what is shown as it last was: whoever keeps that longer keeps what may be wrong already.
+    pub(super) fn while_held(self, held: bool) -> Self {
+        Self { ttl: if held { self.ttl.min(STALE_TTL) } else { self.ttl }, ..self }
     }
 
     /// Whether a branch of this datacenter exists: every zone has one for each datacenter that holds a node.
@@ -359,6 +372,8 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
     (net.prefix_len() == net.max_prefix_len()).then(|| net.addr())
 }
 
+/// For what is shown as it last was.
+const STALE_TTL: u32 = 1;
 /// More aliases in a row than resolvers follow.
 const MAX_ALIASES: usize = 8;
 /// More names than anybody reads for one address; each answer to a reverse question stays within a datagram.

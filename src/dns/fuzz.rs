@@ -45,7 +45,17 @@ fn world() -> Result<Face, Invalid> {
     });
     let id = NodeId::of(&MeshName::try_from("fuzz")?, &node.name);
     let (state, since) = (MemberState::Alive, Time::ZERO);
-    let member = Member { id, node: node.clone(), state, epoch: Epoch(1), since, rtt: None, place: None, version: 1 };
+    let member = Member {
+        id,
+        node: node.clone(),
+        state,
+        epoch: Epoch(1),
+        since,
+        rtt: None,
+        place: None,
+        version: 1,
+        held: false,
+    };
     view.set_node(&node.name, Some(member.clone()));
     view.set_this(member);
     let mut instances = Vec::new();

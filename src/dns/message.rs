@@ -88,7 +88,10 @@ impl Face {
             draft.write(&Answer::failure(code)).map(Written::bare)
         };
         if header.metadata.op_code != OpCode::Query {
-            return fail(ResponseCode::NotImp);
+            let edns = header.counts.queries == 1 && Message::from_vec(packet).is_ok_and(|asked| asked.edns.is_some());
+            let edns = edns.then(|| self.edns(&Shown::Nothing, client).0);
+            let draft = Draft { head, query: None, edns, size: MIN_SIZE, reserved: OPT_SIZE };
+            return draft.write(&Answer::failure(ResponseCode::NotImp)).map(Written::bare);
         }
         // Checked before the rest is parsed, because the parser reserves room for as many questions as the header claims.
         if header.counts.queries != 1 {

@@ -50,7 +50,7 @@ pub(super) enum Subject<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Selector<'a> {
     pub(super) service: &'a str,
-    /// All of these.
+    /// All of these, or the one that they spell together.
     pub(super) tags: SmallVec<[&'a str; 2]>,
     /// Only the one with this hash.
     pub(super) instance: Option<u64>,

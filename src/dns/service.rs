@@ -42,8 +42,7 @@ impl Lookup<'_> {
         let best = instances.first().map(rank);
         let equals = instances.partition_point(|instance| Some(rank(instance)) == best);
         let is_stale = instances.iter().any(|instance| instance.held.is_some());
-        let ttl = if is_stale { self.ttl.min(STALE_TTL) } else { self.ttl };
-        Lookup { ttl, ..*self }.records(&Served { instances, equals }, selector, kind)
+        self.while_held(is_stale).records(&Served { instances, equals }, selector, kind)
     }
 
     /// How far an instance is from this node, as far as the settings care.
@@ -114,17 +113,18 @@ impl Lookup<'_> {
     /// loses its place among other additional records.
     fn servers(&self, served: &Served<'_>, service: &str, port: Option<&str>) -> Found {
         let mut additionals = Vec::new();
-        let mut seen: BTreeSet<IpAddr> = BTreeSet::new();
+        let (mut seen, mut told) = (BTreeSet::new(), BTreeSet::new());
         let heaviest = served.instances.iter().map(|instance| instance.weight()).max().unwrap_or_default();
         let found = served.collect(self.most, |instance| {
             let port = self.port(instance, port)?;
+            // In our dialect an address is told under a name of its instance's own.
+            let is_unique = self.zone.dialect == Dialect::Mesh && matches!(instance.address(), Host::Address(_));
             let target = match instance.address() {
                 Host::Name(host) => host_name(&host)?,
                 Host::Address(ip) => {
                     let ip = ip.to_canonical();
                     let target = self.target(instance, service, ip)?;
-                    // Targets are unique to an instance in our dialect, to an address in Consul's.
-                    if self.zone.dialect == Dialect::Mesh || seen.insert(ip) {
+                    if is_unique || told.insert(target.clone()) {
                         let kind = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
                         additionals.push(self.address_record(&target, ip, kind)?);
                     }
@@ -132,6 +132,10 @@ impl Lookup<'_> {
                 }
             };
             let (priority, weight) = self.preference(instance, heaviest);
+            if !is_unique && !seen.insert((priority, weight, port, target.clone())) {
+                // A record set has no duplicates (RFC 2181 section 5).
+                return None;
+            }
             Some(self.record(RData::SRV(rdata::SRV::new(priority, weight, port, target))))
         });
         Found { additionals, ..found }
@@ -214,7 +218,8 @@ impl Selector<'_> {
         let registration = &instance.registration;
         let has_port = |port: &str| registration.ports.keys().any(|key| key.as_str().eq_ignore_ascii_case(port));
         let has_tag = |tag: &&str| registration.tags.iter().any(|own| own.as_str().eq_ignore_ascii_case(tag));
-        self.tags.iter().all(has_tag)
+        // Labels are tags, or together one tag that holds dots, as versions do.
+        (self.tags.iter().all(has_tag) || self.tags.len() > 1 && has_tag(&&*self.tags.join(".")))
             && self.instance.is_none_or(|hash| hash_of(instance) == hash)
             && match self.form {
                 Form::Port(port) => has_port(port),
@@ -225,8 +230,6 @@ impl Selector<'_> {
 
 /// More records than 65,535 bytes hold, at 16 bytes for the smallest: the rest would be cut off again.
 const MOST_HELD: usize = 4_096;
-/// For instances that are shown as they last were: whoever keeps them longer keeps what may be wrong already.
-const STALE_TTL: u32 = 1;
 
 fn host_name(host: &str) -> Option<Name> {
     let mut name = Name::from_ascii(host).ok()?;

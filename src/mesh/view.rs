@@ -97,9 +97,17 @@ pub struct Member {
     pub place: Option<Place>,
     /// The version its book has reached here.
     pub version: u64,
+    /// Whether it is Down and shown all the same, since this node is the one cut off.
+    pub held: bool,
 }
 
 impl Member {
+    /// Whether answers name it.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        self.state.is_shown() || self.held
+    }
+
     /// The address its mesh port answers at.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
@@ -282,7 +290,7 @@ impl Mesh {
         if id == self.id {
             let (state, epoch, since) = (MemberState::Alive, self.epoch, Time::ZERO);
             let (rtt, place) = (Some(Duration::ZERO), Some(self.place));
-            return Some(Member { id, node, state, epoch, since, rtt, place, version });
+            return Some(Member { id, node, state, epoch, since, rtt, place, version, held: false });
         }
         let seen = self.roster.get(id)?;
         let distance = seen.distance.as_deref();
@@ -292,7 +300,8 @@ impl Mesh {
         // A node that has come back is known before its new book is.
         let epoch = seen.generation.epoch().max(mark.epoch);
         let version = if mark.epoch == epoch { version } else { 0 };
-        Some(Member { id, node, state: seen.state, epoch, since: seen.since, rtt, place, version })
+        let (state, since, held) = (seen.state, seen.since, seen.held.is_some());
+        Some(Member { id, node, state, epoch, since, rtt, place, version, held })
     }
 
     /// All members in any state, this node too, by id.

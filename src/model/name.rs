@@ -290,6 +290,16 @@ fn check_label(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Whether the names of DNS can hold a datacenter: it stands behind words of their own, as `dc1` in `web.service.dc1`.
+pub(crate) fn check_datacenter(text: &str) -> Result<(), &'static str> {
+    match text {
+        "service" | "node" | "addr" | "ns" => Err("is a word that names have in its place: choose another"),
+        // A node need not say where it stands.
+        "" => Ok(()),
+        _ => check_service(text),
+    }
+}
+
 /// Underscores occur in names that services really have, and DNS itself does not mind (RFC 2181 section 11). A label that
 /// begins with one is a protocol's or an attribute's (RFC 8552).
 fn check_service(text: &str) -> Result<(), &'static str> {
@@ -377,6 +387,14 @@ mod tests {
             assert!(ServiceName::any(bad).is_err() && serde_json::from_value::<ServiceName>(bad.into()).is_err());
         }
         assert!(serde_json::from_str::<NodeName>("\"a.b\"").is_err());
+    }
+
+    #[test]
+    fn a_datacenter_is_a_label_and_no_branch() {
+        for (text, good) in [("dc1", true), ("eu_west-1", true), ("eu.west", false), ("my dc", false), ("node", false)]
+        {
+            assert_eq!(check_datacenter(text).is_ok(), good, "{text}");
+        }
     }
 
     #[test]

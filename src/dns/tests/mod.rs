@@ -57,6 +57,7 @@ impl World {
             rtt: rtt.into(),
             place: None,
             version: 1,
+            held: false,
         };
         self.view.set_node(&name, Some(member));
     }

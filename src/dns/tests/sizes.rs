@@ -2,7 +2,7 @@
 
 use RecordType::{A, SRV};
 use hickory_proto::{
-    op::ResponseCode,
+    op::{OpCode, ResponseCode},
     rr::rdata::opt::{EdnsCode, EdnsOption},
 };
 
@@ -102,6 +102,12 @@ fn a_reply_speaks_edns_to_who_speaks_it() {
     // 16 is BADVERS here and BADSIG in TSIG, which is how the parser calls it.
     assert_eq!(u16::from(reply.metadata.response_code), u16::from(ResponseCode::BADVERS));
     assert_eq!((reply.edns.unwrap().version(), reply.answers.len()), (0, 0));
+
+    let mut message = Message::from_vec(&question(WEB, A, 1, Some(4096))).unwrap();
+    message.metadata.op_code = OpCode::Notify;
+    let reply = world.reply(&message.to_vec().unwrap(), Transport::Udp);
+    assert_eq!(reply.metadata.response_code, ResponseCode::NotImp);
+    assert!(reply.edns.is_some());
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn member(name: &str, last: u8, state: MemberState, rtt: Option<u64>) -> Member 
         // On a line, so that b stands between a and c.
         place: Some(Place { at: [f32::from(last) / 1e3, 0.0, 0.0, 0.0], height: 1e-5, error: 0.1 }),
         version: 1,
+        held: false,
     }
 }
 
