@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -26,12 +26,20 @@ use super::{
 use crate::mesh::Input;
 
 /// Answers calls until the endpoint closes. Strangers cost little: few at a time, then address proof, then nothing.
-pub(super) async fn listen(greeter: Arc<Greeter>, view: Arc<View>, arrivals: mpsc::Sender<Arrival>) {
+pub(super) async fn listen(
+    greeter: Arc<Greeter>,
+    view: Arc<View>,
+    links: watch::Receiver<usize>,
+    arrivals: mpsc::Sender<Arrival>,
+) {
     let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
     let strangers = Arc::new(Strangers::default());
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
-        let busy = answering.available_permits() < MAX_ANSWERING - MAX_UNPROVEN;
+        let under_way = MAX_ANSWERING - answering.available_permits();
+        // A first packet that says goodbye leaves a connection behind that quinn keeps until it has idled long enough.
+        let left_behind = greeter.endpoint.open_connections().saturating_sub(*links.borrow() + under_way);
+        let busy = under_way > MAX_UNPROVEN || left_behind > MAX_LEFT_BEHIND;
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
             greeter.traffic.retries.add(1);
             // Refused only when it was validated already, which was asked.
@@ -105,6 +113,9 @@ const MAX_ANSWERING: usize = 256;
 const MAX_ANSWERING_ONE: usize = 32;
 /// And how many for callers who have not.
 const MAX_UNPROVEN: usize = 64;
+/// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address: those that
+/// are closing after a busy moment are some hundreds.
+const MAX_LEFT_BEHIND: usize = 512;
 /// One line about strangers in so long a time; the counter of failed handshakes has them all.
 const STRANGERS_EVERY: Duration = Duration::from_secs(10);
 

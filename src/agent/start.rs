@@ -74,6 +74,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     drive.begin(&seek);
 
     keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
+    tokio::spawn(door::listen(Arc::clone(&greeter), Arc::clone(&view), links_seen.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
@@ -112,7 +113,6 @@ fn keep_trust(
     if let Some(folder) = &config.data_dir {
         greeter.trust.keep_guests(folder);
     }
-    tokio::spawn(door::listen(Arc::clone(greeter), Arc::clone(view), arrivals.clone()));
     tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
     let (greeter, view, journal) = (Arc::clone(greeter), Arc::clone(view), Arc::clone(journal));
     tokio::spawn(Vigil::new(greeter, view, journal, config).keep(arrivals.clone()));
