@@ -47,8 +47,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let greeter = Arc::new(greeter);
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
-    let (looks, looked) = mpsc::channel(1);
-    let (arrivals, arrived) = mpsc::channel(MAX_ARRIVALS);
+    let ((looks, looked), (arrivals, arrived)) = (mpsc::channel(1), mpsc::channel(MAX_ARRIVALS));
     let journal = Arc::new(Journal::default());
     let (links, links_seen) = watch::channel(0);
     let (seeds, more_seeds) = mpsc::channel(1);
