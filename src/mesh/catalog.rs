@@ -426,7 +426,12 @@ impl Book {
     pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
         let Mark { epoch, floor, version } = self.mark;
         let below = reader.epoch != epoch || reader.version < floor;
-        let start = if below { 0 } else { reader.version };
+        // Who has read all and not folded yet is told by the last page once more.
+        let start = match (below, reader.floor < floor) {
+            (true, _) => 0,
+            (false, true) => reader.version.min(version.saturating_sub(1)),
+            (false, false) => reader.version,
+        };
         let own = Some((self.papers.version, &self.papers.page)).filter(|(to, page)| *to > start && !page.is_empty());
         let mut pages: Vec<(u64, &Bytes)> = self.rows.iter().flat_map(|rows| rows.shelf.above(start)).collect();
         pages.extend(own);

@@ -21,6 +21,7 @@ pub use draft::CheckDraft;
 pub use echo::{ConsulDraft, Echo, EchoCheck, EchoNode, Role, TaggedAddress};
 pub use health::{CheckStatus, FieldError, Health, HealthReport};
 pub use hint::with_hint;
+#[cfg(feature = "agent")]
 pub(crate) use name::check_datacenter;
 pub use name::{Host, InstanceId, Invalid, MeshName, NodeName, PortName, ServiceName, Tag};
 pub use node::{Epoch, MemberState, Node, NodeId};
