@@ -77,6 +77,8 @@ impl Mesh {
             self.enter(now, Key::Service(id.clone()), Some(Claim::Service(published)))?;
         }
         if !same_checks {
+            // Told anyway, and what its new checks find first is to count at once.
+            self.dampers.remove(id);
             self.watch_checks(now, registration);
             let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
             self.enter(now, Key::Health(id.clone()), claim)?;
