@@ -234,7 +234,7 @@ async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
     mesh.file("etc/hobnob.toml", "");
     let home = mesh.path("etc");
     let refused = process::finish(mesh.agent("a", "a").arg("--config").arg(&home)).await;
-    assert!(refused.failure(1).1.contains("script_checks"), "{refused:?}");
+    assert!(refused.failure(2).1.contains("script_checks"), "{refused:?}");
     mesh.file("etc/hobnob.toml", "script_checks = true\n");
     let secret = fs::read_to_string(mesh.path("secret")).unwrap();
     let mut command = mesh.agent("a", "a");
