@@ -10,6 +10,7 @@ use std::{
     fs,
     process::{Child, Command},
     sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
 };
 
 use process::{Agent, Mesh, until};
@@ -368,6 +369,24 @@ async fn where_a_check_stood_outlives_its_agent() {
     let after = agent.get("/api/v1/services/web").await;
     assert_eq!(after[0]["checks"], before, "status, output and since");
     assert_eq!(after[0]["health"], "maintenance");
+}
+
+#[tokio::test]
+async fn a_ttl_that_ran_out_while_its_agent_was_down_is_critical() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    assert_eq!(put(&agent, json!([{"id": "beat", "ttl": "1m"}])).await.0, 201);
+    let body = json!({"status": "passing", "output": "all well"}).to_string();
+    assert_eq!(agent.call("PUT", "/api/v1/registrations/web/checks/beat", &body).await.0, 200);
+    until_said(&agent, "web", "beat", "passing", "all well").await;
+    agent.kill().await;
+    let alive = fs::File::options().write(true).open(mesh.path("a/alive")).unwrap();
+    alive.set_modified(SystemTime::now() - Duration::from_secs(90)).unwrap();
+    let agent = alone(&mesh).await;
+    let first = said(&agent, "web", "beat").await.unwrap();
+    assert_eq!(first, ("critical".into(), "no report within its TTL of 60s".into()), "from the first answer on");
+    assert_eq!(agent.call("PUT", "/api/v1/registrations/web/checks/beat", &body).await.0, 200);
+    until_said(&agent, "web", "beat", "passing", "all well").await;
 }
 
 #[tokio::test]

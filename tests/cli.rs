@@ -345,6 +345,13 @@ async fn files_are_followed_as_they_come_change_and_go() {
     fs::remove_file(mesh.path("etc/services.d/db.json")).unwrap();
     a.until_resolved("db", &[]).await;
     assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
+    mesh.file("etc/services.d/mine.toml", &service("mine", 82));
+    a.until_resolved("mine", &["82"]).await;
+    assert!(a.log().contains("registration_taken_over"), "{}", a.log());
+    fs::remove_file(mesh.path("etc/services.d/mine.toml")).unwrap();
+    a.until_resolved("mine", &[]).await;
+    let withdrawn = async || a.log().contains("registration_withdrawn\" instance=mine").then_some(());
+    until("that it has gone is said", withdrawn).await;
     mesh.file("etc/hobnob.toml", "zone = \"z\"\n");
     let reloaded = run(&a, "reload").await;
     assert_eq!(reloaded.code, Some(0), "{reloaded:?}");

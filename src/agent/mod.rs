@@ -27,6 +27,7 @@ mod looks;
 mod lookup;
 mod marks;
 mod peers;
+mod pulse;
 mod quic;
 mod registered;
 mod rights;

@@ -40,7 +40,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let core = core(&config, bound, found.epoch, &clock, &trust)?;
     let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
     let mut mesh = Mesh::new(core, found.registrations.clone(), clock.now());
-    restore(&mut mesh, found.reports, config.protect_for, &clock);
+    restore(&mut mesh, (found.reports, found.lived_until), config.protect_for, &clock);
     let held: Vec<_> = found.registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
     let (greeter, heard) = Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello());
@@ -118,13 +118,18 @@ fn keep_trust(
 }
 
 /// Takes up where the checks stood when this node was last seen, and how long a wave of failures is doubted.
-fn restore(mesh: &mut Mesh, reports: Vec<(String, HealthReport)>, protect_for: Duration, clock: &Clock) {
+fn restore(
+    mesh: &mut Mesh,
+    (reports, lived_until): (Vec<(String, HealthReport)>, u64),
+    protect_for: Duration,
+    clock: &Clock,
+) {
     // Refused only by a node that is leaving.
     let _ = mesh.command(clock.now(), Command::ProtectFor(protect_for));
     let (node, instances): (Vec<_>, Vec<_>) = reports.into_iter().partition(|(id, _)| id.is_empty());
     let node = node.into_iter().find_map(|(_, report)| report.maintenance);
     let instances = instances.into_iter().filter_map(|(id, report)| Some((id.as_str().try_into().ok()?, report)));
-    mesh.restore(clock.now(), node, instances);
+    mesh.restore(clock.now(), node, instances, lived_until);
 }
 
 /// What no peer could take from us.

@@ -10,7 +10,10 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc as sync_mpsc},
+    sync::{
+        Arc,
+        mpsc::{self as sync_mpsc, RecvTimeoutError},
+    },
     thread::JoinHandle,
 };
 
@@ -18,7 +21,10 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
-use super::StartError;
+use super::{
+    StartError,
+    pulse::{self, Pulse},
+};
 use crate::model::{Epoch, HealthReport, InstanceId, MeshName, NodeId, NodeName, Registration};
 
 /// Keys that must survive, so that a restarted node's stateless resets are believed (RFC 9000 section 10.3): its peers
@@ -53,6 +59,8 @@ pub(super) struct Found {
     pub(super) peers: Vec<KnownPeer>,
     /// Where the checks of each instance stood; the node's own maintenance stands under no name.
     pub(super) reports: Vec<(String, HealthReport)>,
+    /// When the process that wrote it was last seen alive, in unix milliseconds; now, if nothing tells.
+    pub(super) lived_until: u64,
 }
 
 /// One change to be made durable.
@@ -99,6 +107,7 @@ impl Store {
                 registrations: Vec::new(),
                 peers: Vec::new(),
                 reports: Vec::new(),
+                lived_until: unix_millis,
             };
             return Ok((Self { writer: None, completed }, found));
         };
@@ -107,10 +116,12 @@ impl Store {
             why => StartError::Data { path: directory.to_owned(), why: why.to_string() },
         };
         let database = open_file(directory).map_err(blame)?;
-        let found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
+        let mut found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
+        let pulse = Pulse::open(directory).map_err(|why| blame(why.into()))?;
+        found.lived_until = pulse.last.unwrap_or(unix_millis);
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
-        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database) };
+        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database), pulse: Some(pulse) };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
             .spawn(move || file.commit_groups(&writes, &report))
@@ -248,7 +259,8 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
         // What a check said last is no reason not to start.
         reports.extend(decode("reports", report.value()).ok().map(|report| (id.value().to_owned(), report)));
     }
-    Ok(Found { epoch: identity.epoch, keys: identity.keys, registrations, peers, reports })
+    let Identity { epoch, keys, .. } = identity;
+    Ok(Found { epoch, keys, registrations, peers, reports, lived_until: unix_millis })
 }
 
 /// What the store's thread owns.
@@ -256,14 +268,23 @@ struct OpenFile {
     directory: PathBuf,
     /// None after a failure, a full disk say: redb takes nothing more until its file was opened anew.
     database: Option<Database>,
+    pulse: Option<Pulse>,
 }
 
 impl OpenFile {
     /// The store's thread: ends when the sender is gone and the queue is empty.
     fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
         let mut group = Vec::new();
-        while let Ok(first) = writes.recv() {
-            group.push(first);
+        loop {
+            match writes.recv_timeout(pulse::EVERY) {
+                Ok(first) => group.push(first),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.pulse.iter().for_each(Pulse::beat);
+            if group.is_empty() {
+                continue;
+            }
             group.extend(writes.try_iter().take(MAX_GROUP - 1));
             let outcome = self.commit_or_reopen(&group);
             if let Err(why) = &outcome {
@@ -451,7 +472,7 @@ mod tests {
         let full = Arc::new(AtomicBool::new(false));
         let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
         let database = Some(Database::builder().create_with_backend(disk).unwrap());
-        let mut file = OpenFile { directory: directory.path().to_owned(), database };
+        let mut file = OpenFile { directory: directory.path().to_owned(), database, pulse: None };
         let group = [Write::Row("one".try_into().unwrap(), Some(vec![1]))];
         file.commit_or_reopen(&group).unwrap();
         full.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use tracing::{info, warn};
 
 use crate::{
     agent::{Agent, Refused},
@@ -56,6 +57,10 @@ impl Ledger {
     ) -> Result<(usize, usize), Error> {
         let wanted: BTreeSet<_> = services.iter().map(|service| service.id.clone()).collect();
         let gone: Vec<_> = self.ids.difference(&wanted).cloned().collect();
+        for id in wanted.difference(&self.ids).filter(|id| agent.view().registration(id).is_some()) {
+            let why = "a file takes over what was registered by hand: it goes when the file does";
+            warn!(event = "registration_taken_over", instance = %id, why);
+        }
         // Written down before it is done, so that a crash in between forgets no instance.
         self.ids.extend(wanted);
         self.save()?;
@@ -67,7 +72,10 @@ impl Ledger {
         done.into_iter().collect::<Result<Vec<_>, _>>()?;
         for id in &gone {
             match agent.remove(id).await {
-                Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => drop(self.ids.remove(id)),
+                Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => {
+                    info!(event = "registration_withdrawn", instance = %id, "it is in no file any more");
+                    self.ids.remove(id);
+                }
                 Err(error) => return Err(Error::Refused(id.clone(), error)),
             }
         }

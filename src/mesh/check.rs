@@ -49,14 +49,15 @@ impl Check {
         if *self.spec == *spec {
             return Some(Self { spec, ..self });
         }
-        let (status, rules) = (CheckStatus { name: spec.name.clone(), ..self.status }, spec.rules);
-        (rules == Rules::Consul).then_some(Self { spec, status, serial, streak: 0, awaited: false, ..self })
+        let stays = spec.rules == Rules::Consul || looks_at_the_same(&self.spec, &spec);
+        let status = CheckStatus { name: spec.name.clone(), ..self.status };
+        stays.then_some(Self { spec, status, serial, streak: 0, awaited: false, ..self })
     }
 
-    /// A TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
-    fn run_out(&mut self, words: Arc<str>, unix_millis: u64) -> bool {
+    /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
+    fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.streak = self.spec.fall.saturating_sub(1);
-        self.take(Health::Critical, words, unix_millis)
+        self.take(Health::Critical, format!("no report within its TTL of {ttl:?}").into(), unix_millis)
     }
 
     /// Takes in one result. True if the status changed.
@@ -82,7 +83,8 @@ impl Check {
 }
 
 impl Mesh {
-    /// Begins to watch an instance's checks; those that stay as they were keep their state, and Consul's their status.
+    /// Begins to watch an instance's checks; those that stay as they were keep their state, those that look at the same
+    /// thing their status, and so do Consul's.
     pub(super) fn watch_checks(&mut self, now: Time, registration: &Arc<Registration>) {
         let instance = &registration.id;
         let unix_millis = self.unix_millis(now);
@@ -224,12 +226,32 @@ impl Mesh {
         self.write(now, Key::Health(instance.clone()), claim)
     }
 
-    /// Where a check stood when an earlier process of this node kept it.
-    pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus) {
+    /// Where a check stood when an earlier process of this node kept it. A TTL runs out as if that process, which lived
+    /// until then (unix milliseconds), had gone on: its silence is no health.
+    pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus, lived_until: u64) {
+        let unix_millis = self.unix_millis(now);
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
+        if let Some(ttl) = check.spec.kind.ttl() {
+            // While it lived, it saw to it that what was passing had been reported within its TTL.
+            let runs_out = lived_until.saturating_add(super::millis(ttl));
+            match runs_out.saturating_sub(unix_millis) {
+                0 => drop(check.run_out(ttl, runs_out)),
+                left => {
+                    // The timer that was set when the check began would come too late.
+                    self.check_serial += 1;
+                    check.serial = self.check_serial;
+                    check.awaited = true;
+                    // A clock that was set back makes no TTL longer.
+                    check.runs_out = now + Duration::from_millis(left).min(ttl);
+                    let (check_name, serial) = (check.status.id.clone(), check.serial);
+                    let timer = Timer::Ttl { instance: instance.clone(), check: check_name, serial };
+                    self.timers.set(check.runs_out, timer);
+                }
+            }
+        }
         let (since, spec) = (check.status.since, check.spec.clone());
         if check.status.status == Health::Critical {
             // Counted from now: nobody looked while this node was down.
@@ -257,9 +279,8 @@ impl Mesh {
             return self.timers.set(check.runs_out, timer);
         }
         let Some(ttl) = check.spec.kind.ttl() else { return };
-        let words = format!("no report within its TTL of {ttl:?}");
         let unix_millis = self.config.unix_millis.saturating_add(super::millis(now.since_start()));
-        let flipped = check.run_out(words.into(), unix_millis);
+        let flipped = check.run_out(ttl, unix_millis);
         check.awaited = false;
         let spec = check.spec.clone();
         if flipped {
@@ -277,6 +298,13 @@ impl Mesh {
             self.outbox.push(Output::Expired(instance.clone()));
         }
     }
+}
+
+/// Whether two checks differ in nothing but when they look, how long they wait and how results count: a status holds for
+/// both. What is assumed before the first result is part of what they are.
+fn looks_at_the_same(one: &CheckSpec, other: &CheckSpec) -> bool {
+    let alike = one.kind == other.kind || (one.kind.ttl().is_some() && other.kind.ttl().is_some());
+    alike && one.initial == other.initial
 }
 
 /// One check of an instance.

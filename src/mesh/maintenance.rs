@@ -69,13 +69,14 @@ impl Mesh {
         self.report_of(instance)
     }
 
-    /// Takes up where an earlier process of this node stood: what it kept by [`Output::Keep`]. Checks that are no more,
-    /// or are told apart by other ids, begin anew.
+    /// Takes up where an earlier process of this node stood, which lived until then (unix milliseconds): what it kept by
+    /// [`Output::Keep`]. Checks that are no more, or are told apart by other ids, begin anew.
     pub fn restore(
         &mut self,
         now: Time,
         node: Option<Arc<str>>,
         reports: impl IntoIterator<Item = (InstanceId, HealthReport)>,
+        lived_until: u64,
     ) {
         // What was taken once is taken again.
         let _ = self.maintain_node(now, node);
@@ -87,7 +88,7 @@ impl Mesh {
                 self.maintenance.insert(id.clone(), reason);
             }
             for status in report.checks.into_iter().filter(|status| status.status != Health::Maintenance) {
-                self.restore_check(now, &id, status);
+                self.restore_check(now, &id, status, lived_until);
             }
             let _ = self.publish_report(now, &id);
         }

@@ -368,20 +368,60 @@ fn by_consul_s_rules_the_first_result_counts_as_any_other() {
 }
 
 #[test]
-fn by_consul_s_rules_a_check_that_is_changed_stays_as_it_stands() {
-    let longer = || CheckSpec { kind: crate::model::CheckKind::Ttl(Duration::from_secs(20)), ..ttl() };
+fn a_restart_makes_no_health_of_a_missed_ttl() {
     let (mut wired, id) = checked(ttl());
-    hear(&mut wired, id, Health::Passing);
-    watch(&mut wired, id, longer());
-    assert_eq!(health(&wired, id), Health::Critical, "ours begins anew");
-    let (mut wired, id) = checked(ttl().by_consuls_rules());
-    hear(&mut wired, id, Health::Passing);
-    watch(&mut wired, id, longer().by_consuls_rules());
+    wired.run(Duration::from_secs(60));
+    let reported = |wired: &mut Wired, lived_until: u64| {
+        hear(wired, id, Health::Passing);
+        let report = wired.nodes[&id].health_report(&"web".try_into().unwrap()).unwrap();
+        let (now, kept) = (wired.now, [("web".try_into().unwrap(), report)]);
+        wired.at(id).restore(now, None, kept, lived_until);
+        health(wired, id)
+    };
+    let unix_millis = |wired: &Wired| wired.nodes[&id].unix_millis(wired.now);
+    let long_ago = unix_millis(&wired) - 10_000;
+    assert_eq!(reported(&mut wired, long_ago), Health::Critical, "it ran out meanwhile");
+    let told = wired.nodes[&id].health_report(&"web".try_into().unwrap()).unwrap().checks[0].clone();
+    assert_eq!((&*told.output, told.since), ("no report within its TTL of 10s", long_ago + 10_000));
+    let lately = unix_millis(&wired) - 6_000;
+    assert_eq!(reported(&mut wired, lately), Health::Passing);
+    wired.run(Duration::from_secs(3));
+    assert_eq!(health(&wired, id), Health::Passing, "a restart within the TTL is not seen");
+    wired.run(Duration::from_secs(2));
+    assert_eq!(health(&wired, id), Health::Critical, "it runs out when it would have");
+    let tomorrow = unix_millis(&wired) + 86_400_000;
+    assert_eq!(reported(&mut wired, tomorrow), Health::Passing);
+    wired.run(Duration::from_secs(11));
+    assert_eq!(health(&wired, id), Health::Critical, "a clock that was set back makes no TTL longer");
+}
+
+#[test]
+fn a_check_whose_times_alone_are_changed_stays_as_it_stands() {
+    let seconds = |ttl| CheckSpec { kind: crate::model::CheckKind::Ttl(Duration::from_secs(ttl)), ..self::ttl() };
+    let (mut wired, id) = checked(seconds(10));
+    assert_eq!(hear(&mut wired, id, Health::Passing), Health::Passing);
+    watch(&mut wired, id, CheckSpec { fall: 2, ..seconds(20) });
     assert_eq!(health(&wired, id), Health::Passing);
     wired.run(Duration::from_secs(15));
     assert_eq!(health(&wired, id), Health::Passing, "the new TTL runs from then on");
     wired.run(Duration::from_secs(6));
     assert_eq!(health(&wired, id), Health::Critical);
+}
+
+#[test]
+fn by_consul_s_rules_a_check_that_is_changed_stays_as_it_stands() {
+    let polled = |target| {
+        let draft = crate::model::CheckDraft { name: Some("alive".into()), ..crate::model::CheckDraft::tcp(target) };
+        draft.build(0, "check").unwrap()
+    };
+    let (mut wired, id) = checked(polled(":1"));
+    hear(&mut wired, id, Health::Passing);
+    watch(&mut wired, id, polled(":2"));
+    assert_eq!(health(&wired, id), Health::Critical, "ours begins anew");
+    let (mut wired, id) = checked(polled(":1").by_consuls_rules());
+    hear(&mut wired, id, Health::Passing);
+    watch(&mut wired, id, polled(":2").by_consuls_rules());
+    assert_eq!(health(&wired, id), Health::Passing);
 }
 
 #[test]

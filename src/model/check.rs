@@ -41,7 +41,7 @@ pub struct CheckSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rules {
-    /// The first result counts at once; a check that is changed begins anew.
+    /// The first result counts at once; a check that is changed begins anew, unless it looks at the same thing.
     #[default]
     Ours,
     /// The first result needs as many in a row as any other; a check that is changed stays as it stands until its next
