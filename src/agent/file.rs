@@ -1,9 +1,9 @@
 //! Files of this machine that somebody names: settings, services, secrets, certificates, pid files. Whoever names one may
 //! name a pipe that nobody writes to, or a device that never ends: only regular files are read, without waiting, and no
-//! further than they may be long.
+//! further than they may be long. `/dev/null` is a file with nothing in it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{Error, ErrorKind, Read, Result},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
@@ -13,12 +13,16 @@ use zeroize::Zeroizing;
 
 /// Opens a regular file, to be read.
 fn open(path: &Path) -> Result<File> {
+    let admit = |found: &Metadata| {
+        let is_file = found.is_file() || path == Path::new("/dev/null");
+        if is_file { Ok(()) } else { Err(Error::other("is no regular file")) }
+    };
+    // Asked before as well: a device may be set off by opening it.
+    admit(&path.metadata()?)?;
     // Opening a pipe would wait for a writer.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(Error::other("is no regular file"));
-    }
+    admit(&file.metadata()?)?;
     Ok(file)
 }
 
