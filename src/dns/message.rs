@@ -83,22 +83,21 @@ impl Face {
         }
         let mut head = Metadata::response_from_request(&header.metadata);
         head.recursion_available = self.config.forwards_for(client.address);
-        let fail = |code| {
-            let draft = Draft { head, query: None, edns: None, size: MIN_SIZE, reserved: 0 };
+        let fail = |code, edns: Option<Edns>| {
+            let reserved = if edns.is_some() { OPT_SIZE } else { 0 };
+            let draft = Draft { head, query: None, edns, size: MIN_SIZE, reserved };
             draft.write(&Answer::failure(code)).map(Written::bare)
         };
         if header.metadata.op_code != OpCode::Query {
             let edns = header.counts.queries == 1 && Message::from_vec(packet).is_ok_and(|asked| asked.edns.is_some());
-            let edns = edns.then(|| self.edns(&Shown::Nothing, client).0);
-            let draft = Draft { head, query: None, edns, size: MIN_SIZE, reserved: OPT_SIZE };
-            return draft.write(&Answer::failure(ResponseCode::NotImp)).map(Written::bare);
+            return fail(ResponseCode::NotImp, edns.then(|| self.edns(&Shown::Nothing, client).0));
         }
         // Checked before the rest is parsed, because the parser reserves room for as many questions as the header claims.
         if header.counts.queries != 1 {
             let cookie = || self.cookie_alone(packet, head, client).filter(|_| header.counts.queries == 0);
-            return cookie().or_else(|| fail(ResponseCode::FormErr));
+            return cookie().or_else(|| fail(ResponseCode::FormErr, None));
         }
-        let Ok(message) = Message::from_vec(packet) else { return fail(ResponseCode::FormErr) };
+        let Ok(message) = Message::from_vec(packet) else { return fail(ResponseCode::FormErr, None) };
         let asked = message.queries.first()?;
         let mut query = Query::query(asked.name.to_lowercase(), asked.query_type);
         query.set_query_class(asked.query_class);

@@ -54,6 +54,14 @@ impl Check {
         stays.then_some(Self { spec, status, serial, streak: 0, awaited: false, ..self })
     }
 
+    /// Its TTL runs out then: the timer to set, unless one waits already.
+    fn runs_out_at(&mut self, at: Time, instance: &InstanceId) -> Option<Timer> {
+        self.runs_out = at;
+        let waits = std::mem::replace(&mut self.awaited, true);
+        let timer = || Timer::Ttl { instance: instance.clone(), check: self.spec.id.clone(), serial: self.serial };
+        (!waits).then(timer)
+    }
+
     /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.streak = self.spec.fall.saturating_sub(1);
@@ -132,11 +140,8 @@ impl Mesh {
     fn expect_report(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
         let Some(check) = find(&mut self.checks, instance, name) else { return };
         let Some(ttl) = check.spec.kind.ttl() else { return };
-        check.runs_out = now + ttl;
-        if !std::mem::replace(&mut check.awaited, true) {
-            let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial: check.serial };
-            self.timers.set(check.runs_out, timer);
-        }
+        let timer = check.runs_out_at(now + ttl, instance);
+        timer.into_iter().for_each(|timer| self.timers.set(now + ttl, timer));
     }
 
     fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, since: u64) {
@@ -242,13 +247,10 @@ impl Mesh {
                 left => {
                     // The timer that was set when the check began would come too late.
                     self.check_serial += 1;
-                    check.serial = self.check_serial;
-                    check.awaited = true;
+                    (check.serial, check.awaited) = (self.check_serial, false);
                     // A clock that was set back makes no TTL longer.
-                    check.runs_out = now + Duration::from_millis(left).min(ttl);
-                    let (check_name, serial) = (check.status.id.clone(), check.serial);
-                    let timer = Timer::Ttl { instance: instance.clone(), check: check_name, serial };
-                    self.timers.set(check.runs_out, timer);
+                    let at = now + Duration::from_millis(left).min(ttl);
+                    check.runs_out_at(at, instance).into_iter().for_each(|timer| self.timers.set(at, timer));
                 }
             }
         }

@@ -38,7 +38,7 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
         let members = view.nodes_where(|member| member.state != MemberState::Left);
         let services = view.rows();
         let rows = services.iter().flat_map(|service| service.rows());
-        let mut foreign: Vec<_> = rows.filter(|row| node::foreign(&row.registration).is_some()).collect();
+        let mut foreign: Vec<_> = rows.filter(|row| row.registration.foreign().is_some()).collect();
         foreign.sort_by_key(|row| row.precedence());
         // Several services may stand on one: it is listed once, as the last word on it has it.
         let foreign = foreign.into_iter().map(|row| ((&row.node.datacenter, node::name(row)), Node::of(row, mark)));

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::{
-    node::{self, foreign},
+    node,
     service::{self, Empty},
 };
 use crate::{
@@ -160,7 +160,7 @@ fn id<'a>(row: &'a Instance, check: &'a CheckStatus) -> Cow<'a, str> {
 
 /// The checks of the node that a row stands on: what the mesh says, and what was registered for the node itself.
 pub(super) fn of_node<'a>(row: &'a Instance, registered: &'a NodeRows, mark: u64) -> Vec<Check<'a>> {
-    let is_member = foreign(&row.registration).is_none();
+    let is_member = row.registration.foreign().is_none();
     let mesh = is_member.then(|| Check::of_member(&row.node, row.member.is_shown(), mark));
     let registered = registered.of(row).flat_map(|row| of_row(row, mark));
     let mut all: Vec<_> = registered.chain(mesh.into_iter().flatten()).collect();
@@ -188,7 +188,7 @@ impl NodeRows {
     fn of<'a>(&'a self, row: &'a Instance) -> impl Iterator<Item = &'a Instance> {
         // Of a foreign node another agent may have said it.
         fn place(row: &Instance) -> (Option<(&str, &str)>, Option<NodeId>) {
-            match foreign(&row.registration) {
+            match row.registration.foreign() {
                 Some(node) => (Some((&row.node.datacenter, &node.name)), None),
                 None => (None, Some(row.owner)),
             }

@@ -15,7 +15,6 @@ use super::{
     definition,
     document::Document,
     failure::{Answer, Failure},
-    node,
     service::{self, foreign_id},
 };
 use crate::{
@@ -66,7 +65,7 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     // All is checked before the first row is written.
     for row in &rows {
         row.validate()?;
-        if app.agent.view().registration(&row.id).is_some_and(|own| node::foreign(&own).is_none()) {
+        if app.agent.view().registration(&row.id).is_some_and(|own| own.foreign().is_none()) {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {:?}", row.id)));
         }
     }
@@ -127,7 +126,7 @@ fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
 /// What this agent took in for a node.
 fn on_node(app: &App, name: &str) -> Vec<Arc<Registration>> {
     let mut own = app.agent.view().registrations();
-    own.retain(|own| node::foreign(own).is_some_and(|node| node.name == name));
+    own.retain(|own| own.foreign().is_some_and(|node| node.name == name));
     own
 }
 
@@ -250,7 +249,7 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let is_meant = |row: &Registration| {
         let checks = row.echo.iter().flat_map(|echo| echo.checks.keys());
         let holds = |check: &String| checks.clone().any(|known| known.as_str() == check);
-        node::foreign(row).is_some_and(|node| node.name == name)
+        row.foreign().is_some_and(|node| node.name == name)
             && meant.as_ref().is_none_or(|id| row.id.as_str() == id)
             && (meant.is_some() || check.as_ref().is_none_or(holds))
     };

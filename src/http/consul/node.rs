@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     mesh::Instance,
-    model::{self, EchoNode, NodeId, Registration},
+    model::{self, EchoNode, NodeId},
 };
 
 /// A node in a list of nodes, or beside a service.
@@ -64,7 +64,7 @@ impl<'a> Node<'a> {
 
     /// The node that an instance stands on.
     pub(super) fn of(instance: &'a Instance, mark: u64) -> Self {
-        match foreign(&instance.registration) {
+        match instance.registration.foreign() {
             Some(node) => Self::foreign(node, &instance.node.datacenter, mark),
             None => Self::member(instance.owner, &instance.node, mark),
         }
@@ -76,14 +76,9 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The node without an agent that a registration was made for, if it was.
-pub(super) fn foreign(registration: &Registration) -> Option<&EchoNode> {
-    registration.foreign()
-}
-
 /// The name of the node that an instance stands on.
 pub(super) fn name(instance: &Instance) -> &str {
-    foreign(&instance.registration).map_or(instance.node.name.as_str(), |node| &node.name)
+    instance.registration.foreign().map_or(instance.node.name.as_str(), |node| &node.name)
 }
 
 /// Where a node is reached.

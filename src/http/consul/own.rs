@@ -18,7 +18,6 @@ use super::{
     failure::{Answer, Failure},
     fields,
     filter::Filter,
-    node::foreign,
     query::{Query, Tail},
     read::{jitter, plain},
     reports::NODE_ROW,
@@ -34,7 +33,7 @@ use crate::{
 /// Whether a row is an instance in Consul's sense: others hold the checks of nodes, events, and what stands on nodes
 /// without agents.
 fn is_instance(own: &Registration) -> bool {
-    foreign(own).is_none() && !own.has_role()
+    own.foreign().is_none() && !own.has_role()
 }
 
 /// This node's instances, by id.
@@ -74,10 +73,10 @@ pub(super) async fn checks(State(app): Shared, query: Query) -> Answer {
     let filter = Filter::of(&query, fields::CHECK)?;
     let view = app.agent.view();
     let names: std::collections::BTreeSet<_> =
-        view.registrations().iter().filter(|own| foreign(own).is_none()).map(|own| own.name.folded()).collect();
+        view.registrations().iter().filter(|own| own.foreign().is_none()).map(|own| own.name.folded()).collect();
     let services: Vec<_> = names.iter().filter_map(|name| view.service(name)).collect();
     let own = services.iter().flat_map(|service| rows(view, service));
-    let own: Vec<_> = own.filter(|row| foreign(&row.registration).is_none()).collect();
+    let own: Vec<_> = own.filter(|row| row.registration.foreign().is_none()).collect();
     let this = view.node(app.agent.config().node.as_str());
     let of_this = this.iter().flat_map(|this| Check::of_member(&this.node, true, 0)).filter(|check| check.id != SERF);
     let shown = own.iter().flat_map(|row| check::of_row(row, 0)).chain(of_this);
@@ -190,7 +189,7 @@ pub(super) async fn health_by_name(State(app): Shared, Tail(name): Tail, query: 
     let service = view.service(&name);
     let registered = NodeRows::of_view(view);
     let rows = service.iter().flat_map(|service| rows(view, service));
-    let rows: Vec<_> = rows.filter(|row| foreign(&row.registration).is_none()).collect();
+    let rows: Vec<_> = rows.filter(|row| row.registration.foreign().is_none()).collect();
     let mut all: Vec<_> = rows.iter().map(|row| Info::of(row, &registered)).collect();
     all.sort_by(|a, b| a.service.as_ref().map(|own| own.id).cmp(&b.service.as_ref().map(|own| own.id)));
     match all.iter().map(|info| info.aggregated_status).max() {

@@ -9,7 +9,6 @@ use super::{
     definition::{self, done},
     document::Document,
     failure::{Answer, Failure},
-    node::foreign,
     own,
     query::{Query, Tail},
     register,
@@ -76,7 +75,7 @@ pub(super) async fn take_over(app: &App, owner: &InstanceId, id: &CheckName) -> 
         return Ok(());
     }
     let others = app.agent.view().registrations().into_iter();
-    for other in others.filter(|other| other.id != *owner && foreign(other).is_none()) {
+    for other in others.filter(|other| other.id != *owner && other.foreign().is_none()) {
         if let Some(check) = other.checks.iter().find(|check| is_called(&other, &check.id, id.as_str())) {
             withdraw(app, &other, &check.id).await?;
         }
@@ -127,9 +126,9 @@ fn find(view: &View, id: &str) -> Option<(Arc<Registration>, CheckName)> {
     let shorter = rest.rsplit_once(':').map(|(instance, _)| instance);
     let likely = [Some(rest), shorter, Some(NODE_ROW)].into_iter().flatten();
     let likely = likely.filter_map(|instance| view.registration(&InstanceId::try_from(instance).ok()?));
-    let found = likely.filter(|own| foreign(own).is_none()).find_map(|own| named(&own).map(|check| (own, check)));
+    let found = likely.filter(|own| own.foreign().is_none()).find_map(|own| named(&own).map(|check| (own, check)));
     found.or_else(|| {
-        let all = view.registrations().into_iter().filter(|own| foreign(own).is_none());
+        let all = view.registrations().into_iter().filter(|own| own.foreign().is_none());
         all.into_iter().find_map(|own| named(&own).map(|check| (own, check)))
     })
 }

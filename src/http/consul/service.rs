@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::Serialize;
 
-use super::node::{Node, foreign};
+use super::node::Node;
 use crate::{
     mesh::Instance,
     model::{Host, Registration, Tag},
@@ -182,7 +182,7 @@ impl<'a> Flat<'a> {
 /// An instance's id; that of one on a node without an agent is kept behind the node's name.
 pub(super) fn id(asked: &Registration) -> &str {
     let id = asked.id.as_str();
-    let Some(node) = foreign(asked) else { return id };
+    let Some(node) = asked.foreign() else { return id };
     id.strip_prefix(FOREIGN)
         .and_then(|id| id.strip_prefix(&*node.name))
         .and_then(|id| id.strip_prefix('/'))
@@ -212,7 +212,7 @@ fn tagged_addresses(asked: &Registration) -> TaggedAddresses<'_> {
     let given = asked.echo.iter().flat_map(|echo| &echo.tagged_addresses);
     let mut all: TaggedAddresses<'_> =
         given.map(|(kind, (address, port))| (kind.as_str(), Tagged { address: address.into(), port: *port })).collect();
-    if let (Some(Host::Address(ip)), None) = (&asked.address, foreign(asked)) {
+    if let (Some(Host::Address(ip)), None) = (&asked.address, asked.foreign()) {
         let kinds = if ip.is_ipv4() { ["lan_ipv4", "wan_ipv4"] } else { ["lan_ipv6", "wan_ipv6"] };
         for kind in kinds {
             all.entry(kind).or_insert_with(|| Tagged { address: address(asked), port: port(asked) });
