@@ -1,11 +1,7 @@
 //! Names of others: asked of the resolvers that the settings name, for clients that may, by `hickory-resolver`, which
 //! keeps what it learns, gives up in time, and leaves out private addresses where it is told to.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use hickory_proto::{
     op::{Edns, Message, ResponseCode},
@@ -28,6 +24,7 @@ use super::{
     message::{Client, Face},
     settings::{Config, holds},
 };
+use crate::model::ipv4_behind;
 
 /// A question for others.
 pub(super) struct Question {
@@ -165,19 +162,10 @@ fn has_private_end(name: &Name) -> bool {
     matches!(labels[..], [] | [_] | [.., "internal" | "local" | "test"] | [.., "home", "arpa"])
 }
 
-/// Whether a record has an address in one of these networks, be it as a hint (RFC 9460) or behind a translator (RFC
-/// 6052).
+/// Whether a record has an address in one of these networks, be it as a hint (RFC 9460) or within another address.
 fn holds_any(networks: &[IpNet], data: &RData) -> bool {
-    let is_held = |address: IpAddr| {
-        let address = match address {
-            IpAddr::V6(v6) if v6.segments()[..6] == TRANSLATED => {
-                let [.., high, low] = v6.segments();
-                Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
-            }
-            other => other,
-        };
-        holds(networks, address)
-    };
+    let is_held =
+        |address| holds(networks, address) || ipv4_behind(address).is_some_and(|behind| holds(networks, behind.into()));
     let hinted = |hint: &SvcParamValue| match hint {
         SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_held(a.0.into())),
         SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|aaaa| is_held(aaaa.0.into())),
@@ -209,24 +197,33 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 1;
 /// Answers kept, of some hundred bytes each.
 const CACHE: u64 = 4_096;
-/// RFC 1918, RFC 6598, RFC 3927, RFC 1122, RFC 4193, RFC 4291: addresses that no public name has a business with.
-const PRIVATE: [&str; 10] = [
+/// Addresses that no public name has a business with: those that are not globally reachable (RFC 6890 and IANA's registries
+/// of special-purpose addresses), multicast, and what only a translator of one's own reaches (RFC 8215). Those for
+/// documentation lead nowhere.
+const PRIVATE: [&str; 17] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
     "169.254.0.0/16",
     "172.16.0.0/12",
+    "192.0.0.0/24",
     "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",
     "::/127",
+    "64:ff9b:1::/48",
+    "100::/64",
     "fc00::/7",
     "fe80::/10",
+    "fec0::/10",
+    "ff00::/8",
 ];
-/// `64:ff9b::/96`, before an address of IPv4 (RFC 6052 section 2.1).
-const TRANSLATED: [u16; 6] = [0x64, 0xFF9B, 0, 0, 0, 0];
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use hickory_proto::rr::rdata::{
         HTTPS, SVCB,
         svcb::{IpHint, SvcParamKey},
@@ -242,6 +239,14 @@ mod tests {
             ("192.0.2.1", false),
             ("::ffff:10.0.0.1", true),
             ("64:ff9b::a00:1", true),
+            ("64:ff9b:1::c000:201", true),
+            ("2002:a00:1::", true),
+            ("2002:c000:201::", false),
+            ("::10.0.0.1", true),
+            ("fec0::1", true),
+            ("ff02::1", true),
+            ("198.19.255.255", true),
+            ("255.255.255.255", true),
             ("64:ff9b::c000:201", false),
             ("fd00::1", true),
             ("2001:db8::1", false),

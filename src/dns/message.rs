@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::{
     op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
+    rr::{RData, rdata::tsig::TsigError},
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -108,6 +109,9 @@ impl Face {
 
     fn answer(&self, message: &Message, query: &Query, head: Metadata, client: Client) -> Option<Written> {
         let Client { address, transport, now } = client;
+        if let Some(refusal) = bad_key(message, head) {
+            return Some(refusal);
+        }
         let Some(edns) = &message.edns else {
             let size = transport.size(MIN_SIZE);
             let draft = Draft { head, query: Some(query), edns: None, size, reserved: 0 };
@@ -166,6 +170,21 @@ impl Face {
         });
         Some(Written { bytes: page.bytes, proven, foreign, keep })
     }
+}
+
+/// We share no key with anybody, and who signs wants to hear that rather than get what he cannot trust (RFC 8945 section
+/// 5.2.1). It is no longer than what he sent.
+fn bad_key(message: &Message, head: Metadata) -> Option<Written> {
+    let mut signature = message.additionals.last()?.clone();
+    let RData::TSIG(said) = &mut signature.data else { return None };
+    said.mac.clear();
+    said.error = Some(TsigError::BadKey);
+    let mut reply = Message::query();
+    reply.metadata = head;
+    reply.metadata.response_code = ResponseCode::NotAuth;
+    reply.queries.clone_from(&message.queries);
+    reply.additionals.push(signature);
+    Some(Written { bytes: reply.to_vec().ok()?, proven: false, foreign: false, keep: None })
 }
 
 impl Written {

@@ -1,5 +1,6 @@
 //! Floor 0, the words: parsed once at the border, and cannot be wrong afterwards.
 
+mod address;
 mod check;
 mod draft;
 mod echo;
@@ -13,6 +14,7 @@ mod statuses;
 mod target;
 mod time;
 
+pub use address::ipv4_behind;
 pub use check::{
     Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, Rules, TcpCheck,
     TlsOptions, UdpCheck,

@@ -1,5 +1,15 @@
 //! Packets that no honest client sends.
 
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{
+        RData,
+        rdata::{
+            TSIG,
+            tsig::{TsigAlgorithm, TsigError},
+        },
+    },
+};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -52,6 +62,22 @@ fn what_makes_no_sense_is_told_so_or_ignored() {
     two_opts[11] = 2;
     assert_eq!(status(&world, &two_opts), Some(1), "two OPT records");
     assert_eq!(status(&world, &two), Some(0), "bytes after the message are not read");
+}
+
+#[test]
+fn who_signs_hears_that_no_key_is_shared() {
+    let world = world();
+    let key = Name::from_ascii("key.example.").unwrap();
+    let signature = TSIG::new(TsigAlgorithm::HmacSha256, 1_700_000_000, 300, vec![7; 32], 7, None, Vec::new());
+    let mut asked = Message::from_vec(&question("web.service.mesh.internal.", RecordType::A, 7, None)).unwrap();
+    asked.additionals.push(Record::from_rdata(key.clone(), 0, RData::TSIG(signature)));
+    let packet = asked.to_vec().unwrap();
+    let reply = world.reply(&packet, Transport::Udp);
+    assert_eq!((reply.metadata.response_code, &reply.queries), (ResponseCode::NotAuth, &asked.queries));
+    assert!(reply.answers.is_empty() && reply.to_vec().unwrap().len() < packet.len());
+    let [signature] = &reply.additionals[..] else { panic!("{reply}") };
+    let RData::TSIG(said) = &signature.data else { panic!("{reply}") };
+    assert_eq!((&signature.name, said.error, said.mac.len()), (&key, Some(TsigError::BadKey), 0));
 }
 
 #[test]
