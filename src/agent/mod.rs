@@ -264,7 +264,7 @@ impl Agent {
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn put_local(&self, registration: impl Into<Arc<Registration>>) -> Result<Done, Refused> {
-        let registration = registration.into();
+        let mut registration = registration.into();
         registration.validate().map_err(Rejected::from)?;
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
@@ -274,6 +274,7 @@ impl Agent {
                 check.id
             )));
         }
+        checks::identify(&mut registration);
         let row = store::row(&registration).map_err(Refused::Store)?;
         self.ask(|reply| Ask::Put { registration, row, reply }).await
     }

@@ -230,6 +230,8 @@ impl Default for TlsOptions {
 pub enum ProcessRef {
     /// The one that has this id when the check begins.
     Pid(i32),
+    /// The one that has this id and began then: nobody else who is given the id later.
+    Born(i32, Box<str>),
     /// The one whose id stands in this file.
     File(PathBuf),
 }

@@ -408,7 +408,7 @@ impl From<&CheckSpec> for CheckDraft {
                 (draft.service, draft.tls) = (Some(grpc.service.clone()), grpc.tls.clone());
             }
             CheckKind::Script(argv) => draft.script = Some(argv.clone()),
-            CheckKind::Process(ProcessRef::Pid(pid)) => draft.pid = Some((*pid).into()),
+            CheckKind::Process(ProcessRef::Pid(pid) | ProcessRef::Born(pid, _)) => draft.pid = Some((*pid).into()),
             CheckKind::Process(ProcessRef::File(path)) => draft.pid_file = Some(path.to_string_lossy().into()),
             CheckKind::Dns(dns) => {
                 let asked = dns.query.as_ref();

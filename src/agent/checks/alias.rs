@@ -23,7 +23,7 @@ pub(super) async fn watch(alias: Alias, every: Duration, view: Arc<View>, serial
     loop {
         index.mark_unchanged();
         let now = look(&alias, &view);
-        if (due || last.as_ref() != Some(&now)) && told.send((serial, now.clone())).await.is_err() {
+        if (due || last.as_ref() != Some(&now)) && told.send((serial, now.clone().into())).await.is_err() {
             return;
         }
         last = Some(now);

@@ -3,7 +3,9 @@
 //! A check starts at its own moment of each interval, derived from its name, so that thousands spread out, and the next
 //! start is counted from that moment, not from the last end, so that nothing drifts. Those moments lie on ticks, so that
 //! a wake of the engine, which costs as much as a run, is shared. A run that is not over when its next is due has that
-//! one skipped. Each target host has a lane: what is over the lane's limit waits there and nowhere else.
+//! one skipped. Each target, a host and a port, has a lane: what is over the lane's limit waits there and nowhere else.
+//! A run holds its place there for [`HOLD`] at most: what takes longer goes on without one, as one of the slow, so that who
+//! hangs delays others by that and no more.
 
 use std::{
     cmp::Reverse,
@@ -18,7 +20,7 @@ use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
     task::AbortHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -26,11 +28,23 @@ use super::{Finding, Home, Means, Order, alias, process, run, tcp};
 use crate::{
     agent::peers::Arrival,
     mesh::Input,
-    model::{CheckKind, CheckSpec, Host, InstanceId, Recipe, Registration},
+    model::{CheckKind, CheckSpec, Host, InstanceId, Port, Recipe, Registration, format_duration},
 };
 
 /// What a run or a watch tells the engine: of which check, and what.
-pub(super) type Told = (u64, Finding);
+pub(super) type Told = (u64, Word);
+
+pub(super) enum Word {
+    Found(Finding),
+    /// The run takes longer than others are to wait for it.
+    Slow,
+}
+
+impl From<Finding> for Word {
+    fn from(finding: Finding) -> Self {
+        Self::Found(finding)
+    }
+}
 
 pub(super) struct Engine {
     means: Arc<Means>,
@@ -41,6 +55,7 @@ pub(super) struct Engine {
     next_serial: u64,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     lanes: HashMap<LaneName, Lane>,
+    /// How many hold a place in a lane.
     running: usize,
     /// Lanes with room whose checks wait for others to end.
     parked: VecDeque<LaneName>,
@@ -68,6 +83,21 @@ impl Check {
     fn lane(&self) -> Option<LaneName> {
         lane(&self.recipe.kind, &self.home)
     }
+
+    /// Takes in what it found; what is to be told of it.
+    fn take(&mut self, finding: Finding) -> Option<Input> {
+        let digest = xxh3_64_with_seed(finding.output.as_bytes(), finding.status as u64);
+        self.same = if self.last == Some(digest) { self.same.saturating_add(1) } else { 1 };
+        self.last = Some(digest);
+        // The mesh counts how many come in a row, as far as it has to.
+        let is_news = self.same <= self.recipe.rise.max(self.recipe.fall);
+        is_news.then(|| Input::Checked {
+            instance: self.home.instance.clone(),
+            check: self.recipe.id.clone(),
+            status: finding.status,
+            output: finding.output.into(),
+        })
+    }
 }
 
 enum State {
@@ -75,8 +105,16 @@ enum State {
     Waiting,
     /// The task, if it takes one, ends with the check.
     Running {
+        has_place: bool,
         _task: Option<Task>,
     },
+}
+
+impl State {
+    /// True if it had one.
+    fn takes_place_back(&mut self) -> bool {
+        if let Self::Running { has_place, .. } = self { std::mem::take(has_place) } else { false }
+    }
 }
 
 /// A task that lives as long as this.
@@ -85,7 +123,7 @@ struct Task(AbortHandle);
 /// What shares a limit.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum LaneName {
-    Host(Host),
+    Target(Host, Option<Port>),
     /// The machine's own.
     Resolver,
     Scripts,
@@ -103,7 +141,7 @@ impl Drop for Task {
     }
 }
 
-/// The runs against one host.
+/// The runs against one target.
 #[derive(Default)]
 struct Lane {
     running: usize,
@@ -145,8 +183,8 @@ impl Engine {
                     None => return,
                 },
                 _ = self.told.1.recv_many(&mut heard, MAX_TOLD) => {
-                    for (serial, finding) in heard.drain(..) {
-                        if let Some(found) = self.hear(serial, finding) && self.arrivals.send(Arrival::Input(found)).await.is_err() {
+                    for (serial, word) in heard.drain(..) {
+                        if let Some(found) = self.hear(serial, word) && self.arrivals.send(Arrival::Input(found)).await.is_err() {
                             return;
                         }
                     }
@@ -191,11 +229,11 @@ impl Engine {
         let state = match spec.kind.clone() {
             CheckKind::Process(process) => {
                 let watch = process::watch(process, spec.interval, serial, told);
-                State::Running { _task: Some(Task::spawn(watch)) }
+                State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {
                 let watch = alias::watch(alias, spec.interval, Arc::clone(&self.means.view), serial, told);
-                State::Running { _task: Some(Task::spawn(watch)) }
+                State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             _ => {
                 // The first result is wanted at once, of thousands one after the other.
@@ -213,13 +251,13 @@ impl Engine {
         let Some(check) = self.checks.remove(&serial) else { return };
         let Some(name) = check.lane() else { return };
         match check.state {
-            State::Running { .. } => self.leave(name),
+            State::Running { has_place: true, .. } => self.leave(name),
             State::Waiting => {
                 if let Some(lane) = self.lanes.get_mut(&name) {
                     lane.waiting.retain(|waiting| *waiting != serial);
                 }
             }
-            State::Idle => {}
+            State::Running { .. } | State::Idle => {}
         }
     }
 
@@ -243,7 +281,7 @@ impl Engine {
     /// Starts what waits in a lane, as far as there is room.
     fn admit(&mut self, name: LaneName) {
         let Some(lane) = self.lanes.get_mut(&name) else { return };
-        let most = if name == LaneName::Scripts { MAX_SCRIPTS } else { MAX_PER_HOST };
+        let most = if name == LaneName::Scripts { MAX_SCRIPTS } else { MAX_PER_TARGET };
         while lane.running < most {
             if self.running >= MAX_RUNNING && !lane.waiting.is_empty() {
                 return self.parked.push_back(name);
@@ -255,15 +293,15 @@ impl Engine {
             self.means.traffic.checks_run.add(1);
             self.means.traffic.checks_late.add(usize::from(check.due.elapsed() > LATE));
             let (recipe, home, means) = (check.recipe.clone(), Arc::clone(&check.home), Arc::clone(&self.means));
-            check.state =
-                State::Running { _task: start(visit(recipe, home, means, serial, self.told.0.clone()), check) };
+            let task = start(visit(recipe, home, means, serial, self.told.0.clone()), check);
+            check.state = State::Running { has_place: true, _task: task };
         }
         if lane.running == 0 && lane.waiting.is_empty() {
             self.lanes.remove(&name);
         }
     }
 
-    /// A run is over: others may start.
+    /// A run is over, or others have waited for it long enough: they may start.
     fn leave(&mut self, name: LaneName) {
         self.running -= 1;
         if let Some(lane) = self.lanes.get_mut(&name) {
@@ -275,25 +313,20 @@ impl Engine {
         self.admit(name);
     }
 
-    /// Takes in what a check found; what is to be told of it.
-    fn hear(&mut self, serial: u64, finding: Finding) -> Option<Input> {
+    /// Takes in what a run or a watch says; what is to be told of it.
+    fn hear(&mut self, serial: u64, word: Word) -> Option<Input> {
         let check = self.checks.get_mut(&serial)?;
-        let digest = xxh3_64_with_seed(finding.output.as_bytes(), finding.status as u64);
-        check.same = if check.last == Some(digest) { check.same.saturating_add(1) } else { 1 };
-        check.last = Some(digest);
-        // The mesh counts how many come in a row, as far as it has to.
-        let spec = &check.recipe;
-        let is_news = check.same <= spec.rise.max(spec.fall);
-        let found = is_news.then(|| Input::Checked {
-            instance: check.home.instance.clone(),
-            check: spec.id.clone(),
-            status: finding.status,
-            output: finding.output.into(),
-        });
-        if let Some(lane) = check.lane() {
-            check.state = State::Idle;
-            self.leave(lane);
-        }
+        let lane = check.lane();
+        let left = lane.clone().filter(|_| check.state.takes_place_back());
+        let found = match word {
+            Word::Slow => None,
+            Word::Found(finding) => {
+                // A watch has no lane, and goes on.
+                lane.into_iter().for_each(|_| check.state = State::Idle);
+                check.take(finding)
+            }
+        };
+        left.into_iter().for_each(|lane| self.leave(lane));
         found
     }
 }
@@ -314,15 +347,29 @@ fn start(visit: impl Future<Output = ()> + Send + 'static, check: &Check) -> Opt
 
 /// One run, which ends in time and with a finding whatever happens.
 async fn visit(recipe: Recipe, home: Arc<Home>, means: Arc<Means>, serial: u64, told: mpsc::Sender<Told>) {
-    let spec = &recipe;
-    let ran = timeout(spec.timeout, AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind()).await;
-    let finding = match ran {
+    let (spec, begun) = (&recipe, Instant::now());
+    let mut ran = pin!(AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind());
+    let mut over = timeout(spec.timeout.min(HOLD), &mut ran).await;
+    if over.is_err() && spec.timeout > HOLD {
+        let slow = async {
+            let like = if let CheckKind::Script(_) = spec.kind { &means.slow_scripts } else { &means.slow };
+            // As long as there are too many of its like it keeps its place.
+            let _one_of_them = tokio::select! {
+                ran = &mut ran => return ran,
+                permit = like.acquire() => permit,
+            };
+            // Nobody listens only while the agent stops.
+            let _ = told.send((serial, Word::Slow)).await;
+            ran.await
+        };
+        over = timeout_at(begun + spec.timeout, slow).await;
+    }
+    let finding = match over {
         Ok(Ok(finding)) => finding,
         Ok(Err(_)) => Finding::critical("the check panicked, which is a defect; the log tells more"),
-        Err(_) => Finding::critical(format!("no answer within {}", crate::model::format_duration(spec.timeout))),
+        Err(_) => Finding::critical(format!("no answer within {}", format_duration(spec.timeout))),
     };
-    // Nobody listens only while the agent stops.
-    let _ = told.send((serial, finding)).await;
+    let _ = told.send((serial, finding.into())).await;
 }
 
 /// A check's own moment of each interval, on a tick.
@@ -343,30 +390,36 @@ fn next_start(origin: Instant, at: Instant, now: Instant, interval: Duration, ph
     origin + Duration::from_nanos(next).min(FAR)
 }
 
-/// Whose limit a run counts against: all that goes to one host share one, and all scripts. `None` for what is reported or
-/// watched, rather than run at intervals.
+/// Whose limit a run counts against: all that goes to one target share one, and all scripts. `None` for what is reported
+/// or watched, rather than run at intervals.
 fn lane(kind: &CheckKind, home: &Home) -> Option<LaneName> {
-    let host = match kind {
-        CheckKind::Http(check) => &check.url.target.host,
-        CheckKind::Tcp(check) => &check.target.host,
-        CheckKind::Udp(check) => &check.target.host,
-        CheckKind::Grpc(check) => &check.target.host,
+    let target = match kind {
+        CheckKind::Http(check) => &check.url.target,
+        CheckKind::Tcp(check) => &check.target,
+        CheckKind::Udp(check) => &check.target,
+        CheckKind::Grpc(check) => &check.target,
         CheckKind::Dns(check) => match &check.server {
-            Some(server) => &server.host,
+            Some(server) => server,
             None => return Some(LaneName::Resolver),
         },
         CheckKind::Script(_) => return Some(LaneName::Scripts),
         CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => return None,
     };
-    Some(LaneName::Host(host.as_ref().unwrap_or(&home.host).clone()))
+    let host = target.host.as_ref().unwrap_or(&home.host);
+    Some(LaneName::Target(host.clone(), target.port.or(home.port)))
 }
 
-/// Runs at a time: each is a socket.
+/// Runs at a time, without the slow: each is a socket.
 const MAX_RUNNING: usize = 1024;
-/// Runs at a time against one host: a sixteenth, so that it takes sixteen hung hosts to slow down the rest.
-const MAX_PER_HOST: usize = 64;
-/// Scripts at a time: each is a process.
+/// Runs at a time against one target: a sixteenth, so that it takes sixteen that hang to slow down the rest.
+const MAX_PER_TARGET: usize = 64;
+/// Scripts at a time, without the slow: each is a process.
 const MAX_SCRIPTS: usize = 16;
+/// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
+const HOLD: Duration = Duration::from_millis(500);
+/// Runs that take longer, at a time: of those that merely wait for an answer, and of scripts.
+pub(super) const MAX_SLOW: usize = 4096;
+pub(super) const MAX_SLOW_SCRIPTS: usize = 64;
 /// Findings that wait for the engine; beyond it runs do.
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.

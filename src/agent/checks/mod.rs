@@ -1,7 +1,7 @@
 //! The checks of this node's instances: run here, judged by the mesh (rise, fall, what is published).
 //!
 //! One task, the `engine`, keeps the time of all checks in a heap and starts each run as a task of its own, bounded in
-//! total and for each target host, so that a hung target holds up nobody. A run ends with a finding. What does not
+//! total and for each target; a target that hangs holds up nobody. A run ends with a finding. What does not
 //! differ from the finding before it is not told: a check that stays as it is costs the loop nothing. One file for each
 //! kind; `policy` says whom a check may reach, `dial` gets there, `tls` proves who that is.
 
@@ -23,12 +23,13 @@ mod udp;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Traffic, View, peers::Arrival};
 use crate::model::{CheckKind, Health, Host, InstanceId, Port, Registration};
 use dial::Dial;
 use policy::Policy;
+pub(super) use process::identify;
 
 /// What checks may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +96,14 @@ impl Checks {
     ) -> Self {
         let (orders, ordered) = mpsc::unbounded_channel();
         let (view, traffic) = (Arc::clone(view), Arc::clone(traffic));
-        let means = Means { dial: Dial::new(Policy::new(config)), scripts: config.scripts, view, traffic };
+        let means = Means {
+            dial: Dial::new(Policy::new(config)),
+            scripts: config.scripts,
+            view,
+            traffic,
+            slow: Semaphore::new(engine::MAX_SLOW),
+            slow_scripts: Semaphore::new(engine::MAX_SLOW_SCRIPTS),
+        };
         tokio::spawn(engine::Engine::new(Arc::new(means), arrivals).run(ordered));
         Self { orders }
     }
@@ -119,6 +127,9 @@ struct Means {
     scripts: bool,
     view: Arc<View>,
     traffic: Arc<Traffic>,
+    /// Room for runs that no longer have a place in their lane.
+    slow: Semaphore,
+    slow_scripts: Semaphore,
 }
 
 /// One run of a check that is run at intervals.

@@ -1,37 +1,47 @@
 //! The check `process`: a pidfd becomes readable when its process ends (pidfd_open(2)), so that a death is seen at once
-//! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one.
+//! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one:
+//! not while the agent runs, and after its restart not where the process was there when the check was registered.
 
-use std::{io, os::fd::OwnedFd, path::Path, time::Duration};
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::mpsc,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
 use super::{Finding, engine::Told};
-use crate::{agent::file, model::ProcessRef};
+use crate::{
+    agent::file,
+    model::{CheckKind, ProcessRef, Registration},
+};
 
-/// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that; a pid
-/// file is read again then while its process is not there.
+/// The process that was meant at some moment: an id, and when it was written into the pid file.
+type Meant = (i32, Option<SystemTime>);
+
+/// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that. A pid
+/// file is read again then, and sooner after a death: twice as late each time, so that a successor is seen when it has
+/// been there for no longer than it took to come.
 pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, told: mpsc::Sender<Told>) {
-    let mut again = interval(every);
+    let mut again = interval_at(Instant::now() + every, every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // One that has ended: whoever gets its id after it is somebody else.
-    let mut ended = None;
+    let (mut ended, mut soon, mut due) = (None, every, true);
     loop {
-        again.tick().await;
-        let pid = match (ended, &process) {
-            (Some(pid), ProcessRef::Pid(_)) => Err(format!("process {pid} has ended")),
-            (_, ProcessRef::Pid(pid)) => Ok(*pid),
-            (_, ProcessRef::File(path)) => read(path),
-        };
-        let found = pid.and_then(|pid| open(pid).map(|fd| (pid, fd)));
-        let finding = match found {
-            Ok((pid, fd)) => {
+        match find(&process, ended.as_ref()) {
+            Ok((meant, fd)) => {
+                let runs = Finding::passing(format!("process {} runs", meant.0));
                 loop {
-                    if told.send((serial, Finding::passing(format!("process {pid} runs")))).await.is_err() {
+                    if told.send((serial, runs.clone().into())).await.is_err() {
                         return;
                     }
                     tokio::select! {
@@ -40,23 +50,67 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
                         _ = again.tick() => {}
                     }
                 }
-                ended = Some(pid);
-                Finding::critical(format!("process {pid} has ended"))
+                (ended, soon, due) = (Some(meant), SOON, true);
+                continue;
             }
-            Err(why) => Finding::critical(why),
+            Err(why) if due => {
+                if told.send((serial, Finding::critical(why).into())).await.is_err() {
+                    return;
+                }
+            }
+            Err(_) => {}
+        }
+        due = tokio::select! {
+            _ = again.tick() => true,
+            () = sleep(soon), if soon < every => false,
         };
-        if told.send((serial, finding)).await.is_err() {
-            return;
+        soon = (soon * 2).min(every);
+    }
+}
+
+/// Says which processes the checks of a registration mean that name one by its id: those that have these ids now.
+pub(in crate::agent) fn identify(registration: &mut Arc<Registration>) {
+    let is_vague = |kind: &CheckKind| matches!(kind, CheckKind::Process(ProcessRef::Pid(_)));
+    if !registration.checks.iter().any(|check| is_vague(&check.kind)) {
+        return;
+    }
+    for check in &mut Arc::make_mut(registration).checks {
+        if let CheckKind::Process(ProcessRef::Pid(pid)) = check.kind
+            && let Some(birth) = birth(pid)
+        {
+            check.kind = CheckKind::Process(ProcessRef::Born(pid, birth));
         }
     }
 }
 
-fn read(path: &Path) -> Result<i32, String> {
+/// The process that is meant now, unless that has ended.
+fn find(process: &ProcessRef, ended: Option<&Meant>) -> Result<(Meant, AsyncFd<OwnedFd>), String> {
+    let meant = match process {
+        ProcessRef::Pid(pid) | ProcessRef::Born(pid, _) => (*pid, None),
+        ProcessRef::File(path) => read(path)?,
+    };
+    let gone = || format!("process {} has ended", meant.0);
+    if ended == Some(&meant) {
+        return Err(gone());
+    }
+    let fd = open(meant.0)?;
+    // Asked while the descriptor stands for whoever has the id.
+    let is_meant = match process {
+        ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
+        ProcessRef::Pid(_) | ProcessRef::File(_) => true,
+    };
+    let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
+    if is_meant && !waits_for_burial { Ok((meant, fd)) } else { Err(gone()) }
+}
+
+fn read(path: &Path) -> Result<Meant, String> {
     let wrong = |why: &dyn std::fmt::Display| format!("pid file {}: {why}", path.display());
+    let written = path.metadata().and_then(|found| found.modified()).ok();
     let bytes = file::read(path, MAX_PID_FILE).map_err(|why| wrong(&why))?;
     let text = String::from_utf8_lossy(&bytes);
     let first = text.split_whitespace().next().unwrap_or_default();
-    first.parse().map_err(|_| wrong(&"does not begin with a process's id"))
+    let pid = first.parse().map_err(|_| wrong(&"does not begin with a process's id"))?;
+    Ok((pid, written))
 }
 
 fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
@@ -72,4 +126,18 @@ fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
     watched.map_err(|why| format!("process {pid} cannot be watched: {why}"))
 }
 
+/// When a process began, in clock ticks after which start of the machine (proc_pid_stat(5)); `None` where that cannot be
+/// known. Nobody else ever has both this and its id.
+fn birth(pid: i32) -> Option<Box<str>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before the last bracket may hold anything.
+    let started = stat.rsplit_once(')')?.1.split_whitespace().nth(STARTED)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{}/{started}", boot.trim()).into())
+}
+
 const MAX_PID_FILE: u64 = 4096;
+/// How soon after a death a pid file is read again: many programs are started anew at once.
+const SOON: Duration = Duration::from_millis(50);
+/// Where the moment of the start stands after the name.
+const STARTED: usize = 19;

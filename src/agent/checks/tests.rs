@@ -5,14 +5,14 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UdpSocket},
-    process::Command,
+    process::{Child, Command},
     time::timeout,
 };
 
 use super::*;
 use crate::{
     mesh::Input,
-    model::{CheckDraft, CheckSpec, Registration},
+    model::{CheckDraft, CheckSpec, ProcessRef, Registration},
 };
 
 /// Long beyond what any of this takes, even on a busy machine.
@@ -33,7 +33,12 @@ impl Bench {
     }
 
     fn watch(&self, port: u16, checks: Vec<CheckSpec>) {
-        let registration = Registration { checks, ..Registration::new("web", port).unwrap() };
+        self.watch_as("web", port, checks);
+    }
+
+    fn watch_as(&self, id: &str, port: u16, checks: Vec<CheckSpec>) {
+        let registration =
+            Registration { checks, ..Registration::new("web", port).unwrap() }.id(id.try_into().unwrap());
         self.checks.watch(&Arc::new(registration), Host::Address([127, 0, 0, 1].into()));
     }
 
@@ -171,11 +176,12 @@ async fn who_never_answers_is_critical_in_time_and_holds_up_nobody() {
         let draft = CheckDraft::http(&format!("http://{}/{n}", silent.local_addr().unwrap()));
         spec(draft.named(&format!("hung {n}")).within(PATIENCE * 10))
     };
-    // Their host has no room left for the last ones; a target elsewhere is not their affair.
-    let mut checks: Vec<_> = (0..63).map(hung).collect();
-    checks.push(spec(CheckDraft::tcp(&format!("localhost:{}", good.port()))));
-    bench.watch(1, checks);
-    assert_eq!(bench.next().await.0, Health::Passing);
+    // All places that the silent one has are theirs. Whoever comes after them still looks at it, and at its neighbour.
+    bench.watch(1, (0..64).map(hung).collect());
+    for (n, at) in [silent.local_addr().unwrap(), good].into_iter().enumerate() {
+        bench.watch_as(&format!("other {n}"), at.port(), vec![spec(CheckDraft::tcp(""))]);
+        assert_eq!(bench.next().await, (Health::Passing, format!("connected to {at}")));
+    }
     let (status, output) =
         first(silent.local_addr().unwrap().port(), CheckDraft::http("/").every(BRIEF).within(BRIEF)).await;
     assert_eq!((status, &*output), (Health::Critical, "no answer within 300ms"));
@@ -286,6 +292,15 @@ async fn a_script_goes_by_its_exit_code_and_its_output_is_cut() {
 }
 
 #[tokio::test]
+async fn scripts_that_hang_hold_up_no_other() {
+    let mut bench = Bench::new(&Config { scripts: true, ..Config::default() });
+    let hung = |n: usize| spec(script(&["sleep", "1000"]).named(&format!("hung {n}")).within(PATIENCE * 10));
+    bench.watch(1, (0..32).map(hung).collect());
+    bench.watch_as("other", 7, vec![spec(script(&["echo", "up"]))]);
+    assert_eq!(bench.next().await, (Health::Passing, "up".into()));
+}
+
+#[tokio::test]
 async fn a_script_that_hangs_is_killed_with_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
@@ -321,6 +336,36 @@ async fn a_process_s_death_is_seen_without_waiting_for_an_interval() {
 }
 
 #[tokio::test]
+async fn a_process_that_nobody_buries_is_dead_and_stays_so() {
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let pid = child.id();
+    let draft = || CheckDraft::process(pid).every(Duration::from_millis(100)).rise_fall(2, 3);
+    let mut bench = Bench::new(&Config::default());
+    bench.watch(1, vec![spec(draft())]);
+    let ended = (Health::Critical, format!("process {pid} has ended"));
+    while bench.next().await != ended {}
+    assert_eq!(bench.next().await, ended);
+    assert_eq!(first(1, draft()).await, ended);
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn another_process_of_the_same_id_is_not_the_one_that_was_registered() {
+    let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let mut meant = Arc::new(Registration::new("web", 1).unwrap().check(spec(CheckDraft::process(pid))));
+    identify(&mut meant);
+    assert_eq!(CheckDraft::from(&meant.checks[0]).pid, Some(pid.into()), "shown as it was written");
+    let mut bench = Bench::new(&Config::default());
+    bench.watch(1, meant.checks.clone());
+    assert_eq!(bench.next().await, (Health::Passing, format!("process {pid} runs")));
+    let CheckKind::Process(ProcessRef::Born(_, at)) = &meant.checks[0].kind else { panic!("{meant:?}") };
+    let later = CheckKind::Process(ProcessRef::Born(i32::try_from(pid).unwrap(), format!("{at}0").into()));
+    bench.watch(1, vec![CheckSpec { kind: later, ..meant.checks[0].clone() }]);
+    assert_eq!(bench.next().await, (Health::Critical, format!("process {pid} has ended")));
+}
+
+#[tokio::test]
 async fn a_pid_file_is_followed_to_the_next_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
@@ -339,6 +384,29 @@ async fn a_pid_file_is_followed_to_the_next_process() {
     assert!(
         bench.until(Health::Critical).await.contains("does not begin with") || bench.next().await.1.contains("begin")
     );
+}
+
+#[tokio::test]
+async fn a_successor_in_the_pid_file_is_not_waited_for_until_the_next_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let start = || Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let write = |child: &Child| std::fs::write(&file, child.id().unwrap().to_string()).unwrap();
+    let runs = |child: &Child| (Health::Passing, format!("process {} runs", child.id().unwrap()));
+    let (mut first, mut second) = (start(), start());
+    write(&first);
+    let draft = CheckDraft { pid_file: Some(file.display().to_string()), ..CheckDraft::default() };
+    let mut bench = Bench::new(&Config::default());
+    bench.watch(1, vec![spec(draft.every(PATIENCE * 100))]);
+    assert_eq!(bench.next().await, runs(&first));
+    write(&second);
+    first.kill().await.unwrap();
+    assert_eq!(bench.next().await, runs(&second), "who was there before the other went: nothing was missing");
+    second.kill().await.unwrap();
+    assert_eq!(bench.next().await.0, Health::Critical);
+    let third = start();
+    write(&third);
+    assert_eq!(bench.next().await, runs(&third));
 }
 
 #[tokio::test]
