@@ -1,84 +1,120 @@
 //! Looks out for files that come, change or go, in the folders where one that counts may lie.
+//!
+//! Only what changes a file wakes this process: a folder such as `/etc` is read many times a second by others.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
-};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, timeout_at},
-};
+use futures_util::StreamExt;
+use inotify::{EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 /// Watches folders.
 #[derive(Debug)]
 pub(super) struct Lookout {
-    watcher: Option<RecommendedWatcher>,
-    folders: BTreeSet<PathBuf>,
-    moved: mpsc::Receiver<()>,
+    /// `None` where the system has no watches to give.
+    events: Option<EventStream<[u8; BUFFER]>>,
+    folders: BTreeMap<PathBuf, WatchDescriptor>,
 }
 
 impl Lookout {
     /// One that watches nothing yet. A system that has no watches to give is told of: a signal still works.
     pub(super) fn new() -> Self {
-        let (tell, moved) = mpsc::channel(1);
-        let look = move |event: notify::Result<Event>| {
-            if event.is_ok_and(|event| is_change(event.kind)) {
-                // One word waiting says all there is to say.
-                let _ = tell.try_send(());
-            }
-        };
-        let watcher = notify::recommended_watcher(look);
-        let watcher = watcher.map_err(|why| warn!(%why, "files are not watched; SIGHUP reads them again")).ok();
-        Self { watcher, folders: BTreeSet::new(), moved }
+        let events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; BUFFER]));
+        let events = events.map_err(|why| warn!(%why, "files are not watched; SIGHUP reads them again")).ok();
+        Self { events, folders: BTreeMap::new() }
     }
 
     /// Makes these the folders that are watched.
     pub(super) fn watch(&mut self, folders: Vec<PathBuf>) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let folders: BTreeSet<_> = folders.into_iter().collect();
-        for gone in self.folders.difference(&folders) {
-            // A folder that was removed is unwatched already.
-            let _ = watcher.unwatch(gone);
-        }
-        for folder in &folders {
+        let Some(mut watches) = self.events.as_ref().map(EventStream::watches) else { return };
+        let mut before = std::mem::take(&mut self.folders);
+        for folder in folders {
+            let known = before.remove(&folder);
             // Also those known: one may have been removed and made anew in between, and to watch twice is to watch once.
-            if let Err(why) = watcher.watch(folder, RecursiveMode::NonRecursive)
-                && !self.folders.contains(folder)
-            {
-                warn!(%why, folder = %folder.display(), "is not watched; SIGHUP reads it again");
+            match watches.add(&folder, changes()) {
+                Ok(watch) => {
+                    self.folders.insert(folder, watch);
+                }
+                Err(why) if known.is_none() => {
+                    warn!(%why, folder = %folder.display(), "is not watched; SIGHUP reads it again");
+                }
+                Err(_) => {}
             }
         }
-        self.folders = folders;
+        for gone in before.into_values().filter(|gone| self.folders.values().all(|kept| kept != gone)) {
+            // A folder that was removed is unwatched already.
+            let _ = watches.remove(gone);
+        }
     }
 
     /// Resolves when something has changed and the writer seems to be done. Cancel-safe.
     pub(super) async fn changed(&mut self) {
-        if self.moved.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
+        self.next().await;
         let patience = Instant::now() + AT_MOST;
         while Instant::now() < patience {
-            match timeout_at((Instant::now() + QUIET).min(patience), self.moved.recv()).await {
-                Ok(Some(())) => {}
-                _ => return,
+            if timeout_at((Instant::now() + QUIET).min(patience), self.next()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn next(&mut self) {
+        let Some(events) = &mut self.events else { return std::future::pending().await };
+        loop {
+            match events.next().await {
+                // That we unwatched it ourselves, or that a folder is gone, which was told before.
+                Some(Ok(event)) if event.mask.contains(EventMask::IGNORED) => {}
+                Some(Ok(_)) => return,
+                Some(Err(_)) | None => return std::future::pending().await,
             }
         }
     }
 }
 
-/// Reading a file is told of too, and we read them.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) | EventKind::Other => false,
-        _ => true,
-    }
+/// Of a file: that its writer is done, that its rights differ, that it comes or goes. Of the folder: that it goes.
+fn changes() -> WatchMask {
+    WatchMask::CLOSE_WRITE
+        | WatchMask::ATTRIB
+        | WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVE
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR
 }
 
 /// No write for so long: the writer is done.
 const QUIET: Duration = Duration::from_millis(100);
 /// Read at the latest after so long, whoever goes on writing beside.
 const AT_MOST: Duration = Duration::from_secs(2);
+/// Some events with the longest of names; the rest waits.
+const BUFFER: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_changes_a_file_is_seen_and_what_reads_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        fs::write(&file, "one").unwrap();
+        let mut lookout = Lookout::new();
+        lookout.watch(vec![folder.path().into()]);
+        fs::read(&file).unwrap();
+        fs::read_dir(folder.path()).unwrap().count();
+        let mut inotify = lookout.events.take().unwrap().into_inotify();
+        let why = inotify.read_events(&mut [0; BUFFER]).unwrap_err();
+        assert_eq!(why.kind(), std::io::ErrorKind::WouldBlock, "nothing to tell");
+        lookout.events = inotify.into_event_stream([0; BUFFER]).ok();
+        fs::write(&file, "two").unwrap();
+        lookout.changed().await;
+        fs::rename(&file, folder.path().join("b.toml")).unwrap();
+        lookout.changed().await;
+        lookout.watch(Vec::new());
+        assert!(lookout.folders.is_empty());
+    }
+}
