@@ -1,11 +1,11 @@
 //! Who calls: strangers cost little, whoever they are, and a member of the mesh is let in.
 //!
 //! Few calls are answered at a time; when many come, a caller must first prove its address (RFC 9000 section 8.1.2), and
-//! what is beyond that is refused unread.
+//! what is beyond that is refused unread; so are those whose proven calls came to nothing too often.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     hello::{GREETING, Greeter, Met, Missed},
     peers::Arrival,
-    quic::canonical,
+    quic::{IDLE, canonical},
     usher::usher,
     view::View,
     will::is_last_will,
@@ -34,6 +34,7 @@ pub(super) async fn listen(
 ) {
     let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
     let strangers = Arc::new(Strangers::default());
+    let left = Arc::new(Left::default());
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
         let under_way = MAX_ANSWERING - answering.available_permits();
@@ -49,6 +50,12 @@ pub(super) async fn listen(
         // Only this task hands them out: who alone holds it has no caller under way.
         sources.retain(|_, seats| Arc::strong_count(seats) > 1);
         let source = canonical(incoming.remote_address()).ip();
+        let is_proven = incoming.remote_address_validated();
+        if is_proven && left.is_too_much_of(source, Instant::now()) {
+            greeter.traffic.refused.add(1);
+            incoming.refuse();
+            continue;
+        }
         // A machine's own nodes may all start at once.
         let most = if source.is_loopback() { MAX_ANSWERING } else { MAX_ANSWERING_ONE };
         let seats = sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(most)));
@@ -59,11 +66,15 @@ pub(super) async fn listen(
             continue;
         };
         let (greeter, view) = (Arc::clone(&greeter), Arc::clone(&view));
-        let (arrivals, strangers) = (arrivals.clone(), Arc::clone(&strangers));
+        let (arrivals, strangers, left) = (arrivals.clone(), Arc::clone(&strangers), Arc::clone(&left));
         tokio::spawn(async move {
             let _permits = (everywhere, here);
             let from = canonical(incoming.remote_address());
-            match greeter.answer(incoming).await {
+            let met = greeter.answer(incoming).await;
+            if is_proven && met.as_ref().is_err_and(Missed::is_hung_up) {
+                left.add(source, Instant::now());
+            }
+            match met {
                 Ok(met) if is_last_will(&met.hello) => hear_will(met, &arrivals).await,
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
@@ -107,6 +118,34 @@ impl Strangers {
     }
 }
 
+/// Connections that callers with proven addresses have hung up on before they stood: how many each has left behind, and
+/// since when they are counted. A network of IPv6 is one caller, who may have any address of it.
+#[derive(Debug, Default)]
+struct Left(Mutex<BTreeMap<IpAddr, (u32, Instant)>>);
+
+impl Left {
+    fn add(&self, source: IpAddr, now: Instant) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.retain(|_, (_, since)| now - *since < IDLE);
+        if counted.len() < MAX_COUNTED || counted.contains_key(&network(source)) {
+            counted.entry(network(source)).or_insert((0, now)).0 += 1;
+        }
+    }
+
+    fn is_too_much_of(&self, source: IpAddr, now: Instant) -> bool {
+        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.get(&network(source)).is_some_and(|(count, since)| *count >= MAX_LEFT_BY_ONE && now - *since < IDLE)
+    }
+}
+
+/// The part of an address that one caller cannot choose.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        IpAddr::V4(_) => address,
+    }
+}
+
 /// Handshakes under way from now on for callers who have proved their address.
 const MAX_ANSWERING: usize = 256;
 /// And how many of them for one address, so that it does not take all seats.
@@ -116,6 +155,10 @@ const MAX_UNPROVEN: usize = 64;
 /// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address: those that
 /// are closing after a busy moment are some hundreds.
 const MAX_LEFT_BEHIND: usize = 512;
+/// And how many of these one caller may leave who has proved his address, 5 MB, until the first of them are gone.
+const MAX_LEFT_BY_ONE: u32 = 256;
+/// Callers counted at a time: more are more machines than strangers have.
+const MAX_COUNTED: usize = 4096;
 /// One line about strangers in so long a time; the counter of failed handshakes has them all.
 const STRANGERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -128,5 +171,19 @@ mod tests {
         let (strangers, now) = (Strangers::default(), Instant::now());
         let told: Vec<_> = (0..40).filter_map(|second| strangers.take(now + Duration::from_secs(second))).collect();
         assert_eq!(told, [0, 9, 9, 9]);
+    }
+
+    #[tokio::test]
+    async fn who_hangs_up_too_often_is_not_answered_until_that_is_over() {
+        let (left, now) = (Left::default(), Instant::now());
+        let [one, same, other] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|address| address.parse().unwrap());
+        for _ in 0..MAX_LEFT_BY_ONE {
+            assert!(!left.is_too_much_of(same, now));
+            left.add(one, now);
+        }
+        assert!(left.is_too_much_of(same, now) && !left.is_too_much_of(other, now));
+        assert!(!left.is_too_much_of(same, now + IDLE));
+        left.add(same, now + IDLE);
+        assert!(!left.is_too_much_of(same, now + IDLE), "counted anew");
     }
 }

@@ -75,6 +75,17 @@ pub(super) enum Missed {
     Guest(Connection),
 }
 
+impl Missed {
+    /// Whether the other side ended it before it stood.
+    pub(super) fn is_hung_up(&self) -> bool {
+        matches!(
+            self,
+            Self::Stranger(ConnectionError::ConnectionClosed(_))
+                | Self::Connection(ConnectionError::ConnectionClosed(_))
+        )
+    }
+}
+
 impl From<ConnectionError> for Missed {
     fn from(why: ConnectionError) -> Self {
         let code = match &why {

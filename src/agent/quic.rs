@@ -189,6 +189,8 @@ const NO_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 const SOCKET_BUFFER: usize = 4 << 20;
 /// An open connection costs memory alone, and a dead one is noticed by the probes.
 const IDLE_MILLIS: u32 = 30 * 60 * 1000;
+/// The same.
+pub(super) const IDLE: Duration = Duration::from_millis(IDLE_MILLIS as u64);
 /// Lost first packets are repeated after three of these; meshes live in datacenters.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Where a repeated packet costs nothing, and a late one does.
