@@ -4,7 +4,7 @@
 
 mod process;
 
-use std::{fs, path::Path, process::Stdio};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
 
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -133,38 +133,6 @@ async fn every_mistake_has_three_lines_and_its_code() {
         assert!(ended.out.is_empty() || line.starts_with("resolve"), "{ended:?}");
     }
     assert_eq!(out(&a, "services --format name").await, "", "nothing was half-done");
-}
-
-#[tokio::test]
-async fn run_registers_for_as_long_as_the_command_lives() {
-    let mesh = Mesh::new();
-    let a = mesh.start("a", &[]).await;
-    assert_eq!(run(&a, "run web --port 80 -- false").await.code, Some(1));
-    for (script, code) in [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
-        let ended = finish(ask(&a, "run web --port 80 -- sh -c").arg(script)).await;
-        assert_eq!(ended.code, Some(code), "{script}: {ended:?}");
-    }
-    let pid_file = mesh.path("pid");
-    let script = format!(
-        "trap 'exit 3' TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.01; done",
-        pid_file.display()
-    );
-    let begin = async || {
-        drop(fs::remove_file(&pid_file));
-        let running = ask(&a, "run web --port 80 -- sh -c").arg(&script).stderr(Stdio::null()).spawn().unwrap();
-        a.until_resolved("web", &["80"]).await;
-        let pid = until("the command says its pid", async || fs::read_to_string(&pid_file).ok()).await;
-        (running, Pid::from_raw(pid.trim().parse().unwrap()).unwrap())
-    };
-    let (mut running, _) = begin().await;
-    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
-    kill_process(itself, Signal::TERM).unwrap();
-    assert_eq!(running.wait().await.unwrap().code(), Some(3), "the signal reaches the command");
-    assert_eq!(a.resolve("web").await.len(), 0);
-    let (mut running, child) = begin().await;
-    kill_process(child, Signal::KILL).unwrap();
-    assert_eq!(running.wait().await.unwrap().code(), Some(137));
-    assert_eq!(a.resolve("web").await.len(), 0, "gone at once");
 }
 
 #[tokio::test]
@@ -359,6 +327,49 @@ async fn files_are_followed_as_they_come_change_and_go() {
 }
 
 #[tokio::test]
+async fn what_stands_behind_links_is_followed_and_belongs_to_its_file() {
+    let mesh = Mesh::new();
+    let service = |port: u16| format!("[[services]]\nname = \"web\"\nport = {port}\n");
+    // As Kubernetes mounts a ConfigMap, elsewhere: a name, a folder that is a link, and what that leads to.
+    for (version, port) in [("v1", 80), ("v2", 81)] {
+        mesh.file(&format!("mounted/..{version}/web.toml"), &service(port));
+    }
+    let link = |target: &str, path: &str| {
+        symlink(target, mesh.path("fresh")).unwrap();
+        fs::rename(mesh.path("fresh"), mesh.path(path)).unwrap();
+    };
+    link("..v1", "mounted/..data");
+    link("..data/web.toml", "mounted/web.toml");
+    mesh.file("etc/hobnob.toml", "");
+    fs::create_dir(mesh.path("etc/services.d")).unwrap();
+    link("../../mounted/web.toml", "etc/services.d/web.toml");
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
+    a.until_resolved("web", &["80"]).await;
+    link("..v2", "mounted/..data");
+    a.until_resolved("web", &["81"]).await;
+    mesh.file("mounted/..v2/web.toml", &service(82));
+    a.until_resolved("web", &["82"]).await;
+
+    let refused = run(&a, "deregister web").await;
+    let (_, why, next) = refused.failure(2);
+    assert!(why.contains("services.d/web.toml") && next.contains("reload"), "{refused:?}");
+    let path = "/api/v1/registrations/web";
+    for (method, path, body) in [
+        ("DELETE", path, ""),
+        ("PUT", path, r#"{"name": "web", "port": 83}"#),
+        ("PUT", "/v1/agent/service/deregister/web", ""),
+    ] {
+        let (status, problem) = a.call(method, path, body).await;
+        assert_eq!(status, 409, "{method} {path}: {problem}");
+    }
+    assert_eq!(a.call("PUT", path, r#"{"name": "web", "port": 82}"#).await.0, 200, "that is what the file says");
+    fs::remove_file(mesh.path("etc/services.d/web.toml")).unwrap();
+    a.until_resolved("web", &[]).await;
+    assert_eq!(a.call("PUT", path, r#"{"name": "web", "port": 83}"#).await.0, 201);
+    assert_eq!(a.call("DELETE", path, "").await.0, 204);
+}
+
+#[tokio::test]
 async fn a_hook_runs_with_the_state_of_its_service() {
     let mesh = Mesh::new();
     let seen = mesh.path("seen");
@@ -427,56 +438,6 @@ async fn a_watcher_prints_or_runs_something_at_each_change() {
     watcher.kill().await.unwrap();
     plain("--api http://127.0.0.1:1 watch web").await.failure(4);
     run(&a, "watch _a").await.failure(2);
-}
-
-#[tokio::test]
-async fn run_drains_before_it_ends_its_command() {
-    let mesh = Mesh::new();
-    let a = mesh.start("a", &[]).await;
-    let (log, gate) = (mesh.path("log"), mesh.path("gate"));
-    // The command notes when it is told to end; the drain ends by a second signal, so that the test needs no clock.
-    let script =
-        format!("trap 'echo told >> {0}; exit 3' TERM; echo up >> {0}; while :; do sleep 0.01; done", log.display());
-    let mut command = ask(&a, "run web --port 80 --drain 1h -- sh -c");
-    let mut running = command.arg(&script).stderr(Stdio::null()).spawn().unwrap();
-    a.until_resolved("web", &["80"]).await;
-    until("the command is up", async || log.exists().then_some(())).await;
-    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
-    kill_process(itself, Signal::TERM).unwrap();
-    a.until_resolved("web", &[]).await;
-    assert_eq!(fs::read_to_string(&log).unwrap(), "up\n", "withdrawn first, told later");
-    kill_process(itself, Signal::TERM).unwrap();
-    assert_eq!(running.wait().await.unwrap().code(), Some(3));
-    assert_eq!(fs::read_to_string(&log).unwrap(), "up\ntold\n");
-
-    let stubborn = format!("trap '' TERM; touch {}; while :; do sleep 0.01; done", gate.display());
-    let mut command = ask(&a, "run web --port 80 --grace 50ms -- sh -c");
-    let mut running = command.arg(&stubborn).stderr(Stdio::null()).spawn().unwrap();
-    until("the command is up", async || gate.exists().then_some(())).await;
-    let itself = Pid::from_raw(i32::try_from(running.id().unwrap()).unwrap()).unwrap();
-    kill_process(itself, Signal::TERM).unwrap();
-    assert_eq!(running.wait().await.unwrap().code(), Some(137), "killed after its grace");
-}
-
-#[tokio::test]
-async fn run_outlives_its_agent_and_is_missed_when_it_is_killed() {
-    let mesh = Mesh::new();
-    let a = mesh.start("a", &[]).await;
-    let http = a.http.to_string();
-    a.kill().await;
-    // Nobody there yet: the command starts, and is registered when the agent comes.
-    let mut command = plain_at(&format!("http://{http}"), "run web --port 80 -- sh -c");
-    command.arg("while kill -0 $PPID; do sleep 0.1; done").stdout(Stdio::null());
-    let mut running = command.stderr(Stdio::null()).spawn().unwrap();
-    let a = mesh.launch("a", mesh.agent("a", "a").args(["--http", &http])).await;
-    a.until_resolved("web", &["80"]).await;
-    // Somebody withdraws it by mistake: the next heartbeat brings it back.
-    assert_eq!(run(&a, "deregister web").await.code, Some(0));
-    a.until_resolved("web", &["80"]).await;
-    running.kill().await.unwrap();
-    a.until_resolved("web", &[]).await;
-    let web = a.get("/api/v1/services/web").await;
-    assert_eq!(web[0]["health"], "critical", "{web}");
 }
 
 #[tokio::test]

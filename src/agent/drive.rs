@@ -30,7 +30,7 @@ use super::{
     quic::Code,
     seek::Seek,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
-    writes::{Pending, Reply, Told, Writes},
+    writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
     mesh::{Change, Command, Done, Input, Mesh, Output},
@@ -40,9 +40,9 @@ use crate::{
 /// What handles ask of the loop.
 pub(super) enum Ask {
     /// Store and publish; the row is already rendered.
-    Put { registration: Arc<Registration>, row: Vec<u8>, reply: Reply<Done> },
+    Put { registration: Arc<Registration>, over: Over, row: Vec<u8>, reply: Reply<Done> },
     /// Withdraw.
-    Remove { id: InstanceId, reply: Reply<()> },
+    Remove { id: InstanceId, over: Over, reply: Reply<()> },
     /// A program's word on its own check.
     Report { instance: InstanceId, check: CheckName, status: Health, output: Arc<str>, reply: Reply<()> },
     /// Have a member that is Down forgotten.
@@ -193,8 +193,8 @@ impl Drive {
 
     fn ask(&mut self, ask: Ask) {
         let told = match ask {
-            Ask::Put { registration, row, reply } => self.writes.put(registration, row, reply),
-            Ask::Remove { id, reply } => self.writes.remove(id, reply),
+            Ask::Put { registration, over, row, reply } => self.writes.put(registration, over, row, reply),
+            Ask::Remove { id, over, reply } => self.writes.remove(id, over, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
                 self.drain();

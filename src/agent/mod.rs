@@ -47,12 +47,14 @@ pub mod will;
 mod writes;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -72,6 +74,7 @@ pub use traffic::{Counter, Tally, Traffic};
 pub use usher::enrol;
 pub use view::{Service, View, Waiter};
 pub use will::Will;
+pub use writes::Over;
 
 use crate::{
     mesh::{Done, Rejected, Stats},
@@ -130,6 +133,8 @@ struct Shared {
     clock: Clock,
     status: Arc<Status>,
     traffic: Arc<Traffic>,
+    /// The files that ask for registrations.
+    defined: ArcSwap<BTreeMap<InstanceId, String>>,
     asks: mpsc::Sender<Ask>,
     looks: mpsc::Sender<Look>,
     seeds: mpsc::Sender<Vec<String>>,
@@ -182,6 +187,12 @@ pub enum Refused {
     /// The mesh does not take it.
     #[error(transparent)]
     Rejected(#[from] Rejected),
+    /// It is not, or no more, what whoever asks takes it for.
+    #[error("registration {0:?} is not what it was to be by now: read it again")]
+    Outdated(InstanceId),
+    /// It stands in a file of this node.
+    #[error("registration {0:?} is defined in {1}, and the next reload would undo this: edit that file")]
+    Defined(InstanceId, String),
     /// It could not be stored durably.
     #[error("could not be stored: {0}")]
     Store(String),
@@ -248,6 +259,14 @@ impl Agent {
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn put(&self, registration: Registration) -> Result<Done, Refused> {
+        self.put_over(registration, Over::Anything).await
+    }
+
+    /// [`Agent::put`] over what is still as it was.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed.
+    pub async fn put_over(&self, registration: Registration, over: Over) -> Result<Done, Refused> {
         if let Some(check) = registration.local_only_check() {
             return Err(Refused::Forbidden(format!(
                 "check {} runs a program or uses a key of this machine: only this machine's files may ask for that; \
@@ -255,7 +274,7 @@ impl Agent {
                 check.id
             )));
         }
-        self.put_local(registration).await
+        self.store(registration.into(), over).await
     }
 
     /// Registers or changes one instance. Once this returns it is on disk, visible here, and on its way to the others.
@@ -264,7 +283,10 @@ impl Agent {
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn put_local(&self, registration: impl Into<Arc<Registration>>) -> Result<Done, Refused> {
-        let mut registration = registration.into();
+        self.store(registration.into(), Over::Anything).await
+    }
+
+    async fn store(&self, mut registration: Arc<Registration>, over: Over) -> Result<Done, Refused> {
         registration.validate().map_err(Rejected::from)?;
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
@@ -276,16 +298,38 @@ impl Agent {
         }
         checks::identify(&mut registration);
         let row = store::row(&registration).map_err(Refused::Store)?;
-        self.ask(|reply| Ask::Put { registration, row, reply }).await
+        self.ask(|reply| Ask::Put { registration, over, row, reply }).await
     }
 
     /// Withdraws one instance of this node. Dropping the future does not bring it back.
     ///
     /// # Errors
-    /// [`Rejected::NotFound`] when there is none of that id.
+    /// [`Rejected::NotFound`] when there is none of that id, [`Refused::Defined`] when a file asks for it.
     pub async fn remove(&self, id: &InstanceId) -> Result<(), Refused> {
+        self.remove_over(id, Over::Anything).await
+    }
+
+    /// [`Agent::remove`] of what is still as it was.
+    ///
+    /// # Errors
+    /// As there, and [`Refused::Outdated`].
+    pub async fn remove_over(&self, id: &InstanceId, over: Over) -> Result<(), Refused> {
+        self.leave_to_file(id)?;
         let id = id.clone();
-        self.ask(|reply| Ask::Remove { id, reply }).await
+        self.ask(|reply| Ask::Remove { id, over, reply }).await
+    }
+
+    /// Refuses to touch what a file asks for.
+    pub(crate) fn leave_to_file(&self, id: &InstanceId) -> Result<(), Refused> {
+        match self.shared.defined.load().get(id) {
+            Some(file) => Err(Refused::Defined(id.clone(), file.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Says which registrations are asked for by files, and by which: [`Agent::remove`] leaves them to the files.
+    pub fn define(&self, files: BTreeMap<InstanceId, String>) {
+        self.shared.defined.store(Arc::new(files));
     }
 
     /// A program's word on its own TTL check.

@@ -7,7 +7,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Agent, Refused, drive::Ask};
+use super::{Agent, Over, Refused, drive::Ask};
 use crate::{
     mesh::Rejected,
     model::{CheckName, FieldError, Health, InstanceId, Registration},
@@ -107,7 +107,7 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
         // Nobody waits for the answer, and a stopped agent has nothing to withdraw.
-        let ask = Ask::Remove { id, reply: oneshot::channel().0 };
+        let ask = Ask::Remove { id, over: Over::Anything, reply: oneshot::channel().0 };
         if let Err(TrySendError::Full(ask)) = self.agent.shared.asks.try_send(ask) {
             let asks = self.agent.shared.asks.clone();
             self.agent.shared.runtime.spawn(async move { asks.send(ask).await });

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
@@ -50,8 +51,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let ((looks, looked), (arrivals, arrived)) = (mpsc::channel(1), mpsc::channel(MAX_ARRIVALS));
     let journal = Arc::new(Journal::default());
     let (links, links_seen) = watch::channel(0);
-    let (seeds, more_seeds) = mpsc::channel(1);
-    let (ended, stopped) = watch::channel(None);
+    let ((seeds, more_seeds), (ended, stopped)) = (mpsc::channel(1), watch::channel(None));
     let (view, status) = (Arc::new(View::default()), Arc::new(Status::default()));
     let stored = found.peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
     let seek = Seek { seeds: config.join.clone(), stored, own };
@@ -89,6 +89,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         clock,
         status,
         traffic: Arc::clone(&greeter.traffic),
+        defined: ArcSwap::default(),
         asks,
         looks,
         seeds,

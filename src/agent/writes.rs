@@ -45,10 +45,32 @@ impl Told {
     }
 }
 
+/// What must stand under an id for a write to be carried out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Over {
+    /// Whatever there is.
+    #[default]
+    Anything,
+    /// Nothing at all.
+    Nothing,
+    /// This, as it was read.
+    This(Arc<Registration>),
+}
+
+impl Over {
+    fn check(&self, id: &InstanceId, present: Option<&Arc<Registration>>) -> Result<(), Refused> {
+        match (self, present) {
+            (Self::Anything, _) | (Self::Nothing, None) => Ok(()),
+            (Self::This(wanted), Some(present)) if wanted == present => Ok(()),
+            _ => Err(Refused::Outdated(id.clone())),
+        }
+    }
+}
+
 /// One write that the store has not yet confirmed.
 pub(super) enum Pending {
-    Put(Arc<Registration>, Reply<Done>),
-    Remove(InstanceId, Reply<()>),
+    Put(Arc<Registration>, Over, Reply<Done>),
+    Remove(InstanceId, Over, Reply<()>),
     /// The disk goes back to what is true; nobody waits for it.
     Mend(InstanceId),
     /// Where checks stand; those wait for it who changed more than that.
@@ -109,26 +131,38 @@ impl Writes {
     }
 
     /// Takes in a registration whose row is rendered already. An answer means that there is nothing to store.
-    pub(super) fn put(&mut self, registration: Arc<Registration>, row: Vec<u8>, reply: Reply<Done>) -> Option<Told> {
+    pub(super) fn put(
+        &mut self,
+        registration: Arc<Registration>,
+        over: Over,
+        row: Vec<u8>,
+        reply: Reply<Done>,
+    ) -> Option<Told> {
         let id = registration.id.clone();
         let on_its_way = self.ids.contains_key(&id);
         let present = self.own.get(&id);
+        if !on_its_way && let Err(refused) = over.check(&id, present) {
+            return Some(Told::Put(reply, Err(refused)));
+        }
         if !on_its_way && present == Some(&registration) {
             return Some(Told::Put(reply, Ok(Done::Unchanged)));
         }
         if !on_its_way && present.is_none() && self.own.len() + self.pending.len() >= MAX_REGISTRATIONS {
             return Some(Told::Put(reply, Err(Rejected::Full(LIMIT).into())));
         }
-        self.submit(Write::Row(id, Some(row)), Pending::Put(registration, reply));
+        self.submit(Write::Row(id, Some(row)), Pending::Put(registration, over, reply));
         None
     }
 
     /// Takes in a withdrawal. An answer means that there is nothing to withdraw.
-    pub(super) fn remove(&mut self, id: InstanceId, reply: Reply<()>) -> Option<Told> {
-        if !self.ids.contains_key(&id) && !self.own.contains_key(&id) {
-            return Some(Told::Other(reply, Err(not_found(&id))));
+    pub(super) fn remove(&mut self, id: InstanceId, over: Over, reply: Reply<()>) -> Option<Told> {
+        if !self.ids.contains_key(&id) {
+            let present = self.own.get(&id).ok_or_else(|| not_found(&id));
+            if let Err(refused) = present.and_then(|present| over.check(&id, Some(present))) {
+                return Some(Told::Other(reply, Err(refused)));
+            }
         }
-        self.submit(Write::Row(id.clone(), None), Pending::Remove(id, reply));
+        self.submit(Write::Row(id.clone(), None), Pending::Remove(id, over, reply));
         None
     }
 
@@ -227,16 +261,27 @@ impl Writes {
             (_, None) => return None,
         };
         match write {
-            Pending::Put(registration, reply) => {
-                let done = stored.and_then(|()| self.register(mesh, view, now, registration));
+            Pending::Put(registration, over, reply) => {
+                let may = stored.and_then(|()| self.check(&registration.id, &over));
+                let done = may.and_then(|()| self.register(mesh, view, now, registration));
                 Some(Told::Put(reply, done))
             }
-            Pending::Remove(id, reply) => {
-                let done = stored.and_then(|()| self.deregister(mesh, view, now, id));
+            Pending::Remove(id, over, reply) => {
+                let may = stored.and_then(|()| self.check(&id, &over));
+                let done = may.and_then(|()| self.deregister(mesh, view, now, id));
                 Some(Told::Other(reply, done))
             }
             Pending::Mend(_) | Pending::Peers | Pending::Reports(_) => None,
         }
+    }
+
+    /// Whether what stands under an id now, after the writes that went before, is what it was to be.
+    fn check(&mut self, id: &InstanceId, over: &Over) -> Result<(), Refused> {
+        let met = over.check(id, self.own.get(id));
+        if met.is_err() {
+            self.doubtful.insert(id.clone());
+        }
+        met
     }
 
     fn register(
@@ -301,8 +346,8 @@ impl Pending {
 
     fn id(&self) -> Option<&InstanceId> {
         match self {
-            Self::Put(registration, _) => Some(&registration.id),
-            Self::Remove(id, _) | Self::Mend(id) => Some(id),
+            Self::Put(registration, ..) => Some(&registration.id),
+            Self::Remove(id, ..) | Self::Mend(id) => Some(id),
             Self::Peers | Self::Reports(_) => None,
         }
     }

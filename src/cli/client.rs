@@ -68,6 +68,8 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
+    /// What tells this state of it from others (ETag).
+    pub(super) mark: Option<String>,
     pub(super) body: Value,
 }
 
@@ -89,20 +91,32 @@ impl Client {
 
     /// One call. 404 is an answer; any other refusal is a failure, whose code tells the kind.
     pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
-        let request = self.request(&method, path, body, &[])?;
+        self.call_with(method, path, body, &[]).await
+    }
+
+    /// The same with more headers.
+    pub(super) async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&'static str, Option<&str>)],
+    ) -> Result<Answer, Failure> {
+        let request = self.request(&method, path, body, headers)?;
         let answered = async {
             let (response, connection) = self.send(request).await?;
+            let mark = response.headers().get(header::ETAG).and_then(|mark| mark.to_str().ok()).map(str::to_owned);
             let status = response.status();
             let body = self.collect(response).await;
             connection.abort();
-            Ok::<_, Failure>((status, body?))
+            Ok::<_, Failure>(Answer { status, mark, body: body? })
         };
         let answered = timeout(PATIENCE, answered).await;
-        let (status, body) = answered.map_err(|_| self.unreachable(&"it did not answer within 30 seconds"))??;
-        if status.is_success() || status == StatusCode::NOT_FOUND {
-            return Ok(Answer { status, body });
+        let answer = answered.map_err(|_| self.unreachable(&"it did not answer within 30 seconds"))??;
+        if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND {
+            return Ok(answer);
         }
-        Err(refused(&format!("{method} {path}"), status, &body))
+        Err(refused(&format!("{method} {path}"), answer.status, &answer.body))
     }
 
     /// Begins a call whose answer is read as it comes. Any refusal is a failure.
@@ -237,12 +251,15 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
             (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
         }
         StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
+        StatusCode::PRECONDITION_FAILED => (Code::Runtime, "the same again: somebody else has changed it meanwhile"),
+        StatusCode::CONFLICT if why.contains("defined in") => (Code::Usage, "edit the file, then hobnob reload"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),
         _ => (Code::Runtime, "the agent's log says more"),
     };
     let failure = Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code);
-    if status.is_server_error() { failure.transient() } else { failure }
+    let passes = status.is_server_error() || status == StatusCode::PRECONDITION_FAILED;
+    if passes { failure.transient() } else { failure }
 }
 
 /// `text` as one segment of a path (RFC 3986 section 2.3).

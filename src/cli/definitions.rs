@@ -41,6 +41,7 @@ impl Definitions {
         let unregistered =
             |error: ledger::Error| Failure::new("cannot register what the files say", error, "hobnob config check");
         let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
+        agent.define(config.files.clone());
         ledger.apply(agent, &config.services).await.map_err(unregistered)?;
         let mut hooks = Hooks::default();
         hooks.set(agent, &config.hooks);
@@ -82,6 +83,7 @@ impl Definitions {
         for setting in &restart {
             warn!(setting, "has changed in the files, and waits for a restart");
         }
+        agent.define(newer.files.clone());
         let (registered, withdrawn) = self.ledger.apply(agent, &newer.services).await.map_err(|why| {
             error!(%why, "reloaded in part");
             vec![why.to_string()]

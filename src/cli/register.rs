@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{
-    client::{self, Client},
+    client::{self, Answer, Client},
     failure::{Code, Failure},
 };
 use crate::{
@@ -58,18 +58,18 @@ pub(super) struct Which {
 
 pub(super) async fn register(client: &Client, flags: Flags) -> Result<ExitCode, Failure> {
     let Some(file) = flags.file else {
-        put(client, flags.instance.draft(flags.name.unwrap_or_default())).await?;
+        put(client, &flags.instance.draft(flags.name.unwrap_or_default())).await?;
         return Ok(ExitCode::SUCCESS);
     };
     // The file is checked as a whole before anything is sent, so that a mistake leaves nothing half-done.
     for draft in config::read_services(&file)? {
-        put(client, draft).await?;
+        put(client, &draft).await?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn deregister(client: &Client, which: &Which) -> Result<ExitCode, Failure> {
-    remove(client, &which.id).await?;
+    remove(client, &which.id, &[]).await?;
     eprintln!("deregistered {}", which.id);
     Ok(ExitCode::SUCCESS)
 }
@@ -95,25 +95,44 @@ pub(super) fn checked(draft: &RegistrationDraft) -> Result<String, Failure> {
     Ok(draft.clone().build().map_err(wrong)?.id.to_string())
 }
 
-/// Registers one instance and returns its id.
-pub(super) async fn put(client: &Client, draft: RegistrationDraft) -> Result<String, Failure> {
-    let id = checked(&draft)?;
+/// Registers one instance.
+async fn put(client: &Client, draft: &RegistrationDraft) -> Result<(), Failure> {
+    let id = checked(draft)?;
+    let before = read(client, &id).await?;
+    write(client, &id, draft, &before, &[]).await
+}
+
+/// What stands under an id.
+pub(super) async fn read(client: &Client, id: &str) -> Result<Answer, Failure> {
+    client.call(Method::GET, &path(id), None).await
+}
+
+/// Registers under an id where `before` stood, if the agent finds what is wanted of it there.
+pub(super) async fn write(
+    client: &Client,
+    id: &str,
+    draft: &RegistrationDraft,
+    before: &Answer,
+    over: &[Condition<'_>],
+) -> Result<(), Failure> {
     let body = serde_json::to_value(draft).unwrap_or_default();
-    let before = client.call(Method::GET, &path(&id), None).await?;
-    let answer = client.call(Method::PUT, &path(&id), Some(&body)).await?;
+    let answer = client.call_with(Method::PUT, &path(id), Some(&body), over).await?;
     let how = match answer.status {
         StatusCode::CREATED => "",
         _ if before.body == answer.body => " again",
         _ => ", changed",
     };
-    answer.found(&path(&id))?;
+    answer.found(&path(id))?;
     eprintln!("registered {id}{how}");
-    Ok(id)
+    Ok(())
 }
 
+/// A header that says what a write is to find.
+pub(super) type Condition<'a> = (&'static str, Option<&'a str>);
+
 /// Withdraws one instance.
-pub(super) async fn remove(client: &Client, id: &str) -> Result<(), Failure> {
-    let answer = client.call(Method::DELETE, &path(id), None).await?;
+pub(super) async fn remove(client: &Client, id: &str, over: &[Condition<'_>]) -> Result<(), Failure> {
+    let answer = client.call_with(Method::DELETE, &path(id), None, over).await?;
     if answer.status == StatusCode::NOT_FOUND {
         let why = "nothing of that id is registered on this node; another node's instances are its own affair";
         return Err(Failure::new(format!("cannot deregister {id:?}"), why, "hobnob services"));

@@ -11,12 +11,11 @@ use std::{
 };
 
 use clap::Args;
-use hyper::{Method, StatusCode};
+use futures_util::FutureExt;
 use rustix::{
     process::{Pid, Signal, getpgrp, kill_process},
     termios::tcgetpgrp,
 };
-use serde_json::json;
 use tokio::{
     process::{Child, Command},
     signal::unix::{self, SignalKind},
@@ -25,11 +24,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::{self, Client},
+    client::Client,
     failure::{Code, Failure},
-    register::{self, Instance, duration},
+    heart::BEAT,
+    register::{Instance, duration},
+    stake::Stake,
 };
-use crate::model::{CheckDraft, Health, RegistrationDraft};
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
@@ -51,50 +51,59 @@ pub(super) struct Flags {
 
 pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failure> {
     let Flags { name, instance, drain, grace, command } = flags;
-    let mut draft = instance.draft(name);
-    draft.checks.push(heartbeat());
-    let id = register::checked(&draft)?;
-    // Asked first, so that no command is started for an agent that lets nobody in. One that is away will come back.
-    match client.get("/api/v1/status").await {
+    let stake = Stake::new(client, instance.draft(name))?;
+    // Asked first, so that no command is started for an agent that lets nobody in, or whose instance of that id another
+    // one keeps. An agent that is away will come back.
+    match stake.survey().await {
         Err(failure) if failure.is_transient() => eprintln!("hobnob: {}; trying again", failure.sentence()),
         answer => drop(answer?),
     }
     let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
     let mut child = spawn(&command)?;
     let stop = CancellationToken::new();
-    let mut kept = pin!(keep(client, &id, &draft, &stop));
+    let mut kept = pin!(keep(&stake, &stop));
     let (told, refused) = loop {
         tokio::select! {
             _ = child.wait() => break (None, None),
             refused = &mut kept => break (Some(Signal::TERM), refused.err()),
             signal = signals.next() => match signal {
-                Signal::TERM => break (Some(signal), None),
-                Signal::INT | Signal::QUIT if is_in_foreground() => {}
-                Signal::INT | Signal::QUIT => break (Some(signal), None),
+                signal if is_typed(signal) => {}
+                signal if is_end(signal) => break (Some(signal), None),
                 other => forward(&child, other),
             },
         }
     };
     stop.cancel();
-    if refused.is_none() {
-        // What is under way must not register again what is withdrawn now.
-        let _ = timeout(PATIENCE, kept).await;
-        withdraw(client, &id).await;
-    }
-    if let Some(signal) = told {
-        let drain = if refused.is_some() { Duration::ZERO } else { drain };
-        end(&mut child, &mut signals, signal, drain, grace).await;
-    }
-    let ended = child.wait().await.map_err(|error| Failure::new("lost sight of the command", error, "ps"))?;
+    let is_ours = refused.is_none();
+    let withdrawn = async {
+        if is_ours {
+            // What is under way must not register again what is withdrawn now.
+            let _ = timeout(PATIENCE, kept).await;
+            withdraw(&stake).await;
+        }
+    };
+    let withdrawn = withdrawn.shared();
+    let drained = async {
+        withdrawn.clone().await;
+        sleep(if is_ours { drain } else { Duration::ZERO }).await;
+    };
+    let ended = async {
+        if let Some(signal) = told {
+            end(&mut child, &mut signals, signal, drained, grace).await;
+        }
+        child.wait().await
+    };
+    let (ended, ()) = tokio::join!(ended, withdrawn.clone());
+    let ended = ended.map_err(|error| Failure::new("lost sight of the command", error, "ps"))?;
     refused.map_or_else(|| Ok(ExitCode::from(code(ended))), Err)
 }
 
 /// Keeps an instance registered and its heart beating until it is told to stop. Ends early only when the agent refuses,
 /// for good.
-async fn keep(client: &Client, id: &str, draft: &RegistrationDraft, stop: &CancellationToken) -> Result<(), Failure> {
+async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure> {
     let (mut pause, mut registered, mut told) = (AGAIN, false, false);
     while !stop.is_cancelled() {
-        let outcome = if registered { beat(client, id).await } else { enter(client, draft.clone()).await };
+        let outcome = if registered { stake.beat().await } else { stake.enter().await.map(|()| true) };
         let wait = match outcome {
             Ok(known) => {
                 (pause, told) = (AGAIN, false);
@@ -117,48 +126,38 @@ async fn keep(client: &Client, id: &str, draft: &RegistrationDraft, stop: &Cance
     Ok(())
 }
 
-async fn enter(client: &Client, draft: RegistrationDraft) -> Result<bool, Failure> {
-    register::put(client, draft).await.map(|_| true)
-}
-
-/// One beat; whether the agent knows the instance.
-async fn beat(client: &Client, id: &str) -> Result<bool, Failure> {
-    let path = format!("/api/v1/registrations/{}/checks/{HEART}", client::segment(id));
-    let answer = client.call(Method::PUT, &path, Some(&json!({ "status": "passing" }))).await?;
-    Ok(answer.status != StatusCode::NOT_FOUND)
-}
-
-/// The check that this program reports to. Once it is missed, nobody is sent to the command any more, for nobody would
-/// notice its end.
-fn heartbeat() -> CheckDraft {
-    let text = |duration: Duration| Some(format!("{}s", duration.as_secs()));
-    CheckDraft {
-        name: Some(HEART.into()),
-        ttl: text(BEAT * 3),
-        initial: Some(Health::Passing),
-        deregister_after: text(FORGET),
-        ..CheckDraft::default()
-    }
-}
-
 /// Takes the instance out of every answer, if the agent can be reached soon.
-async fn withdraw(client: &Client, id: &str) {
-    match timeout(PATIENCE, register::remove(client, id)).await {
+async fn withdraw(stake: &Stake<'_>) {
+    match timeout(PATIENCE, stake.withdraw()).await {
         Ok(Ok(())) => {}
         Ok(Err(failure)) => eprintln!("hobnob: {}", failure.sentence()),
-        Err(_) => eprintln!("hobnob: the agent is slow to withdraw {id:?}; it will miss its heartbeat"),
+        Err(_) => eprintln!("hobnob: the agent is slow to withdraw the instance; it will miss its heartbeat"),
     }
 }
 
-/// Waits for the last requests to come in, tells the command to end, and kills it when it does not.
-async fn end(child: &mut Child, signals: &mut Signals, signal: Signal, drain: Duration, grace: Duration) {
-    tokio::select! {
-        _ = child.wait() => return,
-        () = sleep(drain) => {}
-        // Who says it twice is in a hurry.
-        _ = signals.stop() => {}
-    }
-    forward(child, signal);
+/// Waits for the last requests to come in, tells the command to end, and kills it when it does not. Whatever else is said
+/// meanwhile still reaches it.
+async fn end(
+    child: &mut Child,
+    signals: &mut Signals,
+    signal: Signal,
+    drained: impl Future<Output = ()>,
+    grace: Duration,
+) {
+    let mut drained = pin!(drained);
+    let told = loop {
+        tokio::select! {
+            _ = child.wait() => return,
+            () = &mut drained => break signal,
+            another = signals.next() => match another {
+                another if is_typed(another) => break signal,
+                // Who says it twice is in a hurry.
+                another if is_end(another) => break another,
+                other => forward(child, other),
+            },
+        }
+    };
+    forward(child, told);
     let mut patience = pin!(sleep(grace));
     loop {
         tokio::select! {
@@ -167,7 +166,7 @@ async fn end(child: &mut Child, signals: &mut Signals, signal: Signal, drain: Du
                 eprintln!("hobnob: the command did not end within {grace:?}: killed");
                 return forward(child, Signal::KILL);
             }
-            another = signals.next() => forward(child, another),
+            another = signals.next() => if !is_typed(another) { forward(child, another) },
         }
     }
 }
@@ -180,9 +179,15 @@ fn spawn(command: &[String]) -> Result<Child, Failure> {
     })
 }
 
-/// Whether we are what a terminal shows: then it has sent the command whatever a key has sent us.
-fn is_in_foreground() -> bool {
-    File::open("/dev/tty").is_ok_and(|terminal| tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp()))
+/// Whether a signal may come of a key: what a terminal shows gets it from there, the command as well as we.
+fn is_typed(signal: Signal) -> bool {
+    let is_shown = || File::open("/dev/tty").is_ok_and(|tty| tcgetpgrp(&tty).is_ok_and(|group| group == getpgrp()));
+    matches!(signal, Signal::INT | Signal::QUIT) && is_shown()
+}
+
+/// Whether a signal means the end.
+fn is_end(signal: Signal) -> bool {
+    matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT)
 }
 
 /// The signals that are meant for the command.
@@ -206,11 +211,6 @@ impl Signals {
         let each = self.0.iter_mut().map(|(heard, signal)| Box::pin(async { heard.recv().await.map(|()| *signal) }));
         futures_util::future::select_all(each).await.0.unwrap_or(Signal::TERM)
     }
-
-    /// The next one that means the end.
-    async fn stop(&mut self) {
-        while !matches!(self.next().await, Signal::TERM | Signal::INT | Signal::QUIT) {}
-    }
 }
 
 fn forward(child: &Child, signal: Signal) {
@@ -227,12 +227,6 @@ fn code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(u8::MAX)
 }
 
-/// The name of our own check.
-const HEART: &str = "hobnob-run";
-/// From one beat to the next; three that are missed are a death.
-const BEAT: Duration = Duration::from_secs(2);
-/// How long after its last beat an instance is forgotten.
-const FORGET: Duration = Duration::from_secs(60);
 /// How soon an agent that is away is asked again, at first.
 const AGAIN: Duration = Duration::from_millis(100);
 /// What an agent on this machine takes to answer, and far more: nobody waits longer for it at the end.

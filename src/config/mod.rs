@@ -34,7 +34,7 @@ pub use settings::{Listen, Seed};
 use crate::{
     agent::{self, Secret, file, trust::Files},
     dns, http,
-    model::{NodeName, Registration, check_datacenter},
+    model::{InstanceId, NodeName, Registration, check_datacenter},
 };
 use places::Places;
 use services::Wanted;
@@ -53,6 +53,8 @@ pub struct Config {
     pub listen: Listen,
     /// What it registers by itself.
     pub services: Vec<Arc<Registration>>,
+    /// The file that asks for each of them.
+    pub files: BTreeMap<InstanceId, String>,
     /// Whether a parent process is to tell the peers when the agent dies without a goodbye.
     pub will: bool,
     /// What it runs when a service changes.
@@ -113,7 +115,7 @@ impl Config {
     /// Whether `newer` says the same.
     #[must_use]
     pub fn is_same(&self, newer: &Self) -> bool {
-        self.effective == newer.effective && self.services == newer.services
+        self.effective == newer.effective && self.services == newer.services && self.files == newer.files
     }
 
     /// This with all of `newer` that a running node can take over.
@@ -127,7 +129,7 @@ impl Config {
             }
         }
         let agent = agent::Config { join: newer.agent.join, ..self.agent.clone() };
-        Self { agent, services: newer.services, hooks: newer.hooks, effective, ..self.clone() }
+        Self { agent, services: newer.services, files: newer.files, hooks: newer.hooks, effective, ..self.clone() }
     }
 
     /// The settings that differ in `newer` and that a running node cannot take over.
@@ -185,8 +187,12 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
     if !settings.script_checks {
         mistakes.extend(services.iter().filter_map(script_while_off));
     }
+    let mut files = BTreeMap::new();
     let build = |Wanted { draft, place }| match draft.build() {
-        Ok(registration) => Ok(Arc::new(registration)),
+        Ok(registration) => {
+            files.insert(registration.id.clone(), place.split(", line ").next().unwrap_or_default().to_owned());
+            Ok(Arc::new(registration))
+        }
         Err(error) => Err(Error::new(place, error.to_string())),
     };
     let services = services.into_iter().map(build).collect::<Result<_, _>>();
@@ -197,6 +203,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         http: settings.http,
         listen: settings.listen,
         services,
+        files,
         hooks: settings.hooks,
         will: settings.will,
         effective: table,

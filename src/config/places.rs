@@ -47,20 +47,49 @@ impl Places {
     }
 }
 
-/// The folders in which a file that counts may appear, change or go. Folders are watched and not files: an editor
-/// replaces a file, and Kubernetes swaps a link beside it.
+/// The folders in which a file that counts may appear, change or go, and those where a link on the way to one may be
+/// another. Folders are watched and not files: an editor replaces a file, and Kubernetes swaps a link beside it.
 #[must_use]
 pub fn folders(sources: &Sources) -> Vec<PathBuf> {
     let mut found = BTreeSet::new();
     for path in roots(sources) {
+        let mut files = vec![path.clone()];
         if path.is_dir() {
-            found.extend([path.join(SETTINGS), path.join(SERVICES), path]);
+            let parts = [path.join(SETTINGS), path.join(SERVICES)];
+            // What cannot be listed is told of when it is read.
+            files.extend(parts.iter().flat_map(|part| list(part, &["toml", "json"]).unwrap_or_default()));
+            files.push(path.join(MAIN));
+            files.extend(parts.clone());
+            found.extend(parts);
+            found.insert(path);
         } else if let Some(parent) = path.parent() {
             found.insert(if parent.as_os_str().is_empty() { ".".into() } else { parent.to_path_buf() });
         }
+        let mut links = MAX_LINKS;
+        files.iter().for_each(|file| follow(file, MAX_DEPTH, &mut links, &mut found));
     }
     found.retain(|folder| folder.is_dir());
     found.into_iter().collect()
+}
+
+/// Notes the folder of each link on the way to a file, and the folder where that way ends if there was one.
+fn follow(path: &Path, depth: usize, links: &mut usize, found: &mut BTreeSet<PathBuf>) {
+    let Some(depth) = depth.checked_sub(1) else { return };
+    let mut at = PathBuf::new();
+    let mut was_link = false;
+    for part in path.components() {
+        at.push(part);
+        let (Ok(target), Some(next)) = (fs::read_link(&at), links.checked_sub(1)) else { continue };
+        *links = next;
+        let folder = at.parent().map(Path::to_path_buf).unwrap_or_default();
+        at = folder.join(target);
+        found.insert(if folder.as_os_str().is_empty() { ".".into() } else { folder });
+        follow(&at, depth, links, found);
+        was_link = true;
+    }
+    if was_link && let Some(folder) = at.parent() {
+        found.insert(folder.to_path_buf());
+    }
 }
 
 fn roots(sources: &Sources) -> Vec<PathBuf> {
@@ -89,9 +118,41 @@ fn list(folder: &Path, endings: &[&str]) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
+/// Links that are followed on the way to the files of one root: enough for a folder of them.
+const MAX_LINKS: usize = 1024;
+/// Links to links: as many as the kernel follows, and an end to circles.
+const MAX_DEPTH: usize = 40;
 /// Where settings are looked for when no `--config` is given.
 const CONFIG_DIR: &str = "/etc/hobnob";
 /// What stands in such a folder.
 const MAIN: &str = "hobnob.toml";
 const SETTINGS: &str = "conf.d";
 const SERVICES: &str = "services.d";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_file_is_watched_and_a_circle_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["etc/services.d", "far/..v1", "near"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        for (target, link) in [
+            ("../../near/web.toml", "etc/services.d/web.toml"),
+            ("../far/..data/web.toml", "near/web.toml"),
+            ("..v1", "far/..data"),
+            ("db.toml/db.toml", "etc/services.d/db.toml"),
+        ] {
+            symlink(target, at(link)).unwrap();
+        }
+        let sources = Sources { files: vec![at("etc")], ..Sources::default() };
+        let found: BTreeSet<_> = folders(&sources).iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+        let root = folder.path().canonicalize().unwrap();
+        assert_eq!(found, ["etc", "etc/services.d", "near", "far", "far/..v1"].map(|name| root.join(name)).into());
+    }
+}

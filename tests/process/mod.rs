@@ -212,17 +212,21 @@ impl Agent {
 
     /// The same with a token.
     pub(crate) async fn call_as(&self, token: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let header = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let (status, answer) = self.call_with(&header, method, path, body).await;
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+        (status, serde_json::from_str(body).unwrap_or_default())
+    }
+
+    /// The same with headers of one's own: status and the whole answer.
+    pub(crate) async fn call_with(&self, headers: &str, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}");
         let length = body.len();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
-        if !token.is_empty() {
-            head += &format!("Authorization: Bearer {token}\r\n");
-        }
         stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or_default())
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
     }
 
     /// A page that is no JSON.

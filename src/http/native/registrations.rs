@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use axum::{
     Json,
     extract::State,
-    http::StatusCode,
+    http::{HeaderMap, HeaderName, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use schemars::JsonSchema;
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    http::{Answer, Problem, Shared, body::Parsed, consul::is_reserved},
+    agent::Over,
+    http::{Answer, App, Problem, Shared, body::Parsed, consul::is_reserved},
     mesh::Done,
     model::{
         CheckDraft, ConsulDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag,
@@ -87,25 +89,32 @@ fn unknown(id: &InstanceId) -> Problem {
 pub(super) async fn put(
     State(app): Shared,
     Segments(id): Segments<String>,
+    headers: HeaderMap,
     Parsed(draft): Parsed<RegistrationDraft>,
 ) -> Answer {
     let registration = build(id, draft)?;
     if is_reserved(app.agent.view(), &registration.id) {
         return Err(Problem::field("id", "is kept for rows of our own; choose another"));
     }
+    let over = precondition(&app, &registration.id, &headers)?;
+    let is_same = app.agent.view().registration(&registration.id).is_some_and(|own| mark(&own) == mark(&registration));
+    if !is_same && registration.local_only_check().is_none() {
+        app.agent.leave_to_file(&registration.id)?;
+    }
     let mut response = respond(StatusCode::OK, &registration);
-    if app.agent.put(registration).await? == Done::Created {
+    if app.agent.put_over(registration, over).await? == Done::Created {
         *response.status_mut() = StatusCode::CREATED;
     }
     Ok(response)
 }
 
-pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>) -> Answer {
+pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>, headers: HeaderMap) -> Answer {
     let id = word("id", &id)?;
     if app.agent.view().registration(&id).is_some_and(|own| own.has_role()) {
         return Err(unknown(&id));
     }
-    app.agent.remove(&id).await?;
+    let over = precondition(&app, &id, &headers)?;
+    app.agent.remove_over(&id, over).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -118,7 +127,36 @@ fn build(id: String, draft: RegistrationDraft) -> Result<Registration, Problem> 
 }
 
 fn respond(status: StatusCode, registration: &Registration) -> Response {
-    (status, Json(Row::from(registration))).into_response()
+    (status, [(header::ETAG, mark(registration))], Json(Row::from(registration))).into_response()
+}
+
+/// What tells a registration from what it was or will be (RFC 9110 section 8.8.3).
+fn mark(registration: &Registration) -> String {
+    let text = serde_json::to_vec(&Row::from(registration)).unwrap_or_default();
+    format!("\"{:016x}\"", xxh3_64(&text))
+}
+
+/// What a write is to find, by its `If-Match` and `If-None-Match` (RFC 9110 section 13.1).
+fn precondition(app: &App, id: &InstanceId, headers: &HeaderMap) -> Result<Over, Problem> {
+    let tags = |name: HeaderName| {
+        let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+        lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let (wanted, unwanted) = (tags(header::IF_MATCH), tags(header::IF_NONE_MATCH));
+    let present = app.agent.view().registration(id);
+    let named = |tags: &[String]| {
+        let mark = present.as_deref().map(mark);
+        tags.iter().any(|tag| mark.is_some() && (tag == "*" || Some(tag) == mark.as_ref()))
+    };
+    if !unwanted.is_empty() && named(&unwanted) || !wanted.is_empty() && !named(&wanted) {
+        return Err(crate::agent::Refused::Outdated(id.clone()).into());
+    }
+    // What was looked at here must be there still when the write gets its turn.
+    Ok(match present {
+        _ if wanted.is_empty() && unwanted.is_empty() => Over::Anything,
+        Some(present) => Over::This(present),
+        None => Over::Nothing,
+    })
 }
 
 /// For the OpenAPI document.

@@ -1,0 +1,100 @@
+//! The check that a `hobnob run` reports to. Its id names the process, so that two of them never feed one row, and so that
+//! the next one can tell whether a row is that of a living `run` or was left over by one that was killed.
+
+use std::{fmt, fs, process, str::FromStr, time::Duration};
+
+use crate::model::{CheckDraft, Health};
+
+/// A process that keeps an instance registered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Heart {
+    pid: u32,
+    /// When it began, as the kernel counts: the number of a process is given to another one day.
+    begun: u64,
+    /// Where its number counts: this boot of this machine, and the namespace. Empty where that cannot be told.
+    realm: String,
+}
+
+impl Heart {
+    /// That of this process.
+    pub(super) fn own() -> Self {
+        let (pid, boot) = (process::id(), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default());
+        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        let known = !space.is_empty() && !boot.is_empty();
+        let realm =
+            if known { format!("{}.{space}", boot.split('-').next().unwrap_or_default()) } else { String::new() };
+        Self { pid, begun: begun(pid).unwrap_or_default(), realm }
+    }
+
+    /// Whether `other` is alive, if that can be seen from here.
+    pub(super) fn sees(&self, other: &Self) -> Option<bool> {
+        (!self.realm.is_empty() && self.realm == other.realm).then(|| begun(other.pid) == Some(other.begun))
+    }
+
+    /// The check. Once it is missed, nobody is sent to the command any more, for nobody would notice its end.
+    pub(super) fn check(&self) -> CheckDraft {
+        let text = |duration: Duration| Some(format!("{}s", duration.as_secs()));
+        CheckDraft {
+            id: Some(self.to_string()),
+            name: Some(KIND.into()),
+            ttl: text(BEAT * 3),
+            initial: Some(Health::Passing),
+            deregister_after: text(FORGET),
+            ..CheckDraft::default()
+        }
+    }
+}
+
+impl fmt::Display for Heart {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{KIND}:{}.{}@{}", self.pid, self.begun, self.realm)
+    }
+}
+
+impl FromStr for Heart {
+    type Err = ();
+    fn from_str(id: &str) -> Result<Self, ()> {
+        let (process, realm) = id.strip_prefix(KIND).and_then(|id| id.strip_prefix(':')?.split_once('@')).ok_or(())?;
+        let (pid, begun) = process.split_once('.').ok_or(())?;
+        Ok(Self { pid: pid.parse().map_err(drop)?, begun: begun.parse().map_err(drop)?, realm: realm.into() })
+    }
+}
+
+/// When a living process began; `None` also of one that is dead and not yet buried (proc_pid_stat(5)).
+fn begun(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if ["Z", "X"].contains(&state) { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// What the ids of such checks begin with.
+pub(super) const KIND: &str = "hobnob-run";
+/// From one beat to the next; three that are missed are a death.
+pub(super) const BEAT: Duration = Duration::from_secs(2);
+/// How long after its last beat an instance is forgotten.
+const FORGET: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_living_process_is_told_from_one_that_has_its_number() {
+        let own = Heart::own();
+        assert_eq!(own.to_string().parse(), Ok(own.clone()));
+        assert_eq!(own.sees(&own), Some(true));
+        assert_eq!(own.sees(&Heart { begun: own.begun + 1, ..own.clone() }), Some(false));
+        assert_eq!(own.sees(&Heart { realm: "elsewhere".into(), ..own.clone() }), None);
+        let mut child = process::Command::new("true").spawn().unwrap();
+        while begun(child.id()).is_some() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        for other in ["hobnob-run", "hobnob-run:1", "hobnob-run:x.1@y", "web", "hobnob-runner"] {
+            assert_eq!(other.parse::<Heart>(), Err(()), "{other}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What `hobnob run` holds at the agent: one instance, as long as nobody else lives who holds it.
+
+use std::time::Duration;
+
+use hyper::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    client::{self, Answer, Client},
+    failure::Failure,
+    heart::{BEAT, Heart, KIND},
+    register, services,
+};
+use crate::model::RegistrationDraft;
+
+/// An instance that is ours to register, feed and withdraw.
+pub(super) struct Stake<'a> {
+    client: &'a Client,
+    id: String,
+    draft: RegistrationDraft,
+    heart: Heart,
+}
+
+impl<'a> Stake<'a> {
+    /// What is wrong with the draft is found here, before anybody is asked.
+    pub(super) fn new(client: &'a Client, mut draft: RegistrationDraft) -> Result<Self, Failure> {
+        let heart = Heart::own();
+        draft.checks.push(heart.check());
+        Ok(Self { client, id: register::checked(&draft)?, draft, heart })
+    }
+
+    /// What stands under the id now, unless a living `run` holds it. Who cannot be seen from here, in another container
+    /// say, is alive as long as he is heard of.
+    pub(super) async fn survey(&self) -> Result<Answer, Failure> {
+        let patience = Instant::now() + BEAT * 4;
+        loop {
+            let found = register::read(self.client, &self.id).await?;
+            let holders = || hearts(&found.body).filter(|heart| *heart != self.heart.to_string());
+            let mut alive = None;
+            for holder in holders() {
+                alive = match holder.parse().ok().and_then(|other| self.heart.sees(&other)) {
+                    Some(true) => return Err(self.held(holder)),
+                    Some(false) => alive,
+                    None if self.is_fed(holder).await? => Some(holder),
+                    None => alive,
+                };
+            }
+            match alive {
+                None => return Ok(found),
+                Some(holder) if Instant::now() > patience => return Err(self.held(holder)),
+                // Who was killed a moment ago is missed soon.
+                Some(_) => sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// Registers it, over nothing but what the survey has found.
+    pub(super) async fn enter(&self) -> Result<(), Failure> {
+        let found = self.survey().await?;
+        let over = match (found.status, &found.mark) {
+            (StatusCode::NOT_FOUND, _) => Some((header::IF_NONE_MATCH.as_str(), Some("*"))),
+            (_, Some(mark)) => Some((header::IF_MATCH.as_str(), Some(mark.as_str()))),
+            (_, None) => None,
+        };
+        register::write(self.client, &self.id, &self.draft, &found, over.as_slice()).await
+    }
+
+    /// One beat; whether the agent knows the instance as ours.
+    pub(super) async fn beat(&self) -> Result<bool, Failure> {
+        let [id, heart] = [&self.id, &self.heart.to_string()].map(|text| client::segment(text));
+        let path = format!("/api/v1/registrations/{id}/checks/{heart}");
+        let answer = self.client.call(Method::PUT, &path, Some(&json!({ "status": "passing" }))).await?;
+        Ok(answer.status != StatusCode::NOT_FOUND)
+    }
+
+    /// Takes it out of every answer, if it is still ours.
+    pub(super) async fn withdraw(&self) -> Result<(), Failure> {
+        let found = register::read(self.client, &self.id).await?;
+        if !hearts(&found.body).any(|heart| heart == self.heart.to_string()) {
+            return Ok(());
+        }
+        let over = found.mark.as_deref().map(|mark| (header::IF_MATCH.as_str(), Some(mark)));
+        register::remove(self.client, &self.id, over.as_slice()).await
+    }
+
+    /// Whether a heart has beaten lately, by the agent's word.
+    async fn is_fed(&self, heart: &str) -> Result<bool, Failure> {
+        let answer = self.client.call(Method::GET, &services::path(&self.draft.name), None).await?;
+        let instances = answer.body.as_array().into_iter().flatten();
+        let mut checks = instances.filter_map(|instance| instance["checks"].as_array()).flatten();
+        Ok(checks.any(|check| check["id"] == heart && check["status"] == "passing"))
+    }
+
+    fn held(&self, holder: &str) -> Failure {
+        let what = format!("cannot register {:?}: another `hobnob run` that is alive holds this id", self.id);
+        let next = format!("hobnob run {} --id {}-2, or end the other one first", self.draft.name, self.id);
+        Failure::new(what, format!("it reports to the check {holder}, and two cannot share one instance"), next)
+    }
+}
+
+/// The checks of a registration that some `run` reports to.
+fn hearts(registration: &Value) -> impl Iterator<Item = &str> {
+    let checks = registration["checks"].as_array().into_iter().flatten();
+    checks.filter_map(|check| check["id"].as_str()).filter(|id| id.split(':').next() == Some(KIND))
+}
+
+/// How soon one looks again whether somebody is missed.
+const AGAIN: Duration = Duration::from_millis(250);
