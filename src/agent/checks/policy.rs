@@ -1,6 +1,6 @@
 //! Whom checks may reach. Whoever registers an instance makes this machine talk to addresses of his choice: the
 //! addresses at which clouds hand out credentials are refused unless an operator allows them. An address is judged as the
-//! one that is reached by it, however it is written.
+//! one that is reached by it, however it is written, and refused if it holds one of IPv4 that is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,17 +23,24 @@ impl Policy {
 
     /// Whether `address` may be reached. The smallest network that holds it decides; of two equal ones, to deny.
     pub(super) fn admits(&self, address: IpAddr) -> bool {
-        let address = reached(address);
-        let smallest = |networks: &[IpNet]| {
-            networks.iter().filter(|network| network.contains(&address)).map(IpNet::prefix_len).max()
+        let reached = reached(address);
+        let within = match address {
+            IpAddr::V6(v6) => embedded(v6),
+            IpAddr::V4(_) => Vec::new(),
         };
-        match (smallest(&self.allow), smallest(&self.deny)) {
-            (None, Some(_)) => false,
-            (Some(allowed), Some(denied)) => allowed > denied,
-            (Some(_), None) => true,
-            (None, None) => self.allow.is_empty(),
-        }
+        let is_listed = self.allow.is_empty() || smallest(&self.allow, reached).is_some();
+        is_listed && ![reached, address].into_iter().chain(within).any(|address| self.denies(address))
     }
+
+    fn denies(&self, address: IpAddr) -> bool {
+        let allowed = smallest(&self.allow, address);
+        smallest(&self.deny, address).is_some_and(|denied| allowed.is_none_or(|allowed| allowed <= denied))
+    }
+}
+
+/// How long the prefix is of the smallest network that holds an address.
+fn smallest(networks: &[IpNet], address: IpAddr) -> Option<u8> {
+    networks.iter().filter(|network| network.contains(&address)).map(IpNet::prefix_len).max()
 }
 
 /// The address that is reached by another one: who connects to no address at all reaches this machine, and IPv4 lies
@@ -49,6 +56,27 @@ fn reached(address: IpAddr) -> IpAddr {
         IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V4(_) => address,
     }
+}
+
+/// The addresses of IPv4 that one of IPv6 holds, and that some machine on the way may take out of it again.
+fn embedded(address: Ipv6Addr) -> Vec<IpAddr> {
+    let bits = address.to_bits();
+    // Of 64:ff9b:1::/48, without the eight bits that stay empty (RFC 8215, RFC 6052 section 2.2).
+    let packed = bits >> 64 << 56 | bits & (u128::MAX >> 72);
+    let found: &[u128] = match address.segments() {
+        // Addresses "compatible" with IPv4 (RFC 4291 section 2.5.5.1).
+        [0, 0, 0, 0, 0, 0, ..] => &[bits],
+        // 6to4 (RFC 3056 section 2).
+        [0x2002, ..] => &[bits >> 80],
+        // Teredo: its server and its client (RFC 4380 section 4).
+        [0x2001, 0, ..] => &[bits >> 64, !bits],
+        // Where it lies is the translator's choice.
+        [0x64, 0xff9b, 1, ..] => &[packed >> 40, packed >> 32, packed >> 24, bits],
+        // ISATAP (RFC 5214 section 6.1).
+        [.., 0 | 0x200, 0x5efe, _, _] => &[bits],
+        _ => &[],
+    };
+    found.iter().map(|bits| Ipv4Addr::from(*bits as u32).into()).collect()
 }
 
 /// The same of a network that an operator wrote down.
@@ -101,6 +129,30 @@ mod tests {
         assert!(admitted(&["169.254.169.254/32"], &[], "169.254.169.254"));
         assert!(!admitted(&["169.254.169.254/32"], &[], "169.254.169.253"));
         assert!(!admitted(&["0.0.0.0/0"], &[], "169.254.169.254"));
+    }
+
+    #[test]
+    fn an_address_that_holds_a_refused_one_is_refused() {
+        for address in [
+            "::169.254.169.254",
+            "2002:a9fe:a9fe::1",
+            "2001:0:a9fe:a9fe::1",
+            "2001:0:808:808:0:0:5601:5601",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9:fe:a9fe::",
+            "64:ff9b:1:7:a9:fea9:fe00:0",
+            "64:ff9b:1::169.254.169.254",
+            "2001:db8::5efe:169.254.169.254",
+        ] {
+            assert!(!admitted(&[], &[], address), "{address}");
+            assert!(
+                admitted(&[], &[], &address.replace("a9", "a8").replace("169", "168").replace("56", "57")),
+                "{address}"
+            );
+            assert!(admitted(&["169.254.0.0/17", "169.254.128.0/17", "::/0"], &[], address), "{address}");
+        }
+        assert!(!admitted(&[], &["64:ff9b::/96"], "64:ff9b::10.1.2.3"), "also as it is written");
+        assert!(admitted(&["64:ff9b:1::/48"], &[], "64:ff9b:1::10.1.2.3"), "what it holds need not be listed");
     }
 
     #[test]
