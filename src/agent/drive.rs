@@ -29,7 +29,7 @@ use super::{
     peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
-    store::{Completed, KnownPeer, MAX_KNOWN_PEERS},
+    store::{Completed, KnownPeer, MAX_KNOWN_PEERS, Row},
     writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
@@ -40,7 +40,7 @@ use crate::{
 /// What handles ask of the loop.
 pub(super) enum Ask {
     /// Store and publish; the row is already rendered.
-    Put { registration: Arc<Registration>, over: Over, row: Vec<u8>, reply: Reply<Done> },
+    Put { registration: Arc<Registration>, over: Over, row: Row, reply: Reply<Done> },
     /// Withdraw.
     Remove { id: InstanceId, over: Over, reply: Reply<()> },
     /// A program's word on its own check.

@@ -3,9 +3,13 @@
 //! Writes go through one thread that takes all that wait into one transaction: one fsync for many. They complete in the
 //! order they were submitted, so that what the disk holds and what the mesh says can never differ in order.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
+    collections::BTreeSet,
     fs::{DirBuilder, OpenOptions},
-    io,
+    io, iter,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -67,11 +71,19 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) enum Write {
     /// The row of one of our registrations; `None` deletes it.
-    Row(InstanceId, Option<Vec<u8>>),
+    Row(InstanceId, Option<Row>),
     /// The peers to start from next time, instead of those known before.
     Peers(Vec<KnownPeer>),
     /// What is known of the health of these instances; `None` deletes it.
     Reports(Vec<(String, Option<HealthReport>)>),
+}
+
+/// A registration as it is stored.
+#[derive(Debug)]
+pub(super) struct Row {
+    bytes: Vec<u8>,
+    /// Whether one of its checks has a TTL, which runs on while this node is down.
+    has_ttl: bool,
 }
 
 /// So many writes, the oldest first, are durable; or why they are not.
@@ -121,7 +133,9 @@ impl Store {
         found.lived_until = pulse.last.unwrap_or(unix_millis);
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
-        let mut file = OpenFile { directory: directory.to_owned(), database: Some(database), pulse: Some(pulse) };
+        let with_ttl = found.registrations.iter().filter(|own| has_ttl(own)).map(|own| own.id.clone()).collect();
+        let (directory, database) = (directory.to_owned(), Some(database));
+        let mut file = OpenFile { directory, database, pulse: Some(pulse), with_ttl };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
             .spawn(move || file.commit_groups(&writes, &report))
@@ -154,9 +168,14 @@ impl Store {
     }
 }
 
-/// The bytes of a registration's row.
-pub(super) fn row(registration: &Registration) -> Result<Vec<u8>, String> {
-    rmp_serde::to_vec_named(registration).map_err(|why| why.to_string())
+/// A registration's row.
+pub(super) fn row(registration: &Registration) -> Result<Row, String> {
+    let bytes = rmp_serde::to_vec_named(registration).map_err(|why| why.to_string())?;
+    Ok(Row { bytes, has_ttl: has_ttl(registration) })
+}
+
+fn has_ttl(registration: &Registration) -> bool {
+    registration.checks.iter().any(|check| check.kind.ttl().is_some())
 }
 
 /// Why a data directory cannot be used; nothing in it was changed.
@@ -269,6 +288,8 @@ struct OpenFile {
     /// None after a failure, a full disk say: redb takes nothing more until its file was opened anew.
     database: Option<Database>,
     pulse: Option<Pulse>,
+    /// Whose next process has to know until when this one lived. Without any nothing is woken for it.
+    with_ttl: BTreeSet<InstanceId>,
 }
 
 impl OpenFile {
@@ -276,16 +297,20 @@ impl OpenFile {
     fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
         let mut group = Vec::new();
         loop {
-            match writes.recv_timeout(pulse::EVERY) {
-                Ok(first) => group.push(first),
+            let heard = if self.with_ttl.is_empty() {
+                writes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                writes.recv_timeout(pulse::EVERY)
+            };
+            match heard {
+                Ok(first) => group.extend(iter::once(first).chain(writes.try_iter()).take(MAX_GROUP)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.pulse.iter().for_each(Pulse::beat);
+            self.live(&group);
             if group.is_empty() {
                 continue;
             }
-            group.extend(writes.try_iter().take(MAX_GROUP - 1));
             let outcome = self.commit_or_reopen(&group);
             if let Err(why) = &outcome {
                 tracing::error!(event = "store_failed", %why);
@@ -294,6 +319,18 @@ impl OpenFile {
             let _ = completed.send(Completed { writes: group.len(), outcome });
             group.clear();
         }
+    }
+
+    /// Says that this process lives, if anybody needs to know once these are written.
+    fn live(&mut self, group: &[Write]) {
+        for write in group {
+            match write {
+                Write::Row(id, Some(row)) if row.has_ttl => drop(self.with_ttl.insert(id.clone())),
+                Write::Row(id, _) => drop(self.with_ttl.remove(id)),
+                Write::Peers(_) | Write::Reports(_) => {}
+            }
+        }
+        self.pulse.iter().filter(|_| !self.with_ttl.is_empty()).for_each(Pulse::beat);
     }
 
     /// Commits one group. Where that fails the file is opened anew at once, to hold on to its lock, or else before the
@@ -327,7 +364,7 @@ fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
         let mut rows = transaction.open_table(ROWS).map_err(Failed)?;
         for write in group {
             match write {
-                Write::Row(id, Some(row)) => drop(rows.insert(id.as_str(), row.as_slice()).map_err(Failed)?),
+                Write::Row(id, Some(row)) => drop(rows.insert(id.as_str(), row.bytes.as_slice()).map_err(Failed)?),
                 Write::Row(id, None) => drop(rows.remove(id.as_str()).map_err(Failed)?),
                 Write::Reports(reports) => {
                     let mut table = transaction.open_table(REPORTS).map_err(Failed)?;
@@ -373,121 +410,3 @@ const CACHE_BYTES: usize = 1 << 20;
 const MAX_GROUP: usize = 1024;
 /// Enough to find the mesh again when most of them are gone.
 pub(super) const MAX_KNOWN_PEERS: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    fn open(directory: &Path, node: &str) -> Result<(Store, Found, mpsc::UnboundedReceiver<Completed>), StartError> {
-        let (sender, completed) = mpsc::unbounded_channel();
-        let (mesh, node) = ("prod".try_into().unwrap(), node.try_into().unwrap());
-        let (store, found) = Store::open(Some(directory), &mesh, &node, 1_000, sender)?;
-        Ok((store, found, completed))
-    }
-
-    fn put(store: &Store, id: &str, port: u16) {
-        let registration = Registration::new("web", port).unwrap().id(id.try_into().unwrap());
-        store.submit(Write::Row(registration.id.clone(), Some(row(&registration).unwrap())));
-    }
-
-    #[test]
-    fn what_was_acknowledged_is_there_after_a_restart_under_a_larger_epoch() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, before, mut completed) = open(directory.path(), "a").unwrap();
-        for port in 1..=100 {
-            put(&store, "one", port);
-        }
-        put(&store, "two", 7);
-        store.submit(Write::Row("two".try_into().unwrap(), None));
-        let peer =
-            KnownPeer { id: NodeId(7), name: "b".try_into().unwrap(), addresses: vec![([10, 0, 0, 1], 1).into()] };
-        store.submit(Write::Peers(vec![peer.clone()]));
-        let mut done = 0;
-        while done < 103 {
-            let Completed { writes, outcome } = completed.blocking_recv().unwrap();
-            outcome.unwrap();
-            done += writes;
-        }
-        store.close();
-        let (_store, after, _) = open(directory.path(), "A").unwrap();
-        assert_eq!(after.epoch, Epoch(before.epoch.0 + 1));
-        assert_eq!(after.keys.reset, before.keys.reset);
-        let ports: Vec<_> = after.registrations.iter().map(|r| r.port.unwrap().get()).collect();
-        assert_eq!(ports, [100], "the last of two writes to one id wins");
-        assert_eq!(after.peers, [peer]);
-    }
-
-    #[test]
-    fn a_directory_in_use_or_of_another_node_is_refused_by_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let (store, ..) = open(directory.path(), "a").unwrap();
-        let why = open(directory.path(), "a").err().unwrap().to_string();
-        assert!(why.contains("another agent is using it"), "{why}");
-        store.close();
-        let why = open(directory.path(), "b").err().unwrap().to_string();
-        assert!(why.contains("it belongs to node \"a\" of mesh \"prod\""), "{why}");
-    }
-
-    #[test]
-    fn a_damaged_file_is_refused_and_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE);
-        let garbage = b"not a database, but somebody's letters".repeat(200);
-        std::fs::write(&path, &garbage).unwrap();
-        let why = open(directory.path(), "a").err().unwrap().to_string();
-        assert!(why.contains("cannot be read"), "{why}");
-        assert_eq!(std::fs::read(&path).unwrap(), garbage);
-    }
-
-    /// A disk that is full as long as it is told to be.
-    #[derive(Debug)]
-    struct Disk {
-        memory: redb::backends::InMemoryBackend,
-        full: Arc<AtomicBool>,
-    }
-
-    impl redb::StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
-        }
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.memory.set_len(len)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-        }
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.memory.write(offset, data)
-        }
-    }
-
-    #[test]
-    fn one_failed_write_does_not_fail_those_after_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let full = Arc::new(AtomicBool::new(false));
-        let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
-        let database = Some(Database::builder().create_with_backend(disk).unwrap());
-        let mut file = OpenFile { directory: directory.path().to_owned(), database, pulse: None };
-        let group = [Write::Row("one".try_into().unwrap(), Some(vec![1]))];
-        file.commit_or_reopen(&group).unwrap();
-        full.store(true, Ordering::Relaxed);
-        let why = file.commit_or_reopen(&group).unwrap_err();
-        assert!(why.contains("free space, then try again"), "{why}");
-        file.commit_or_reopen(&group).unwrap();
-    }
-
-    #[test]
-    fn only_the_owner_may_read_it() {
-        use std::os::unix::fs::PermissionsExt;
-        let parent = tempfile::tempdir().unwrap();
-        let directory = parent.path().join("data");
-        open(&directory, "a").unwrap().0.close();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&directory), mode(&directory.join(FILE))), (0o700, 0o600));
-    }
-}

@@ -135,7 +135,7 @@ impl Writes {
         &mut self,
         registration: Arc<Registration>,
         over: Over,
-        row: Vec<u8>,
+        row: store::Row,
         reply: Reply<Done>,
     ) -> Option<Told> {
         let id = registration.id.clone();
