@@ -157,8 +157,9 @@ impl Mesh {
             return None;
         }
         let checks: Vec<_> = checks.into_iter().flatten().collect();
-        // However many checks there are, their words fit into one row together.
-        let share = OUTPUTS / checks.len().max(1);
+        // However many checks there are, their words fit into one row together; only where they do not are they cut.
+        let all: usize = checks.iter().map(|check| check.status.output.len()).sum();
+        let share = if all <= OUTPUTS { MAX_OUTPUT } else { OUTPUTS / checks.len() };
         let status = |check: &Check| {
             let output = cut(&check.status.output, share);
             let output = if output.len() == check.status.output.len() {

@@ -56,7 +56,8 @@ pub struct CheckStatus {
     pub name: CheckName,
     /// Passing, warning or critical.
     pub status: Health,
-    /// What it said last, at most 4 KiB.
+    /// What it said last: at most 4 KiB of it, and 36 KiB of all checks of its instance together; where these have said
+    /// more, the same share of each.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub output: Arc<str>,
     /// When the status began, in unix milliseconds.
