@@ -8,15 +8,17 @@ mod targets;
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command},
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use process::{Agent, Mesh, until};
+use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
-use targets::{Target, grpc, http, nowhere, resolver, tls, udp};
+use targets::{Target, grpc, http, nowhere, resolver, tls, tls_as, udp};
 
 /// An agent alone that may run scripts.
 async fn alone(mesh: &Mesh) -> Agent {
@@ -73,6 +75,14 @@ async fn http_asks_as_it_is_told_to_and_judges_as_it_is_told_to() {
     let echo = json!({"http": url("/echo"), "method": "post", "headers": {"x-key": "7"}, "host": "web.example",
                       "body": "ping", "contains": "POST /echo host=web.example x-key=7 body=ping"});
     let moved = format!("/moved?http://{}/ok", target.at);
+    let other = http().await;
+    let secret = json!({"x-key": "7"});
+    let asks = |method: &str, path: &str, answer: &str| {
+        json!({"http": url(path), "method": method, "redirects": 1, "host": "web.example", "headers": secret,
+               "body": "ping", "contains": answer})
+    };
+    let leaves = format!("/kept?http://{}/echo", other.at);
+    let elsewhere = format!("PUT /echo host={} x-key= body=ping", other.at);
     let astray = json!({"http": url("/moved?http://169.254.169.254/latest"), "redirects": 3});
     expect(
         &agent,
@@ -89,6 +99,11 @@ async fn http_asks_as_it_is_told_to_and_judges_as_it_is_told_to() {
             (echo, "passing", ""),
             (json!({"http": url(&moved)}), "critical", "set `redirects`"),
             (json!({"http": url(&moved), "redirects": 1}), "passing", "fine"),
+            (asks("GET", "/moved?/echo", "GET /echo host=web.example x-key=7 body=ping"), "passing", ""),
+            (asks("POST", "/moved?/echo", "GET /echo host=web.example x-key=7 body="), "passing", ""),
+            (asks("POST", "/kept?/echo", "POST /echo host=web.example x-key=7 body=ping"), "passing", ""),
+            (asks("PUT", &leaves, &elsewhere), "passing", ""),
+            (json!({"http": url("/moved?/head"), "method": "HEAD", "redirects": 1}), "passing", "HTTP 204"),
             (json!({"http": url("/loop"), "redirects": 5}), "critical", "302"),
             (astray, "critical", "may not be reached"),
             (json!({"http": format!("http://{}/", nowhere())}), "critical", "cannot connect"),
@@ -105,6 +120,11 @@ async fn certificates_are_verified_unless_that_is_waived() {
     let ca = mesh.file("ca.pem", &ca).display().to_string();
     let other = mesh.file("other.pem", &tls("web.example").await.1).display().to_string();
     let at = target.at;
+    let (own, own_ca) = tls_as("web.example", |wanted| wanted.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)).await;
+    let (old, old_ca) = tls_as("web.example", |wanted| wanted.not_after = date_time_ymd(2001, 2, 3)).await;
+    let [own_ca, old_ca] =
+        [("own", own_ca), ("old", old_ca)].map(|(name, pem)| mesh.file(&format!("{name}.pem"), &pem));
+    let shows = |target: &Target, ca: &Path, name: &str| json!({"http": format!("https://{}/", target.at), "tls": {"ca": ca, "server_name": name}});
     let url = format!("https://{at}/");
     let named = json!({"ca": ca, "server_name": "web.example"});
     expect(
@@ -112,6 +132,10 @@ async fn certificates_are_verified_unless_that_is_waived() {
         &[
             (json!({"http": url, "tls": named}), "passing", "HTTP 200 OK: safe"),
             (json!({"http": url, "tls": {"verify": false}}), "passing", "safe"),
+            (shows(&own, &own_ca, "web.example"), "passing", "safe"),
+            (shows(&own, &own_ca, "db.example"), "critical", "not valid for name"),
+            (shows(&own, &old_ca, "web.example"), "critical", "TLS failed"),
+            (shows(&old, &old_ca, "web.example"), "critical", "expired"),
             (json!({"http": url}), "critical", "TLS failed: invalid peer certificate: UnknownIssuer"),
             (json!({"http": url, "tls": {"ca": other, "server_name": "web.example"}}), "critical", "TLS failed"),
             (json!({"http": url, "tls": {"ca": ca, "server_name": "db.example"}}), "critical", "not valid for name"),

@@ -21,6 +21,7 @@ use hickory_proto::{
 use http_body_util::{BodyExt, StreamBody};
 use hyper::{HeaderMap, Request, Response, body::Frame, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{
     ServerConfig,
     crypto::aws_lc_rs,
@@ -93,20 +94,28 @@ pub(crate) async fn http() -> Target {
 
 /// One over TLS, with a certificate of its own for `name`, and that certificate.
 pub(crate) async fn tls(name: &str) -> (Target, String) {
-    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    tls_as(name, |_| {}).await
+}
+
+/// The same with another certificate.
+pub(crate) async fn tls_as(name: &str, change: impl FnOnce(&mut CertificateParams)) -> (Target, String) {
+    let mut wanted = CertificateParams::new([name.to_owned()]).unwrap();
+    change(&mut wanted);
+    let signer = KeyPair::generate().unwrap();
+    let cert = wanted.self_signed(&signer).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signer.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![cert.der().clone()], key)
         .unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let serve = move |stream, healthy: Arc<AtomicBool>| {
         let acceptor = acceptor.clone();
         async move { pages(acceptor.accept(stream).await?, &healthy, "safe").await }
     };
-    (Target::new(serve).await, made.cert.pem())
+    (Target::new(serve).await, cert.pem())
 }
 
 /// Answers one request.
@@ -137,6 +146,9 @@ async fn pages(stream: impl AsyncRead + AsyncWrite + Unpin, healthy: &AtomicBool
         "/echo" => ("200 OK", String::new(), format!("{method} {path} host={host} x-key={key} body={body}")),
         "/status" => (query, String::new(), String::new()),
         "/moved" => ("302 Found", format!("location: {query}\r\n"), String::new()),
+        "/kept" => ("307 Temporary Redirect", format!("location: {query}\r\n"), String::new()),
+        "/head" if method == "HEAD" => ("204 No Content", String::new(), String::new()),
+        "/head" => ("405 Method Not Allowed", String::new(), String::new()),
         "/loop" => ("302 Found", "location: /loop\r\n".into(), String::new()),
         "/health" if !healthy.load(Ordering::SeqCst) => ("500 Broken", String::new(), "sick".into()),
         _ => ("200 OK", String::new(), fine.into()),

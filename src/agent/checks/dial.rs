@@ -1,14 +1,16 @@
 //! From a target to a connection: the name is resolved here and only addresses that the policy admits are dialled, so
 //! that a name cannot change its mind in between.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, TryFutureExt, stream::FuturesUnordered};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, lookup_host},
     sync::Semaphore,
+    time::sleep,
 };
 
 use super::{Home, policy::Policy, tls};
@@ -26,7 +28,7 @@ pub(super) struct Dial {
 }
 
 /// A target with nothing left open.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) host: Host,
     pub(super) port: u16,
@@ -101,14 +103,8 @@ impl Dial {
     where
         F: Future<Output = io::Result<T>>,
     {
-        let mut failed = String::new();
-        for address in self.addresses(place).await? {
-            match connect(address).await {
-                Ok(connected) => return Ok(connected),
-                Err(why) => failed = format!("cannot connect to {address}: {why}"),
-            }
-        }
-        Err(failed)
+        let addresses = self.addresses(place).await?;
+        first_of(addresses, connect).await.map_err(|(address, why)| format!("cannot connect to {address}: {why}"))
     }
 
     /// A connection, with TLS and one of the protocols in `alpn` if there are options for it.
@@ -121,6 +117,35 @@ impl Dial {
         let stream = self.tcp(place).await?;
         let Some(options) = tls else { return Ok(Box::new(stream)) };
         tls::wrap(stream, &place.host, options, alpn).await
+    }
+}
+
+/// What the first of these addresses says that says anything, or why the last failed. Each is tried when the one before it
+/// has failed, or has been silent for a while, and none is given up for another (RFC 8305 section 5).
+pub(super) async fn first_of<T, F>(
+    addresses: Vec<SocketAddr>,
+    try_one: impl Fn(SocketAddr) -> F,
+) -> Result<T, (SocketAddr, io::Error)>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let attempt = |address| try_one(address).map_err(move |why| (address, why));
+    if let [only] = addresses[..] {
+        return attempt(only).await;
+    }
+    let mut untried = addresses.into_iter();
+    let mut tried = FuturesUnordered::new();
+    tried.extend(untried.next().map(attempt));
+    loop {
+        tokio::select! {
+            Some(said) = tried.next() => match (said, untried.next()) {
+                (Ok(said), _) => return Ok(said),
+                (Err(_), Some(next)) => tried.push(attempt(next)),
+                (Err(failed), None) if tried.is_empty() => return Err(failed),
+                (Err(_), None) => {}
+            },
+            () = sleep(HEAD_START), if !untried.as_slice().is_empty() => tried.extend(untried.next().map(attempt)),
+        }
     }
 }
 
@@ -146,6 +171,8 @@ async fn touch(address: SocketAddr) -> io::Result<()> {
 
 /// As many addresses of one name as are tried.
 const MAX_ADDRESSES: usize = 8;
+/// How long an address may be silent before the next is tried as well (RFC 8305 section 8).
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Questions to the system's resolver at a time: half the threads that wait for such things, so that a resolver that hangs
 /// stops nothing else.
 const MAX_LOOKUPS: usize = 256;

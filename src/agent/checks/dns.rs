@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Finding, Home,
-    dial::{Dial, Place},
+    dial::{Dial, Place, first_of},
 };
 use crate::model::{DnsCheck, DnsRecord};
 
@@ -28,10 +28,10 @@ pub(super) async fn run(check: &DnsCheck, home: &Home, dial: &Dial) -> Finding {
 }
 
 async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, String> {
-    let server = match &check.server {
-        Some(target) => dial.addresses(&Place::of(target, home, Some(PORT))?).await?[0],
-        // The operator chose it, not who registered the check.
-        None => SocketAddr::new(resolver(), PORT),
+    let servers = match &check.server {
+        Some(target) => dial.addresses(&Place::of(target, home, Some(PORT))?).await?,
+        // The operator chose them, not who registered the check.
+        None => resolvers(),
     };
     let mut name = Name::from_ascii(check.query.as_deref().unwrap_or("."))
         .map_err(|why| format!("that is no domain name: {why}"))?;
@@ -40,12 +40,13 @@ async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, Stri
     let mut question = Message::query();
     question.add_query(Query::query(name, record));
     let bytes = question.to_vec().map_err(|why| format!("the question cannot be made: {why}"))?;
-    let silent = |why: io::Error| format!("{server} does not answer: {why}");
-    let reply = over_udp(server, &bytes, question.metadata.id).await.map_err(silent)?;
-    if !reply.metadata.truncation {
-        return Ok(reply);
-    }
-    over_tcp(server, &bytes).await.map_err(silent)
+    let asked = first_of(servers, |server| ask_one(server, &bytes, question.metadata.id));
+    asked.await.map_err(|(server, why)| format!("{server} does not answer: {why}"))
+}
+
+async fn ask_one(server: SocketAddr, question: &[u8], id: u16) -> io::Result<Message> {
+    let reply = over_udp(server, question, id).await?;
+    if reply.metadata.truncation { over_tcp(server, question).await } else { Ok(reply) }
 }
 
 fn judge(check: &DnsCheck, reply: &Message) -> Finding {
@@ -97,11 +98,15 @@ async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Message> {
     Message::from_vec(&reply).map_err(io::Error::other)
 }
 
-/// The first server that this machine asks (resolv.conf(5)); without one, the machine itself.
-fn resolver() -> IpAddr {
+/// The servers that this machine asks (resolv.conf(5)); without one, the machine itself.
+fn resolvers() -> Vec<SocketAddr> {
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse().ok());
-    servers.into_iter().next().unwrap_or(Ipv4Addr::LOCALHOST.into())
+    let mut servers: Vec<IpAddr> = servers.take(MAX_RESOLVERS).collect();
+    if servers.is_empty() {
+        servers.push(Ipv4Addr::LOCALHOST.into());
+    }
+    servers.into_iter().map(|server| SocketAddr::new(server, PORT)).collect()
 }
 
 const fn record_type(record: DnsRecord) -> RecordType {
@@ -119,5 +124,7 @@ const fn record_type(record: DnsRecord) -> RecordType {
 }
 
 const PORT: u16 = 53;
+/// As many as the system's own resolver asks (MAXNS).
+const MAX_RESOLVERS: usize = 3;
 /// Without EDNS an answer has at most 512 bytes (RFC 1035 section 4.2.1); some servers send more.
 const PAYLOAD: usize = 4096;

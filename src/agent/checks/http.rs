@@ -1,7 +1,7 @@
 //! The check `http`: one request over HTTP/1.1 on a connection of its own (RFC 9112), so that a server that takes no new
 //! ones is found out. Redirects are followed only as often as the check says, each past the policy like the first.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -18,7 +18,7 @@ use super::{
     dial::{Dial, Place, Stream},
     text,
 };
-use crate::model::{Host, HttpCheck, Target, TlsOptions, Url};
+use crate::model::{Host, HttpCheck, Target, Url};
 
 pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial) -> Finding {
     match follow(check, home, dial).await {
@@ -29,42 +29,64 @@ pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial) -> Finding 
 
 /// Asks, and asks again where it is sent to.
 async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<(StatusCode, Bytes), String> {
-    let mut url = check.url.clone();
+    let first = Place::of(&check.url.target, home, None)?;
+    let (mut url, mut place, mut repeats, none) = (check.url.clone(), first.clone(), true, BTreeMap::new());
     for hop in 0..=check.redirects {
-        let place = Place::of(&url.target, home, None)?;
-        let defaults = TlsOptions::default();
-        let tls = url.tls.then(|| check.tls.as_ref().unwrap_or(&defaults));
-        let stream = dial.stream(&place, tls, &[b"http/1.1"]).await?;
-        let answer = exchange(stream, request(check, &url, &place, hop == 0)?).await?;
+        let mut options = check.tls.clone().unwrap_or_default();
+        if place.host != first.host {
+            // A certificate to show, and the name that the first server must prove, are no affair of another.
+            (options.cert, options.key, options.server_name) = (None, None, None);
+        }
+        let stream = dial.stream(&place, url.tls.then_some(&options), &[b"http/1.1"]).await?;
+        // Nobody can tell which headers hold credentials: they are for the first server alone, and so is its name.
+        let headers = if url.tls == check.url.tls && place == first { &check.headers } else { &none };
+        let (method, body) = if repeats { (&*check.method, check.body.clone()) } else { ("GET", None) };
+        let answer = exchange(stream, request(&url, &place, method, body, headers)?).await?;
         match answer.location {
-            Some(location) if hop < check.redirects => url = next(&url, &place, &location)?,
+            Some(location) if hop < check.redirects => {
+                repeats &= is_repeated(&check.method, answer.status);
+                url = next(&url, &place, &location)?;
+                place = Place::of(&url.target, home, None)?;
+            }
             _ => return Ok((answer.status, answer.body)),
         }
     }
     Err(format!("was redirected more than {} times", check.redirects))
 }
 
-/// A body, and headers that may hold credentials, are for the first server alone.
-fn request(check: &HttpCheck, url: &Url, place: &Place, first: bool) -> Result<Request<Full<Bytes>>, String> {
+fn request(
+    url: &Url,
+    place: &Place,
+    method: &str,
+    body: Option<String>,
+    headers: &BTreeMap<String, String>,
+) -> Result<Request<Full<Bytes>>, String> {
     let wrong = |why: &dyn std::fmt::Display| format!("the request cannot be made: {why}");
-    let method = if first { check.method.as_str() } else { "GET" };
-    let body = check.body.clone().filter(|_| first).unwrap_or_default();
-    let mut request =
-        Request::builder().method(method).uri(&url.path).body(Full::from(body)).map_err(|why| wrong(&why))?;
-    let headers = request.headers_mut();
+    let body = Full::from(body.unwrap_or_default());
+    let mut request = Request::builder().method(method).uri(&url.path).body(body).map_err(|why| wrong(&why))?;
+    let found = request.headers_mut();
     let default_port = if url.tls { 443 } else { 80 };
     let host = match &place.host {
         Host::Name(name) if place.port == default_port => name.to_string(),
         _ => place.to_string(),
     };
-    headers.insert(HOST, HeaderValue::try_from(host).map_err(|why| wrong(&why))?);
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-    for (name, value) in check.headers.iter().filter(|_| first) {
+    found.insert(HOST, HeaderValue::try_from(host).map_err(|why| wrong(&why))?);
+    found.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    found.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    for (name, value) in headers {
         let name = HeaderName::try_from(name).map_err(|why| wrong(&why))?;
-        headers.insert(name, HeaderValue::try_from(value).map_err(|why| wrong(&why))?);
+        found.insert(name, HeaderValue::try_from(value).map_err(|why| wrong(&why))?);
     }
     Ok(request)
+}
+
+/// Whether a redirect means the same question, body and all, rather than a mere GET (RFC 9110 section 15.4).
+fn is_repeated(method: &str, status: StatusCode) -> bool {
+    match status.as_u16() {
+        307 | 308 => true,
+        303 => method == "HEAD",
+        _ => method != "POST",
+    }
 }
 
 struct Answer {

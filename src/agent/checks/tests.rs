@@ -238,6 +238,26 @@ async fn udp_wants_an_answer() {
 }
 
 #[tokio::test]
+async fn a_name_s_other_addresses_are_asked_when_one_fails_or_says_nothing() {
+    let bind = async || UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (silent, good) = (bind().await, bind().await);
+    let [first, last] = [&silent, &good].map(|socket| socket.local_addr().unwrap());
+    let gone = bind().await.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = good.recv_from(&mut buffer).await {
+            let _ = good.send_to(&buffer[..length], from).await;
+        }
+    });
+    let ask = |address| udp::ask(address, b"ping");
+    for addresses in [vec![last], vec![first, last], vec![gone, last], vec![gone, first, gone, last], vec![last, first]]
+    {
+        assert_eq!(timeout(PATIENCE, dial::first_of(addresses, ask)).await.unwrap().unwrap(), b"ping");
+    }
+    assert_eq!(timeout(PATIENCE, dial::first_of(vec![gone, gone], ask)).await.unwrap().unwrap_err().0, gone);
+}
+
+#[tokio::test]
 async fn dns_asks_and_compares() {
     use hickory_proto::{
         op::Message,

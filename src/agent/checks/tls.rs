@@ -3,15 +3,19 @@
 use std::{
     path::Path,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use rustls::{
-    ClientConfig, Error, RootCertStore,
-    crypto::aws_lc_rs,
+    CertificateError, ClientConfig, ConfigBuilder, Error, RootCertStore, WantsVerifier,
+    client::{WantsClientCert, WebPkiServerVerifier, danger::ServerCertVerifier, verify_server_name},
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use x509_parser::parse_x509_certificate;
 
 use super::dial::Stream;
 use crate::{
@@ -35,26 +39,27 @@ pub(super) async fn wrap(
         (None, Host::Name(name)) => ServerName::try_from(name.to_string()),
     };
     let name = name.map_err(|why| format!("no certificate can prove that name: {why}"))?;
-    let mut config = config(options)?;
+    let mut config = config(options, &name)?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     Ok(Box::new(connected.map_err(|why| format!("TLS failed: {why}"))?))
 }
 
 /// Files are read for each run, so that a certificate that was renewed is used at once.
-fn config(options: &TlsOptions) -> Result<ClientConfig, String> {
+fn config(options: &TlsOptions, name: &ServerName<'static>) -> Result<ClientConfig, String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|why| why.to_string())?;
-    let builder = if options.verify {
-        let roots = match &options.ca {
-            Some(path) => Arc::new(authorities(path)?),
-            None => Arc::clone(system()),
-        };
-        builder.with_root_certificates(roots)
-    } else {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Judged { judge: Anybody, crypto: provider }))
+    let builder = match (&options.ca, options.verify) {
+        (_, false) => believe(builder, Anybody, provider),
+        (None, true) => builder.with_root_certificates(Arc::clone(system())),
+        (Some(path), true) => {
+            let listed = certificates(path)?;
+            let usual = WebPkiServerVerifier::builder_with_provider(authorities(path, &listed)?, Arc::clone(&provider));
+            let usual = usual.build().map_err(|why| unreadable(path, &why))?;
+            believe(builder, Listed { listed, usual, name: name.clone() }, provider)
+        }
     };
     match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => {
@@ -66,10 +71,18 @@ fn config(options: &TlsOptions) -> Result<ClientConfig, String> {
     }
 }
 
-fn authorities(path: &Path) -> Result<RootCertStore, String> {
+fn believe(
+    builder: ConfigBuilder<ClientConfig, WantsVerifier>,
+    judge: impl Judge + 'static,
+    crypto: Arc<CryptoProvider>,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    builder.dangerous().with_custom_certificate_verifier(Arc::new(Judged { judge, crypto }))
+}
+
+fn authorities(path: &Path, listed: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, String> {
     let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates(path)?);
-    if added == 0 { Err(format!("{} holds no certificate of an authority", path.display())) } else { Ok(roots) }
+    let (added, _) = roots.add_parsable_certificates(listed.iter().cloned());
+    if added == 0 { Err(format!("{} holds no certificate", path.display())) } else { Ok(Arc::new(roots)) }
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -93,6 +106,35 @@ fn system() -> &'static Arc<RootCertStore> {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         Arc::new(roots)
     })
+}
+
+/// For a `ca` of the check's own: the certificates that are listed there are believed, and those that they vouch for. One
+/// that is itself shown by its server vouches for itself, whether it says that it is an authority's, as most that people
+/// sign for themselves do, or not; the usual rules take no authority for a server (RFC 5280 section 4.2.1.9).
+#[derive(Debug)]
+struct Listed {
+    listed: Vec<CertificateDer<'static>>,
+    usual: Arc<WebPkiServerVerifier>,
+    name: ServerName<'static>,
+}
+
+impl Judge for Listed {
+    fn judge(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
+        if !self.listed.contains(leaf) {
+            return self.usual.verify_server_cert(leaf, rest, &self.name, &[], now).map(drop);
+        }
+        verify_server_name(&ParsedCertificate::try_from(leaf)?, &self.name)?;
+        let (_, parsed) = parse_x509_certificate(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let [not_before, not_after] = [parsed.validity().not_before, parsed.validity().not_after].map(|at| {
+            let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
+            UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+        });
+        match now {
+            time if time < not_before => Err(CertificateError::NotValidYetContext { time, not_before }.into()),
+            time if time > not_after => Err(CertificateError::ExpiredContext { time, not_after }.into()),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// For `verify = false`: whoever answers is believed, if only he holds the key of the certificate that he shows.

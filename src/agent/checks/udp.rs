@@ -7,7 +7,7 @@ use tokio::net::UdpSocket;
 
 use super::{
     Finding, Home,
-    dial::{Dial, Place},
+    dial::{Dial, Place, first_of},
     text,
 };
 use crate::model::UdpCheck;
@@ -15,8 +15,8 @@ use crate::model::UdpCheck;
 pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Finding {
     let asked = async {
         let place = Place::of(&check.target, home, None)?;
-        let address = dial.addresses(&place).await?[0];
-        ask(address, check.send.as_bytes()).await.map_err(|why| format!("{address} does not answer: {why}"))
+        let asked = first_of(dial.addresses(&place).await?, |address| ask(address, check.send.as_bytes()));
+        asked.await.map_err(|(address, why)| format!("{address} does not answer: {why}"))
     };
     match (asked.await, &check.expect) {
         (Err(why), _) => Finding::critical(why),
@@ -27,7 +27,7 @@ pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Finding {
     }
 }
 
-async fn ask(address: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
+pub(super) async fn ask(address: SocketAddr, question: &[u8]) -> std::io::Result<Vec<u8>> {
     let any: SocketAddr =
         if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).await?;
