@@ -14,7 +14,7 @@ use super::{
     failure::{Code, Failure},
     ledger, output,
 };
-use crate::dns::Zone;
+use crate::{agent::file, dns::Zone};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -106,7 +106,7 @@ fn zones(given: &[String]) -> Result<Vec<String>, Failure> {
 
 /// Writes a file that is new, or was ours before.
 fn store(path: &Path, text: &str) -> io::Result<()> {
-    match fs::read_to_string(path) {
+    match file::text(path, MAX_FILE) {
         Ok(old) if !old.starts_with(MARK) => return Err(io::Error::other("there is one already, and it is not ours")),
         Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
         _ => {}
@@ -181,6 +181,8 @@ fn host_port(server: SocketAddr) -> String {
 /// The first line of each file of ours; all four take `#` for a comment.
 const MARK: &str = "# Written by `hobnob dns install`; it may write it again.";
 const DEFAULT_ZONE: &str = "mesh.internal";
+/// More than we write.
+const MAX_FILE: u64 = 64 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -215,5 +217,6 @@ mod tests {
         fs::write(&path, "mine").unwrap();
         assert!(store(&path, &text).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+        assert!(store("/dev/zero".as_ref(), &text).is_err());
     }
 }

@@ -37,5 +37,7 @@ pub(super) fn start(format: LogFormat, filter: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What an agent logs unless told otherwise: the libraries tell of every connection at their usual level.
-pub(super) const DEFAULT: &str = "info,hickory_proto=warn,quinn=warn,quinn_proto=warn,rustls=warn";
+/// What an agent logs unless told otherwise: the libraries tell of every connection at their usual level, and those of DNS
+/// of every odd packet, with its bytes; the counters have these.
+pub(super) const DEFAULT: &str =
+    "info,hickory_proto=off,hickory_net=error,hickory_resolver=error,quinn=warn,quinn_proto=warn,rustls=warn";

@@ -249,10 +249,14 @@ impl Lookup<'_> {
             let is_local = datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc));
             is_local && self.serves(instance) && self.port(instance, None).is_some()
         };
-        let served = services.iter().filter(|service| service.instances.iter().any(is_there));
-        let named = |label: String| below(&self.zone.name, [label.as_str(), "_tcp"]);
-        let names = served.filter_map(|service| named(format!("_{}", service.name.folded())));
-        Found::of(names.take(self.most).map(|name| self.record(RData::PTR(rdata::PTR(name)))).collect())
+        let served = || services.iter().filter(|service| service.instances.iter().any(is_there));
+        let is_held = served().flat_map(|service| &service.instances).any(|row| row.held.is_some());
+        let this = self.while_held(is_held);
+        // Below the domain that was asked about: the whole zone, or one of its datacenters.
+        let domain = self.owner.trim_to(self.owner.iter().len() - ENUMERATION);
+        let named = |label: String| below(&domain, [label.as_str(), "_tcp"]);
+        let names = served().filter_map(|service| named(format!("_{}", service.name.folded())));
+        Found::of(names.take(self.most).map(|name| this.record(RData::PTR(rdata::PTR(name)))).collect())
     }
 
     /// The nodes at `address`, and the instances whose own it is. We have no authority over one that is none of ours.
@@ -376,6 +380,8 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
 const STALE_TTL: u32 = 1;
 /// More aliases in a row than resolvers follow.
 const MAX_ALIASES: usize = 8;
+/// The labels of `_services._dns-sd._udp`.
+const ENUMERATION: usize = 3;
 /// More names than anybody reads for one address; each answer to a reverse question stays within a datagram.
 const MAX_POINTERS: usize = 16;
 /// In the order of what is most asked for.

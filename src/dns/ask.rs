@@ -85,6 +85,8 @@ fn question(name: &str, kind: Kind) -> io::Result<Message> {
         Kind::Txt => RecordType::TXT,
     };
     let mut message = Message::query();
+    // As every stub does (RFC 1035 section 4.1.1): who asks others for us does so when he is asked to.
+    message.metadata.recursion_desired = true;
     message.add_query(Query::query(name, kind));
     let mut edns = Edns::new();
     edns.set_max_payload(PAYLOAD);

@@ -6,7 +6,7 @@ use std::{net::UdpSocket, sync::Arc, time::Duration};
 use hickory_proto::{
     op::{Edns, Message, ResponseCode},
     rr::{
-        Name, RData, RecordType,
+        Name, RData, Record, RecordType,
         rdata::{self, svcb::SvcParamValue},
     },
     serialize::binary::BinEncodable,
@@ -105,11 +105,11 @@ impl Forwarder {
     /// Our own reply, with what others know instead of the refusal, or behind the alias. `None` for what does not parse,
     /// which nobody forwards.
     async fn reply(&self, face: &Face, packet: &[u8], client: Client) -> Option<Vec<u8>> {
-        let own = face.respond(packet, client)?.bytes;
-        let mut reply = Message::from_vec(&own).ok()?;
-        // Who does not want recursion is told what we know ourselves.
-        if !reply.metadata.recursion_desired {
-            return Some(own);
+        let own = face.respond(packet, client)?;
+        let mut reply = Message::from_vec(&own.bytes).ok()?;
+        // Who does not want recursion is told what we know ourselves, and so is he whose name has become ours meanwhile.
+        if !(own.foreign && reply.metadata.recursion_desired) {
+            return Some(own.bytes);
         }
         let query = reply.queries.first()?.clone();
         let alias = match reply.answers.last().map(|record| &record.data) {
@@ -129,29 +129,70 @@ impl Forwarder {
         fit(reply, client.transport.size(offered))
     }
 
+    /// What others know of a name: all aliases from it on, and what the last of them leads to.
     async fn look_up(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
-        let mut name = name.clone();
-        name.set_fqdn(true);
-        let is_private = has_private_end(&name);
-        let mut message = match self.resolver.lookup(name, kind).await {
-            Ok(lookup) => lookup.message().clone(),
+        let is_private = has_private_end(name);
+        let mut at = name.clone();
+        at.set_fqdn(true);
+        let mut chain: Vec<Record> = Vec::new();
+        while chain.len() < MAX_ALIASES {
+            let mut found = self.ask(&at, kind).await?;
+            let steps = chain.len();
+            while let Some((alias, next)) = alias_of(&found, &at)
+                && kind != RecordType::CNAME
+                && chain.len() < MAX_ALIASES
+            {
+                chain.push(alias);
+                at = next;
+            }
+            found.answers.retain(|record| record.name == at);
+            // What is kept of earlier questions may begin with their aliases, and leave out those of this one.
+            let is_denied = found.metadata.response_code != ResponseCode::NoError
+                || found.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
+            if found.answers.is_empty() && !is_denied {
+                if chain.len() > steps {
+                    continue;
+                }
+                if let Some((alias, next)) = alias_of(&self.ask(&at, RecordType::CNAME).await?, &at) {
+                    chain.push(alias);
+                    at = next;
+                    continue;
+                }
+            }
+            if !is_private {
+                // What is left of the name is that it exists.
+                found.answers.retain(|record| !holds_any(&self.private, &record.data));
+            }
+            chain.append(&mut found.answers);
+            found.answers = chain;
+            return Ok(found);
+        }
+        Err(ResponseCode::ServFail)
+    }
+
+    async fn ask(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
+        match self.resolver.lookup(name.clone(), kind).await {
+            Ok(lookup) => Ok(lookup.message().clone()),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
                 let mut message = Message::query();
                 message.metadata.response_code = none.response_code;
                 message.authorities.extend(none.soa.map(|soa| (*soa).into_record_of_rdata()));
-                message
+                Ok(message)
             }
             Err(why) => {
                 tracing::debug!(%why, "a name of others could not be found out");
-                return Err(ResponseCode::ServFail);
+                Err(ResponseCode::ServFail)
             }
-        };
-        if !is_private {
-            // What is left of the name is that it exists.
-            message.answers.retain(|record| !holds_any(&self.private, &record.data));
         }
-        Ok(message)
     }
+}
+
+/// The alias that a name is, and the name that it leads to.
+fn alias_of(found: &Message, name: &Name) -> Option<(Record, Name)> {
+    found.answers.iter().find_map(|record| match &record.data {
+        RData::CNAME(rdata::CNAME(next)) if record.name == *name => Some((record.clone(), next.clone())),
+        _ => None,
+    })
 }
 
 /// Whether a name ends where no stranger can have one, so that a private address is its right (RFC 6761, RFC 6762, RFC
@@ -195,6 +236,8 @@ fn fit(mut reply: Message, size: u16) -> Option<Vec<u8>> {
 /// Two tries of each resolver, one of which is a repetition, before clients give up on us: most wait five seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 1;
+/// More than anybody follows.
+const MAX_ALIASES: usize = 8;
 /// Answers kept, of some hundred bytes each.
 const CACHE: u64 = 4_096;
 /// Addresses that no public name has a business with: those that are not globally reachable (RFC 6890 and IANA's registries

@@ -27,17 +27,21 @@ impl Lookup<'_> {
         let Some(service) = self.view.service(selector.service).filter(|service| service.is_listed()) else {
             return Found::default();
         };
-        let chosen = |instance: &&Instance| {
-            datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc)) && selector.takes(instance)
-        };
-        let chosen: Vec<&Instance> = service.instances.iter().filter(chosen).collect();
-        let exists = !chosen.is_empty() || selector.is_whole() && self.is_datacenter(datacenter);
+        let is_there =
+            |instance: &&Instance| datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc));
+        let mut there = service.instances.iter().filter(is_there);
+        let chosen: Vec<&Instance> = there.clone().filter(|instance| selector.takes(instance)).collect();
+        let exists = !chosen.is_empty()
+            || selector.is_whole() && self.is_datacenter(datacenter)
+            || there.any(|instance| selector.leads_to(instance));
         let mut instances: Vec<&Instance> = chosen.into_iter().filter(|instance| self.serves(instance)).collect();
         if instances.is_empty() {
             return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
         }
         // A suspect is probably well, so it stays; it comes last, because it may not be.
-        let rank = |instance: &&Instance| (instance.member == MemberState::Suspect, self.distance(instance));
+        let rank = |instance: &&Instance| {
+            (instance.member == MemberState::Suspect, self.priority(instance), self.distance(instance))
+        };
         instances.sort_by_cached_key(rank);
         let best = instances.first().map(rank);
         let equals = instances.partition_point(|instance| Some(rank(instance)) == best);
@@ -131,7 +135,7 @@ impl Lookup<'_> {
                     target
                 }
             };
-            let (priority, weight) = self.preference(instance, heaviest);
+            let (priority, weight) = (self.priority(instance), self.weight(instance, heaviest));
             if !is_unique && !seen.insert((priority, weight, port, target.clone())) {
                 // A record set has no duplicates (RFC 2181 section 5).
                 return None;
@@ -166,18 +170,22 @@ impl Lookup<'_> {
         }
     }
 
-    /// Priority and weight. HAProxy divides weights by 256 and takes 0 for "no traffic": ours are scaled for it, or by as
-    /// much as the `heaviest` beside it leaves room for.
-    fn preference(&self, instance: &Instance, heaviest: u16) -> (u16, u16) {
-        let registration = &instance.registration;
+    /// RFC 2782: the least is tried first.
+    fn priority(&self, instance: &Instance) -> u16 {
+        let beyond = self.config.prefer == Prefer::Zone && !self.is_in_zone(instance);
         match self.zone.dialect {
-            Dialect::Mesh => {
-                let beyond = self.config.prefer == Prefer::Zone && !self.is_in_zone(instance);
-                let priority = registration.priority.saturating_add(u16::from(beyond));
-                let scale = (u16::MAX / heaviest.max(1)).min(256);
-                (priority, instance.weight().saturating_mul(scale).max(1))
-            }
-            Dialect::Consul => (1, instance.weight()),
+            Dialect::Mesh => instance.registration.priority.saturating_add(u16::from(beyond)),
+            Dialect::Consul => 1,
+        }
+    }
+
+    /// HAProxy divides weights by 256 and takes 0 for "no traffic": ours are scaled for it, or by as much as the `heaviest`
+    /// beside it leaves room for.
+    fn weight(&self, instance: &Instance, heaviest: u16) -> u16 {
+        let scale = (u16::MAX / heaviest.max(1)).min(256);
+        match self.zone.dialect {
+            Dialect::Mesh => instance.weight().saturating_mul(scale).max(1),
+            Dialect::Consul => instance.weight(),
         }
     }
 
@@ -212,6 +220,13 @@ impl Selector<'_> {
     /// Whether it limits nothing, so that a service without instances is a name all the same.
     fn is_whole(&self) -> bool {
         self.tags.is_empty() && self.instance.is_none() && !matches!(self.form, Form::Port(_))
+    }
+
+    /// Whether a longer name takes it, by a tag with dots: the names in between exist too (RFC 8020).
+    fn leads_to(&self, instance: &Instance) -> bool {
+        let end = format!(".{}", self.tags.join("."));
+        let ends = |tag: &str| tag.to_ascii_lowercase().ends_with(&end);
+        !self.tags.is_empty() && instance.registration.tags.iter().any(|tag| ends(tag.as_str()))
     }
 
     fn takes(&self, instance: &Instance) -> bool {

@@ -107,7 +107,7 @@ pub(super) async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: 
 async fn converse(shared: &Shared, stream: TcpStream, address: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (mut reader, writer) = stream.into_split();
-    let writer = Arc::new(tokio::sync::Mutex::new(writer));
+    let writer = Arc::new(Writer::new(Some(writer)));
     // Ended with the connection. The socket closes when all of them are done.
     let mut abroad = JoinSet::new();
     let ended = listen(shared, &mut reader, &writer, &mut abroad, address).await;
@@ -118,8 +118,8 @@ async fn converse(shared: &Shared, stream: TcpStream, address: IpAddr) -> io::Re
 async fn listen(
     shared: &Shared,
     reader: &mut OwnedReadHalf,
-    writer: &Arc<tokio::sync::Mutex<OwnedWriteHalf>>,
-    abroad: &mut JoinSet<()>,
+    writer: &Arc<Writer>,
+    abroad: &mut JoinSet<io::Result<()>>,
     address: IpAddr,
 ) -> io::Result<()> {
     let mut question = Vec::new();
@@ -139,26 +139,34 @@ async fn listen(
             continue;
         }
         while abroad.len() >= MAX_ABROAD {
-            abroad.join_next().await;
+            abroad.join_next().await.transpose()?.transpose()?;
         }
-        while abroad.try_join_next().is_some() {}
+        while let Some(said) = abroad.try_join_next() {
+            said??;
+        }
         let (back, answer) = oneshot::channel();
         shared.forward(Question::new(&question, client, Way::Stream(back)));
         let writer = Arc::clone(writer);
         abroad.spawn(async move {
             // Dropped where it was not forwarded: then our own answer stands.
             let reply = answer.await.unwrap_or(written.bytes);
-            // Who does not read it ends the connection by the next question, or by its silence.
-            let _ = say(&writer, &reply).await;
+            say(&writer, &reply).await
         });
     }
 }
 
+/// Where replies go, until one could not be written whole: what came after it would make no sense.
+type Writer = tokio::sync::Mutex<Option<OwnedWriteHalf>>;
+
 /// One write for length and reply: RFC 7766 section 8 asks for it, since some clients read but once.
-async fn say(writer: &tokio::sync::Mutex<OwnedWriteHalf>, reply: &[u8]) -> io::Result<()> {
+async fn say(writer: &Writer, reply: &[u8]) -> io::Result<()> {
     let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
     let framed = [&length.to_be_bytes()[..], reply].concat();
-    timeout(IDLE, async { writer.lock().await.write_all(&framed).await }).await?
+    let mut place = writer.lock().await;
+    let mut stream = place.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    timeout(IDLE, stream.write_all(&framed)).await??;
+    *place = Some(stream);
+    Ok(())
 }
 
 /// A question of one name with every EDNS option in use takes less than 1 KiB.

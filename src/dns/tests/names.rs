@@ -137,6 +137,8 @@ fn services_are_browsed_as_rfc_6763_says() {
     let want = format!("NoError: {types} PTR _db._tcp.mesh.internal., {types} PTR _web._tcp.mesh.internal. |  |");
     assert_eq!(world.told(types, PTR), want);
     assert_eq!(world.told(types, A), "NoError:  | mesh.internal. SOA |");
+    let near = world.ask("_services._dns-sd._udp.dc1.mesh.internal.", PTR);
+    assert!(near.answers.iter().all(|kind| kind.data.to_string().ends_with("._tcp.dc1.mesh.internal.")), "{near}");
     let reply = world.ask("_Web._tcp.mesh.internal.", PTR);
     assert_eq!(reply.answers.len(), 2);
     for pointer in &reply.answers {

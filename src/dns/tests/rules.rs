@@ -354,12 +354,28 @@ fn no_set_holds_a_record_twice() {
 }
 
 #[test]
+fn what_is_cut_off_is_what_is_tried_last() {
+    let world = World::new();
+    let at =
+        |node: usize, priority| on(&format!("n{node}"), Registration { priority, ..web(&format!("10.0.0.{node}")) });
+    world.service("web", (1..60).map(|node| at(node, 9)).chain([at(60, 1)]).collect());
+    let asked = question("web.service.mesh.internal.", RecordType::SRV, 7, Some(1232));
+    let reply = world.reply(&asked, Transport::Udp);
+    assert!(reply.metadata.truncation);
+    assert!(reply.answers[0].data.to_string().starts_with("1 "), "{reply}");
+}
+
+#[test]
 fn labels_are_tags_or_one_tag_with_dots() {
     let world = World::new();
     let tagged = |tag: &str| web("10.0.0.5").tag(tag.try_into().unwrap());
     world.service("web", vec![on("n1", tagged("V1.2.3"))]);
     for (name, found) in [("v1.2.3.web", 1), ("1.2.3.web", 0), ("v1.2.web", 0), ("v1.web", 0)] {
         assert_eq!(world.ask(&format!("{name}.service.consul."), A).answers.len(), found, "{name}");
+    }
+    for (name, exists) in [("2.3.web", true), ("3.web", true), ("1.2.web", false), ("v1.web", false)] {
+        let code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        assert_eq!(status(&world, &format!("{name}.service.mesh.internal."), A), code, "{name}");
     }
 }
 

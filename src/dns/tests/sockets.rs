@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 use hickory_proto::{
     op::ResponseCode,
     rr::{
-        DNSClass,
-        rdata::opt::{EdnsCode, EdnsOption},
+        DNSClass, RData,
+        rdata::{
+            self,
+            opt::{EdnsCode, EdnsOption},
+        },
     },
 };
 
@@ -167,4 +170,43 @@ async fn names_of_others_are_asked_of_others_for_who_may() {
     .await;
     let reply = ask(&closed, "web.service.example.com.").await;
     assert_eq!((reply.metadata.response_code, reply.metadata.recursion_available), (ResponseCode::Refused, false));
+}
+
+/// A resolver that tells of each alias alone, and leaves the rest to who asks.
+async fn laconic() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut packet = [0; 4096];
+        while let Ok((length, client)) = socket.recv_from(&mut packet).await {
+            let mut message = Message::from_vec(&packet[..length]).unwrap();
+            message.metadata.message_type = MessageType::Response;
+            let owner = message.queries[0].name.clone();
+            let alias = |name: &str| RData::CNAME(rdata::CNAME(Name::from_ascii(name).unwrap()));
+            let data = match owner.to_string().as_str() {
+                "end.example.com." => RData::A(rdata::A::new(203, 0, 113, 5)),
+                "one.example.com." | "two.example.com." => alias("end.example.com."),
+                "here.example.com." => alias("there.example.com."),
+                "there.example.com." => alias("here.example.com."),
+                other => panic!("nobody asked for {other}"),
+            };
+            message.answers.push(Record::from_rdata(owner, 300, data));
+            socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn aliases_of_others_are_told_from_the_name_that_was_asked_to_the_end() {
+    let upstream = laconic().await;
+    let (server, _stop) = start_with(|config| config.forward = vec![upstream]).await;
+    // What was asked before is remembered, and changes nothing.
+    for name in ["end.example.com.", "one.example.com.", "two.example.com.", "one.example.com.", "end.example.com."] {
+        let reply = ask(&server, name).await;
+        let owners: Vec<_> = reply.answers.iter().map(|record| record.name.to_string()).collect();
+        let expected = if name.starts_with("end") { vec![name] } else { vec![name, "end.example.com."] };
+        assert_eq!(owners, expected, "{reply}");
+    }
+    assert_eq!(ask(&server, "here.example.com.").await.metadata.response_code, ResponseCode::ServFail, "a circle");
 }
