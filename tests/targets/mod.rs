@@ -201,7 +201,9 @@ pub(crate) async fn resolver() -> SocketAddr {
         let mut reply = Message::from_vec(question).ok()?;
         reply.metadata.message_type = MessageType::Response;
         let name = reply.queries.first()?.name().clone();
-        if name.to_string() == "web.example." {
+        if !reply.metadata.recursion_desired {
+            reply.metadata.response_code = ResponseCode::Refused;
+        } else if name.to_string() == "web.example." {
             reply.add_answer(Record::from_rdata(name, 1, RData::A(A::new(10, 0, 0, 1))));
         } else {
             reply.metadata.response_code = ResponseCode::NXDomain;

@@ -38,6 +38,8 @@ async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, Stri
     name.set_fqdn(true);
     let record = if check.query.is_some() { record_type(check.record) } else { RecordType::NS };
     let mut question = Message::query();
+    // Resolvers refuse who does not ask them to find out (RFC 1035 section 4.1.1).
+    question.metadata.recursion_desired = true;
     question.add_query(Query::query(name, record));
     let bytes = question.to_vec().map_err(|why| format!("the question cannot be made: {why}"))?;
     let asked = first_of(servers, |server| ask_one(server, &bytes, question.metadata.id));
