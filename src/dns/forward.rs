@@ -24,7 +24,7 @@ use super::{
     message::{Client, Face},
     settings::{Config, holds},
 };
-use crate::model::ipv4_behind;
+use crate::model::ipv4_within;
 
 /// A question for others.
 pub(super) struct Question {
@@ -205,8 +205,7 @@ fn has_private_end(name: &Name) -> bool {
 
 /// Whether a record has an address in one of these networks, be it as a hint (RFC 9460) or within another address.
 fn holds_any(networks: &[IpNet], data: &RData) -> bool {
-    let is_held =
-        |address| holds(networks, address) || ipv4_behind(address).is_some_and(|behind| holds(networks, behind.into()));
+    let is_held = |address| holds(networks, address) || ipv4_within(address).any(|within| holds(networks, within));
     let hinted = |hint: &SvcParamValue| match hint {
         SvcParamValue::Ipv4Hint(hint) => hint.0.iter().any(|a| is_held(a.0.into())),
         SvcParamValue::Ipv6Hint(hint) => hint.0.iter().any(|aaaa| is_held(aaaa.0.into())),

@@ -14,7 +14,7 @@ mod statuses;
 mod target;
 mod time;
 
-pub use address::ipv4_behind;
+pub use address::ipv4_within;
 pub use check::{
     Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, Rules, TcpCheck,
     TlsOptions, UdpCheck,

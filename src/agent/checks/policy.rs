@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Config;
+use crate::model::ipv4_within;
 
 /// The networks that checks may and may not reach.
 #[derive(Debug)]
@@ -24,12 +25,8 @@ impl Policy {
     /// Whether `address` may be reached. The smallest network that holds it decides; of two equal ones, to deny.
     pub(super) fn admits(&self, address: IpAddr) -> bool {
         let reached = reached(address);
-        let within = match address {
-            IpAddr::V6(v6) => embedded(v6),
-            IpAddr::V4(_) => Vec::new(),
-        };
         let is_listed = self.allow.is_empty() || smallest(&self.allow, reached).is_some();
-        is_listed && ![reached, address].into_iter().chain(within).any(|address| self.denies(address))
+        is_listed && ![reached, address].into_iter().chain(ipv4_within(address)).any(|address| self.denies(address))
     }
 
     fn denies(&self, address: IpAddr) -> bool {
@@ -56,27 +53,6 @@ fn reached(address: IpAddr) -> IpAddr {
         IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V4(_) => address,
     }
-}
-
-/// The addresses of IPv4 that one of IPv6 holds, and that some machine on the way may take out of it again.
-fn embedded(address: Ipv6Addr) -> Vec<IpAddr> {
-    let bits = address.to_bits();
-    // Of 64:ff9b:1::/48, without the eight bits that stay empty (RFC 8215, RFC 6052 section 2.2).
-    let packed = bits >> 64 << 56 | bits & (u128::MAX >> 72);
-    let found: &[u128] = match address.segments() {
-        // Addresses "compatible" with IPv4 (RFC 4291 section 2.5.5.1).
-        [0, 0, 0, 0, 0, 0, ..] => &[bits],
-        // 6to4 (RFC 3056 section 2).
-        [0x2002, ..] => &[bits >> 80],
-        // Teredo: its server and its client (RFC 4380 section 4).
-        [0x2001, 0, ..] => &[bits >> 64, !bits],
-        // Where it lies is the translator's choice.
-        [0x64, 0xff9b, 1, ..] => &[packed >> 40, packed >> 32, packed >> 24, bits],
-        // ISATAP (RFC 5214 section 6.1).
-        [.., 0 | 0x200, 0x5efe, _, _] => &[bits],
-        _ => &[],
-    };
-    found.iter().map(|bits| Ipv4Addr::from(*bits as u32).into()).collect()
 }
 
 /// The same of a network that an operator wrote down.
