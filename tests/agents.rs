@@ -4,14 +4,18 @@
 
 mod process;
 
-use std::net::{SocketAddr, TcpListener};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+};
 
 use hickory_proto::{
     op::{Message, Query},
     rr::{Name, RecordType},
 };
 use process::{Agent, Mesh, finish, until};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -245,9 +249,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     }
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_a_write_whole_and_takes_the_next_one_when_there_is_room() {
-    let mesh = Mesh::new();
+/// An agent whose disk is small, and the file on it that may be removed to make room; none where nobody may mount.
+async fn on_small_disk(mesh: &Mesh) -> Option<(Agent, PathBuf)> {
     let home = mesh.path("a");
     std::fs::create_dir(&home).unwrap();
     let agent = mesh.agent("a", "a");
@@ -256,11 +259,19 @@ async fn a_full_disk_refuses_a_write_whole_and_takes_the_next_one_when_there_is_
         "mount -t tmpfs -o size=1200k none \"$0\" && head -c 500000 /dev/zero >\"$0/filler\" && exec \"$@\"";
     command.args(["--map-root-user", "--mount", "sh", "-c", small_disk]).arg(&home).kill_on_drop(true);
     if !command.as_std_mut().status().is_ok_and(|status| status.success()) {
-        return; // No namespaces of one's own here, so no small disk.
+        eprintln!("skipped: nobody may mount a small disk here");
+        return None;
     }
     command.arg(agent.as_std().get_program()).args(agent.as_std().get_args());
     let agent = mesh.launch("a", &mut command).await;
+    let filler = format!("/proc/{}/root{}/filler", agent.pid().as_raw_nonzero(), home.display());
+    Some((agent, filler.into()))
+}
 
+#[tokio::test]
+async fn a_full_disk_refuses_a_write_whole_and_takes_the_next_one_when_there_is_room() {
+    let mesh = Mesh::new();
+    let Some((agent, filler)) = on_small_disk(&mesh).await else { return };
     let large = ["a", "b", "c", "d"].map(|key| format!("\"{key}\": \"{}\"", "x".repeat(250))).join(", ");
     let mut stored = 0;
     let put = async |number: usize| {
@@ -278,7 +289,60 @@ async fn a_full_disk_refuses_a_write_whole_and_takes_the_next_one_when_there_is_
     assert!(refusal.1["detail"].as_str().unwrap().contains("No space left"), "{}", refusal.1);
     assert_eq!(agent.get("/api/v1/registrations").await.as_array().unwrap().len(), stored);
     assert!(!agent.resolve("web").await.is_empty(), "reads go on");
-    let root = format!("/proc/{}/root", agent.pid().as_raw_nonzero());
-    std::fs::remove_file(format!("{root}{}/filler", home.display())).unwrap();
+    std::fs::remove_file(filler).unwrap();
     assert_eq!(put(stored).await.0, 201, "{}", agent.log());
+}
+
+#[tokio::test]
+async fn maintenance_on_a_full_disk_is_refused_and_nothing_is_other_than_before() {
+    let mesh = Mesh::new();
+    let Some((agent, filler)) = on_small_disk(&mesh).await else { return };
+    let of = |id: &str| format!("/api/v1/maintenance/{id}");
+    let asked = |enabled: bool| format!(r#"{{"enabled": {enabled}, "reason": "{}"}}"#, "r".repeat(512));
+    // Each in a service of its own, registered and taken out of service, until there is no room.
+    let mut number = 0;
+    let (id, problem) = loop {
+        number += 1;
+        let id = format!("web-{number}");
+        let body = format!(r#"{{"name": "{id}", "port": 80}}"#);
+        // The one that has no room itself is none to take out of service.
+        if agent.call("PUT", &format!("/api/v1/registrations/{id}"), &body).await.0 == 201 {
+            match agent.call("PUT", &of(&id), &asked(true)).await {
+                (200, _) => {}
+                (500, problem) => break (id, problem),
+                (status, problem) => panic!("{status}: {problem}"),
+            }
+        }
+        assert!(number < 5_000, "the disk is not small");
+    };
+    assert!(problem["detail"].as_str().unwrap().contains("No space left"), "{problem}");
+    let health = async |id: &str| agent.get(&format!("/api/v1/services/{id}")).await[0]["health"].clone();
+    assert_eq!(health(&id).await, "passing", "who was refused is as before");
+    assert_eq!(agent.resolve(&id).await, ["80"]);
+    assert_eq!(health("web-1").await, "maintenance");
+    std::fs::remove_file(filler).unwrap();
+    assert_eq!(agent.call("PUT", &of(&id), &asked(true)).await.0, 200, "{}", agent.log());
+    assert_eq!(health(&id).await, "maintenance");
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_on_its_disk_ends_at_the_second_signal() {
+    let mesh = Mesh::new();
+    // A pipe without a reader: opening it to write never ends, as on a disk that is gone.
+    std::fs::create_dir(mesh.path("a")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(mesh.path("a/alive")).status().unwrap().success());
+    let mut starting = mesh.agent("a", "a").arg("--no-will").stderr(Stdio::null()).spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(starting.id().unwrap()).unwrap()).unwrap();
+    let caught = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim();
+        let bits = u64::from_str_radix(caught, 16).ok()?;
+        (bits & 1 << (Signal::TERM.as_raw() - 1) != 0).then_some(())
+    };
+    until("it hears signals", async || caught()).await;
+    let ended = until("it ends", async || {
+        kill_process(pid, Signal::TERM).unwrap();
+        starting.try_wait().unwrap()
+    });
+    assert_eq!(ended.await.code(), Some(0));
 }

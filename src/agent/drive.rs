@@ -205,11 +205,7 @@ impl Drive {
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
-            Ask::Maintain { instance, reason, reply } => {
-                let done = self.mesh.command(self.clock.now(), Command::Maintain { instance, reason });
-                self.drain();
-                self.writes.maintained(reply, done)
-            }
+            Ask::Maintain { instance, reason, reply } => self.writes.maintain(&self.mesh, instance, reason, reply),
             Ask::Leave => {
                 self.agenda.ending = Some(Ending::Leave);
                 None

@@ -25,8 +25,6 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refused>>;
 pub(super) enum Told {
     Put(Reply<Done>, Result<Done, Refused>),
     Other(Reply<()>, Result<(), Refused>),
-    /// Those who wait until what they changed is kept.
-    Kept(Vec<Reply<()>>, Result<(), String>),
 }
 
 impl Told {
@@ -35,12 +33,6 @@ impl Told {
         match self {
             Self::Put(reply, answer) => drop(reply.send(answer)),
             Self::Other(reply, answer) => drop(reply.send(answer)),
-            Self::Kept(replies, kept) => {
-                for reply in replies {
-                    let why = |why| Refused::Store(format!("{why} (what was asked for is in effect until a restart)"));
-                    drop(reply.send(kept.clone().map_err(why)));
-                }
-            }
         }
     }
 }
@@ -73,9 +65,11 @@ pub(super) enum Pending {
     Remove(InstanceId, Over, Reply<()>),
     /// The disk goes back to what is true; nobody waits for it.
     Mend(InstanceId),
-    /// Where checks stand; those wait for it who changed more than that.
-    Reports(Vec<Reply<()>>),
-    /// Nobody waits for it either.
+    /// An instance, or with `None` the node, out of service or back.
+    Maintain(Option<InstanceId>, Option<Arc<str>>, Reply<()>),
+    /// Where checks stand; nobody waits for it either.
+    Reports,
+    /// Nor for that.
     Peers,
 }
 
@@ -95,8 +89,8 @@ pub(super) struct Writes {
     unkept: BTreeSet<Option<InstanceId>>,
     /// Whether that of others is on its way: the next waits for it, so that a storm of flips costs one write at a time.
     keeping: bool,
-    /// Who waits for what is not yet kept.
-    waiting: Vec<Reply<()>>,
+    /// How many take something out of service or back: what is kept meanwhile must not undo it.
+    maintaining: usize,
 }
 
 impl Writes {
@@ -111,7 +105,7 @@ impl Writes {
             checks,
             unkept: BTreeSet::new(),
             keeping: false,
-            waiting: Vec::new(),
+            maintaining: 0,
         }
     }
 
@@ -185,33 +179,35 @@ impl Writes {
         self.unkept.insert(instance);
     }
 
-    /// Takes in the outcome of a command whose effect is to be kept. An answer means that there is nothing to keep.
-    pub(super) fn maintained(&mut self, reply: Reply<()>, done: Result<Done, Rejected>) -> Option<Told> {
-        match done {
-            Ok(Done::Changed | Done::Created) => {
-                self.waiting.push(reply);
-                None
-            }
-            done => Some(Told::Other(reply, done.map(drop).map_err(Into::into))),
+    /// Takes in what takes an instance or the node out of service, or back. An answer means that there is nothing to do.
+    pub(super) fn maintain(
+        &mut self,
+        mesh: &Mesh,
+        instance: Option<InstanceId>,
+        reason: Option<Arc<str>>,
+        reply: Reply<()>,
+    ) -> Option<Told> {
+        match mesh.foresee_maintenance(instance.as_ref(), reason.as_ref()) {
+            Ok(Done::Changed | Done::Created) => {}
+            done => return Some(Told::Other(reply, done.map(drop).map_err(Into::into))),
         }
+        let report = report(mesh, instance.as_ref()).unwrap_or_default();
+        let report = HealthReport { maintenance: reason.clone(), ..report };
+        let report = Some(report).filter(|report| *report != HealthReport::default());
+        self.maintaining += 1;
+        self.submit(Write::Reports(vec![(key(instance.as_ref()), report)]), Pending::Maintain(instance, reason, reply));
+        None
     }
 
     /// Stores what is to be kept of healths, unless that of others is on its way.
     pub(super) fn keep_reports(&mut self, mesh: &Mesh) {
-        if self.keeping || self.unkept.is_empty() {
+        if self.keeping || self.maintaining > 0 || self.unkept.is_empty() {
             return;
         }
-        let report = |id: Option<InstanceId>| match id {
-            Some(id) => (id.to_string(), mesh.health_report(&id)),
-            None => {
-                let reason = mesh.maintenance().cloned();
-                (String::new(), reason.map(|reason| HealthReport { checks: Vec::new(), maintenance: Some(reason) }))
-            }
-        };
-        let reports = std::mem::take(&mut self.unkept).into_iter().map(report).collect();
-        let waiting = std::mem::take(&mut self.waiting);
+        let reports = std::mem::take(&mut self.unkept);
+        let reports = reports.iter().map(|id| (key(id.as_ref()), report(mesh, id.as_ref()))).collect();
         self.keeping = true;
-        self.submit(Write::Reports(reports), Pending::Reports(waiting));
+        self.submit(Write::Reports(reports), Pending::Reports);
     }
 
     fn submit(&mut self, write: Write, pending: Pending) {
@@ -245,10 +241,6 @@ impl Writes {
         write: Pending,
         outcome: &Result<(), String>,
     ) -> Option<Told> {
-        if let Pending::Reports(waiting) = write {
-            self.keeping = false;
-            return Some(Told::Kept(waiting, outcome.clone()));
-        }
         let stored = match (outcome, write.id()) {
             (Ok(()), Some(id)) => {
                 self.doubtful.remove(id);
@@ -258,7 +250,7 @@ impl Writes {
                 self.doubtful.insert(id.clone());
                 Err(Refused::Store(why.clone()))
             }
-            (_, None) => return None,
+            (outcome, None) => outcome.clone().map_err(Refused::Store),
         };
         match write {
             Pending::Put(registration, over, reply) => {
@@ -271,7 +263,20 @@ impl Writes {
                 let done = may.and_then(|()| self.deregister(mesh, view, now, id));
                 Some(Told::Other(reply, done))
             }
-            Pending::Mend(_) | Pending::Peers | Pending::Reports(_) => None,
+            Pending::Maintain(instance, reason, reply) => {
+                self.maintaining -= 1;
+                let command = Command::Maintain { instance: instance.clone(), reason };
+                let done = stored.and_then(|()| Ok(mesh.command(now, command).map(drop)?));
+                if done.is_err() {
+                    self.unkept.insert(instance);
+                }
+                Some(Told::Other(reply, done))
+            }
+            Pending::Reports => {
+                self.keeping = false;
+                None
+            }
+            Pending::Mend(_) | Pending::Peers => None,
         }
     }
 
@@ -348,9 +353,24 @@ impl Pending {
         match self {
             Self::Put(registration, ..) => Some(&registration.id),
             Self::Remove(id, ..) | Self::Mend(id) => Some(id),
-            Self::Peers | Self::Reports(_) => None,
+            Self::Maintain(..) | Self::Reports | Self::Peers => None,
         }
     }
+}
+
+/// What is to be kept of the health of an instance, or with `None` of the node.
+fn report(mesh: &Mesh, instance: Option<&InstanceId>) -> Option<HealthReport> {
+    match instance {
+        Some(id) => mesh.health_report(id),
+        None => {
+            mesh.maintenance().map(|reason| HealthReport { checks: Vec::new(), maintenance: Some(Arc::clone(reason)) })
+        }
+    }
+}
+
+/// What it is kept under.
+fn key(instance: Option<&InstanceId>) -> String {
+    instance.map(ToString::to_string).unwrap_or_default()
 }
 
 fn not_found(id: &InstanceId) -> Refused {

@@ -16,6 +16,26 @@ pub(super) fn is_reason(text: &str) -> bool {
 }
 
 impl Mesh {
+    /// What would come of taking an instance or the node out of service, or back into it.
+    ///
+    /// # Errors
+    /// As [`Mesh::command`] has them.
+    pub fn foresee_maintenance(
+        &self,
+        instance: Option<&InstanceId>,
+        reason: Option<&Arc<str>>,
+    ) -> Result<Done, Rejected> {
+        if reason.is_some_and(|reason| !is_reason(reason)) {
+            return Err(FieldError::new("reason", "is longer than 512 bytes or holds a control character").into());
+        }
+        let present = match instance {
+            Some(id) if self.registration(id).is_none() => return Err(Rejected::NotFound(format!("instance {id}"))),
+            Some(id) => self.maintenance.get(id),
+            None => self.maintenance(),
+        };
+        Ok(if present == reason { Done::Unchanged } else { Done::Changed })
+    }
+
     /// Takes an instance or the node out of service, or back into it.
     pub(super) fn maintain(
         &mut self,
@@ -23,16 +43,10 @@ impl Mesh {
         instance: Option<&InstanceId>,
         reason: Option<Arc<str>>,
     ) -> Result<Done, Rejected> {
-        if reason.as_deref().is_some_and(|reason| !is_reason(reason)) {
-            return Err(FieldError::new("reason", "is longer than 512 bytes or holds a control character").into());
-        }
-        let Some(id) = instance else { return self.maintain_node(now, reason) };
-        if self.registration(id).is_none() {
-            return Err(Rejected::NotFound(format!("instance {id}")));
-        }
-        if self.maintenance.get(id) == reason.as_ref() {
+        if self.foresee_maintenance(instance, reason.as_ref())? == Done::Unchanged {
             return Ok(Done::Unchanged);
         }
+        let Some(id) = instance else { return self.maintain_node(now, reason) };
         let before = self.set_maintenance(id, reason);
         self.publish_report(now, id).inspect_err(|_| drop(self.set_maintenance(id, before)))?;
         Ok(Done::Changed)
