@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -19,10 +19,12 @@ use rand_pcg::Pcg32;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
-    time::sleep,
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use super::{
+    file,
     hello::Greeter,
     keep, link,
     peers::Arrival,
@@ -76,7 +78,7 @@ impl Gazette {
     ) -> Self {
         let (trust, traffic) = (Arc::clone(&greeter.trust), Arc::clone(&greeter.traffic));
         let file = directory.map(|directory| directory.join(FILE));
-        let kept = file.as_ref().and_then(|file| fs::read(file).ok()).filter(|kept| kept.len() <= MAX_KEPT);
+        let kept = file.as_ref().and_then(|path| file::read(path, MAX_KEPT).ok());
         for edict in kept.and_then(|kept| rmp_serde::from_slice::<Vec<Edict>>(&kept).ok()).unwrap_or_default() {
             if let Err(why) = trust.take(&edict, now()) {
                 tracing::warn!(event = "edict_forgotten", why);
@@ -89,6 +91,9 @@ impl Gazette {
     /// Runs until the loop has ended.
     pub(super) async fn run(mut self, mut heard: mpsc::Receiver<Heard>) {
         let ended = self.arrivals.clone();
+        // By the clock: whoever hears something all the time compares all the same.
+        let mut offers = interval_at(Instant::now() + OFFER_EVERY, OFFER_EVERY);
+        offers.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 heard = heard.recv() => match heard {
@@ -97,7 +102,7 @@ impl Gazette {
                     Some(Heard::Decree(edict, reply)) => drop(reply.send(self.decree(edict).await)),
                     None => return,
                 },
-                () = sleep(OFFER_EVERY) => self.offer(),
+                _ = offers.tick() => self.offer(),
                 () = ended.closed() => return,
             }
         }
@@ -159,7 +164,7 @@ impl Gazette {
     async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) {
         tracing::info!(event = "edicts", count = fresh.len(), "new words of the authority");
         self.traffic.edicts_taken.add(fresh.len());
-        if let Err(why) = self.keep() {
+        if let Err(why) = self.keep().await {
             tracing::error!(event = "edicts_not_kept", %why, "they hold, but a restart has to hear them again");
         }
         self.links.retain(|_, link| link.close_reason().is_none());
@@ -213,11 +218,12 @@ impl Gazette {
     }
 
     /// Writes all of them to the disk, in place of what was there.
-    fn keep(&self) -> io::Result<()> {
-        let Some(file) = &self.file else { return Ok(()) };
+    async fn keep(&self) -> io::Result<()> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
         let all: Vec<_> = self.trust.law().edicts().cloned().collect();
         let bytes = rmp_serde::to_vec_named(&all).map_err(io::Error::other)?;
-        keep::replace(file, &bytes)
+        // A disk may be slow, and the links are not to wait for it.
+        spawn_blocking(move || keep::replace(&file, &bytes)).await?
     }
 }
 
@@ -240,6 +246,6 @@ const OFFER_EVERY: Duration = Duration::from_secs(15);
 /// Above it those that have ended are cleared away.
 const MAX_LINKS: usize = 2000;
 /// All edicts there may be, at their largest.
-const MAX_KEPT: usize = 4 << 20;
+const MAX_KEPT: u64 = 4 << 20;
 /// A notice nests three deep.
 const MAX_DEPTH: usize = 16;

@@ -11,7 +11,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
 
 use super::{
     Config, View,
@@ -48,9 +52,11 @@ impl Vigil {
     /// Runs until the loop has ended.
     pub(super) async fn keep(mut self, arrivals: mpsc::Sender<Arrival>) {
         let trust = Arc::clone(&self.greeter.trust);
+        let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = sleep(LOOK_EVERY) => {}
+                _ = looks.tick() => {}
                 () = trust.renewed() => {
                     // Refused only when the loop has ended.
                     let _ = arrivals.send(Arrival::Renewed).await;
@@ -58,28 +64,32 @@ impl Vigil {
                 }
                 () = arrivals.closed() => return,
             }
-            self.reload();
+            self.reload().await;
             self.warn(SystemTime::now());
             self.renew(SystemTime::now()).await;
         }
     }
 
-    /// Takes other files.
-    fn reload(&mut self) {
-        let Some(files) = &self.files else { return };
-        let now = stamps(files);
-        if self.seen.as_ref() == Some(&now) {
-            return;
-        }
+    /// Takes other files. They are read beside the loop: a disk may be slow, or gone.
+    async fn reload(&mut self) {
+        let Some(files) = self.files.clone() else { return };
+        let (trust, seen) = (Arc::clone(&self.greeter.trust), self.seen.clone());
+        let look = spawn_blocking(move || {
+            let now = stamps(&files);
+            let renewed = (seen.as_ref() != Some(&now)).then(|| trust.renew(Proof::Files(&files)));
+            (now, renewed)
+        });
+        // A panic there is in the log.
+        let Ok((now, Some(renewed))) = look.await else { return };
         self.seen = Some(now);
-        // Half of the files may be written: whoever writes the other half brings us back here.
-        match self.greeter.trust.renew(Proof::Files(files)) {
+        match renewed {
             Ok(()) => {
                 self.expiry = Expiry::default();
                 let serial = self.greeter.trust.says().serial;
                 tracing::info!(event = "certificate_reloaded", serial);
                 self.write(Paper::Reloaded { serial });
             }
+            // Half of the files may be written: whoever writes the other half brings us back here.
             Err(why) => {
                 tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
                 self.write(Paper::NotReloaded { why: why.to_string() });
@@ -110,10 +120,15 @@ impl Vigil {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);
-        let granted = usher::renew(&self.greeter, &self.view, &self.seeds).await;
-        let written = granted.and_then(|pem| {
-            keep::replace(&files.cert, pem.as_bytes()).map_err(|why| format!("{}: {why}", files.cert.display()))
-        });
+        let written = match usher::renew(&self.greeter, &self.view, &self.seeds).await {
+            Ok(pem) => {
+                let file = files.cert.clone();
+                let writing = spawn_blocking(move || keep::replace(&file, pem.as_bytes()));
+                let written = writing.await.unwrap_or_else(|defect| Err(defect.into()));
+                written.map_err(|why| format!("{}: {why}", files.cert.display()))
+            }
+            Err(why) => Err(why),
+        };
         match written {
             // The next look finds it.
             Ok(()) => tracing::info!(event = "certificate_renewed", file = %files.cert.display()),

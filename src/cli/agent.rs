@@ -6,7 +6,7 @@ use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Handle},
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::spawn_blocking,
@@ -164,12 +164,16 @@ async fn serve(flags: &Flags, sources: Sources, config: Config) -> Result<Option
         // What an earlier process left there would send readers to the wrong place.
         forget(path).map_err(|error| unwritable(path, &error))?;
     }
-    let mut lookout = Lookout::new();
-    lookout.watch(config::folders(&sources));
-    let (node, reloads) = Node::start(&config).await?;
+    // Beside the loop, which hears signals whatever a disk does: who says it twice does not wait for a start that hangs.
+    let starting = spawn_blocking(|| Handle::current().block_on(begin(sources, config)));
+    let (node, definitions, news) = tokio::select! {
+        begun = starting => begun.map_err(|defect| Failure::new("cannot start", defect, "the log above says more"))??,
+        () = signals.twice() => return Ok(None),
+    };
     let agent = node.agent.clone();
-    let outcome = match Definitions::open(&agent, sources, config).await {
-        Ok(definitions) => live(flags, &node, definitions, (lookout, reloads), &mut signals, &mut mouth).await,
+    let outcome = match definitions {
+        _ if signals.early => Ok(()),
+        Ok(definitions) => live(flags, &node, definitions, news, &mut signals, &mut mouth).await,
         Err(failure) => Err(failure),
     };
     if signals.orphaned {
@@ -190,6 +194,18 @@ async fn serve(flags: &Flags, sources: Sources, config: Config) -> Result<Option
     outcome.map(|()| None)
 }
 
+/// What tells that the files are to be read again.
+type News = (Lookout, mpsc::Receiver<ReloadAsk>);
+
+/// Starts a node, with what its files ask for.
+async fn begin(sources: Sources, config: Config) -> Result<(Node, Result<Definitions, Failure>, News), Failure> {
+    let mut lookout = Lookout::new();
+    lookout.watch(config::folders(&sources));
+    let (node, reloads) = Node::start(&config).await?;
+    let definitions = Definitions::open(&node.agent, sources, config).await;
+    Ok((node, definitions, (lookout, reloads)))
+}
+
 /// Tells the parent, or where there is none whoever started this process.
 async fn tell(mouth: &mut Option<Mouth>, said: Said) {
     match (mouth, said) {
@@ -205,7 +221,7 @@ async fn live(
     flags: &Flags,
     node: &Node,
     mut definitions: Definitions,
-    (mut lookout, mut reloads): (Lookout, mpsc::Receiver<ReloadAsk>),
+    (mut lookout, mut reloads): News,
     signals: &mut Signals,
     mouth: &mut Option<Mouth>,
 ) -> Result<(), Failure> {
@@ -303,6 +319,8 @@ struct Signals {
     orphaned: bool,
     /// A reload that came while nobody listened for one.
     reload: bool,
+    /// Whether it was told to stop before it had started.
+    early: bool,
 }
 
 /// What the parent says next; without one, nothing ever.
@@ -324,7 +342,7 @@ impl Signals {
         let [terminate, interrupt, hangup] =
             [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let (terminate, interrupt, hangup) = (terminate?, interrupt?, hangup?);
-        Ok(Self { terminate, interrupt, hangup, parent, stops: [0; 2], orphaned: false, reload: false })
+        Ok(Self { terminate, interrupt, hangup, parent, stops: [0; 2], orphaned: false, reload: false, early: false })
     }
 
     async fn next(&mut self) -> Heard {
@@ -351,6 +369,13 @@ impl Signals {
                 return Heard::Stop;
             }
         }
+    }
+
+    /// Two signals to stop; the first alone is noted.
+    async fn twice(&mut self) {
+        self.stop().await;
+        self.early = true;
+        self.stop().await;
     }
 
     /// The next signal to stop; one to reload waits for [`Signals::next`].

@@ -11,10 +11,11 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::{
-    agent::{Agent, Refused},
+    agent::{Agent, Refused, file},
     mesh::Rejected,
     model::{InstanceId, Registration},
 };
@@ -41,7 +42,7 @@ impl Ledger {
         let file = data_dir.map(|folder| folder.join(FILE));
         let text = match &file {
             None => String::new(),
-            Some(path) => match fs::read_to_string(path) {
+            Some(path) => match file::text(path, MAX_FILE) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
                 text => text.map_err(|error| Error::Ledger(path.clone(), error))?,
             },
@@ -63,7 +64,7 @@ impl Ledger {
         }
         // Written down before it is done, so that a crash in between forgets no instance.
         self.ids.extend(wanted);
-        self.save()?;
+        self.save().await?;
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
         let put = async |service: &Arc<Registration>| {
             agent.put_local(Arc::clone(service)).await.map_err(|error| Error::Refused(service.id.clone(), error))
@@ -79,15 +80,17 @@ impl Ledger {
                 Err(error) => return Err(Error::Refused(id.clone(), error)),
             }
         }
-        self.save()?;
+        self.save().await?;
         Ok((services.len(), gone.len()))
     }
 
-    fn save(&self) -> Result<(), Error> {
-        let Some(path) = &self.file else { return Ok(()) };
+    async fn save(&self) -> Result<(), Error> {
+        let Some(path) = self.file.clone() else { return Ok(()) };
         // An id holds no control character, so a line holds an id.
         let text: String = self.ids.iter().map(|id| format!("{id}\n")).collect();
-        replace(path, &text).map_err(|error| Error::Ledger(path.clone(), error))
+        let place = path.clone();
+        let written = spawn_blocking(move || replace(&path, &text)).await.unwrap_or_else(|defect| Err(defect.into()));
+        written.map_err(|error| Error::Ledger(place, error))
     }
 }
 
@@ -101,6 +104,8 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// The ledger's name in the data directory.
 const FILE: &str = "services-from-files";
+/// All registrations that one node may have, each with an id of the longest.
+const MAX_FILE: u64 = 8 << 20;
 /// Registrations on their way to the disk at a time: more would hold up those of others.
 const AT_ONCE: usize = 256;
 
@@ -108,13 +113,13 @@ const AT_ONCE: usize = 256;
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_ledger_outlives_its_process() {
+    #[tokio::test]
+    async fn a_ledger_outlives_its_process() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(Some(folder.path())).unwrap();
         assert!(ledger.ids.is_empty());
         ledger.ids = ["b".try_into().unwrap(), "a c".try_into().unwrap()].into();
-        ledger.save().unwrap();
+        ledger.save().await.unwrap();
         assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
     }
 }

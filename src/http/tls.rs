@@ -17,7 +17,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 use serde::Deserialize;
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -108,12 +108,16 @@ impl Tls {
                 () = sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => return,
             }
-            let now = self.stamps();
-            if seen == now {
-                continue;
-            }
+            // Beside the loop: a disk may be slow, or gone.
+            let (tls, before) = (Arc::clone(&self), seen.clone());
+            let look = spawn_blocking(move || {
+                let now = tls.stamps();
+                let read = (now != before).then(|| Shown::read(&tls.files));
+                (now, read)
+            });
+            let Ok((now, Some(read))) = look.await else { continue };
             seen = now;
-            match Shown::read(&self.files) {
+            match read {
                 Ok(shown) => {
                     let serial = shown.says.as_ref().map(|says| says.serial.clone()).unwrap_or_default();
                     self.current.store(Arc::new(shown));

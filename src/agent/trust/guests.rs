@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Broken;
 use crate::{
-    agent::{keep, unix_millis},
+    agent::{file, keep, unix_millis},
     model::NodeName,
 };
 
@@ -48,12 +47,12 @@ impl Guest {
 impl Guests {
     /// Takes up what an earlier life has kept in this folder, and keeps its own there.
     pub(super) fn open(&self, folder: &Path) {
-        let file = folder.join(FILE);
-        let kept = fs::read(&file).ok().filter(|kept| kept.len() <= MAX_KEPT);
+        let path = folder.join(FILE);
+        let kept = file::read(&path, MAX_KEPT).ok();
         let kept = kept.and_then(|kept| rmp_serde::from_slice::<Vec<Guest>>(&kept).ok()).unwrap_or_default();
         let mut book = self.awaited();
         book.guests.extend(kept.into_iter().take(MAX_GUESTS).map(|guest| (guest.key.clone(), guest)));
-        book.file = Some(file);
+        book.file = Some(path);
     }
 
     pub(super) fn awaits(&self, key: &[u8]) -> bool {
@@ -106,10 +105,12 @@ const FILE: &str = "guests";
 /// Invitations that wait: more machines than are set up at a time.
 const MAX_GUESTS: usize = 1000;
 /// All of them, each with a key and a name.
-const MAX_KEPT: usize = 1 << 20;
+const MAX_KEPT: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
