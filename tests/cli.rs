@@ -436,6 +436,14 @@ async fn a_watcher_prints_or_runs_something_at_each_change() {
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(runner.wait().await.unwrap().code(), Some(0));
     watcher.kill().await.unwrap();
+    // What a kill leaves nobody to end, ends by itself.
+    let mut command = ask(&a, "watch web --exec");
+    command.arg("echo $$; exec sleep 1000").stdout(fs::File::create(&ran).unwrap()).stderr(Stdio::null());
+    let mut runner = command.spawn().unwrap();
+    let child = said(&ran, 1).await;
+    runner.kill().await.unwrap();
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    until("its program is gone", async || (stat().is_empty() || stat().contains(") Z ")).then_some(())).await;
     plain("--api http://127.0.0.1:1 watch web").await.failure(4);
     run(&a, "watch _a").await.failure(2);
 }
@@ -476,12 +484,35 @@ async fn an_instance_and_a_node_are_out_of_service_and_back() {
     assert_eq!(b.resolve("db").await, ["81"]);
     assert_eq!(run(&a, "maintenance off web").await.code, Some(0));
     b.until_resolved("web", &["80"]).await;
-    assert_eq!(run(&a, "maintenance on").await.err, "this node is out of service\n");
+    assert_eq!(run(&a, "maintenance on --reason rewiring").await.err, "this node is out of service\n");
     b.until_resolved("web", &[]).await;
+    for line in ["resolve web", "explain web", "explain a"] {
+        let told = out(&b, line).await;
+        assert!(told.contains("in maintenance: rewiring"), "{line}: {told}");
+    }
     b.until_resolved("db", &[]).await;
     assert_eq!(run(&a, "maintenance off").await.code, Some(0));
     b.until_resolved("db", &["81"]).await;
     assert_eq!(run(&a, "maintenance on nobody").await.code, Some(1));
+}
+
+#[tokio::test]
+async fn a_service_with_dots_in_its_name_is_told_from_a_domain_name() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let body = r#"{"Name": "a.b", "Address": "10.0.0.7", "Port": 80}"#;
+    assert_eq!(a.call("PUT", "/v1/agent/service/register", body).await.0, 200);
+    run(&a, "register a --port 81 --address 10.0.0.8").await;
+    let refused = run(&a, "resolve a.b").await;
+    let (what, why, next) = refused.failure(1);
+    assert!(what.contains("REFUSED") && why.contains("\"a.b\""), "{refused:?}");
+    assert!(next.contains(r"hobnob resolve 'a\.b.service.mesh.internal'"), "{refused:?}");
+    assert!(!refused.out.contains("10.0.0"), "nobody is told of the service a: {refused:?}");
+    assert_eq!(out(&a, r"resolve a\.b.service.mesh.internal --format name").await, "10.0.0.7\n");
+    let told = out(&a, r"resolve a\.b.service.mesh.internal").await;
+    assert!(told.contains("10.0.0.7") && told.contains("true"), "{told}");
+    let elsewhere = run(&a, "resolve www.example.com").await;
+    assert!(elsewhere.failure(1).1.contains("dns.zones"), "{elsewhere:?}");
 }
 
 #[tokio::test]

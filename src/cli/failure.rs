@@ -71,6 +71,11 @@ impl Failure {
         self.code == Code::Unreachable
     }
 
+    /// Whether what was asked for makes no sense.
+    pub(super) fn is_usage(&self) -> bool {
+        self.code == Code::Usage
+    }
+
     /// clap's word in our form.
     pub(super) fn from_clap(error: clap::Error) -> Self {
         if !error.use_stderr() {

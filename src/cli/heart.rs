@@ -1,7 +1,12 @@
 //! The check that a `hobnob run` reports to. Its id names the process, so that two of them never feed one row, and so that
 //! the next one can tell whether a row is that of a living `run` or was left over by one that was killed.
 
-use std::{fmt, fs, process, str::FromStr, time::Duration};
+use std::{fmt, fs, path::Path, process, str::FromStr, time::Duration};
+
+use rustix::{
+    io::Errno,
+    process::{Pid, test_kill_process},
+};
 
 use crate::model::{CheckDraft, Health};
 
@@ -29,7 +34,8 @@ impl Heart {
 
     /// Whether `other` is alive, if that can be seen from here.
     pub(super) fn sees(&self, other: &Self) -> Option<bool> {
-        (!self.realm.is_empty() && self.realm == other.realm).then(|| begun(other.pid) == Some(other.begun))
+        let is_near = !self.realm.is_empty() && self.realm == other.realm && !is_hidden(other.pid);
+        is_near.then(|| begun(other.pid) == Some(other.begun))
     }
 
     /// The check. Once it is missed, nobody is sent to the command any more, for nobody would notice its end.
@@ -68,6 +74,13 @@ fn begun(pid: u32) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     if ["Z", "X"].contains(&state) { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// Whether a process is there and not for us to look at (proc(5), `hidepid`).
+fn is_hidden(pid: u32) -> bool {
+    let known = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let is_there = known.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
+    is_there && !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 /// What the ids of such checks begin with.

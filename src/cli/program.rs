@@ -3,7 +3,10 @@
 
 use std::{process::Stdio, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal},
+};
 use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
@@ -72,6 +75,7 @@ impl Program {
         let mut command = Command::new(program);
         // A group of its own, so that what it starts ends with it.
         command.args(arguments).stdin(Stdio::piped()).process_group(0);
+        die_with_us(&mut command);
         let mut child = command.spawn().map_err(|why| format!("cannot run {program:?}: {why}"))?;
         let _group = Group::of(child.id());
         let input = child.stdin.take();
@@ -89,6 +93,20 @@ impl Program {
             Ok(Ok(status)) => Err(format!("{program:?} ended with {status}")),
         }
     }
+}
+
+/// Has a program killed when this process is, for nobody would end it then (PR_SET_PDEATHSIG, prctl(2)). What the program
+/// has started itself is its own affair.
+#[allow(unsafe_code, reason = "what runs between fork and exec are system calls alone")]
+fn die_with_us(command: &mut Command) {
+    let us = getpid();
+    let bind = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Who died before that is not heard of.
+        if getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: two system calls, which allocate nothing and take no lock.
+    unsafe { command.pre_exec(bind) };
 }
 
 /// All processes of one run; those that are left are killed when it is dropped.

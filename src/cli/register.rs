@@ -167,8 +167,16 @@ fn check(text: &str) -> Result<CheckDraft, String> {
             (_, None) => return Err("it is not KIND=WHAT, such as ttl=30s".into()),
         }
     }
+    if fields.iter().any(|(key, _)| key == "script") {
+        return Err(
+            "a script is run only where a file of the agent's own machine asks for it: write the service into \
+                    services.d with script = [\"/path/to/program\", \"argument\"] in its check, and set \
+                    script_checks = true in the agent's settings"
+                .into(),
+        );
+    }
     let typed = |(key, text): (String, String)| match (key.as_str(), text.parse::<u32>()) {
-        ("rise" | "fall", Ok(number)) => (key, number.into()),
+        ("rise" | "fall" | "pid" | "redirects", Ok(number)) => (key, number.into()),
         _ => (key, Value::String(text)),
     };
     let object: Map<String, Value> = fields.into_iter().map(typed).collect();
@@ -183,7 +191,8 @@ mod tests {
     fn a_check_is_written_in_one_word() {
         let draft = check("ttl=30s,rise=2,initial=passing").unwrap();
         assert_eq!((draft.ttl.as_deref(), draft.rise), (Some("30s"), Some(2)));
-        assert!(check("ttl=a,b=c,d").unwrap_err().starts_with("unknown key `b`, expected one of `ttl`, `http`"));
+        assert!(check("ttl=a,b=c,d").unwrap_err().starts_with("unknown key `b`, and none of the"));
+        assert!(check("script=/bin/true,every=5s").unwrap_err().contains("services.d"));
         assert!(check("ttl=1s,rsie=2").unwrap_err().ends_with("did you mean `rise`?"));
         assert!(check("30s").is_err());
     }

@@ -38,8 +38,8 @@ enum Kind {
 }
 
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
-    let question =
-        if flags.name.contains('.') { flags.name.clone() } else { format!("{}.service.{}", flags.name, flags.zone) };
+    let is_whole = flags.name.contains('.');
+    let question = if is_whole { flags.name.clone() } else { domain_of(&flags.name, &flags.zone) };
     let server = server(client).await?;
     let kind = match flags.kind {
         Kind::A => dns::Kind::A,
@@ -53,22 +53,35 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         }
         _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
     })?;
-    let (instances, reasons) = match service_of(&flags.name) {
-        Some(service) => (instances(client, service).await?, reasons(client, service).await?),
+    let (found, reasons) = match service_of(&question) {
+        Some(service) => (instances(client, &service).await?, reasons(client, &service).await?),
         None => (Vec::new(), BTreeMap::new()),
     };
-    let explained = instances.iter().map(|instance| explain(instance, &reasons, &reply, flags.kind));
+    // Other APIs register names with dots in them, which DNS takes for names of several labels.
+    let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
+    let meant = meant.then(|| domain_of(&flags.name, &flags.zone));
+    let explained = found.iter().map(|instance| explain(instance, &reasons, &reply, flags.kind));
     let explained: Vec<Value> = explained.collect();
     match flags.format {
         Format::Table => output::print(&tables(&reply, &explained)),
         Format::Name => output::print(&lines(reply.answers.iter().map(|record| record.data.clone()))),
         Format::Json | Format::Jsonl => {
-            let all = json!({ "question": question, "server": server, "reply": reply, "instances": explained });
+            let all = json!({ "question": question, "server": server, "reply": reply, "instances": explained,
+                              "service_of_that_name": meant });
             output::print(&if flags.format == Format::Json { format!("{all:#}") } else { all.to_string() });
         }
     }
+    let name = &flags.name;
+    let dots = format!("DNS takes the dots for ends of labels, and there is a service of exactly the name {name:?}");
     if reply.code == "NOERROR" {
+        if let Some(meant) = &meant {
+            eprintln!("hobnob: {dots}: hobnob resolve '{meant}'");
+        }
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(meant) = meant {
+        let next = format!("hobnob resolve '{meant}', or hobnob service {name}");
+        return Err(Failure::new(format!("{question} got {}", reply.code), dots, next));
     }
     let (why, next) = match &*reply.code {
         "REFUSED" => (
@@ -76,26 +89,51 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
             "hobnob config show",
         ),
         "SERVFAIL" => ("the agent is not ready, or the resolvers that it forwards to do not answer", "hobnob status"),
-        _ if service_of(&flags.name).is_none() => ("there is no such node", "hobnob members"),
-        _ if instances.is_empty() => ("nobody registers a service of that name", "hobnob services"),
+        _ if service_of(&question).is_none() => ("there is no such node", "hobnob members"),
+        _ if found.is_empty() => ("nobody registers a service of that name", "hobnob services"),
         _ => ("see above", "hobnob services"),
     };
     Err(Failure::new(format!("{question} got {}", reply.code), why, next))
 }
 
-/// The service that a name is about: what stands before `service`, or first, as in `_web._tcp`. Nodes and addresses have
-/// branches of their own.
-fn service_of(name: &str) -> Option<&str> {
-    let labels: Vec<&str> = name.split('.').collect();
-    let after = |branch: &str| labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case(branch));
-    let before = after("service");
-    if before.is_none() && (after("node").is_some() || after("addr").is_some()) {
-        return None;
+/// The service that a domain name is about: what stands before `service`, or first, as in `_web._tcp`.
+fn service_of(name: &str) -> Option<String> {
+    let labels = labels(name);
+    let before = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service"));
+    let label = before.and_then(|at| labels.get(at)).filter(|label| !label.starts_with('_'));
+    // `_web._tcp.service` names its service by the first label that begins so.
+    let label = label.or_else(|| labels.iter().find(|label| label.starts_with('_')));
+    label.map(|label| label.strip_prefix('_').unwrap_or(label).to_owned())
+}
+
+/// The labels of a domain name, without their escapes (RFC 1035 section 5.1).
+fn labels(name: &str) -> Vec<String> {
+    let (mut labels, mut chars) = (vec![String::new()], name.chars());
+    while let Some(c) = chars.next() {
+        let digits = chars.as_str().get(..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        let byte = digits.and_then(|digits| digits.parse::<u8>().ok());
+        match (c, byte, labels.last_mut()) {
+            ('.', ..) => labels.push(String::new()),
+            ('\\', Some(byte), Some(label)) => {
+                label.push(char::from(byte));
+                chars = chars.as_str()[3..].chars();
+            }
+            ('\\', None, Some(label)) => label.extend(chars.next()),
+            (_, _, Some(label)) => label.push(c),
+            (_, _, None) => {}
+        }
     }
-    let label = before.and_then(|at| labels.get(at)).filter(|label| **label != "_tcp" && **label != "_udp");
-    // `_web._tcp.service` names its service first.
-    let label = label.filter(|label| !label.starts_with('_')).or(labels.first());
-    label.map(|label| label.trim_start_matches('_'))
+    labels
+}
+
+/// The domain name of a service, whatever it is called.
+fn domain_of(service: &str, zone: &str) -> String {
+    let escaped = service.chars().map(|c| match c {
+        '.' | '\\' | '"' | '(' | ')' | ';' | '@' | '$' => format!("\\{c}"),
+        ' ' => "\\032".into(),
+        c => c.into(),
+    });
+    format!("{}.service.{zone}", escaped.collect::<String>())
 }
 
 /// Where the agent's DNS listens.
@@ -107,7 +145,11 @@ async fn server(client: &Client) -> Result<SocketAddr, Failure> {
 }
 
 async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure> {
-    let answer = client.call(Method::GET, &services::path(service), None).await?;
+    let answer = match client.call(Method::GET, &services::path(service), None).await {
+        // Nobody can have registered such a name.
+        Err(failure) if failure.is_usage() => return Ok(Vec::new()),
+        answer => answer?,
+    };
     match (answer.status, answer.body) {
         (StatusCode::NOT_FOUND, _) => Ok(Vec::new()),
         (_, Value::Array(all)) => Ok(all),
@@ -218,8 +260,14 @@ mod tests {
 
     #[test]
     fn a_name_tells_its_service() {
-        for name in ["web", "web.service.mesh.internal", "v2.web.service.dc1.consul", "_web._tcp.mesh.internal"] {
-            assert_eq!(service_of(name), Some("web"), "{name}");
+        for name in ["web.service.mesh.internal", "v2.web.service.dc1.consul", "_web._tcp.mesh.internal"] {
+            assert_eq!(service_of(name).as_deref(), Some("web"), "{name}");
+        }
+        for service in ["web", "a.b", "a b", "a\\b.", "\\032"] {
+            assert_eq!(service_of(&domain_of(service, "mesh.internal")).as_deref(), Some(service));
+        }
+        for name in ["a.b", "web.node.mesh.internal", "0a000001.addr.mesh.internal", "www.example.com", "."] {
+            assert_eq!(service_of(name), None, "{name}");
         }
         for name in ["_web._tcp.service.consul", "_http._tcp.web.service.mesh.internal", "i-1.Web.Service.consul"] {
             assert!(service_of(name).is_some_and(|name| name.eq_ignore_ascii_case("web")), "{name}");
@@ -244,7 +292,6 @@ mod tests {
                 json!({ "id": "web", "node": "n1", "address": "10.0.0.1", "port": 80, "meta": { "a": "b" } });
             assert_eq!(stands_for(&record(data), &instance, kind), answered, "{data}");
         }
-        assert_eq!(service_of("web.node.mesh.internal"), None);
     }
 
     #[test]

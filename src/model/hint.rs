@@ -9,9 +9,14 @@ pub fn with_hint(message: &str) -> String {
     }
     let mut quoted = message.split('`').skip(1).step_by(2);
     let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten();
-    match unknown.and_then(|key| closest(key, quoted).map(|near| (key, near))) {
-        Some((key, near)) => format!("unknown key `{key}`; did you mean `{near}`?"),
-        None => message.replace("unknown field", "unknown key").trim().replace('\n', " "),
+    let known: Vec<_> = quoted.collect();
+    match unknown.map(|key| (key, closest(key, known.iter().copied()))) {
+        Some((key, Some(near))) => format!("unknown key `{key}`; did you mean `{near}`?"),
+        Some((key, None)) if known.len() > FEW => {
+            let count = known.len();
+            format!("unknown key `{key}`, and none of the {count} that fit here is like it: the README lists them")
+        }
+        _ => message.replace("unknown field", "unknown key").trim().replace('\n', " "),
     }
 }
 
@@ -20,6 +25,9 @@ fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&
     let distance = |candidate: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), candidate);
     known.into_iter().min_by_key(|known| distance(known)).filter(|known| distance(known) <= word.len().max(3) / 2)
 }
+
+/// So many keys are listed where none of them is likely.
+const FEW: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -30,5 +38,8 @@ mod tests {
         let said = with_hint("unknown field `intervall`, expected one of `http`, `interval` at line 1 column 20");
         assert_eq!(said, "unknown key `intervall`; did you mean `interval`?");
         assert_eq!(with_hint("unknown field `x`, expected `http`"), "unknown key `x`, expected `http`");
+        let many = "`interval`, ".repeat(34);
+        let said = with_hint(&format!("unknown field `zz`, expected one of {many}"));
+        assert_eq!(said, "unknown key `zz`, and none of the 34 that fit here is like it: the README lists them");
     }
 }

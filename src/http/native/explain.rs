@@ -150,6 +150,9 @@ async fn node(agent: &Agent, member: &Member) -> Node {
     };
     let Some(seen) = seen else { return row };
     row.why = sentence(&seen, name);
+    if let Some(reason) = &member.node.maintenance {
+        row.why += &format!("; {}", in_maintenance(reason));
+    }
     row.shown = (seen.state.is_shown() && seen.flapping.hidden_until.is_none()) || seen.held.is_some();
     (row.state, row.since, row.cause) = (seen.state, moment(seen.since), Some(seen.cause.as_str()));
     (row.linked, row.looking, row.held) = (seen.linked, seen.looking, seen.held.map(moment));
@@ -192,6 +195,10 @@ fn sentence(seen: &Explanation, name: impl Fn(NodeId) -> String) -> String {
     why
 }
 
+fn in_maintenance(reason: &str) -> String {
+    if reason.is_empty() { "in maintenance, no reason given".into() } else { format!("in maintenance: {reason}") }
+}
+
 /// Why one instance is shown or not.
 fn shown(instance: &Instance) -> Shown {
     let health = instance.health();
@@ -205,13 +212,15 @@ fn shown(instance: &Instance) -> Shown {
             since: Moment(check.since),
         })
         .collect();
-    let why = match (instance.held, &instance.report.maintenance, checks.first()) {
+    let (own, of_node) = (&instance.report.maintenance, &instance.node.maintenance);
+    let why = match (instance.held, own.as_deref().or(of_node.as_deref()), checks.first()) {
         (Some(Held::CutOff), ..) => {
             "kept: its node is down, and so is most of the mesh: this node is the one cut off".into()
         }
         (Some(Held::Protected(_)), ..) => "kept: most of its service turned critical within moments".into(),
         _ if !instance.member.is_shown() => format!("its node is {}", instance.member),
-        (_, Some(reason), _) => format!("in maintenance: {reason}"),
+        (_, Some(reason), _) if own.is_none() => format!("its node is {}", in_maintenance(reason)),
+        (_, Some(reason), _) => in_maintenance(reason),
         (.., Some(check)) => format!("check {} is {}: {}", check.id, check.status, check.output),
         _ => format!("its health is {health}, its node is {}", instance.member),
     };

@@ -105,8 +105,17 @@ impl Operation<'_> {
         self.parameter(name, about, &json!({"type": "string", "enum": ["", "true", "false", "1", "0"]}))
     }
 
+    /// With a header.
+    pub(super) fn header(self, name: &str, about: &str) -> Self {
+        self.parameter_in("header", name, about, &json!({"type": "string"}))
+    }
+
     fn parameter(self, name: &str, about: &str, schema: &Value) -> Self {
-        let parameter = json!({"name": name, "in": "query", "description": about, "schema": schema});
+        self.parameter_in("query", name, about, schema)
+    }
+
+    fn parameter_in(self, place: &str, name: &str, about: &str, schema: &Value) -> Self {
+        let parameter = json!({"name": name, "in": place, "description": about, "schema": schema});
         if let Some(parameters) = self.described["parameters"].as_array_mut() {
             parameters.push(parameter);
         }

@@ -164,14 +164,17 @@ pub(super) fn describe(api: &mut Api) {
     const ONE: &str = "/api/v1/registrations/{id}";
     api.get("/api/v1/registrations", "What this node registers.").answers::<Vec<Row<'_>>>(200, "By id.");
     api.get(ONE, "One registration of this node.").answers::<Row<'_>>(200, "As it can be written back.");
+    let over = "Only over what has this ETag, or with `*` over anything; else 412 (RFC 9110 section 13.1).";
     api.put(ONE, "Registers or changes an instance of this node.")
+        .header("If-Match", over)
+        .header("If-None-Match", "With `*`: only where nothing is registered yet; else 412.")
         .takes::<RegistrationDraft>()
         .answers::<Row<'_>>(
             200,
             "It was there, and is now as asked; it is stored durably, and on its way to the others.",
         )
         .answers::<Row<'_>>(201, "It is new; it is stored durably, and on its way to the others.");
-    api.delete(ONE, "Withdraws an instance of this node.").empty(204, "It is gone.");
+    api.delete(ONE, "Withdraws an instance of this node.").header("If-Match", over).empty(204, "It is gone.");
 }
 
 #[cfg(test)]
