@@ -152,6 +152,7 @@ async fn settings_are_checked_and_mistakes_are_found_with_their_line() {
         ("[[services]]\nname = \"web\"\nport = 70000\n", "line 3", "port"),
         ("node = \"a b\"\n", "line 1", "a b"),
         ("join = [\"seed:99999\"]\n", "line 1", "seed:99999"),
+        ("[checks]\ndeny = [\"10.0.0.0/99\"]\n", "line 2", "checks.deny"),
         ("node = \n", "line 1", ""),
     ] {
         let ended = check(text).await;

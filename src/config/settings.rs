@@ -1,6 +1,12 @@
 //! Every setting there is, with its default: the one list that files, environment and flags are checked against.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -103,8 +109,20 @@ impl Tls {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Networks {
+    #[serde(deserialize_with = "networks")]
     pub(super) allow: Vec<IpNet>,
+    #[serde(deserialize_with = "networks")]
     pub(super) deny: Vec<IpNet>,
+}
+
+/// Networks, where an address is one of its own.
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let parse = |text: String| {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let why = "is no network such as 10.0.0.0/8: checks.allow and checks.deny hold networks and addresses";
+        network.map_err(|_| de::Error::custom(format!("{text:?} {why}")))
+    };
+    Vec::<String>::deserialize(from)?.into_iter().map(parse).collect()
 }
 
 /// Where a node listens. Port 0 takes any.
