@@ -57,7 +57,7 @@ draft! {
         /// A process's id.
         #[serde(alias = "process")]
         pid: i64,
-        /// A file that holds a process's id.
+        /// A file that holds a process's id. After that one's death it is read again soon, then ever more seldom.
         pid_file: String,
         /// A DNS server to ask, `host:port`; or a name to look up.
         dns: String,
@@ -94,7 +94,7 @@ draft! {
         status: StatusDraft, &["http"];
         /// What the answer's body must hold.
         contains: String, &["http"];
-        /// How many redirects are followed; none unless given.
+        /// How many redirects are followed; none unless given. `headers` are for the first server alone.
         redirects: u8, &["http"];
         /// How TLS is spoken; `{}` speaks it with the system's authorities.
         tls: TlsOptions, &["http", "tcp", "grpc"];

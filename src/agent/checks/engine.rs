@@ -353,10 +353,15 @@ async fn visit(recipe: Recipe, home: Arc<Home>, means: Arc<Means>, serial: u64, 
     if over.is_err() && spec.timeout > HOLD {
         let slow = async {
             let like = if let CheckKind::Script(_) = spec.kind { &means.slow_scripts } else { &means.slow };
-            // As long as there are too many of its like it keeps its place.
+            // While there are too many of its like it keeps its place, but not beyond its next start.
             let _one_of_them = tokio::select! {
+                biased;
                 ran = &mut ran => return ran,
                 permit = like.acquire() => permit,
+                () = sleep_until(begun + spec.interval) => {
+                    let interval = format_duration(spec.interval);
+                    return Ok(Finding::critical(format!("no answer within {interval}, and too many others hang as well")));
+                }
             };
             // Nobody listens only while the agent stops.
             let _ = told.send((serial, Word::Slow)).await;
