@@ -2,6 +2,7 @@
 
 use std::{
     env, fmt, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -211,6 +212,13 @@ impl Client {
         let body = body.map_err(|error| self.unreachable(&error))?.to_bytes();
         Ok(serde_json::from_slice(&body)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).trim().to_owned())))
+    }
+
+    /// Where the agent is; `None` for a socket of this machine, and a name that is not known.
+    pub(super) async fn address(&self) -> Option<IpAddr> {
+        let (Place::Tcp(place) | Place::Tls(place)) = &self.place else { return None };
+        let authority = place.split('/').next().unwrap_or_default();
+        tokio::net::lookup_host(authority).await.ok()?.next().map(|address| address.ip().to_canonical())
     }
 
     pub(super) fn unreachable(&self, why: &dyn fmt::Display) -> Failure {

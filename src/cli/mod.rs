@@ -6,6 +6,7 @@
 )]
 
 mod agent;
+mod asked;
 mod ca;
 mod checks;
 mod client;

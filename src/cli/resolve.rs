@@ -7,6 +7,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
+    asked::{Asked, domain_of},
     client::{self, Client},
     failure::{Code, Failure},
     output::{self, Format},
@@ -53,14 +54,19 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         }
         _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
     })?;
-    let (found, reasons) = match service_of(&question) {
-        Some(service) => (instances(client, &service).await?, reasons(client, &service).await?),
-        None => (Vec::new(), BTreeMap::new()),
-    };
+    let asked = Asked::of(&question, reply.zone.iter().map(String::as_str).chain([&*flags.zone, "consul"]));
+    let mut known = Known::default();
+    let mut found = Vec::new();
+    if let Some(service) = &asked.service {
+        (found, known.reasons) = (instances(client, service).await?, reasons(client, service).await?);
+    }
+    if asked.has_datacenter() {
+        known.datacenters = datacenters(client).await?;
+    }
     // Other APIs register names with dots in them, which DNS takes for names of several labels.
     let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
     let meant = meant.then(|| domain_of(&flags.name, &flags.zone));
-    let explained = found.iter().map(|instance| explain(instance, &reasons, &reply, flags.kind));
+    let explained = found.iter().map(|instance| explain(instance, &asked, &known, &reply, flags.kind));
     let explained: Vec<Value> = explained.collect();
     match flags.format {
         Format::Table => output::print(&tables(&reply, &explained)),
@@ -89,59 +95,33 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
             "hobnob config show",
         ),
         "SERVFAIL" => ("the agent is not ready, or the resolvers that it forwards to do not answer", "hobnob status"),
-        _ if service_of(&question).is_none() => ("there is no such node", "hobnob members"),
+        _ if asked.service.is_none() => ("there is no such node", "hobnob members"),
         _ if found.is_empty() => ("nobody registers a service of that name", "hobnob services"),
-        _ => ("see above", "hobnob services"),
+        _ => ("the name leaves out all of its instances, or none is healthy: see above", "hobnob services"),
     };
     Err(Failure::new(format!("{question} got {}", reply.code), why, next))
 }
 
-/// The service that a domain name is about: what stands before `service`, or first, as in `_web._tcp`.
-fn service_of(name: &str) -> Option<String> {
-    let labels = labels(name);
-    let before = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service"));
-    let label = before.and_then(|at| labels.get(at)).filter(|label| !label.starts_with('_'));
-    // `_web._tcp.service` names its service by the first label that begins so.
-    let label = label.or_else(|| labels.iter().find(|label| label.starts_with('_')));
-    label.map(|label| label.strip_prefix('_').unwrap_or(label).to_owned())
-}
-
-/// The labels of a domain name, without their escapes (RFC 1035 section 5.1).
-fn labels(name: &str) -> Vec<String> {
-    let (mut labels, mut chars) = (vec![String::new()], name.chars());
-    while let Some(c) = chars.next() {
-        let digits = chars.as_str().get(..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
-        let byte = digits.and_then(|digits| digits.parse::<u8>().ok());
-        match (c, byte, labels.last_mut()) {
-            ('.', ..) => labels.push(String::new()),
-            ('\\', Some(byte), Some(label)) => {
-                label.push(char::from(byte));
-                chars = chars.as_str()[3..].chars();
-            }
-            ('\\', None, Some(label)) => label.extend(chars.next()),
-            (_, _, Some(label)) => label.push(c),
-            (_, _, None) => {}
-        }
-    }
-    labels
-}
-
-/// The domain name of a service, whatever it is called.
-fn domain_of(service: &str, zone: &str) -> String {
-    let escaped = service.chars().map(|c| match c {
-        '.' | '\\' | '"' | '(' | ')' | ';' | '@' | '$' => format!("\\{c}"),
-        ' ' => "\\032".into(),
-        c => c.into(),
-    });
-    format!("{}.service.{zone}", escaped.collect::<String>())
-}
-
-/// Where the agent's DNS listens.
+/// Where the agent's DNS listens, as this machine reaches it.
 async fn server(client: &Client) -> Result<SocketAddr, Failure> {
     let status = client.get("/api/v1/status").await?;
-    let address = status["addresses"]["dns"].as_str().and_then(|address| address.parse().ok());
-    address
-        .ok_or_else(|| Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status"))
+    let address = status["addresses"]["dns"].as_str().and_then(|address| address.parse::<SocketAddr>().ok());
+    let address = address
+        .ok_or_else(|| Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status"))?;
+    let Some(agent) = client.address().await.filter(|agent| !agent.is_loopback()) else { return Ok(address) };
+    if address.ip().is_loopback() {
+        let why = format!("it listens on {address} there, which nobody else reaches");
+        let next = format!("hobnob resolve on {agent} itself, or listen.dns = \"{}\" there", SocketAddr::new(agent, address.port()));
+        return Err(Failure::new("the DNS of that agent cannot be asked from here", why, next).code(Code::Unreachable));
+    }
+    Ok(if address.ip().is_unspecified() { SocketAddr::new(agent, address.port()) } else { address })
+}
+
+/// The datacenter of each node.
+async fn datacenters(client: &Client) -> Result<BTreeMap<String, String>, Failure> {
+    let members = client.get("/api/v1/members").await?;
+    let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+    Ok(members.as_array().into_iter().flatten().map(|row| (text(row, "name"), text(row, "datacenter"))).collect())
 }
 
 async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure> {
@@ -166,8 +146,16 @@ async fn reasons(client: &Client, service: &str) -> Result<BTreeMap<(String, Str
     Ok(rows.iter().map(|row| ((text(row, "node"), text(row, "id")), text(row, "why"))).collect())
 }
 
+/// What is known of the instances besides themselves.
+#[derive(Default)]
+struct Known {
+    /// Why the agent shows each or not, by node and id.
+    reasons: BTreeMap<(String, String), String>,
+    datacenters: BTreeMap<String, String>,
+}
+
 /// One instance with whether it is in the answer, and why.
-fn explain(instance: &Value, reasons: &BTreeMap<(String, String), String>, reply: &dns::Reply, kind: Kind) -> Value {
+fn explain(instance: &Value, asked: &Asked, known: &Known, reply: &dns::Reply, kind: Kind) -> Value {
     let text = |field: &str| instance[field].as_str().unwrap_or_default();
     let address = text("address");
     let served = matches!(text("health"), "passing" | "warning");
@@ -177,28 +165,30 @@ fn explain(instance: &Value, reasons: &BTreeMap<(String, String), String>, reply
         Kind::Aaaa => address.parse::<std::net::Ipv4Addr>().is_ok(),
         Kind::Srv | Kind::Txt => false,
     };
+    let reason = known.reasons.get(&(text("node").into(), text("id").into())).cloned();
+    let left_out = asked.leaves_out(instance, known.datacenters.get(text("node")).map(String::as_str));
+    let is_name = matches!(kind, Kind::A | Kind::Aaaa) && !other && address.parse::<std::net::IpAddr>().is_err();
     let why = if answered {
-        format!("its health is {}, its node is {}", text("health"), text("member"))
+        let seen = format!("its health is {}, its node is {}", text("health"), text("member"));
+        reason.filter(|_| text("member") != "alive").unwrap_or(seen)
     } else if !served {
-        let reason = reasons.get(&(text("node").into(), text("id").into()));
-        reason.cloned().unwrap_or_else(|| format!("its health is {}", text("health")))
+        reason.unwrap_or_else(|| format!("its health is {}", text("health")))
+    } else if let Some(why) = left_out {
+        why
+    } else if is_name && !reply.answers.is_empty() {
+        format!("{address} is a host name, which beside addresses has no place (RFC 1034 section 3.6.2)")
     } else if other {
         format!("{address} is of the other family")
     } else if kind == Kind::Srv && instance["port"].is_null() {
-        "it has no port of that name".into()
+        "it has no port".into()
     } else if kind == Kind::Txt && instance["meta"].as_object().is_none_or(serde_json::Map::is_empty) {
         "it has no meta".into()
     } else if reply.answers.is_empty() {
         format!("the answer is {} without records", reply.code)
     } else {
-        let tags: Vec<&str> = instance["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        format!(
-            "the name, the settings of [dns] or another at its address leave it out: health {}, tags [{}]",
-            text("health"),
-            tags.join(", ")
-        )
+        "the settings of [dns] leave it out, or another at its address stands for it".into()
     };
-    json!({ "id": instance["id"], "node": instance["node"], "address": address, "port": instance["port"],
+    json!({ "id": instance["id"], "node": instance["node"], "address": address, "port": asked.port_of(instance),
             "answered": answered, "why": why })
 }
 
@@ -259,22 +249,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_its_service() {
-        for name in ["web.service.mesh.internal", "v2.web.service.dc1.consul", "_web._tcp.mesh.internal"] {
-            assert_eq!(service_of(name).as_deref(), Some("web"), "{name}");
-        }
-        for service in ["web", "a.b", "a b", "a\\b.", "\\032"] {
-            assert_eq!(service_of(&domain_of(service, "mesh.internal")).as_deref(), Some(service));
-        }
-        for name in ["a.b", "web.node.mesh.internal", "0a000001.addr.mesh.internal", "www.example.com", "."] {
-            assert_eq!(service_of(name), None, "{name}");
-        }
-        for name in ["_web._tcp.service.consul", "_http._tcp.web.service.mesh.internal", "i-1.Web.Service.consul"] {
-            assert!(service_of(name).is_some_and(|name| name.eq_ignore_ascii_case("web")), "{name}");
-        }
-    }
-
-    #[test]
     fn an_answer_shows_which_instances_it_is_about() {
         let record = |data: &str| dns::Record { name: "web.".into(), kind: "SRV".into(), ttl: 0, data: data.into() };
         let own = format!("1 256 80 {}.web.service.mesh.internal.", dns::label_of("n1", "web"));
@@ -297,11 +271,13 @@ mod tests {
     #[test]
     fn each_instance_has_its_reason() {
         let record = dns::Record { name: "web.".into(), kind: "A".into(), ttl: 0, data: "10.0.0.1".into() };
-        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
+        let reply =
+            dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new(), zone: None };
         let why = |address: &str, health: &str| {
             let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
             let reasons = BTreeMap::from([((String::new(), "down".into()), "check http-1 is critical".into())]);
-            let explained = explain(&instance, &reasons, &reply, Kind::A);
+            let known = Known { reasons, ..Known::default() };
+            let explained = explain(&instance, &Asked::default(), &known, &reply, Kind::A);
             (explained["answered"] == true, explained["why"].as_str().unwrap().to_owned())
         };
         assert_eq!(why("10.0.0.1", "passing"), (true, "its health is passing, its node is alive".into()));
