@@ -28,21 +28,20 @@ impl Lookout {
     /// Makes these the folders that are watched.
     pub(super) fn watch(&mut self, folders: Vec<PathBuf>) {
         let Some(mut watches) = self.events.as_ref().map(EventStream::watches) else { return };
-        let mut before = std::mem::take(&mut self.folders);
+        let before = std::mem::take(&mut self.folders);
         for folder in folders {
-            let known = before.remove(&folder);
-            // Also those known: one may have been removed and made anew in between, and to watch twice is to watch once.
+            // Also those known: one may have been made anew in between, and to watch twice is to watch once.
             match watches.add(&folder, changes()) {
                 Ok(watch) => {
                     self.folders.insert(folder, watch);
                 }
-                Err(why) if known.is_none() => {
+                Err(why) if !before.contains_key(&folder) => {
                     warn!(%why, folder = %folder.display(), "is not watched; SIGHUP reads it again");
                 }
                 Err(_) => {}
             }
         }
-        for gone in before.into_values().filter(|gone| self.folders.values().all(|kept| kept != gone)) {
+        for gone in before.into_values().filter(|old| self.folders.values().all(|kept| kept != old)) {
             // A folder that was removed is unwatched already.
             let _ = watches.remove(gone);
         }

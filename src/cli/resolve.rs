@@ -106,12 +106,16 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
 async fn server(client: &Client) -> Result<SocketAddr, Failure> {
     let status = client.get("/api/v1/status").await?;
     let address = status["addresses"]["dns"].as_str().and_then(|address| address.parse::<SocketAddr>().ok());
-    let address = address
-        .ok_or_else(|| Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status"))?;
+    let address = address.ok_or_else(|| {
+        Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status")
+    })?;
     let Some(agent) = client.address().await.filter(|agent| !agent.is_loopback()) else { return Ok(address) };
     if address.ip().is_loopback() {
         let why = format!("it listens on {address} there, which nobody else reaches");
-        let next = format!("hobnob resolve on {agent} itself, or listen.dns = \"{}\" there", SocketAddr::new(agent, address.port()));
+        let next = format!(
+            "hobnob resolve on {agent} itself, or listen.dns = \"{}\" there",
+            SocketAddr::new(agent, address.port())
+        );
         return Err(Failure::new("the DNS of that agent cannot be asked from here", why, next).code(Code::Unreachable));
     }
     Ok(if address.ip().is_unspecified() { SocketAddr::new(agent, address.port()) } else { address })
@@ -271,8 +275,7 @@ mod tests {
     #[test]
     fn each_instance_has_its_reason() {
         let record = dns::Record { name: "web.".into(), kind: "A".into(), ttl: 0, data: "10.0.0.1".into() };
-        let reply =
-            dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new(), zone: None };
+        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new(), zone: None };
         let why = |address: &str, health: &str| {
             let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
             let reasons = BTreeMap::from([((String::new(), "down".into()), "check http-1 is critical".into())]);
