@@ -517,6 +517,21 @@ async fn a_service_with_dots_in_its_name_is_told_from_a_domain_name() {
 }
 
 #[tokio::test]
+async fn a_name_says_whom_it_leaves_out_and_why() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    run(&a, "register web --port 80 --address 10.0.0.8 --tag v2").await;
+    for (name, why) in [
+        ("v9.web.service", "asks for the tag \"v9\""),
+        ("web.service.dc9", "asks for the datacenter \"dc9\""),
+        ("_grpc._tcp.web.service", "no port called \"grpc\""),
+    ] {
+        let told = run(&a, &format!("resolve {name}.mesh.internal")).await;
+        assert!(told.code == Some(1) && told.out.contains(why), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn distances_are_told_and_measured() {
     let mesh = Mesh::new();
     let a = mesh.start("a", &[]).await;

@@ -125,7 +125,7 @@ async fn server(client: &Client) -> Result<SocketAddr, Failure> {
 async fn datacenters(client: &Client) -> Result<BTreeMap<String, String>, Failure> {
     let members = client.get("/api/v1/members").await?;
     let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
-    Ok(members.as_array().into_iter().flatten().map(|row| (text(row, "name"), text(row, "datacenter"))).collect())
+    Ok(members.as_array().into_iter().flatten().map(|row| (text(row, "node"), text(row, "datacenter"))).collect())
 }
 
 async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure> {
