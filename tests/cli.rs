@@ -114,7 +114,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("members --fromat json", 2, "--format"),
         ("membres", 2, "members"),
         ("", 2, "no command was given"),
-        ("service _a", 2, "name"),
+        ("service a\u{7f}b", 2, "name"),
         ("resolve nobody", 1, "NXDOMAIN"),
         ("resolve a..b", 2, "a..b"),
         ("join nowhere:0", 2, "port 0"),
@@ -446,7 +446,7 @@ async fn a_watcher_prints_or_runs_something_at_each_change() {
     let stat = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
     until("its program is gone", async || (stat().is_empty() || stat().contains(") Z ")).then_some(())).await;
     plain("--api http://127.0.0.1:1 watch web").await.failure(4);
-    run(&a, "watch _a").await.failure(2);
+    run(&a, "watch a\u{7f}b").await.failure(2);
 }
 
 #[tokio::test]

@@ -193,7 +193,16 @@ impl Drive {
 
     fn ask(&mut self, ask: Ask) {
         let told = match ask {
-            Ask::Put { registration, over, row, reply } => self.writes.put(registration, over, row, reply),
+            Ask::Put { registration, over, row, reply } => {
+                let own = self.view.registration(&registration.id);
+                let told = self.writes.put(registration, over, row, reply);
+                if let (Some(Told::Put(_, Ok(Done::Unchanged))), Some(own)) = (&told, own) {
+                    // Nothing to store; but who is silent until a TTL runs out has spoken.
+                    let _ = self.mesh.command(self.clock.now(), Command::Register(own));
+                    self.drain();
+                }
+                told
+            }
             Ask::Remove { id, over, reply } => self.writes.remove(id, over, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });

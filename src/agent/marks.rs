@@ -20,6 +20,8 @@ use tokio::sync::watch;
 pub enum Topic {
     /// The names of all services, and their tags.
     Services,
+    /// All that is registered, and where: everything but health.
+    Rows,
     /// All nodes.
     Nodes,
     /// All checks, those that the mesh makes of its members too.
@@ -28,8 +30,6 @@ pub enum Topic {
     Service(String),
     /// One node, and what stands on it.
     Node(String),
-    /// Nodes that run no agent, and what stands on them.
-    Foreign,
     /// This node's own registrations.
     Own,
     /// What never changes.

@@ -3,6 +3,7 @@
 //! One changed service costs one insertion. Readers get `Arc`s and hold no lock; never hold a map's guard across an await.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::{
     mesh::{Instance, Member},
-    model::{HealthReport, InstanceId, NodeId, NodeName, Registration, ServiceName, Tag},
+    model::{HealthReport, InstanceId, Node, NodeId, NodeName, Registration, ServiceName, Tag},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
@@ -216,6 +217,7 @@ impl View {
                 self.beats.service_changed(&key);
                 self.marks.bury(Topic::Service(key));
                 self.marks.touch(Topic::Services);
+                self.marks.touch(Topic::Rows);
                 old.rows().for_each(|row| self.touch_row(row));
             }
             return;
@@ -237,15 +239,17 @@ impl View {
         self.beats.service_changed(&key);
         self.marks.touch(Topic::Service(key));
         changed.iter().for_each(|row| self.touch_row(row));
-        if old.as_ref().is_none_or(|old| !old.tags().eq(new.tags())) {
-            self.marks.touch(Topic::Services);
+        if old.as_ref().is_none_or(|old| !old.stands_as(&new)) {
+            self.marks.touch(Topic::Rows);
+            if old.is_none_or(|old| old.listing() != new.listing()) {
+                self.marks.touch(Topic::Services);
+            }
         }
     }
 
     fn touch_row(&self, row: &Instance) {
         let foreign = row.registration.foreign();
         if foreign.is_some() {
-            self.marks.touch(Topic::Foreign);
             self.marks.touch(Topic::Nodes);
         } else {
             self.marks.touch(Topic::Node(fold(row.node.name.as_str()).into_owned()));
@@ -390,15 +394,30 @@ impl Service {
         !self.instances.is_empty() || self.beside.iter().all(|row| !row.registration.has_role())
     }
 
-    /// The tags of all rows, each as often as it is carried.
-    fn tags(&self) -> impl Iterator<Item = &Tag> {
-        self.rows().flat_map(|row| &row.registration.tags)
+    /// Whether it has the same rows in the same places, whatever their health.
+    fn stands_as(&self, other: &Self) -> bool {
+        self.rows().map(standing).eq(other.rows().map(standing))
+    }
+
+    /// What a list of all services shows of it: the datacenters where it is, and its tags in each.
+    fn listing<'a>(&'a self) -> BTreeSet<(&'a str, Option<&'a Tag>)> {
+        let instances = self.rows().filter(|row| !row.registration.has_role());
+        let shown = |row: &'a Instance| {
+            let tags = row.registration.tags.iter().map(Some).chain([None]);
+            tags.map(|tag| (&*row.node.datacenter, tag))
+        };
+        instances.flat_map(shown).collect()
     }
 }
 
 /// Where a row stands in the order of its service.
 fn place(row: &Instance) -> (&NodeName, &InstanceId) {
     (&row.node.name, &row.registration.id)
+}
+
+/// All that a row says but for its health.
+fn standing(row: &Instance) -> (&Arc<Registration>, &Arc<Node>) {
+    (&row.registration, &row.node)
 }
 
 /// The rows that are new, gone or different; both lists are in order.

@@ -388,7 +388,13 @@ mod tests {
         ("body", &["/api/v1/registrations/{id}", "/v1/agent/service/register"]),
         (
             "instance",
-            &["/api/v1/maintenance/{id}", "/v1/agent/service/deregister/{*id}", "/v1/agent/service/maintenance/{*id}"],
+            &[
+                "/api/v1/maintenance/{id}",
+                "/v1/agent/service/deregister/",
+                "/v1/agent/service/deregister/{*id}",
+                "/v1/agent/service/maintenance/",
+                "/v1/agent/service/maintenance/{*id}",
+            ],
         ),
         ("beat", &["/api/v1/registrations/{id}/checks/{check}"]),
         (

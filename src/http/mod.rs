@@ -15,6 +15,7 @@ mod access;
 mod audit;
 mod body;
 mod budget;
+mod change;
 mod clients;
 mod consul;
 mod crowd;

@@ -118,6 +118,14 @@ impl Mesh {
         }
     }
 
+    /// As with Consul, whose clients register the same again to say that they live, its TTLs begin anew; where they ran out
+    /// already, that stays.
+    pub(super) fn hear_again(&mut self, now: Time, registration: &Registration) {
+        for spec in registration.checks.iter().filter(|spec| spec.rules == Rules::Consul) {
+            self.expect_report(now, &registration.id, &spec.id);
+        }
+    }
+
     /// Whether an instance's checks are just these already. Then they stand in this registration from now on.
     pub(super) fn has_checks(&mut self, registration: &Arc<Registration>) -> bool {
         let checks = self.checks.get_mut(&registration.id).map_or(&mut [][..], Vec::as_mut_slice);

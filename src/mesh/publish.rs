@@ -65,6 +65,9 @@ impl Mesh {
         let published =
             if registration.checks.is_empty() { Arc::clone(registration) } else { Arc::new(registration.published()) };
         let same_checks = self.has_checks(registration);
+        if same_checks {
+            self.hear_again(now, registration);
+        }
         if known.is_none() && !self.book().has_room(2, 2 * wire::MAX_ROW) {
             // Asked before either of its rows is written: a refusal leaves nothing half-done.
             return Err(Rejected::Full("50,000 rows or 32 MiB of registrations"));

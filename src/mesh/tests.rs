@@ -316,6 +316,22 @@ fn a_ttl_that_runs_out_is_critical_everywhere() {
     assert_eq!(health(&wired), Health::Critical);
 }
 
+#[test]
+fn who_registers_the_same_again_by_consul_s_rules_is_not_silent() {
+    let passing = CheckSpec { initial: Some(Health::Passing), ..ttl() };
+    for (spec, kept) in [(passing.clone().by_consuls_rules(), Health::Passing), (passing, Health::Critical)] {
+        let (mut wired, id) = checked(spec.clone());
+        for _ in 0..3 {
+            wired.run(Duration::from_secs(7));
+            watch(&mut wired, id, spec.clone());
+        }
+        assert_eq!(health(&wired, id), kept);
+        wired.run(Duration::from_secs(11));
+        watch(&mut wired, id, spec);
+        assert_eq!(health(&wired, id), Health::Critical, "to register is not to report");
+    }
+}
+
 /// One mesh with one instance and this check.
 fn checked(spec: CheckSpec) -> (Wired, NodeId) {
     let (mut wired, ids) = Wired::of(1);

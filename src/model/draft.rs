@@ -447,7 +447,7 @@ impl CheckDraft {
 /// The kinds, as people write them.
 const KINDS: [&str; 10] = ["http", "tcp", "udp", "grpc", "ttl", "script", "pid", "pid_file", "dns", "alias"];
 /// The shortest time between two runs of a check.
-pub(super) const MIN_INTERVAL: Duration = Duration::from_millis(100);
+pub const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// The longest time of any kind: beyond it lies a mistake, and the end of the clock.
 pub(super) const MAX_SPAN: Duration = Duration::from_secs(36_500 * 86_400);
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);

@@ -187,5 +187,5 @@ const fn is_nought(number: &u64) -> bool {
 const MAX_ADDRESSES: usize = 16;
 /// What an address may be for.
 const MAX_WORD: usize = 64;
-/// A note is a few lines.
-const MAX_NOTES: usize = 1024;
+/// A note of a check is a few lines.
+pub const MAX_NOTES: usize = 1024;

@@ -19,8 +19,8 @@ pub use check::{
     Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, GrpcCheck, HttpCheck, ProcessRef, Rules, TcpCheck,
     TlsOptions, UdpCheck,
 };
-pub use draft::CheckDraft;
-pub use echo::{ConsulDraft, Echo, EchoCheck, EchoNode, Role, TaggedAddress};
+pub use draft::{CheckDraft, MIN_INTERVAL};
+pub use echo::{ConsulDraft, Echo, EchoCheck, EchoNode, MAX_NOTES, Role, TaggedAddress};
 pub use health::{CheckStatus, FieldError, Health, HealthReport};
 pub use hint::with_hint;
 #[cfg(feature = "agent")]

@@ -55,7 +55,9 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
 
 pub(super) async fn services(State(app): Shared, query: Query) -> Answer {
     let asked = Asked::of(&app, &query, fields::INSTANCE)?;
-    read(&app, &query, Topic::Services, |mark| {
+    // What a name stands for shows only in a list that is narrowed by it.
+    let topic = if asked.is_narrow() { Topic::Rows } else { Topic::Services };
+    read(&app, &query, topic, |mark| {
         let services = app.agent.view().rows();
         let mut all = BTreeMap::<&str, Vec<&Tag>>::new();
         for service in &services {

@@ -10,8 +10,8 @@ use super::{
     failure::{Answer, Failure},
 };
 use crate::model::{
-    CheckDraft, CheckSpec, ConsulDraft, EchoCheck, Health, InstanceId, Registration, RegistrationDraft, TaggedAddress,
-    TlsOptions, format_duration,
+    CheckDraft, CheckSpec, ConsulDraft, EchoCheck, Health, InstanceId, MAX_NOTES, MIN_INTERVAL, Registration,
+    RegistrationDraft, TaggedAddress, TlsOptions, format_duration,
 };
 
 /// The registration that a body asks for.
@@ -81,7 +81,11 @@ fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, TaggedAddress>, 
     let mut all = BTreeMap::new();
     for (kind, value) in body.map("taggedaddresses")? {
         let wrong = |why: &str| Failure::bad(format!("Invalid service definition: tagged address {kind:?} {why}"));
-        let Value::Object(map) = value else { return Err(wrong("is not an object with Address and Port")) };
+        let map = match value {
+            Value::Object(map) => map,
+            Value::Null => continue,
+            _ => return Err(wrong("is not an object with Address and Port")),
+        };
         let fields = Document::from(map);
         let (address, port) = (fields.text("address")?.unwrap_or_default(), fields.number("port")?.unwrap_or(0));
         all.insert(kind, TaggedAddress { address, port });
@@ -93,7 +97,7 @@ fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, TaggedAddress>, 
 pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec, EchoCheck), Failure> {
     let id = body.text("checkid")?.or(body.text("id")?).unwrap_or_else(|| id.to_owned());
     let name = body.text("name")?.unwrap_or_else(|| name.to_owned());
-    let notes = body.text("notes")?.unwrap_or_default();
+    let notes = notes(body)?;
     let (draft, kind) = kind(body)?;
     let times = |count: Option<i64>| count.map(|count| u32::try_from(count.max(1)).unwrap_or(u32::MAX));
     let draft = CheckDraft {
@@ -108,6 +112,13 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
     };
     let spec = draft.build(0, "check").map_err(|wrong| invalid(&wrong.to_string()))?;
     Ok((spec.by_consuls_rules(), EchoCheck { notes, kind: kind.to_owned() }))
+}
+
+/// What people wrote of a check, as much of it as travels.
+pub(super) fn notes(body: &Document) -> Result<String, Failure> {
+    let mut notes = body.text("notes")?.unwrap_or_default();
+    notes.truncate(notes.floor_char_boundary(MAX_NOTES));
+    Ok(notes)
 }
 
 /// The status that a body claims; critical is what everything begins with.
@@ -147,6 +158,7 @@ fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
     let (draft, kind) = match (polled(body)?, body.duration("ttl")?) {
         (Some(polled), _) => polled,
         (None, Some(ttl)) => {
+            let ttl = ttl.max(MIN_INTERVAL);
             return Ok((CheckDraft { ttl: Some(format_duration(ttl)), ..CheckDraft::default() }, "ttl"));
         }
         (None, None) => return Err(invalid("TTL must be > 0 for TTL checks")),
@@ -154,7 +166,9 @@ fn kind(body: &Document) -> Result<(CheckDraft, &'static str), Failure> {
     let Some(interval) = body.duration("interval")? else {
         return Err(invalid("Interval must be > 0 for Script, HTTP, or TCP checks"));
     };
-    let (interval, timeout) = (format_duration(interval), body.duration("timeout")?.map(format_duration));
+    // As Consul does with what is more often than its least.
+    let (interval, timeout) =
+        (format_duration(interval.max(MIN_INTERVAL)), body.duration("timeout")?.map(format_duration));
     Ok((CheckDraft { interval: Some(interval), timeout, ..draft }, kind))
 }
 

@@ -84,11 +84,16 @@ impl Document {
         Ok((!duration.is_zero()).then_some(duration))
     }
 
+    /// A list of texts; null is the empty one, as with Go's decoder.
     pub(super) fn texts(&self, key: &str) -> Result<Vec<String>, Failure> {
         let not = || wrong(&format!("{key:?} is not a list of texts"));
         let Some(value) = self.0.get(key) else { return Ok(Vec::new()) };
         let list = value.as_array().ok_or_else(not)?;
-        list.iter().map(|text| text.as_str().map(String::from).ok_or_else(not)).collect()
+        let text = |value: &Value| match value {
+            Value::Null => Ok(String::new()),
+            value => value.as_str().map(String::from).ok_or_else(not),
+        };
+        list.iter().map(text).collect()
     }
 
     pub(super) fn object(&self, key: &str) -> Result<Option<Self>, Failure> {
@@ -115,12 +120,13 @@ impl Document {
         }
     }
 
-    /// Texts by key.
+    /// Texts by key; null is the empty text, as with Go's decoder.
     pub(super) fn pairs(&self, key: &str) -> Result<BTreeMap<String, String>, Failure> {
         let pair = |(name, value): (String, Value)| match value {
             Value::String(text) => Ok((name, text)),
             Value::Number(number) => Ok((name, number.to_string())),
             Value::Bool(flag) => Ok((name, flag.to_string())),
+            Value::Null => Ok((name, String::new())),
             _ => Err(wrong(&format!("{key:?} holds what is not a text under {name:?}"))),
         };
         self.map(key)?.into_iter().map(pair).collect()
@@ -150,7 +156,7 @@ mod tests {
     #[test]
     fn keys_come_in_any_case_and_durations_in_two_forms() {
         let text = br#"{"EnableTagOverride": true, "tagged_addresses": {"LAN": {"address": "a"}}, "TTL": "1m30s",
-            "Timeout": 2e9, "Interval": "", "Port": "80", "Tags": null}"#;
+            "Timeout": 2e9, "Interval": "", "Port": "80", "Tags": null, "Args": ["a", null], "Meta": {"a": null, "b": 1}}"#;
         let document = Document::parse(text).unwrap();
         assert_eq!(document.flag("enabletagoverride"), Ok(true));
         assert_eq!(document.map("taggedaddresses").unwrap().keys().collect::<Vec<_>>(), ["LAN"]);
@@ -159,6 +165,8 @@ mod tests {
         assert_eq!(document.duration("interval"), Ok(None));
         assert_eq!(document.number("port"), Ok(Some(80)));
         assert_eq!(document.texts("tags"), Ok(Vec::new()));
+        assert_eq!(document.texts("args").unwrap(), ["a", ""]);
+        assert_eq!(document.pairs("meta").unwrap(), [("a", ""), ("b", "1")].map(|(k, v)| (k.into(), v.into())).into());
     }
 
     #[test]

@@ -15,11 +15,15 @@ use super::{
     definition,
     document::Document,
     failure::{Answer, Failure},
-    service::{self, foreign_id},
+    service::foreign_id,
 };
 use crate::{
-    agent::unix_millis,
-    http::{App, Shared},
+    agent::{Refused, unix_millis},
+    http::{
+        App, Shared,
+        change::{Next, change},
+    },
+    mesh::Rejected,
     model::{
         CheckDraft, CheckName, CheckStatus, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration,
         Role,
@@ -33,53 +37,95 @@ struct Word {
     notes: String,
     output: String,
     status: Health,
-    service: Option<String>,
+    /// The row that it is a check of.
+    row: InstanceId,
+}
+
+/// What a registration is about.
+struct Asked {
+    node: Arc<EchoNode>,
+    service: Option<Registration>,
+    words: Vec<Word>,
 }
 
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
-    let node = node_of(&app, &body)?;
-    let stands = on_node(&app, &node.name);
-    let service = body.object("service")?.map(|service| bare(&app, &service, &node)).transpose()?;
-    let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
-    checks.extend(body.objects("checks")?);
-    let mut words = checks.iter().map(word).collect::<Result<Vec<_>, _>>()?;
-    let inherited = service.as_ref().map(|service| inherited(&app, service)).unwrap_or_default();
-    for old in inherited {
-        if words.iter().all(|new| (&new.id, &new.service) != (&old.id, &old.service)) {
-            words.push(old);
-        }
-    }
-    let mut rows: Vec<Registration> = service.into_iter().collect();
-    if rows.is_empty() && words.iter().all(|word| word.service.is_none()) || words.iter().any(|w| w.service.is_none()) {
-        rows.push(node_row(&app, &node)?);
-    }
-    for word in &words {
-        let id = foreign_id(&node.name, word.service.as_deref().unwrap_or_default());
-        if rows.iter().all(|row| row.id.as_str() != id) {
-            rows.push(known(&app, &id).ok_or_else(|| unknown(word))?);
-        }
-        if let Some(row) = rows.iter_mut().find(|row| row.id.as_str() == id) {
-            put_word(row, word)?;
-        }
-    }
-    // All is checked before the first row is written.
-    for row in &rows {
-        row.validate()?;
-        if app.agent.view().registration(&row.id).is_some_and(|own| own.foreign().is_none()) {
-            return Err(Failure::bad(format!("this agent has an instance of its own with the id {:?}", row.id)));
-        }
-    }
+    let asked = Asked::read(&app, &body)?;
+    let view = app.agent.view();
+    let mut rows: BTreeSet<_> = asked.words.iter().map(|word| word.row.clone()).collect();
+    rows.insert(match &asked.service {
+        Some(service) => service.id.clone(),
+        None => row_id(&asked.node.name, None)?,
+    });
     // What else stands on the node is told where it is now.
-    let rest = stands.into_iter().filter(|own| rows.iter().all(|row| row.id != own.id));
-    let moved: Vec<_> = rest.filter_map(|own| moved(&own, &node).transpose()).collect::<Result<_, _>>()?;
-    for row in rows.into_iter().chain(moved) {
-        app.agent.put(said(&app, row)).await?;
+    let rest: Vec<_> = on_node(&app, &asked.node.name).into_iter().filter(|own| !rows.contains(&own.id)).collect();
+    // All is checked before the first row is written.
+    for id in &rows {
+        asked.row(&app, id, view.registration(id).as_deref())?;
     }
-    for word in &words {
-        let id = InstanceId::try_from(&*foreign_id(&node.name, word.service.as_deref().unwrap_or_default()))?;
-        app.agent.report(&id, &CheckName::try_from(&*word.id)?, word.status, &word.output).await?;
+    for own in &rest {
+        moved(own, &asked.node)?;
+    }
+    for id in &rows {
+        change(&app, id, |before| asked.row(&app, id, before).map(Next::Put)).await?;
+    }
+    for own in &rest {
+        let next = |before: Option<&Registration>| -> Result<Next, Failure> {
+            let moved = before.map(|before| moved(before, &asked.node)).transpose()?.flatten();
+            Ok(moved.map_or(Next::Same, |row| Next::Put(said(&app, row))))
+        };
+        change(&app, &own.id, next).await?;
+    }
+    for word in &asked.words {
+        let check = CheckName::try_from(&*word.id)?;
+        match app.agent.report(&word.row, &check, word.status, &word.output).await {
+            // Withdrawn meanwhile by somebody else: that was later.
+            Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => {}
+            Err(refused) => return Err(refused.into()),
+        }
     }
     Ok(yes())
+}
+
+impl Asked {
+    fn read(app: &App, body: &Document) -> Result<Self, Failure> {
+        let node = node_of(app, body)?;
+        let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
+        let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
+        checks.extend(body.objects("checks")?);
+        let mut words = checks.iter().map(|check| word(check, &node.name)).collect::<Result<Vec<_>, _>>()?;
+        for old in service.iter().flat_map(|service| inherited(app, service)) {
+            if words.iter().all(|new| (&new.id, &new.row) != (&old.id, &old.row)) {
+                words.push(old);
+            }
+        }
+        Ok(Self { node, service, words })
+    }
+
+    /// What becomes of one row, given what it was.
+    fn row(&self, app: &App, id: &InstanceId, before: Option<&Registration>) -> Result<Registration, Failure> {
+        if before.is_some_and(|own| own.foreign().is_none()) {
+            return Err(Failure::bad(format!("this agent has an instance of its own with the id {id:?}")));
+        }
+        let mut row = match (self.service.as_ref().filter(|service| service.id == *id), before) {
+            (Some(service), None) => service.clone(),
+            (Some(service), Some(before)) => {
+                let mut service = service.clone();
+                super::register::keep_checks(&mut service, before);
+                service
+            }
+            _ if *id == row_id(&self.node.name, None)? => node_row(before, &self.node)?,
+            (None, Some(before)) => moved(before, &self.node)?.unwrap_or_else(|| before.clone()),
+            (None, None) => return Err(unknown(self.words.iter().find(|word| word.row == *id))),
+        };
+        self.words.iter().filter(|word| word.row == *id).try_for_each(|word| put_word(&mut row, word))?;
+        row.validate()?;
+        Ok(said(app, row))
+    }
+}
+
+/// The id of what stands on a node: a service, or else the row of the node itself.
+fn row_id(node: &str, service: Option<&str>) -> Result<InstanceId, Failure> {
+    Ok(foreign_id(node, service.unwrap_or_default()).as_str().try_into()?)
 }
 
 /// What is said of an instance's checks by another agent, whose word on it counted until now.
@@ -97,7 +143,7 @@ fn inherited(app: &App, row: &Registration) -> Vec<Word> {
         notes: said.and_then(|said| said.get(&check.id)).map_or_else(String::new, |said| said.notes.clone()),
         output: check.output.to_string(),
         status: check.status,
-        service: Some(service::id(row).to_owned()),
+        row: row.id.clone(),
     };
     shown.report.checks.iter().map(word).collect()
 }
@@ -173,9 +219,9 @@ fn said(app: &App, mut row: Registration) -> Registration {
     row
 }
 
-fn bare(app: &App, body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
+fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
     let mut row = definition::bare(body, "service")?;
-    row.id = foreign_id(&node.name, row.id.as_str()).as_str().try_into()?;
+    row.id = row_id(&node.name, Some(row.id.as_str()))?;
     let mut echo = Arc::unwrap_or_clone(row.echo.take().unwrap_or_default());
     // Programs are sent to the service's address, else to its node's; what was written is shown.
     if row.address.is_none() {
@@ -184,18 +230,14 @@ fn bare(app: &App, body: &Document, node: &Arc<EchoNode>) -> Result<Registration
     }
     echo.node = Some(Arc::clone(node));
     row.echo = Some(Arc::new(echo));
-    if let Some(before) = known(app, row.id.as_str()) {
-        super::register::keep_checks(&mut row, &before);
-    }
     Ok(row)
 }
 
 /// The row that holds a node's own checks, and stands for the node while nothing else does.
-fn node_row(app: &App, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
-    let id = foreign_id(&node.name, "");
-    let mut row = match known(app, &id) {
-        Some(row) => row,
-        None => Registration::new(node_checks().as_str(), 1)?.id(id.as_str().try_into()?),
+fn node_row(before: Option<&Registration>, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
+    let mut row = match before {
+        Some(row) => row.clone(),
+        None => Registration::new(node_checks().as_str(), 1)?.id(row_id(&node.name, None)?),
     };
     row.port = None;
     let echo = row.echo.take().unwrap_or_default();
@@ -204,25 +246,21 @@ fn node_row(app: &App, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
     Ok(row)
 }
 
-fn known(app: &App, id: &str) -> Option<Registration> {
-    let found = app.agent.view().registration(&InstanceId::try_from(id).ok()?)?;
-    Some(Registration::clone(&found))
+fn unknown(word: Option<&Word>) -> Failure {
+    let id = word.map_or("", |word| &word.id);
+    Failure::bad(format!("check {id:?} is of a service that this node has not been told of: register both"))
 }
 
-fn unknown(word: &Word) -> Failure {
-    Failure::bad(format!("check {:?} is of a service that this node has not been told of: register both", word.id))
-}
-
-fn word(body: &Document) -> Result<Word, Failure> {
+fn word(body: &Document, node: &str) -> Result<Word, Failure> {
     let name = body.text("name")?;
     let id = body.text("checkid")?.or(name.clone()).ok_or_else(|| Failure::bad("a check needs CheckID or Name"))?;
     Ok(Word {
         name: name.unwrap_or_else(|| id.clone()),
         id,
-        notes: body.text("notes")?.unwrap_or_default(),
+        notes: definition::notes(body)?,
         output: body.text("output")?.unwrap_or_default(),
         status: definition::status(body)?.unwrap_or(Health::Critical),
-        service: body.text("serviceid")?,
+        row: row_id(node, body.text("serviceid")?.as_deref())?,
     })
 }
 
@@ -245,30 +283,35 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
     is_here(&app, &body, &name)?;
     let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
-    let meant = service.as_ref().map(|service| foreign_id(&name, service));
+    let meant = service.as_deref().map(|service| row_id(&name, Some(service))).transpose()?;
     let is_meant = |row: &Registration| {
         let checks = row.echo.iter().flat_map(|echo| echo.checks.keys());
         let holds = |check: &String| checks.clone().any(|known| known.as_str() == check);
         row.foreign().is_some_and(|node| node.name == name)
-            && meant.as_ref().is_none_or(|id| row.id.as_str() == id)
+            && meant.as_ref().is_none_or(|id| row.id == *id)
             && (meant.is_some() || check.as_ref().is_none_or(holds))
     };
-    let (going, rest): (Vec<_>, Vec<_>) = on_node(&app, &name).into_iter().partition(|own| is_meant(own));
-    if let Some(node) = going.first().and_then(|own| own.echo.as_ref()?.node.as_ref()).filter(|_| rest.is_empty())
-        && service.is_some()
-    {
-        // It stays until it is withdrawn itself.
-        app.agent.put(said(&app, node_row(&app, node)?)).await?;
+    let going: Vec<_> = on_node(&app, &name).into_iter().filter(|own| is_meant(own)).collect();
+    if let Some(node) = going.first().and_then(|own| own.echo.as_ref()?.node.as_ref()).filter(|_| meant.is_some()) {
+        // It stays until it is withdrawn itself, whoever else takes away what stands on it.
+        let next = |before: Option<&Registration>| match before {
+            Some(_) => Ok(Next::Same),
+            None => node_row(None, node).map(|row| Next::Put(said(&app, row))),
+        };
+        change(&app, &row_id(&name, None)?, next).await?;
     }
+    let check = check.as_deref().filter(|_| meant.is_none()).map(CheckName::try_from).transpose()?;
     for own in going {
-        match check.as_ref().filter(|_| meant.is_none()) {
-            None => drop(super::register::remove(&app, &own.id).await?),
-            Some(check) => {
-                let mut row = Registration::clone(&own);
-                definition::take_check(&mut row, &CheckName::try_from(check.as_str())?);
-                app.agent.put(row).await?;
+        let next = |before: Option<&Registration>| match (before.filter(|before| is_meant(before)), &check) {
+            (None, _) => Ok::<_, Failure>(Next::Same),
+            (Some(_), None) => Ok(Next::Gone),
+            (Some(before), Some(check)) => {
+                let mut row = before.clone();
+                definition::take_check(&mut row, check);
+                Ok(Next::Put(row))
             }
-        }
+        };
+        change(&app, &own.id, next).await?;
     }
     let rows = app.agent.view().rows();
     let others = rows.iter().flat_map(|service| service.rows()).filter(|row| {

@@ -55,6 +55,11 @@ impl<'a> Asked<'a> {
                 .all(|asked| row.registration.tags.iter().any(|tag| tag.as_str().eq_ignore_ascii_case(asked)))
     }
 
+    /// Whether more than its datacenter decides whether a row is shown.
+    pub(super) fn is_narrow(&self) -> bool {
+        !(self.node_meta.is_empty() && self.tags.is_empty()) || self.filter.is_some()
+    }
+
     /// Whether a node stands where it was asked for.
     pub(super) fn is_here(&self, node: &Node<'_>) -> bool {
         node.datacenter.eq_ignore_ascii_case(self.datacenter) && node.has(&self.node_meta)
@@ -68,7 +73,7 @@ impl<'a> Asked<'a> {
 
 pub(super) async fn service(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
     let asked = Asked::of(&app, &query, fields::HEALTH)?;
-    let passing = query.flag("passing");
+    let passing = query.switch("passing")?;
     read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |mark| {
         let view = app.agent.view();
         let (found, registered) = (view.service(&name), NodeRows::of_view(view));
@@ -151,7 +156,9 @@ pub(super) async fn connect(State(app): Shared, Tail(name): Tail, query: Query) 
 
 /// What to wait for to learn of a node and all on it.
 pub(super) fn topic(view: &View, node: &str) -> Topic {
-    if view.node(node).is_some() { Topic::Node(node.to_ascii_lowercase()) } else { Topic::Nodes }
+    // Who has left is absent: a node without an agent may have taken the name.
+    let is_member = view.node(node).is_some_and(|member| member.state != MemberState::Left);
+    if is_member { Topic::Node(node.to_ascii_lowercase()) } else { Topic::Nodes }
 }
 
 /// Filters and sorts a list of checks.

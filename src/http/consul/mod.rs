@@ -105,6 +105,12 @@ fn writes() -> Table {
     vec![
         ("/v1/agent/maintenance", put(maintenance::node)),
         ("/v1/agent/service/maintenance/{*id}", put(maintenance::service)),
+        ("/v1/agent/service/maintenance/", put(refused::no_service_id)),
+        ("/v1/agent/service/deregister/", put(refused::no_service_id)),
+        ("/v1/agent/check/{verb}/", put(refused::no_check)),
+        ("/v1/agent/force-leave/", put(refused::no_node)),
+        ("/v1/agent/join/", put(refused::no_address)),
+        ("/v1/event/fire/", put(refused::no_event)),
         ("/v1/agent/join/{*address}", put(agent::join)),
         ("/v1/agent/leave", put(agent::leave)),
         ("/v1/agent/reload", put(agent::reload)),
@@ -126,6 +132,7 @@ fn writes() -> Table {
 /// What is refused by any method.
 fn nowhere() -> Table {
     vec![
+        ("/v1/session", any(refused::sessions)),
         ("/v1/session/{*rest}", any(refused::sessions)),
         ("/v1/txn", any(refused::transactions)),
         ("/v1/query", any(refused::queries)),
@@ -135,8 +142,10 @@ fn nowhere() -> Table {
         ("/v1/discovery-chain/{*rest}", any(refused::connect)),
         ("/v1/config", any(refused::administration)),
         ("/v1/config/{*rest}", any(refused::administration)),
+        ("/v1/operator", any(refused::administration)),
         ("/v1/operator/{*rest}", any(refused::administration)),
         ("/v1/snapshot", any(refused::administration)),
+        ("/v1/acl", any(refused::acl)),
         ("/v1/acl/{*rest}", any(refused::acl)),
         ("/v1/agent/token/{*rest}", any(refused::acl)),
         ("/v1/{*rest}", any(refused::no_such_path)),

@@ -32,7 +32,7 @@ use crate::{
 
 /// Whether a row is an instance in Consul's sense: others hold the checks of nodes, events, and what stands on nodes
 /// without agents.
-fn is_instance(own: &Registration) -> bool {
+pub(super) fn is_instance(own: &Registration) -> bool {
     own.foreign().is_none() && !own.has_role()
 }
 

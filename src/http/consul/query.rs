@@ -71,6 +71,15 @@ impl Query {
         self.all(name).next().is_some_and(|value| !matches!(value, "0" | "f" | "F" | "false" | "FALSE" | "False"))
     }
 
+    /// As [`Query::flag`], where Consul refuses what is neither yes nor no.
+    pub(super) fn switch(&self, name: &str) -> Result<bool, Failure> {
+        match self.all(name).next() {
+            Some("" | "1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            None | Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(_) => Err(Failure::bad(format!("Invalid value for ?{name}"))),
+        }
+    }
+
     /// The datacenter asked for: this node's own unless another one is named, which must be one of the mesh.
     pub(super) fn datacenter<'a>(&'a self, app: &'a App) -> Result<&'a str, Failure> {
         let own = &*app.agent.config().datacenter;
@@ -160,5 +169,8 @@ mod tests {
         let asked = parse("passing&pretty=false&tag=a&tag=b%20c&unknown=1").unwrap();
         assert!(asked.flag("passing") && !asked.flag("pretty") && !asked.flag("stale"));
         assert_eq!(asked.all("tag").collect::<Vec<_>>(), ["a", "b c"]);
+        assert_eq!(["passing", "pretty", "stale"].map(|name| asked.switch(name)), [Ok(true), Ok(false), Ok(false)]);
+        let wrong = parse("passing=x").unwrap().switch("passing");
+        assert_eq!(wrong, Err(Failure::bad("Invalid value for ?passing")));
     }
 }

@@ -53,6 +53,22 @@ pub(super) async fn no_state() -> Failure {
     Failure::bad("Missing check state")
 }
 
+pub(super) async fn no_service_id() -> Failure {
+    Failure::bad("Missing service ID")
+}
+
+pub(super) async fn no_check() -> Failure {
+    Failure::bad("Missing check ID")
+}
+
+pub(super) async fn no_address() -> Failure {
+    Failure::bad("Missing address to join")
+}
+
+pub(super) async fn no_event() -> Failure {
+    Failure::bad("Missing event name")
+}
+
 /// The router adds the header Allow (RFC 9110 section 15.5.6), which is what OPTIONS asks for.
 pub(super) async fn no_such_method(method: Method) -> Result<(), Failure> {
     if method == Method::OPTIONS {

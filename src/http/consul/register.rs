@@ -1,8 +1,6 @@
 //! `/v1/agent/service/register` and `deregister`: this node's own instances.
 
-use std::{collections::BTreeSet, sync::Arc};
-
-use axum::extract::State;
+use axum::{extract::State, http::StatusCode};
 
 use super::{
     definition::{self, done},
@@ -14,27 +12,34 @@ use super::{
 };
 use crate::{
     agent::Refused,
-    http::{App, Shared},
+    http::{
+        App, Shared,
+        change::{Next, change},
+    },
     mesh::Rejected,
     model::{InstanceId, Registration},
 };
 
 /// Checks that were there before and are not named again stay, unless `replace-existing-checks` says otherwise.
 pub(super) async fn register(State(app): Shared, query: Query, body: Document) -> Answer {
-    let mut registration = definition::service(&body)?;
-    if own::is_reserved(app.agent.view(), &registration.id) {
-        let why = format!("Invalid service definition: the id {:?} is kept for rows of our own", registration.id);
+    let asked = definition::service(&body)?;
+    if own::is_reserved(app.agent.view(), &asked.id) {
+        let why = format!("Invalid service definition: the id {:?} is kept for rows of our own", asked.id);
         return Err(Failure::bad(why));
     }
-    let before = app.agent.view().registration(&registration.id);
-    if before.is_none() && !registration.name.is_label() {
+    if !asked.name.is_label() && app.agent.view().registration(&asked.id).is_none() {
         let why = "DNS asks for it by escapes if at all: 63 letters, digits, hyphens and underscores at most need none";
-        tracing::warn!(event = "service_name", service = %registration.name, why);
+        tracing::warn!(event = "service_name", service = %asked.name, why);
     }
-    if let Some(before) = before.filter(|_| !query.flag("replace-existing-checks")) {
-        keep_checks(&mut registration, &before);
-    }
-    put(&app, registration).await
+    let replaces = query.flag("replace-existing-checks");
+    put(&app, &asked.id, |before| {
+        let mut registration = asked.clone();
+        if let Some(before) = before.filter(|_| !replaces) {
+            keep_checks(&mut registration, before);
+        }
+        Ok(registration)
+    })
+    .await
 }
 
 /// Gives a registration the checks of the one before it that it does not name.
@@ -47,20 +52,26 @@ pub(super) fn keep_checks(registration: &mut Registration, before: &Registration
     }
 }
 
-/// Stores and publishes, unless a check asks for what HTTP may not ask for.
-pub(super) async fn put(app: &Arc<App>, registration: Registration) -> Answer {
-    if let Some(check) = registration.local_only_check() {
-        let why =
-            format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
-        return Err(Failure::new(axum::http::StatusCode::FORBIDDEN, why));
-    }
-    let before = app.agent.view().registration(&registration.id);
-    let words = |own: &Registration| own.echo.as_ref().map(|echo| echo.checks.keys().cloned().collect::<BTreeSet<_>>());
-    let known = before.and_then(|before| words(&before)).unwrap_or_default();
-    let (owner, named) = (registration.id.clone(), words(&registration).unwrap_or_default());
-    app.agent.put(registration).await?;
-    for id in named.difference(&known) {
-        reports::take_over(app, &owner, id).await?;
+/// Stores and publishes what `make` makes of what is there, unless a check asks for what HTTP may not ask for.
+pub(super) async fn put(
+    app: &App,
+    id: &InstanceId,
+    make: impl Fn(Option<&Registration>) -> Result<Registration, Failure>,
+) -> Answer {
+    let mut losers = Vec::new();
+    let next = |before: Option<&Registration>| {
+        let registration = make(before)?;
+        if let Some(check) = registration.local_only_check() {
+            let why =
+                format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
+            return Err(Failure::new(StatusCode::FORBIDDEN, why));
+        }
+        losers = reports::others_with(app.agent.view(), before, &registration);
+        Ok(Next::Put(registration))
+    };
+    change(app, id, next).await?;
+    for (other, check) in losers {
+        reports::withdraw(app, &other, &check).await?;
     }
     done()
 }

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     agent::View,
-    http::{App, Shared},
+    http::{
+        App, Shared,
+        change::{Next, change},
+    },
     model::{CheckKind, CheckName, Echo, Health, InstanceId, Registration, Role},
 };
 
@@ -23,64 +26,83 @@ use crate::{
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let Some(name) = body.text("name")? else { return Err(Failure::bad("Missing check name")) };
     let (spec, said) = definition::check(&body, &name, &name)?;
-    let mut registration = match body.text("serviceid")? {
-        Some(id) => {
-            let found = own::instance(app.agent.view(), &id);
-            let found = found.ok_or_else(|| Failure::internal(format!("ServiceID {id:?} does not exist")))?;
-            Registration::clone(&found)
-        }
-        None => node_row(app.agent.view())?,
-    };
-    definition::put_check(&mut registration, spec, said);
-    registration.validate()?;
-    register::put(&app, registration).await
+    let service = body.text("serviceid")?;
+    let unknown = |id: &str| Failure::internal(format!("ServiceID {id:?} does not exist"));
+    let row = service.as_deref().unwrap_or(NODE_ROW);
+    let id = InstanceId::try_from(row).map_err(|_| unknown(row))?;
+    register::put(&app, &id, |before| {
+        let mut registration = match (&service, before) {
+            (None, before) => node_row(before)?,
+            (Some(_), Some(own)) if own::is_instance(own) => own.clone(),
+            (Some(id), _) => return Err(unknown(id)),
+        };
+        definition::put_check(&mut registration, spec.clone(), said.clone());
+        registration.validate()?;
+        Ok(registration)
+    })
+    .await
 }
 
 /// The row that holds this node's own checks, as it is or empty.
-pub(super) fn node_row(view: &View) -> Result<Registration, Failure> {
-    let id = InstanceId::try_from(NODE_ROW)?;
-    if let Some(found) = view.registration(&id) {
-        return Ok(Registration::clone(&found));
+fn node_row(before: Option<&Registration>) -> Result<Registration, Failure> {
+    if let Some(found) = before {
+        return Ok(found.clone());
     }
-    let name = node_checks();
-    let mut row = Registration::new(name.as_str(), 1)?.id(id);
+    let mut row = Registration::new(node_checks().as_str(), 1)?.id(InstanceId::try_from(NODE_ROW)?);
     row.port = None;
     row.echo = Some(Arc::new(Echo { role: Some(Role::NodeChecks), ..Echo::default() }));
     Ok(row)
 }
 
-/// A check that is not there is deregistered already; a row that holds no more checks of the node goes with the last.
+/// A check that is not there is deregistered already.
 pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
     match find(app.agent.view(), &id) {
-        Some((own, check)) => withdraw(&app, &own, &check).await,
+        Some((own, check)) => withdraw(&app, &own.id, &check).await,
         None => done(),
     }
 }
 
-async fn withdraw(app: &App, own: &Registration, check: &CheckName) -> Answer {
-    let mut registration = own.clone();
-    definition::take_check(&mut registration, check);
-    if registration.id.as_str() == NODE_ROW && registration.checks.is_empty() {
-        return register::remove(app, &registration.id).await;
-    }
-    app.agent.put(registration).await?;
+/// Takes a check out of a registration; a row that holds no more checks of the node goes with the last.
+pub(super) async fn withdraw(app: &App, id: &InstanceId, check: &CheckName) -> Answer {
+    let next = |before: Option<&Registration>| {
+        let Some(before) = before.filter(|own| own.checks.iter().any(|own| own.id == *check)) else {
+            return Ok(Next::Same);
+        };
+        let mut registration = before.clone();
+        definition::take_check(&mut registration, check);
+        let is_over = id.as_str() == NODE_ROW && registration.checks.is_empty();
+        Ok::<_, Failure>(if is_over { Next::Gone } else { Next::Put(registration) })
+    };
+    change(app, id, next).await?;
     done()
 }
 
-/// As with Consul one id is one check of the whole node, and who names it last has it: withdraws it from all others.
-pub(super) async fn take_over(app: &App, owner: &InstanceId, id: &CheckName) -> Result<(), Failure> {
-    let derived = id.as_str().strip_prefix("service:").and_then(|rest| rest.strip_prefix(owner.as_str()));
-    if derived.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
-        // Made of the instance's own id, as most are: nobody else is looked for.
-        return Ok(());
+/// As with Consul one id is one check of the whole node, and who names it last has it: whose it was until now, by what
+/// stands before it is written. Two who name it at a time do not find each other: better twice there than not at all.
+pub(super) fn others_with(
+    view: &View,
+    before: Option<&Registration>,
+    registration: &Registration,
+) -> Vec<(InstanceId, CheckName)> {
+    let owner = &registration.id;
+    let is_known = |id| before.and_then(|before| before.echo.as_ref()).is_some_and(|echo| echo.checks.contains_key(id));
+    // Made of the instance's own id, as most are: nobody else has it.
+    let is_derived = |id: &CheckName| {
+        let rest = id.as_str().strip_prefix("service:").and_then(|rest| rest.strip_prefix(owner.as_str()));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    };
+    let named = registration.echo.iter().flat_map(|echo| echo.checks.keys());
+    let named: Vec<_> = named.filter(|id| !is_known(*id) && !is_derived(id)).collect();
+    if named.is_empty() {
+        return Vec::new();
     }
-    let others = app.agent.view().registrations().into_iter();
-    for other in others.filter(|other| other.id != *owner && other.foreign().is_none()) {
-        if let Some(check) = other.checks.iter().find(|check| is_called(&other, &check.id, id.as_str())) {
-            withdraw(app, &other, &check.id).await?;
-        }
-    }
-    Ok(())
+    let others = view.registrations().into_iter().filter(|other| other.id != *owner && other.foreign().is_none());
+    let with = |other: Arc<Registration>| {
+        let called = |check: &&CheckName| named.iter().any(|id| is_called(&other, check, id.as_str()));
+        let found = other.checks.iter().map(|check| &check.id).filter(called);
+        found.map(|check| (other.id.clone(), check.clone())).collect::<Vec<_>>()
+    };
+    others.flat_map(with).collect()
 }
 
 pub(super) async fn pass(State(app): Shared, Tail(id): Tail, query: Query) -> Answer {

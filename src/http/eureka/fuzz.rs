@@ -10,7 +10,7 @@ pub(in crate::http) fn body(bytes: &[u8]) {
         if is_xml {
             assert!(xml::parse(&xml::write(&document)).is_ok(), "S13: what was written is read: {document}");
         }
-        if let Ok(registration) = instance::read("web", &document, |_| None) {
+        if let Ok(registration) = instance::read("web", &document, None) {
             consul::fuzz::holds(&registration);
         }
     }

@@ -15,23 +15,32 @@ use crate::{
     model::{CheckDraft, ConsulDraft, Echo, Health, InstanceId, Port, Registration, RegistrationDraft},
 };
 
-/// The registration that a document asks for. An operator's word on the one that was there `before` stays.
-pub(super) fn read(
-    app: &str,
-    document: &Value,
-    before: impl FnOnce(&InstanceId) -> Option<Arc<Registration>>,
-) -> Result<Registration, Problem> {
-    let body = document.get("instance").unwrap_or(document);
-    let needed = |key: &str| text(body, key).ok_or_else(|| Problem::field(key, "is missing"));
-    let named = needed("app")?;
+/// The id of the registration that a document asks for.
+pub(super) fn id_of(app: &str, document: &Value) -> Result<InstanceId, Problem> {
+    let body = body(document);
+    let named = needed(body, "app")?;
     if !named.eq_ignore_ascii_case(app) {
         return Err(Problem::field("app", &format!("is {named:?}, and {app:?} in the path")));
     }
-    let host = needed("hostName")?;
-    let instance = text(body, "instanceId").unwrap_or(Cow::Borrowed(&host));
+    let host = needed(body, "hostName")?;
+    id(app, &text(body, "instanceId").unwrap_or(host))
+}
+
+fn body(document: &Value) -> &Value {
+    document.get("instance").unwrap_or(document)
+}
+
+fn needed<'a>(body: &'a Value, key: &str) -> Result<Cow<'a, str>, Problem> {
+    text(body, key).ok_or_else(|| Problem::field(key, "is missing"))
+}
+
+/// The registration that a document asks for. An operator's word on the one that was there `before` stays.
+pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -> Result<Registration, Problem> {
+    let (id, body) = (id_of(app, document)?, body(document));
+    let host = needed(body, "hostName")?;
     let (plain, secure) = (port(body, "port")?, port(body, "securePort")?);
     let draft = RegistrationDraft {
-        id: Some(id(app, &instance)?.to_string()),
+        id: Some(id.to_string()),
         name: app.to_ascii_lowercase(),
         address: Some(text(body, "ipAddr").unwrap_or(Cow::Borrowed(&host)).into_owned()),
         port: plain.or(secure).map(i64::from),
@@ -52,12 +61,11 @@ pub(super) fn read(
     words.entry(STATUS.into()).or_insert_with(|| "UP".into());
     // Clients spell it in two ways; UNKNOWN is nobody's word.
     let given = text(body, OVERRIDE).or(text(body, "overriddenstatus")).filter(|word| word != "UNKNOWN");
-    let before = before(&registration.id);
-    if before.as_ref().is_some_and(|before| !is_ours(before) || before.name != registration.name) {
+    if before.is_some_and(|before| !is_ours(before) || before.name != registration.name) {
         let why = format!("{} is registered on this node in other words than Eureka's", registration.id);
         return Err(Problem::new(StatusCode::CONFLICT, why));
     }
-    let kept = before.as_ref().and_then(|before| word(before, OVERRIDE));
+    let kept = before.and_then(|before| word(before, OVERRIDE));
     words.extend(given.as_deref().or(kept).map(|word| (OVERRIDE.to_owned(), word.to_owned())));
     say(&mut registration, words)?;
     Ok(registration)
@@ -226,6 +234,7 @@ fn metadata(body: &Value) -> Result<BTreeMap<String, String>, Problem> {
     // Java's serializers say which class of map it was.
     let pair = |(key, value): (&String, &Value)| match scalar(value) {
         Some(text) => Ok((key.clone(), text.into_owned())),
+        None if value.is_null() => Ok((key.clone(), String::new())),
         None => Err(Problem::field(format!("metadata.{key}"), "is not a text")),
     };
     pairs.iter().filter(|(key, _)| !key.starts_with('@')).map(pair).collect()
@@ -282,10 +291,10 @@ mod tests {
     const XML: &str = "<instance><instanceId>h:web:80</instanceId><hostName>h.example</hostName><app>WEB</app>\
         <ipAddr>10.0.0.9</ipAddr><status>STARTING</status><port enabled=\"true\">80</port>\
         <securePort enabled=\"true\">443</securePort><vipAddress>web</vipAddress>\
-        <leaseInfo><durationInSecs>30</durationInSecs></leaseInfo><metadata><zone>a</zone></metadata></instance>";
+        <leaseInfo><durationInSecs>30</durationInSecs></leaseInfo><metadata><zone>a</zone><none></none></metadata></instance>";
 
     fn why(document: Value) -> String {
-        format!("{:?}", read("WEB", &document, |_| None).unwrap_err())
+        format!("{:?}", read("WEB", &document, None).unwrap_err())
     }
 
     #[test]
@@ -293,12 +302,12 @@ mod tests {
         let json = json!({"instance": {
             "instanceId": "h:web:80", "hostName": "h.example", "app": "WEB", "ipAddr": "10.0.0.9", "status": "STARTING",
             "port": {"$": 80, "@enabled": "true"}, "securePort": {"$": "443", "@enabled": true}, "vipAddress": "web",
-            "leaseInfo": {"durationInSecs": 30}, "metadata": {"@class": "x", "zone": "a"}, "overriddenstatus": "UNKNOWN",
+            "leaseInfo": {"durationInSecs": 30}, "metadata": {"@class": "x", "zone": "a", "none": null}, "overriddenstatus": "UNKNOWN",
         }});
-        let asked = read("web", &json, |_| None).unwrap();
-        assert_eq!(asked, read("WEB", &xml::parse(XML).unwrap(), |_| None).unwrap());
+        let asked = read("web", &json, None).unwrap();
+        assert_eq!(asked, read("WEB", &xml::parse(XML).unwrap(), None).unwrap());
         assert_eq!((asked.id.as_str(), asked.name.as_str()), ("web/h:web:80", "web"));
-        assert_eq!(asked.meta.len(), 1);
+        assert_eq!(asked.meta.len(), 2);
         let [lease, status] = &*asked.checks else { panic!("{:?}", asked.checks) };
         assert_eq!(lease.kind.ttl(), Some(Duration::from_secs(30)));
         assert_eq!((lease.initial, status.initial), (Some(Health::Passing), Some(Health::Critical)));
@@ -306,15 +315,15 @@ mod tests {
 
     #[test]
     fn an_operator_s_word_outlives_the_client_s() {
-        let first = read("WEB", &xml::parse(XML).unwrap(), |_| None).unwrap();
+        let first = read("WEB", &xml::parse(XML).unwrap(), None).unwrap();
         let out = overridden(&first, Some("OUT_OF_SERVICE")).unwrap();
         let up = xml::parse(&XML.replace("STARTING", "UP")).unwrap();
-        let again = read("WEB", &up, |_| Some(Arc::new(out.clone()))).unwrap();
+        let again = read("WEB", &up, Some(&out)).unwrap();
         assert_eq!((status_word(&out), status_word(&again)), ("OUT_OF_SERVICE", "OUT_OF_SERVICE"));
         assert_eq!(status_word(&overridden(&again, None).unwrap()), "UP");
         assert!(overridden(&first, Some("great")).is_err());
         let native = Registration::new("web", 80).unwrap();
-        assert!(format!("{:?}", read("WEB", &up, |_| Some(Arc::new(native))).unwrap_err()).contains("409"));
+        assert!(format!("{:?}", read("WEB", &up, Some(&native)).unwrap_err()).contains("409"));
     }
 
     #[test]

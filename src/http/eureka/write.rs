@@ -15,7 +15,11 @@ use super::{
     xml,
 };
 use crate::{
-    http::{Answer, App, Problem, Shared, body, native::Segments},
+    http::{
+        Answer, App, Problem, Shared, body,
+        change::{Next, change},
+        native::Segments,
+    },
     model::{CheckName, Health, Registration},
 };
 
@@ -32,9 +36,8 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     let is_xml = says_xml(request.headers());
     let bytes = body::collect(request.into_body()).await?;
     let document = parse(&bytes, is_xml)?;
-    let asked = instance::read(&name, &document, |id| app.agent.view().registration(id))?;
-    let id = asked.id.clone();
-    app.agent.put(asked).await?;
+    let id = instance::id_of(&name, &document)?;
+    change(&app, &id, |before| instance::read(&name, &document, before).map(Next::Put)).await?;
     // Who registers again lives.
     app.agent.report(&id, &lease()?, Health::Passing, "").await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -70,9 +73,7 @@ pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(p
 }
 
 pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Answer {
-    let own = find(&app, &name, &id)?;
-    app.agent.remove(&own.id).await?;
-    Ok(StatusCode::OK.into_response())
+    edit(&app, &name, &id, |_| Ok(Next::Gone)).await
 }
 
 /// `PUT …/status?value=OUT_OF_SERVICE`
@@ -80,23 +81,30 @@ pub(super) async fn take_over(State(app): Shared, Segments((name, id)): One, Que
     let Some((_, status)) = pairs.iter().find(|(key, _)| key == "value") else {
         return Err(Problem::field("value", "is missing: ?value=OUT_OF_SERVICE"));
     };
-    let own = find(&app, &name, &id)?;
-    app.agent.put(instance::overridden(&own, Some(status))?).await?;
-    Ok(StatusCode::OK.into_response())
+    edit(&app, &name, &id, |own| instance::overridden(own, Some(status)).map(Next::Put)).await
 }
 
 /// `DELETE …/status`: what the client says counts again.
 pub(super) async fn hand_back(State(app): Shared, Segments((name, id)): One) -> Answer {
-    let own = find(&app, &name, &id)?;
-    app.agent.put(instance::overridden(&own, None)?).await?;
-    Ok(StatusCode::OK.into_response())
+    edit(&app, &name, &id, |own| instance::overridden(own, None).map(Next::Put)).await
 }
 
 /// `PUT …/metadata?key=value`
 pub(super) async fn note(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
-    let mut changed = Registration::clone(&*find(&app, &name, &id)?);
-    changed.meta.extend(pairs);
-    app.agent.put(changed).await?;
+    let noted = |own: &Registration| {
+        let mut changed = own.clone();
+        changed.meta.extend(pairs.iter().cloned());
+        Ok(Next::Put(changed))
+    };
+    edit(&app, &name, &id, noted).await
+}
+
+/// Changes one of this node's own registrations that came in Eureka's words.
+async fn edit(app: &App, name: &str, id: &str, next: impl Fn(&Registration) -> Result<Next, Problem>) -> Answer {
+    let own = find(app, name, id)?;
+    let next =
+        |before: Option<&Registration>| next(before.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))?);
+    change(app, &own.id, next).await?;
     Ok(StatusCode::OK.into_response())
 }
 

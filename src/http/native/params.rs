@@ -75,12 +75,17 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 
 /// Makes a text a word of the model, or blames `field`.
 pub(super) fn word<T: for<'a> TryFrom<&'a str, Error = Invalid>>(field: &str, text: &str) -> Result<T, Problem> {
-    text.try_into().map_err(|wrong: Invalid| Problem::field(field, &format!("{:?} {}", wrong.text, wrong.why)))
+    text.try_into().map_err(|wrong: Invalid| blame(field, &wrong))
 }
 
-/// The name of a service: of one that there is, by whatever API it came, or else one that there might be in our own words.
+/// The name of a service as it is known, or as any API may make it known: what is asked for by it need not be there.
 pub(super) fn service(view: &View, field: &str, text: &str) -> Result<ServiceName, Problem> {
-    view.service(text).map_or_else(|| word(field, text), |found| Ok(found.name.clone()))
+    let unknown = || ServiceName::any(text).map_err(|wrong| blame(field, &wrong));
+    view.service(text).map_or_else(unknown, |found| Ok(found.name.clone()))
+}
+
+fn blame(field: &str, wrong: &Invalid) -> Problem {
+    Problem::field(field, &format!("{:?} {}", wrong.text, wrong.why))
 }
 
 #[cfg(test)]

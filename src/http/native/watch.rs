@@ -63,7 +63,8 @@ impl Rendered {
         let instances = service.into_iter().flat_map(|service| &service.instances).map(Row::from).collect();
         let mut text = Vec::new();
         // Writing to memory does not fail.
-        let _ = write!(text, "id: {epoch}-{index}\ndata: ");
+        let absent = if service.is_none() { ABSENT } else { "" };
+        let _ = write!(text, "id: {epoch}-{index}{absent}\ndata: ");
         let _ = serde_json::to_writer(&mut text, &Watched { service: name, index, instances });
         text.extend_from_slice(b"\n\n");
         Arc::new(Self { index, text: text.into() })
@@ -116,8 +117,9 @@ impl Feed {
     /// A feed for a client that has seen the event `last`.
     fn new(name: ServiceName, epoch: u64, last: Option<&str>) -> Self {
         let ours = last.and_then(|id| id.strip_prefix(&format!("{epoch}-")));
-        let index = ours.and_then(|index| index.parse().ok());
-        Self { name, epoch, sent: index.map_or(Sent::Nothing, Sent::Index), last: None }
+        let absence = ours.and_then(|id| id.strip_suffix(ABSENT)).map(|_| Sent::Absence);
+        let index = || Some(Sent::Index(ours?.parse().ok()?));
+        Self { name, epoch, sent: absence.or_else(index).unwrap_or(Sent::Nothing), last: None }
     }
 
     /// What the client must be told now: the event's name, its index and the service.
@@ -180,6 +182,8 @@ pub(super) async fn watch(State(app): Shared, headers: HeaderMap, mut params: Pa
     Ok((headers, Body::from_stream(events.flatten())).into_response())
 }
 
+/// Ends the id of an event that tells that there is no such service.
+const ABSENT: &str = "-absent";
 /// How long a stream may be silent: proxies cut off what is idle for half a minute.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -252,5 +256,13 @@ mod tests {
         for foreign in [&*format!("6-{index}"), "", "7", "7-x", "-"] {
             assert_eq!(names(&mut Feed::new(web.clone(), 7, Some(foreign)), &view), Some(("snapshot", 2)), "{foreign}");
         }
+        view.set_service(&web, None);
+        let [_, told] = behind.event(&view, &Renderings::default()).unwrap();
+        let told = String::from_utf8(told.to_vec()).unwrap();
+        let id = told.lines().next().and_then(|line| line.strip_prefix("id: ")).unwrap();
+        let mut absent = Feed::new(web.clone(), 7, Some(id));
+        assert_eq!(names(&mut absent, &view), None, "{id} tells of nothing already");
+        view.set_service(&web, Some(fixtures::web().instances));
+        assert_eq!(names(&mut absent, &view), Some(("change", 2)));
     }
 }
