@@ -28,7 +28,23 @@ pub(super) struct Sync {
     /// With whom, until it was asked once more: it may have heard of others that joined at the same time.
     host: Option<NodeId>,
     /// What each peer's hash was when last heard, and when.
-    roots: BTreeMap<NodeId, (Time, u64)>,
+    roots: BTreeMap<NodeId, Root>,
+}
+
+/// A peer's hash of all it knows.
+#[derive(Clone, Copy, Debug)]
+struct Root {
+    hash: u64,
+    heard: Time,
+    /// Since when it was another than this node's at each comparison.
+    apart: Option<Time>,
+}
+
+impl Root {
+    /// Whether it differs although a sync had the time to repair it: what a write makes differ, its rumour repairs.
+    fn differs(&self) -> bool {
+        self.apart.is_some_and(|since| self.heard.since(since) >= REPAIRED)
+    }
 }
 
 impl Sync {
@@ -135,16 +151,18 @@ impl Mesh {
         let base = QUICK_ROUNDS.get(usize::try_from(self.sync.rounds).unwrap_or(usize::MAX)).copied();
         let gap = base.unwrap_or(SYNC_PERIOD).mul_f64(0.75 + 0.5 * self.chance());
         self.timers.set(now + gap, Timer::Sync);
-        self.sync.roots.retain(|_, (at, _)| now.since(*at) < ROOTS_KEPT);
+        self.sync.roots.retain(|_, root| now.since(root.heard) < ROOTS_KEPT);
     }
 
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
-        let last = self.sync.roots.insert(from, (now, theirs));
-        if last.is_some_and(|(at, root)| root == theirs && now.since(at) < ASK_AGAIN) {
+        let last = self.sync.roots.get(&from).copied();
+        if last.is_some_and(|last| last.hash == theirs && now.since(last.heard) < ASK_AGAIN) {
             return;
         }
         let ours = self.root_hash();
+        let apart = (ours != theirs).then(|| last.and_then(|last| last.apart).unwrap_or(now));
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart });
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
             self.synced(now, from);
@@ -156,7 +174,8 @@ impl Mesh {
     }
 
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
-        self.sync.roots.insert(from, (now, theirs));
+        // It was this node's own when it asked.
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart: None });
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
             self.synced(now, from);
@@ -325,9 +344,8 @@ impl Mesh {
     }
 
     pub(super) fn agreement_of(&self) -> f64 {
-        let ours = self.root_hash();
         let heard = self.sync.roots.len();
-        let same = self.sync.roots.values().filter(|(_, root)| *root == ours).count();
+        let same = self.sync.roots.values().filter(|root| !root.differs()).count();
         if heard == 0 { 1.0 } else { same as f64 / heard as f64 }
     }
 }
@@ -356,5 +374,7 @@ const MAX_OPEN: usize = 64;
 const MAX_ANSWER: usize = 1 << 20;
 /// The same question from the same peer is answered once within this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// A sync is done by then.
+const REPAIRED: Duration = Duration::from_secs(1);
 /// A peer's hash counts for `agreement` as long as this.
 const ROOTS_KEPT: Duration = Duration::from_secs(60);

@@ -154,6 +154,25 @@ fn a_registration_is_seen_everywhere_with_one_copy_each() {
 }
 
 #[test]
+fn who_differs_is_who_differs_still_after_a_sync() {
+    let (mut wired, ids) = Wired::of(5);
+    wired.run(Duration::from_secs(20));
+    let agreements = |wired: &Wired| wired.nodes.values().map(Mesh::agreement).collect::<Vec<_>>();
+    for id in &ids {
+        wired.order(*id, web());
+        assert_eq!(agreements(&wired), [1.0; 5], "a write is no disagreement");
+    }
+    let mut later = wired.now;
+    for (wait, hash, expected) in [(0, 1, 1.0), (5, 2, 0.75), (5, 3, 0.75), (0, 0, 1.0)] {
+        later = later + Duration::from_secs(wait);
+        let mesh = wired.at(ids[0]);
+        let hash = if hash == 0 { mesh.root() } else { hash };
+        mesh.on_root(later, ids[1], hash);
+        assert_eq!(mesh.agreement(), expected);
+    }
+}
+
+#[test]
 fn a_death_hides_instances_and_a_return_shows_them() {
     let (mut wired, ids) = Wired::of(5);
     wired.order(ids[2], web());
