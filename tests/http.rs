@@ -37,6 +37,7 @@ async fn start() -> Node {
         data_dir: None,
         ready_after: Duration::from_secs(10),
         protect_for: Duration::ZERO,
+        opens: agent::Opens::default(),
         checks: agent::checks::Config::default(),
     };
     let (agent, stop) = (Agent::start(config).await.unwrap(), CancellationToken::new());

@@ -305,6 +305,18 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
+fn nothing_dies_of_a_full_log() {
+    let mut complaints = Vec::new();
+    for source in sources().iter().filter(|source| !source.is_test()) {
+        for (line, _) in source.code().filter(|(_, code)| code.contains("print!(") || code.contains("println!(")) {
+            let advice = "it panics where it cannot write: call `cli::output::print` for data, `say` for talk";
+            complaints.push(format!("src/{}:{line}: prints: {advice}", source.path));
+        }
+    }
+    demand(&complaints);
+}
+
+#[test]
 fn the_scan_sees_what_it_should() {
     let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
     assert_eq!(

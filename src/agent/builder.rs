@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Agent, Config, Secret, StartError, checks, trust::Files};
+use super::{Agent, Config, Opens, Secret, StartError, checks, trust::Files};
 use crate::{
     mesh::PROTECT_FOR,
     model::{Invalid, MeshName, NodeName},
@@ -148,7 +148,7 @@ impl Builder {
         Agent::start(self.build()?).await
     }
 
-    fn build(self) -> Result<Config, StartError> {
+    pub(super) fn build(self) -> Result<Config, StartError> {
         let blame =
             |field| move |why: Invalid| StartError::Config { field, why: format!("{:?} {}", why.text, why.why) };
         let node = match &self.node {
@@ -189,6 +189,7 @@ impl Builder {
             ready_after,
             protect_for,
             checks,
+            opens: Opens::default(),
         })
     }
 }

@@ -8,12 +8,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -63,6 +63,10 @@ pub(super) struct Status {
     pub(super) troubles: ArcSwap<Vec<String>>,
     /// Seeds that resolve and cannot be joined.
     pub(super) failed: ArcSwap<Vec<String>>,
+    /// Whether answers wait for [`Look::Open`].
+    pub(super) held: AtomicBool,
+    /// Why the last write to the store failed; none once one has not.
+    pub(super) unstored: ArcSwapOption<String>,
 }
 
 /// The queues that the loop listens to.
@@ -95,8 +99,10 @@ pub(super) struct Drive {
 pub(super) struct Agenda {
     changed: BTreeSet<Change>,
     told: Vec<Told>,
-    /// When to serve what is stored, mesh or not; `None` once answers are given.
-    ready_at: Option<Instant>,
+    /// When to serve what is stored, mesh or not; `None` once answers are given, and while they are held.
+    pub(super) ready_at: Option<Instant>,
+    /// The same while answers wait for a word.
+    pub(super) held: Option<Instant>,
     /// From when on the fingerprint may be computed again.
     sum_at: Instant,
     /// Whether something has changed since it was: then the loop wakes for it.
@@ -122,7 +128,8 @@ impl Agenda {
         Self {
             changed: BTreeSet::new(),
             told: Vec::new(),
-            ready_at: Some(now + ready_after),
+            ready_at: None,
+            held: Some(now + ready_after),
             sum_at: now,
             unsummed: false,
             failed: BTreeMap::new(),
@@ -225,6 +232,7 @@ impl Drive {
 
     fn complete(&mut self, completed: &Completed) {
         self.greeter.traffic.commits.add(1);
+        self.status.unstored.store(completed.outcome.as_ref().err().cloned().map(Arc::new));
         let done = self.writes.confirmed(completed);
         let asked = done.iter().any(Pending::is_asked);
         for write in done {

@@ -11,8 +11,8 @@ use std::{
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    out.write_all(bytes).and_then(|()| out.sync_all())?;
-    fs::rename(fresh, path)?;
+    let done = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
+    done.inspect_err(|_| drop(fs::remove_file(&fresh)))?;
     // The name too has to survive.
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
@@ -34,5 +34,9 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         assert!(replace(&folder.path().join("nowhere/x"), b"").is_err());
+        let taken = folder.path().join("taken");
+        fs::create_dir_all(taken.join("in")).unwrap();
+        assert!(replace(&taken, b"").is_err());
+        assert!(!folder.path().join("taken.new").exists(), "nothing is left of what failed");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,7 @@ use tokio::{
 use super::{Agent, Will, drive::Drive};
 use crate::{
     mesh::{Command, Explanation, Stats},
-    model::NodeId,
+    model::{NodeId, Time},
 };
 
 /// What handles want to see that is in no view.
@@ -22,12 +23,14 @@ pub(super) enum Look {
     Stats(oneshot::Sender<Stats>),
     /// What is to be said should this process die.
     Will(oneshot::Sender<Will>),
-    /// Nothing yet, but have others asked about a member.
-    Inquire(NodeId, oneshot::Sender<()>),
+    /// When others were asked about a member: now.
+    Inquire(NodeId, oneshot::Sender<Time>),
     /// Why a member is seen as it is.
     Explain(NodeId, oneshot::Sender<Option<Box<Explanation>>>),
     /// Nothing, but knock at a member and wait for its answer.
     Knock(NodeId, oneshot::Sender<()>),
+    /// Nothing, but let answers be given as soon as they can be.
+    Open(oneshot::Sender<()>),
 }
 
 /// Who waits for whose answer.
@@ -41,8 +44,13 @@ impl Drive {
             Look::Will(reply) => drop(reply.send(self.will())),
             Look::Inquire(id, reply) => {
                 // Who is not known here is not asked about; the explanation says so.
-                let _ = self.mesh.command(self.clock.now(), Command::Inquire(id));
+                let now = self.clock.now();
+                let _ = self.mesh.command(now, Command::Inquire(id));
                 self.drain();
+                let _ = reply.send(now);
+            }
+            Look::Open(reply) => {
+                self.release();
                 let _ = reply.send(());
             }
             Look::Explain(id, reply) => drop(reply.send(self.mesh.explain(id).map(Box::new))),
@@ -55,6 +63,12 @@ impl Drive {
                 self.drain();
             }
         }
+    }
+
+    /// From now on answers are given as soon as the first sync is done, or is waited for no longer.
+    pub(super) fn release(&mut self) {
+        self.status.held.store(false, Ordering::Relaxed);
+        self.agenda.ready_at = self.agenda.held.take().or(self.agenda.ready_at);
     }
 
     fn will(&self) -> Will {
@@ -79,13 +93,13 @@ impl Agent {
     /// Why a member is seen as it is, with what the others answer when they are asked now; `None` for a node that is not
     /// known, and for this one.
     pub async fn explain(&self, id: NodeId) -> Option<Box<Explanation>> {
-        self.look(|reply| Look::Inquire(id, reply)).await;
-        let view = self.view();
-        let others = view.nodes_where(|member| member.state.is_shown() && member.id != id).len().saturating_sub(1);
+        let asked = self.look(|reply| Look::Inquire(id, reply)).await?;
         let begun = Instant::now();
         loop {
-            let explanation = self.look(|reply| Look::Explain(id, reply)).await??;
-            if explanation.testimonies.len() >= others || begun.elapsed() >= INQUIRY {
+            let mut explanation = self.look(|reply| Look::Explain(id, reply)).await??;
+            // Who is silent now is not spoken for by what he said to whoever asked before.
+            explanation.testimonies.retain(|testimony| testimony.at >= asked);
+            if explanation.testimonies.len() >= explanation.asked || begun.elapsed() >= INQUIRY {
                 return Some(explanation);
             }
             sleep(INQUIRY / 20).await;

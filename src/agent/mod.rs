@@ -69,6 +69,7 @@ pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
+pub use store::OPENING;
 pub(crate) use traffic::counters;
 pub use traffic::{Counter, Tally, Traffic};
 pub use usher::enrol;
@@ -115,6 +116,18 @@ pub struct Config {
     pub protect_for: Duration,
     /// What checks may do.
     pub checks: checks::Config,
+    /// What has to come before the first answer.
+    pub opens: Opens,
+}
+
+/// What has to come before the first answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opens {
+    /// The first sync, or [`Config::ready_after`] without one.
+    #[default]
+    Synced,
+    /// That, and [`Agent::open`]: whoever starts it has more to register first, and must not be told that it is not there.
+    Told,
 }
 
 /// A handle to a running agent.
@@ -253,6 +266,12 @@ impl Agent {
         Ok(())
     }
 
+    /// Lets answers be given from now on, where [`Opens::Told`] waits for this.
+    pub async fn open(&self) {
+        // Refused only when it has stopped already.
+        let _ = self.look(Look::Open).await;
+    }
+
     /// Registers or changes one instance on behalf of somebody else: [`Agent::put_local`] without the checks that are for
     /// this machine's own files and programs alone. Dropping the future does not take the registration back.
     ///
@@ -360,18 +379,24 @@ impl Agent {
     /// Looks for the mesh through these `host:port`s too. Returns how many addresses they resolved to.
     ///
     /// # Errors
-    /// When one of them does not resolve; the others are tried all the same.
+    /// When one of them does not resolve; then none is tried.
     pub async fn join(&self, seeds: &[String]) -> Result<usize, String> {
-        // First of all, so that who gives up waiting for a slow name has asked for all of them.
-        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())?;
-        let (mut found, mut troubles) = (0, Vec::new());
-        for answer in join_all(seeds.iter().map(|seed| seek::resolve(seed))).await {
-            match answer {
-                Ok(addresses) => found += addresses.len(),
-                Err(why) => troubles.push(why),
-            }
+        let answers = join_all(seeds.iter().map(|seed| seek::resolve(seed))).await;
+        let troubles: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).map(String::as_str).collect();
+        if !troubles.is_empty() {
+            return Err(troubles.join("; "));
         }
-        if troubles.is_empty() { Ok(found) } else { Err(troubles.join("; ")) }
+        self.seek(seeds).await?;
+        Ok(answers.iter().flatten().map(Vec::len).sum())
+    }
+
+    /// Looks for the mesh through these `host:port`s too, now and for as long as nobody is found, whether or not they
+    /// resolve by now.
+    ///
+    /// # Errors
+    /// When the agent has stopped.
+    pub async fn seek(&self, seeds: &[String]) -> Result<(), String> {
+        self.shared.seeds.send(seeds.to_vec()).await.map_err(|_| Refused::Stopped.to_string())
     }
 
     /// Says goodbye, waits until the peers have heard it, and stops. What is stored stays, for the next start.
@@ -402,6 +427,9 @@ impl Agent {
         }
         if let Some(outcome) = &*self.shared.stopped.borrow() {
             return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
+        }
+        if self.shared.status.held.load(Ordering::Relaxed) {
+            return vec!["what this node's own files define is being registered".into()];
         }
         let mut reasons = self.shared.status.troubles.load().to_vec();
         reasons.extend(self.shared.status.failed.load().iter().cloned());

@@ -38,7 +38,7 @@ fn unix_millis(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-const FILE: &str = "alive";
+pub(super) const FILE: &str = "alive";
 /// How often it is said: so much longer a TTL may last across a restart.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
 

@@ -73,7 +73,7 @@ impl Seek {
                 Ok(addresses) => found.extend(addresses),
                 Err(why) => {
                     tracing::warn!(event = "seed_unresolved", %seed, %why);
-                    troubles.push(why);
+                    troubles.push(format!("{why}; it is tried again"));
                 }
             }
         }
@@ -97,8 +97,8 @@ impl Seek {
 pub(super) async fn resolve(seed: &str) -> Result<Vec<SocketAddr>, String> {
     match timeout(RESOLVE_TIMEOUT, lookup_host(seed)).await {
         Ok(Ok(addresses)) => Ok(addresses.take(MAX_SEEDS).collect()),
-        Ok(Err(why)) => Err(format!("seed {seed} does not resolve: {why}; it is tried again")),
-        Err(_) => Err(format!("seed {seed} does not resolve: no answer in time; it is tried again")),
+        Ok(Err(why)) => Err(format!("seed {seed} does not resolve: {why}")),
+        Err(_) => Err(format!("seed {seed} does not resolve: no answer in time")),
     }
 }
 

@@ -1,13 +1,18 @@
 //! Putting an agent together: every part that can fail first, then the tasks, so that a failed start leaves none behind.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Agent, Config, Shared, StartError, View,
+    Agent, Config, Opens, Shared, StartError, View,
     checks::Checks,
     clock::Clock,
     door,
@@ -70,6 +75,10 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         writes: Writes::new(store, checks, held),
         agenda: Agenda::new(config.ready_after, found.peers),
     };
+    match config.opens {
+        Opens::Synced => drive.release(),
+        Opens::Told => status.held.store(true, Ordering::Relaxed),
+    }
     drive.begin(&seek);
 
     keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
@@ -195,7 +204,7 @@ async fn open(
         Ok(endpoint) => Ok((store, found, endpoint)),
         Err(why) => {
             // A panic there is already in the log.
-            let _ = tokio::task::spawn_blocking(|| store.close()).await;
+            let _ = tokio::task::spawn_blocking(|| store.undo()).await;
             Err(why)
         }
     }

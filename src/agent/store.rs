@@ -95,6 +95,8 @@ pub(super) struct Completed {
 /// The writing end. Without a data directory every write is complete at once.
 pub(super) struct Store {
     writer: Option<(sync_mpsc::Sender<Write>, JoinHandle<()>)>,
+    /// The directory, if there was no store in it before.
+    made: Option<PathBuf>,
     completed: mpsc::UnboundedSender<Completed>,
 }
 
@@ -121,16 +123,25 @@ impl Store {
                 reports: Vec::new(),
                 lived_until: unix_millis,
             };
-            return Ok((Self { writer: None, completed }, found));
+            return Ok((Self { writer: None, made: None, completed }, found));
         };
         let blame = |why: Unusable| match why {
             Unusable::Locked => StartError::InUse { path: directory.to_owned() },
             why => StartError::Data { path: directory.to_owned(), why: why.to_string() },
         };
-        let database = open_file(directory).map_err(blame)?;
-        let mut found = claim(&database, mesh, node, unix_millis).map_err(blame)?;
-        let pulse = Pulse::open(directory).map_err(|why| blame(why.into()))?;
-        found.lived_until = pulse.last.unwrap_or(unix_millis);
+        let made = (!directory.join(FILE).exists()).then(|| directory.to_owned());
+        let opened = guarded(|| {
+            let database = open_file(directory)?;
+            let mut found = claim(&database, mesh, node, unix_millis)?;
+            let pulse = Pulse::open(directory)?;
+            found.lived_until = pulse.last.unwrap_or(unix_millis);
+            Ok((database, found, pulse))
+        });
+        let (database, found, pulse) = opened.map_err(|why| {
+            // Half a store would be in the way of the next try. Another agent's is none of ours.
+            made.iter().filter(|_| !matches!(why, Unusable::Locked)).for_each(|directory| unmake(directory));
+            blame(why)
+        })?;
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
         let with_ttl = found.registrations.iter().filter(|own| has_ttl(own)).map(|own| own.id.clone()).collect();
@@ -140,7 +151,7 @@ impl Store {
             .name("hobnob-store".into())
             .spawn(move || file.commit_groups(&writes, &report))
             .map_err(|why| blame(why.into()))?;
-        Ok((Self { writer: Some((sender, thread)), completed }, found))
+        Ok((Self { writer: Some((sender, thread)), made, completed }, found))
     }
 
     /// Queues a write; its completion arrives on the channel given to [`Store::open`]. The caller bounds the queue.
@@ -152,6 +163,13 @@ impl Store {
         let outcome = queued.unwrap_or(Ok(())).map_err(Into::into);
         // Nobody listens only while the agent stops.
         let _ = self.completed.send(Completed { writes: 1, outcome });
+    }
+
+    /// Closes it, and takes away what opening it has made. Blocks on the disk.
+    pub(super) fn undo(mut self) {
+        let made = self.made.take();
+        self.close();
+        made.iter().for_each(|directory| unmake(directory));
     }
 
     /// Finishes what is queued and releases the lock. Blocks on the disk.
@@ -214,6 +232,24 @@ struct Identity {
     node: NodeName,
     epoch: Epoch,
     keys: Keys,
+}
+
+/// Runs what reads a store that may be damaged, on a thread of its own: redb believes its pages, and panics over damaged
+/// ones.
+fn guarded<T: Send>(read: impl FnOnce() -> Result<T, Unusable> + Send) -> Result<T, Unusable> {
+    let damaged = || Unusable::Corrupt { what: FILE, why: "it is damaged inside".into() };
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().name(OPENING.into()).spawn_scoped(scope, read)?;
+        reading.join().unwrap_or_else(|_| Err(damaged()))
+    })
+}
+
+/// Takes a store away that holds nothing yet.
+fn unmake(directory: &Path) {
+    for file in [FILE, pulse::FILE] {
+        // What cannot be removed is in nobody's way who could.
+        let _ = std::fs::remove_file(directory.join(file));
+    }
 }
 
 fn open_file(directory: &Path) -> Result<Database, Unusable> {
@@ -399,6 +435,8 @@ fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Un
     rmp_serde::from_slice(bytes).map_err(|why| Unusable::Corrupt { what, why: why.to_string() })
 }
 
+/// Where a store is opened. Who reports panics may leave out this thread's: they become an error.
+pub const OPENING: &str = "hobnob-opening";
 const FILE: &str = "hobnob.redb";
 const IDENTITY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("identity");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");

@@ -90,6 +90,37 @@ async fn who_leaves_is_gone_at_once_and_known_to_have_left() {
 }
 
 #[tokio::test]
+async fn who_has_more_to_register_first_says_when_answers_may_be_given() {
+    let config = builder("a", &Secret::random()).build().unwrap();
+    let agent = Agent::start(Config { opens: Opens::Told, ready_after: Duration::ZERO, ..config }).await.unwrap();
+    agent.put(web(80)).await.unwrap();
+    assert!(!agent.view().is_ready());
+    assert!(agent.unready()[0].contains("being registered"), "{:?}", agent.unready());
+    agent.open().await;
+    timeout(PATIENCE, agent.ready()).await.unwrap().unwrap();
+    assert!(agent.unready().is_empty());
+}
+
+#[tokio::test]
+async fn who_explains_a_node_asks_the_others_now() {
+    let secret = Secret::random();
+    let a = builder("a", &secret).start().await.unwrap();
+    let (b, c) = tokio::join!(joined("b", &secret, &a), joined("c", &secret, &a));
+    for (agent, node) in [(&a, "b"), (&a, "c"), (&b, "c")] {
+        until_state(agent, node, MemberState::Alive).await;
+    }
+    let c = c.view().this().unwrap().id;
+    let mut last = Time::ZERO;
+    for _ in 0..5 {
+        let asked = a.now();
+        let explanation = a.explain(c).await.unwrap();
+        assert!(explanation.testimonies.iter().all(|said| said.at >= asked && said.at > last), "{explanation:?}");
+        last = explanation.testimonies.iter().map(|said| said.at).max().unwrap_or(last);
+    }
+    assert!(last > Time::ZERO, "b has answered");
+}
+
+#[tokio::test]
 async fn a_stream_of_changes_begins_with_the_present_and_ends_with_the_agent() {
     let a = builder("a", &Secret::random()).start().await.unwrap();
     let mut changes = a.watch("web");

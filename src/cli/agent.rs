@@ -1,6 +1,6 @@
 //! `hobnob agent`: a node from its first word to its goodbye.
 
-use std::{env, ffi::OsString, fs, io, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, fs, io, panic, path::PathBuf, process::ExitCode, thread};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -24,7 +24,7 @@ use super::{
     parent::{Mouth, Parent, Said, Word, Words},
 };
 use crate::{
-    agent::Will,
+    agent::{OPENING, Opens, Will},
     config::{self, Config, Mistakes, Purpose, Sources},
     http::ReloadAsk,
 };
@@ -129,6 +129,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
         return executor::run(flags.log_format);
     }
     logs::start(flags.log_format, logs::DEFAULT)?;
+    keep_quiet_while_opening();
     raise_descriptor_limit();
     let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(unstarted)?;
@@ -144,6 +145,16 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
             Err(Failure::new("the agent was orphaned: its parent process has died", why, "hobnob agent --no-will"))
         }
     }
+}
+
+/// A damaged store is told in three lines, and not by the panic of who has read it.
+fn keep_quiet_while_opening() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if thread::current().name() != Some(OPENING) {
+            usual(panic);
+        }
+    }));
 }
 
 /// Takes as many file descriptors as the system grants: the usual soft limit of 1,024 is there for programs that use
@@ -197,12 +208,16 @@ async fn serve(flags: &Flags, sources: Sources, config: Config) -> Result<Option
 /// What tells that the files are to be read again.
 type News = (Lookout, mpsc::Receiver<ReloadAsk>);
 
-/// Starts a node, with what its files ask for.
-async fn begin(sources: Sources, config: Config) -> Result<(Node, Result<Definitions, Failure>, News), Failure> {
+/// Starts a node, with what its files ask for: until that is registered nobody is told that it is not there.
+async fn begin(sources: Sources, mut config: Config) -> Result<(Node, Result<Definitions, Failure>, News), Failure> {
     let mut lookout = Lookout::new();
     lookout.watch(config::folders(&sources));
+    config.agent.opens = Opens::Told;
     let (node, reloads) = Node::start(&config).await?;
     let definitions = Definitions::open(&node.agent, sources, config).await;
+    if definitions.is_ok() {
+        node.agent.open().await;
+    }
     Ok((node, definitions, (lookout, reloads)))
 }
 

@@ -90,9 +90,9 @@ impl Definitions {
         })?;
         self.hooks.set(agent, &newer.hooks);
         if newer.agent.join != self.config.agent.join
-            && let Err(why) = agent.join(&newer.agent.join).await
+            && let Err(why) = agent.seek(&newer.agent.join).await
         {
-            warn!(why, "cannot join through every seed");
+            warn!(why, "the new seeds are not tried");
         }
         info!(registered, withdrawn, hooks = newer.hooks.len(), "reloaded");
         // What waits for a restart goes on to differ from what runs.

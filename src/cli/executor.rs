@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 use super::{
     failure::Failure,
     logs::{self, LogFormat},
+    output,
     parent::{self, Frames, Said, Word},
 };
 use crate::agent::Will;
@@ -112,7 +113,7 @@ fn take(frames: &mut Frames, will: &mut Option<Vec<u8>>) {
 /// Tells systemd, where it has asked for that.
 pub(super) fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        eprintln!("hobnob: cannot tell systemd: {error}");
+        output::say(format_args!("hobnob: cannot tell systemd: {error}"));
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt::Display, process::ExitCode};
 
 use clap::error::ErrorKind;
 
+use super::output;
 use crate::config;
 
 /// Why a command did not do what it was asked.
@@ -79,7 +80,7 @@ impl Failure {
     /// clap's word in our form.
     pub(super) fn from_clap(error: clap::Error) -> Self {
         if !error.use_stderr() {
-            super::output::print(error.render().to_string().trim_end());
+            output::print(error.render().to_string().trim_end());
             return Self::new("", "", "").code(Code::Help);
         }
         let text = error.render().to_string();
@@ -105,7 +106,7 @@ impl Failure {
     /// Tells the user, and gives the exit code.
     pub(super) fn report(&self) -> ExitCode {
         if self.code != Code::Help {
-            eprintln!("error: {}\n  why: {}\n next: {}", self.what, self.why, self.next);
+            output::say(format_args!("error: {}\n  why: {}\n next: {}", self.what, self.why, self.next));
         }
         ExitCode::from(self.code as u8)
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use hyper::Method;
 
-use super::{client::Client, failure::Failure};
+use super::{client::Client, failure::Failure, output};
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
@@ -16,6 +16,6 @@ pub(super) struct Flags {
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
     let path = format!("/api/v1/force-leave/{}", super::client::segment(&flags.node));
     client.call(Method::POST, &path, None).await?.found(&path)?;
-    eprintln!("{} is forgotten as if it had left", flags.node);
+    output::say(format_args!("{} is forgotten as if it had left", flags.node));
     Ok(ExitCode::SUCCESS)
 }

@@ -83,7 +83,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
     store(&path, &text).map_err(|why| {
         Failure::new(format!("cannot write {}", path.display()), why, "leave out --write, and put it where it belongs")
     })?;
-    eprintln!("wrote {}; now: {}", path.display(), resolver.reload);
+    output::say(format_args!("wrote {}; now: {}", path.display(), resolver.reload));
     Ok(ExitCode::SUCCESS)
 }
 

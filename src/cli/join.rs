@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let seeds: Vec<Seed> = flags.places.iter().map(|place| place.parse()).collect::<Result<_, _>>().map_err(wrong)?;
     let path = "/api/v1/join";
     client.call(Method::POST, path, Some(&json!({ "addresses": seeds }))).await?.found(path)?;
-    eprintln!("looking for the mesh there; `hobnob members` shows who was found");
+    output::say("looking for the mesh there; `hobnob members` shows who was found");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -96,7 +96,7 @@ async fn enrol(token: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let files: Vec<_> = files(&folder, &node, &invitation, granted, key);
     write_new(&files)?;
     output::print(&files.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join("\n"));
-    eprintln!("next: hobnob agent --data-dir {}", folder.display());
+    output::say(format_args!("next: hobnob agent --data-dir {}", folder.display()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,10 +1,11 @@
 //! `hobnob keygen`: a fresh secret, on stdout or in a file that nobody else can read.
 
-use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use zeroize::Zeroizing;
 
-use super::{failure::Failure, output};
+use super::{ca::write_new, failure::Failure, output};
 use crate::agent::Secret;
 
 #[derive(Debug, Args)]
@@ -21,10 +22,6 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     };
     // A new file alone: a secret that is overwritten locks a whole mesh out.
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    written.and_then(|mut file| writeln!(file, "{}", secret.as_str())).map_err(|error| {
-        let next = format!("hobnob keygen --out {}.new", path.display());
-        Failure::new(format!("cannot write a secret to {}", path.display()), error, next)
-    })?;
+    write_new(&[(path.clone(), Zeroizing::new(format!("{}\n", secret.as_str())))])?;
     Ok(ExitCode::SUCCESS)
 }

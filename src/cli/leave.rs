@@ -4,11 +4,11 @@ use std::process::ExitCode;
 
 use hyper::Method;
 
-use super::{client::Client, failure::Failure};
+use super::{client::Client, failure::Failure, output};
 
 pub(super) async fn run(client: &Client) -> Result<ExitCode, Failure> {
     let path = "/api/v1/leave";
     client.call(Method::POST, path, None).await?.found(path)?;
-    eprintln!("the node says goodbye and stops");
+    output::say("the node says goodbye and stops");
     Ok(ExitCode::SUCCESS)
 }

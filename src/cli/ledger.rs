@@ -94,12 +94,12 @@ impl Ledger {
     }
 }
 
-/// Writes a whole file at once: who reads it sees the old text or the new, never a part.
+/// Writes a whole file at once: who reads it sees the old text or the new, never a part. What fails leaves nothing.
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
-    fs::write(&beside, text)?;
-    fs::rename(&beside, path)
+    let done = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
+    done.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 /// The ledger's name in the data directory.
@@ -121,5 +121,8 @@ mod tests {
         ledger.ids = ["b".try_into().unwrap(), "a c".try_into().unwrap()].into();
         ledger.save().await.unwrap();
         assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
+        fs::create_dir(folder.path().join("taken")).unwrap();
+        assert!(replace(&folder.path().join("taken"), "x").is_err());
+        assert!(!folder.path().join("taken.new").exists(), "nothing is left of what failed");
     }
 }

@@ -30,6 +30,8 @@ pub(super) fn start(format: LogFormat, filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::builder().parse(given.as_deref().unwrap_or(filter)).map_err(wrong)?;
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
+    // A log that cannot be written, on a full disk say, is told nowhere: to stderr it would be a panic.
+    let lines = lines.log_internal_errors(false);
     match format {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),

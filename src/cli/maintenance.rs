@@ -9,6 +9,7 @@ use serde_json::json;
 use super::{
     client::{Client, segment},
     failure::Failure,
+    output,
 };
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,6 @@ pub(super) async fn run(client: &Client, command: &Maintenance) -> Result<ExitCo
     let asked = json!({ "enabled": enabled, "reason": reason });
     client.call(Method::PUT, &path, Some(&asked)).await?.found(&path)?;
     let what = id.as_deref().unwrap_or("this node");
-    eprintln!("{what} is {}", if enabled { "out of service" } else { "back in service" });
+    output::say(format_args!("{what} is {}", if enabled { "out of service" } else { "back in service" }));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! What reading commands print: tables for people, JSON for programs, names for shells.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     time::Duration,
 };
@@ -9,7 +10,10 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-use super::{client::Client, failure::Failure};
+use super::{
+    client::Client,
+    failure::{Code, Failure},
+};
 
 /// The flags of every reading command.
 #[derive(Clone, Debug, Args)]
@@ -112,15 +116,26 @@ fn lines(all: impl Iterator<Item = String>) -> String {
     all.collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a block of data to stdout; nothing at all if it is empty. Ends the program in peace when nobody reads on.
+/// Writes a block of data to stdout; nothing at all if it is empty. Ends the program where that cannot be done: in peace
+/// when nobody reads on, as a failure when data is lost.
 pub(super) fn print(text: &str) {
     if text.is_empty() {
         return;
     }
     let mut out = io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+    let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) else { return };
+    if error.kind() == io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    let failure = Failure::new("cannot write all of the output", error, "free space, then the same again");
+    let _ = failure.report();
+    std::process::exit(Code::Runtime as i32);
+}
+
+/// Talks to the user on stderr. That nobody listens, or a log is full, keeps no command from what it does: `eprintln!`
+/// would panic there.
+pub(super) fn say(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// How often `--watch` looks: what people notice.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{
     client::{self, Answer, Client},
     failure::{Code, Failure},
+    output,
 };
 use crate::{
     config,
@@ -70,7 +71,7 @@ pub(super) async fn register(client: &Client, flags: Flags) -> Result<ExitCode, 
 
 pub(super) async fn deregister(client: &Client, which: &Which) -> Result<ExitCode, Failure> {
     remove(client, &which.id, &[]).await?;
-    eprintln!("deregistered {}", which.id);
+    output::say(format_args!("deregistered {}", which.id));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,7 +124,7 @@ pub(super) async fn write(
         _ => ", changed",
     };
     answer.found(&path(id))?;
-    eprintln!("registered {id}{how}");
+    output::say(format_args!("registered {id}{how}"));
     Ok(())
 }
 

@@ -27,6 +27,7 @@ use super::{
     client::Client,
     failure::{Code, Failure},
     heart::BEAT,
+    output,
     register::{Instance, duration},
     stake::Stake,
 };
@@ -55,7 +56,9 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
     // Asked first, so that no command is started for an agent that lets nobody in, or whose instance of that id another
     // one keeps. An agent that is away will come back.
     match stake.survey().await {
-        Err(failure) if failure.is_transient() => eprintln!("hobnob: {}; trying again", failure.sentence()),
+        Err(failure) if failure.is_transient() => {
+            output::say(format_args!("hobnob: {}; trying again", failure.sentence()))
+        }
         answer => drop(answer?),
     }
     let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
@@ -113,7 +116,7 @@ async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure
             }
             Err(failure) if failure.is_transient() => {
                 if !std::mem::replace(&mut told, true) {
-                    eprintln!("hobnob: {}; trying again", failure.sentence());
+                    output::say(format_args!("hobnob: {}; trying again", failure.sentence()));
                 }
                 let wait = pause;
                 pause = (pause * 2).min(BEAT);
@@ -130,8 +133,8 @@ async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure
 async fn withdraw(stake: &Stake<'_>) {
     match timeout(PATIENCE, stake.withdraw()).await {
         Ok(Ok(())) => {}
-        Ok(Err(failure)) => eprintln!("hobnob: {}", failure.sentence()),
-        Err(_) => eprintln!("hobnob: the agent is slow to withdraw the instance; it will miss its heartbeat"),
+        Ok(Err(failure)) => output::say(format_args!("hobnob: {}", failure.sentence())),
+        Err(_) => output::say("hobnob: the agent is slow to withdraw the instance; it will miss its heartbeat"),
     }
 }
 
@@ -163,7 +166,7 @@ async fn end(
         tokio::select! {
             _ = child.wait() => return,
             () = &mut patience => {
-                eprintln!("hobnob: the command did not end within {grace:?}: killed");
+                output::say(format_args!("hobnob: the command did not end within {grace:?}: killed"));
                 return forward(child, Signal::KILL);
             }
             another = signals.next() => if !is_typed(another) { forward(child, another) },

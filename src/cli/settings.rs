@@ -33,7 +33,11 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
                     return Err(mistakes.into());
                 }
             };
-            eprintln!("the settings of node {} are fine; it registers {}", config.agent.node, config.services.len());
+            output::say(format_args!(
+                "the settings of node {} are fine; it registers {}",
+                config.agent.node,
+                config.services.len()
+            ));
         }
         Command::Show(flags) => output::print(config::show(&flags.settings.sources())?.trim_end()),
     }

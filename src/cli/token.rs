@@ -84,7 +84,7 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let name = flags.name.clone().unwrap_or_else(|| format!("token-{}", &digits[..8]));
     if flags.offline {
         output::print(&text);
-        eprintln!("[[http.tokens]]\nname = {name:?}\nsha256 = {digits:?}\npolicy = {policy:?}");
+        output::say(format_args!("[[http.tokens]]\nname = {name:?}\nsha256 = {digits:?}\npolicy = {policy:?}"));
         return Ok(ExitCode::SUCCESS);
     }
     let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));

@@ -52,7 +52,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     // Whatever ends it, what runs is killed: its group is dropped.
     tokio::select! {
         ended = told => ended?,
-        () = program.follow(states, |why| eprintln!("hobnob: {why}; trying again")) => {}
+        () = program.follow(states, |why| output::say(format_args!("hobnob: {why}; trying again"))) => {}
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
@@ -85,7 +85,7 @@ async fn follow(client: &Client, service: &str, mut tell: impl FnMut(Value)) -> 
         if !failure.is_transient() || seen.is_none() && failure.is_unreachable() {
             return Err(failure);
         }
-        eprintln!("hobnob: {}; trying again", failure.sentence());
+        output::say(format_args!("hobnob: {}; trying again", failure.sentence()));
         sleep(pause).await;
         pause = (pause * 2).min(AT_LAST);
     }

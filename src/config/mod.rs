@@ -183,6 +183,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
             allow: settings.checks.allow,
             deny: settings.checks.deny,
         },
+        opens: agent::Opens::default(),
     };
     if !settings.script_checks {
         mistakes.extend(services.iter().filter_map(script_while_off));

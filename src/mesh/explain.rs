@@ -39,7 +39,9 @@ pub struct Explanation {
     pub flapping: Flapping,
     /// Since when its instances are kept although it is Down, because this node is the one cut off.
     pub held: Option<Time>,
-    /// What others answered to [`Command::Inquire`](super::Command::Inquire), by node.
+    /// How many others were asked by the last [`Command::Inquire`](super::Command::Inquire).
+    pub asked: usize,
+    /// What those answered, and when, by node; a minute ago perhaps, where another one asked then.
     pub testimonies: Vec<Testimony>,
 }
 
@@ -96,7 +98,7 @@ impl Mesh {
         let seen = self.roster.get(id)?;
         let others = self.roster.shown().saturating_sub(1);
         let ever = |at: Time| (at > Time::ZERO).then_some(at);
-        let answers = self.inquiries.get(&id).into_iter().flat_map(|inquiry| inquiry.answers.values());
+        let answers: Vec<_> = self.inquiries.get(&id).into_iter().flat_map(|asked| asked.answers.values()).collect();
         Some(Explanation {
             node: id,
             state: seen.state,
@@ -111,7 +113,8 @@ impl Mesh {
             suspicion: seen.suspicion.as_deref().map(|suspicion| suspicion.report(others)),
             flapping: seen.flaps.as_deref().map(|flaps| flaps.report(self.now)).unwrap_or_default(),
             held: seen.held,
-            testimonies: answers.filter_map(|answer| *answer).collect(),
+            asked: answers.len(),
+            testimonies: answers.into_iter().filter_map(|answer| *answer).collect(),
         })
     }
 

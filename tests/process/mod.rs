@@ -131,9 +131,18 @@ impl Mesh {
 
     /// Starts an agent by a command made with [`Mesh::agent`].
     pub(crate) async fn launch(&self, node: &str, command: &mut Command) -> Agent {
-        let (file, log) = (self.path(&ready(node)), self.path(&format!("{node}.log")));
+        let out = File::options().create(true).append(true).open(self.log(node)).unwrap();
+        self.launch_to(node, command, out.into()).await
+    }
+
+    fn log(&self, node: &str) -> PathBuf {
+        self.path(&format!("{node}.log"))
+    }
+
+    /// The same with its log elsewhere.
+    pub(crate) async fn launch_to(&self, node: &str, command: &mut Command, out: Stdio) -> Agent {
+        let (file, log) = (self.path(&ready(node)), self.log(node));
         drop(fs::remove_file(&file));
-        let out = File::options().create(true).append(true).open(&log).unwrap();
         let mut child = command.stdout(Stdio::null()).stderr(out).spawn().unwrap();
         let what = format!("{node} is ready");
         let text = until(&what, async || {

@@ -85,6 +85,38 @@ fn a_damaged_file_is_refused_and_left_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), garbage);
 }
 
+#[test]
+fn a_file_that_is_damaged_inside_is_refused_whatever_redb_does() {
+    for (from, step) in [(512, 7), (4_096, 1), (4_096, 7), (4_096, 13), (8_192, 7)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, ..) = open(directory.path(), "a").unwrap();
+        (1..=40).for_each(|port| put(&store, &format!("web-{port}"), port));
+        store.close();
+        let path = directory.path().join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.iter_mut().skip(from).step_by(step).for_each(|byte| *byte ^= 0xff);
+        std::fs::write(&path, bytes).unwrap();
+        let why = open(directory.path(), "a").err().unwrap().to_string();
+        assert!(why.contains("cannot be read") && why.contains("restore a backup"), "{from}, {step}: {why}");
+        assert!(path.exists());
+    }
+}
+
+#[test]
+fn a_first_start_that_fails_leaves_nothing_and_a_later_one_what_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(directory.path()).unwrap().count();
+    open(directory.path(), "a").unwrap().0.undo();
+    assert_eq!(files(), 0);
+    std::fs::create_dir(directory.path().join(pulse::FILE)).unwrap();
+    assert!(open(directory.path(), "a").is_err());
+    assert_eq!(files(), 1, "no half of a store");
+    std::fs::remove_dir(directory.path().join(pulse::FILE)).unwrap();
+    open(directory.path(), "a").unwrap().0.close();
+    open(directory.path(), "a").unwrap().0.undo();
+    assert_eq!(open(directory.path(), "b").err().unwrap().to_string().matches("it belongs to node \"a\"").count(), 1);
+}
+
 /// A disk that is full as long as it is told to be.
 #[derive(Debug)]
 struct Disk {

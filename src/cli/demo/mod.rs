@@ -54,7 +54,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
 async fn play(flags: &Flags, steps: Vec<Step>) -> Result<ExitCode, Failure> {
     let mut stage = Stage::new(flags.nodes).await?;
     for step in steps {
-        eprintln!("> {step}");
+        output::say(format_args!("> {step}"));
         if !stage.play(&step).await? {
             return Ok(ExitCode::SUCCESS);
         }

@@ -240,7 +240,7 @@ impl Stage {
         let each = timeout(PATIENCE, all).await.map_err(|_| late())??;
         let times = Times { what, each };
         let [what, nodes, first, last] = times.row();
-        eprintln!("  {what}: the first of {nodes} nodes after {first}, the last after {last}");
+        output::say(format_args!("  {what}: the first of {nodes} nodes after {first}, the last after {last}"));
         self.times.push(times);
         Ok(())
     }
@@ -272,6 +272,7 @@ impl Stage {
             data_dir: None,
             ready_after: PATIENCE,
             protect_for: mesh::PROTECT_FOR,
+            opens: agent::Opens::default(),
             checks: agent::checks::Config::default(),
         };
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|e| failed(&e))?;

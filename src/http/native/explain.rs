@@ -306,6 +306,7 @@ mod tests {
             }),
             flapping: crate::mesh::Flapping::default(),
             held: None,
+            asked: 0,
             testimonies: Vec::new(),
         };
         let why = sentence(&seen, |id| format!("n{}", id.0));
