@@ -92,3 +92,17 @@ async fn who_joins_through_a_name_that_does_not_resolve_joins_through_none() {
     b.until_linked("c").await;
     assert_eq!(b.get("/api/v1/members").await.as_array().unwrap().len(), 2, "a was not called");
 }
+
+#[tokio::test]
+async fn the_doctor_asks_for_what_this_node_serves_and_counts_what_it_holds() {
+    let mesh = Mesh::new();
+    let settings = mesh.file("zones.toml", "[dns]\nzones = [\"corp.internal\"]\n");
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(settings)).await;
+    let status = a.get("/api/v1/status").await;
+    assert_eq!((&status["zones"], &status["unstored"]), (&json!(["corp.internal"]), &json!(null)));
+    assert!(status["files"]["open"].as_u64() < status["files"]["limit"].as_u64(), "{status}");
+    let api = format!("http://{}", a.http);
+    let told = finish(hobnob().args(["--api", &api, "doctor"])).await;
+    assert!(told.out.contains("NOERROR for a.node.corp.internal"), "{told:?}");
+    assert_eq!(told.code, Some(0), "{told:?}");
+}

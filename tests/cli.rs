@@ -119,7 +119,14 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("resolve a..b", 2, "a..b"),
         ("join nowhere:0", 2, "port 0"),
         ("join nowhere.invalid:1", 2, "nowhere.invalid"),
-        ("completions fishy", 2, "fishy"),
+        ("completions fishy", 2, "hobnob completions --help"),
+        ("ping nobody", 1, "404 to POST /api/v1/ping/nobody"),
+        ("ping nobody", 1, "hobnob members"),
+        ("maintenance on nobody", 1, "404 to PUT"),
+        ("deregister nobody", 1, "hobnob services"),
+        ("force-leave a", 1, "hobnob leave"),
+        ("--api http://127.0.0.1:70000 members", 2, "port"),
+        ("demo --nodes 101", 2, "hobnob demo --help"),
         ("--api ftp://x services", 2, "--api"),
         ("--api http://127.0.0.1:1 services", 4, "127.0.0.1:1"),
         ("--api unix:/nowhere services", 4, "/nowhere"),
@@ -248,6 +255,7 @@ async fn a_demo_plays_its_story_and_a_script() {
     let story = plain("demo --nodes 3").await;
     assert_eq!(story.code, Some(0), "{story:?}");
     assert!(story.out.contains("8080") && story.out.contains("web gone, by DNS"), "{story:?}");
+    assert_eq!(plain("demo --nodes 1").await.code, Some(0), "a node alone has a story too");
     let mesh = Mesh::new();
     let script = mesh.file(
         "script",
@@ -461,11 +469,13 @@ async fn what_is_wrong_and_what_would_happen_is_told() {
     );
     assert!(line(&table, "dns").is_some_and(|line| line.contains("NOERROR")), "{table}");
     run(&a, "register web --port 80 --check ttl=1h,initial=critical").await;
+    assert_eq!(out(&a, "explain web --format name").await, "web\n");
     let checks = out(&a, "checks").await;
     assert!(line(&checks, "web").is_some_and(|line| line.contains("critical")), "{checks}");
     let simulated = out(&a, "simulate --nodes 8 --deaths 1 --updates 2 --rest 1s --format json").await;
     let figures: Value = serde_json::from_str(&simulated).unwrap();
-    assert_eq!(figures.as_array().unwrap().len(), 7, "{simulated}");
+    let is_figure = |row: &Value| row["measured"].is_number() && row["unit"].is_string();
+    assert!(figures.as_array().unwrap().len() == 7 && figures.as_array().unwrap().iter().all(is_figure), "{simulated}");
     assert_eq!(run(&a, "simulate --nodes 2 --deaths 1").await.code, Some(2));
     assert!(out(&a, "man").await.starts_with(".ie"));
 }

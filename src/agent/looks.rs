@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Agent, Will, drive::Drive};
+use super::{Agent, Opens, Will, drive::Drive};
 use crate::{
     mesh::{Command, Explanation, Stats},
     model::{NodeId, Time},
@@ -65,8 +65,16 @@ impl Drive {
         }
     }
 
+    /// Whether answers wait for a word.
+    pub(super) fn hold(&mut self, opens: Opens) {
+        match opens {
+            Opens::Synced => self.release(),
+            Opens::Told => self.status.held.store(true, Ordering::Relaxed),
+        }
+    }
+
     /// From now on answers are given as soon as the first sync is done, or is waited for no longer.
-    pub(super) fn release(&mut self) {
+    fn release(&mut self) {
         self.status.held.store(false, Ordering::Relaxed);
         self.agenda.ready_at = self.agenda.held.take().or(self.agenda.ready_at);
     }

@@ -12,6 +12,7 @@ mod basis;
 mod builder;
 pub mod checks;
 mod clock;
+mod config;
 mod door;
 mod drive;
 pub(crate) mod expiry;
@@ -51,7 +52,6 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -62,6 +62,7 @@ pub use crate::mesh::PROTECT_FOR;
 pub use atlas::Tenants;
 pub use basis::Basis;
 pub use builder::Builder;
+pub use config::{Config, Opens};
 pub use gazette::now as unix_millis;
 pub use journal::{Entry, Flip, Journal, News, Paper};
 pub use looks::PATIENCE;
@@ -79,56 +80,11 @@ pub use writes::Over;
 
 use crate::{
     mesh::{Done, Rejected, Stats},
-    model::{CheckKind, CheckName, Health, InstanceId, MeshName, NodeId, NodeName, Registration, Time},
+    model::{CheckKind, CheckName, Health, InstanceId, NodeId, Registration, Time},
 };
 use clock::Clock;
 use drive::{Ask, Status};
 use looks::Look;
-
-/// What an agent needs to start.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node's name, unique in its mesh.
-    pub node: NodeName,
-    /// The mesh it belongs to.
-    pub mesh: MeshName,
-    /// The datacenter it stands in.
-    pub datacenter: String,
-    /// The zone it stands in; may be empty.
-    pub zone: String,
-    /// Free pairs of text about the node.
-    pub meta: std::collections::BTreeMap<String, String>,
-    /// Where the mesh port listens (UDP); port 0 takes any. `[::]` also hears IPv4.
-    pub listen: SocketAddr,
-    /// The address others should use, where it is not the one listened on.
-    pub advertise: Option<SocketAddr>,
-    /// `host:port` of nodes to find the mesh through; names are resolved again on every try.
-    pub join: Vec<String>,
-    /// The mesh's secrets: the first signs, all verify. At least one.
-    pub secrets: Vec<Secret>,
-    /// Certificate mode: the files to prove oneself with, instead of the secrets.
-    pub tls: Option<trust::Files>,
-    /// Where to keep what must survive; `None` keeps it in memory alone.
-    pub data_dir: Option<PathBuf>,
-    /// How long to wait for the first sync before serving what is stored.
-    pub ready_after: Duration,
-    /// For how long the last healthy set of a service is kept when most of it turns critical at once; zero for never.
-    pub protect_for: Duration,
-    /// What checks may do.
-    pub checks: checks::Config,
-    /// What has to come before the first answer.
-    pub opens: Opens,
-}
-
-/// What has to come before the first answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Opens {
-    /// The first sync, or [`Config::ready_after`] without one.
-    #[default]
-    Synced,
-    /// That, and [`Agent::open`]: whoever starts it has more to register first, and must not be told that it is not there.
-    Told,
-}
 
 /// A handle to a running agent.
 #[derive(Clone, Debug)]
@@ -487,6 +443,12 @@ impl Agent {
     #[must_use]
     pub fn agreement(&self) -> f64 {
         f64::from_bits(self.shared.status.agreement.load(Ordering::Relaxed))
+    }
+
+    /// Why the last write to the store failed; `None` once one has not.
+    #[must_use]
+    pub fn unstored(&self) -> Option<String> {
+        self.shared.status.unstored.load().as_deref().cloned()
     }
 
     /// Now, by this process's clock.

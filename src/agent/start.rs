@@ -1,18 +1,13 @@
 //! Putting an agent together: every part that can fail first, then the tasks, so that a failed start leaves none behind.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Agent, Config, Opens, Shared, StartError, View,
+    Agent, Config, Shared, StartError, View,
     checks::Checks,
     clock::Clock,
     door,
@@ -30,13 +25,13 @@ use super::{
 };
 use crate::{
     mesh::{self, Command, Mesh},
-    model::{Epoch, HealthReport, Node, check_datacenter},
+    model::{Epoch, HealthReport, Node},
 };
 
 /// See [`Agent::start`].
 pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let clock = Clock::start();
-    check(&config)?;
+    config.check().map_err(|(field, why)| StartError::Config { field, why })?;
     let (completions, completed) = mpsc::unbounded_channel();
     let trust = Arc::new(identify(&config)?);
     let (store, found, endpoint) = open(&config, &clock, &trust, completions).await?;
@@ -54,10 +49,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
     let ((looks, looked), (arrivals, arrived)) = (mpsc::channel(1), mpsc::channel(MAX_ARRIVALS));
-    let journal = Arc::new(Journal::default());
+    let (view, status, journal) = (Arc::<View>::default(), Arc::<Status>::default(), Arc::<Journal>::default());
     let (links, links_seen) = watch::channel(0);
     let ((seeds, more_seeds), (ended, stopped)) = (mpsc::channel(1), watch::channel(None));
-    let (view, status) = (Arc::new(View::default()), Arc::new(Status::default()));
     let stored = found.peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
     let seek = Seek { seeds: config.join.clone(), stored, own };
     let link_tasks = TaskTracker::new();
@@ -75,10 +69,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         writes: Writes::new(store, checks, held),
         agenda: Agenda::new(config.ready_after, found.peers),
     };
-    match config.opens {
-        Opens::Synced => drive.release(),
-        Opens::Told => status.held.store(true, Ordering::Relaxed),
-    }
+    drive.hold(config.opens);
     drive.begin(&seek);
 
     keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
@@ -140,25 +131,6 @@ fn restore(
     let node = node.into_iter().find_map(|(_, report)| report.maintenance);
     let instances = instances.into_iter().filter_map(|(id, report)| Some((id.as_str().try_into().ok()?, report)));
     mesh.restore(clock.now(), node, instances, lived_until);
-}
-
-/// What no peer could take from us.
-fn check(config: &Config) -> Result<(), StartError> {
-    if let Some(address) = config.advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
-        let why = format!(
-            "cannot be {address}: nobody reaches a node there; give it an address and a port that others can dial"
-        );
-        return Err(StartError::Config { field: "advertise", why });
-    }
-    if let Err(why) = check_datacenter(&config.datacenter) {
-        return Err(StartError::Config { field: "datacenter", why: format!("{:?} {why}", config.datacenter) });
-    }
-    let meta: usize = config.meta.iter().map(|(key, text)| key.len() + text.len()).sum();
-    if meta + config.zone.len() + config.datacenter.len() > MAX_DESCRIPTION {
-        let why = "together are over 3 KiB, and every hello carries them: shorten them".into();
-        return Err(StartError::Config { field: "meta, zone and datacenter", why });
-    }
-    Ok(())
 }
 
 /// What this node proves itself with.
@@ -241,8 +213,6 @@ fn describe(config: &Config, bound: SocketAddr) -> Node {
     }
 }
 
-/// Beside it a hello holds the certificates that vouch for it.
-const MAX_DESCRIPTION: usize = 3 << 10;
 /// Asks that wait; beyond it callers do.
 const MAX_ASKS: usize = 1024;
 /// News from peers that wait; beyond it datagrams are dropped and streams slow down.

@@ -94,7 +94,7 @@ pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, F
             (Some(node), _) => json!({ "node": node, "void": flags.undo }),
             (None, serial) => json!({ "serial": serial, "void": flags.undo }),
         };
-        client.call(Method::POST, path, Some(&body)).await?.found(path)?;
+        client.call(Method::POST, path, Some(&body)).await?.found()?;
     }
     Ok(ExitCode::SUCCESS)
 }

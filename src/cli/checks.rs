@@ -1,11 +1,10 @@
 //! `hobnob checks`: every check of every instance, the worst first.
 
-use std::{cmp::Reverse, process::ExitCode, time::Duration};
+use std::{cmp::Reverse, process::ExitCode};
 
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use super::{
     client::Client,
@@ -23,18 +22,9 @@ pub(super) struct Flags {
 }
 
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
-    let mut last = None;
-    loop {
-        let rows = Value::Array(rows(client, flags.service.as_deref()).await?);
-        if last.as_ref() != Some(&rows) {
-            output::print(&SHAPE.render(&rows, flags.reading.format));
-        }
-        if !flags.reading.watch {
-            return Ok(ExitCode::SUCCESS);
-        }
-        last = Some(rows);
-        sleep(WATCH_EVERY).await;
-    }
+    let look = async || rows(client, flags.service.as_deref()).await.map(Value::Array);
+    output::follow(&flags.reading, look, |rows| SHAPE.render(rows, flags.reading.format)).await?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn rows(client: &Client, service: Option<&str>) -> Result<Vec<Value>, Failure> {
@@ -83,5 +73,3 @@ const SHAPE: Shape = Shape {
 };
 /// How many services are asked for at a time.
 const AT_ONCE: usize = 16;
-/// How often `--watch` looks: what people notice.
-const WATCH_EVERY: Duration = Duration::from_millis(500);

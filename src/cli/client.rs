@@ -68,6 +68,8 @@ enum Place {
 /// What an agent answered to something that it did not refuse, or that it does not have.
 #[derive(Debug)]
 pub(super) struct Answer {
+    /// What was asked: method and path.
+    call: String,
     pub(super) status: StatusCode,
     /// What tells this state of it from others (ETag).
     pub(super) mark: Option<String>,
@@ -87,7 +89,7 @@ impl Client {
     /// What stands at `path`; that nothing does is a failure.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         let answer = self.call(Method::GET, path, None).await?;
-        answer.found(path)
+        answer.found()
     }
 
     /// One call. 404 is an answer; any other refusal is a failure, whose code tells the kind.
@@ -104,20 +106,21 @@ impl Client {
         headers: &[(&'static str, Option<&str>)],
     ) -> Result<Answer, Failure> {
         let request = self.request(&method, path, body, headers)?;
+        let call = format!("{method} {path}");
         let answered = async {
             let (response, connection) = self.send(request).await?;
             let mark = response.headers().get(header::ETAG).and_then(|mark| mark.to_str().ok()).map(str::to_owned);
             let status = response.status();
             let body = self.collect(response).await;
             connection.abort();
-            Ok::<_, Failure>(Answer { status, mark, body: body? })
+            Ok::<_, Failure>(Answer { call, status, mark, body: body? })
         };
         let answered = timeout(PATIENCE, answered).await;
         let answer = answered.map_err(|_| self.unreachable(&"it did not answer within 30 seconds"))??;
         if answer.status.is_success() || answer.status == StatusCode::NOT_FOUND {
             return Ok(answer);
         }
-        Err(refused(&format!("{method} {path}"), answer.status, &answer.body))
+        Err(refused(&answer.call, answer.status, &answer.body))
     }
 
     /// Begins a call whose answer is read as it comes. Any refusal is a failure.
@@ -231,10 +234,10 @@ impl Client {
 type Opened = (Response<Incoming>, JoinHandle<()>);
 
 impl Answer {
-    /// The body, unless there was nothing at `path`.
-    pub(super) fn found(self, path: &str) -> Result<Value, Failure> {
+    /// The body, unless there was nothing there.
+    pub(super) fn found(self) -> Result<Value, Failure> {
         match self.status {
-            StatusCode::NOT_FOUND => Err(refused(&format!("GET {path}"), self.status, &self.body)),
+            StatusCode::NOT_FOUND => Err(refused(&self.call, self.status, &self.body)),
             _ => Ok(self.body),
         }
     }
@@ -258,9 +261,18 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
         }
+        StatusCode::NOT_FOUND
+            if ["/rtt/", "/ping/", "/force-leave/"].iter().any(|of_nodes| call.contains(of_nodes)) =>
+        {
+            (Code::Runtime, "hobnob members, to see who there is")
+        }
         StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
         StatusCode::PRECONDITION_FAILED => (Code::Runtime, "the same again: somebody else has changed it meanwhile"),
         StatusCode::CONFLICT if why.contains("defined in") => (Code::Usage, "edit the file, then hobnob reload"),
+        StatusCode::CONFLICT if call.contains("/force-leave/") => {
+            (Code::Runtime, "hobnob leave, on that node; or hobnob explain NODE, for why it is not taken for dead")
+        }
+        StatusCode::CONFLICT => (Code::Runtime, "hobnob status; mend what stands in the way, then the same again"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),
         _ => (Code::Runtime, "the agent's log says more"),
@@ -291,8 +303,9 @@ impl std::str::FromStr for Place {
             .parse()
             .map_err(|_| "it is no http://host:port, https://host:port or unix:/path")?;
         match (uri.authority(), uri.path()) {
-            (Some(found), "/") if found.port().is_some() => Ok(over(authority.into())),
-            (Some(found), "/") => Ok(over(format!("{found}:8500"))),
+            (Some(found), "/") if found.as_str() == found.host() => Ok(over(format!("{found}:8500"))),
+            (Some(found), "/") if found.port_u16().is_some_and(|port| port > 0) => Ok(over(authority.into())),
+            (Some(_), "/") => Err("its port is not 1 to 65535"),
             _ => Err("it is no http://host:port, https://host:port or unix:/path"),
         }
     }
@@ -336,7 +349,9 @@ mod tests {
         assert_eq!("http://localhost".parse(), tcp("localhost:8500"));
         assert_eq!("https://localhost".parse(), Ok(Place::Tls("localhost:8500".into())));
         assert_eq!("unix:/run/h.sock".parse(), Ok(Place::Unix("/run/h.sock".into())));
-        for bad in ["unix:", "http://a:1/v1", "https://a:1/v1", "http://", "a b:1"] {
+        for bad in
+            ["unix:", "http://a:1/v1", "https://a:1/v1", "http://", "a b:1", "a:70000", "http://[::1]:0", "a:", "a:x"]
+        {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
         }
     }

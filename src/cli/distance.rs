@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     client::{Client, segment},
     failure::Failure,
-    output::{self, Format, Reading, Shape},
+    output::{self, Reading, Shape},
 };
 
 #[derive(Debug, Args)]
@@ -29,9 +29,8 @@ pub(super) struct Ping {
     /// How often, one after the other
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     count: u16,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 pub(super) async fn rtt(client: &Client, flags: &Rtt) -> Result<ExitCode, Failure> {
@@ -45,11 +44,14 @@ pub(super) async fn rtt(client: &Client, flags: &Rtt) -> Result<ExitCode, Failur
 
 pub(super) async fn ping(client: &Client, flags: &Ping) -> Result<ExitCode, Failure> {
     let path = format!("/api/v1/ping/{}", segment(&flags.node));
-    let mut answers = Vec::new();
-    for _ in 0..flags.count {
-        answers.push(client.call(Method::POST, &path, None).await?.found(&path)?);
-    }
-    output::print(&PING.render(&Value::Array(answers), flags.format));
+    let knock = async || {
+        let mut answers = Vec::new();
+        for _ in 0..flags.count {
+            answers.push(client.call(Method::POST, &path, None).await?.found()?);
+        }
+        Ok(Value::Array(answers))
+    };
+    output::follow(&flags.reading, knock, |answers| PING.render(answers, flags.reading.format)).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,26 +1,30 @@
 //! `hobnob doctor`: what is wrong with a node and its surroundings, each with what to do. Exit code 3 when something is.
 
-use std::{fs, net::SocketAddr, process::ExitCode, time::SystemTime};
+use std::{fmt::Display, fs, net::SocketAddr, process::ExitCode, time::SystemTime};
 
-use clap::Args;
 use humantime::parse_rfc3339;
 use serde_json::{Value, json};
 
 use super::{
     client::Client,
     failure::{Code, Failure},
-    output::{self, Format, Shape},
+    output::{self, Reading, Shape},
 };
 use crate::dns;
 
-#[derive(Debug, Args)]
-pub(super) struct Flags {
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+pub(super) async fn run(client: &Client, reading: &Reading) -> Result<ExitCode, Failure> {
+    let found = output::follow(reading, async || examine(client).await, |found| SHAPE.render(found, reading.format));
+    let found = found.await?;
+    let found = found.as_array().map(Vec::as_slice).unwrap_or_default();
+    let bad: Vec<_> = found.iter().filter(|finding| finding["status"] == "bad").collect();
+    let Some(first) = bad.first() else { return Ok(ExitCode::SUCCESS) };
+    let (what, why) = (format!("{} of {} findings are bad", bad.len(), found.len()), first["finding"].as_str());
+    let next = first["next"].as_str().unwrap_or_default();
+    Err(Failure::new(what, why.unwrap_or_default(), next).code(Code::Unhealthy))
 }
 
-pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
+/// All findings of now.
+async fn examine(client: &Client) -> Result<Value, Failure> {
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
     let mut found = vec![ready(&status), peers(&status, &members), agreement(&status), versions(&members)];
@@ -29,14 +33,10 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
     }
+    found.push(store(&status));
     found.push(answers(&status).await);
-    found.extend([buffers(), descriptors()].into_iter().flatten());
-    output::print(&SHAPE.render(&Value::Array(found.clone()), flags.format));
-    let bad: Vec<_> = found.iter().filter(|finding| finding["status"] == "bad").collect();
-    let Some(first) = bad.first() else { return Ok(ExitCode::SUCCESS) };
-    let (what, why) = (format!("{} of {} findings are bad", bad.len(), found.len()), first["finding"].as_str());
-    let next = first["next"].as_str().unwrap_or_default();
-    Err(Failure::new(what, why.unwrap_or_default(), next).code(Code::Unhealthy))
+    found.extend([buffers(), descriptors(&status)].into_iter().flatten());
+    Ok(Value::Array(found))
 }
 
 fn finding(check: &str, status: &str, finding: impl Into<String>, next: &str) -> Value {
@@ -107,16 +107,34 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
     }
 }
 
+/// Whether the last write to the store is on the disk.
+fn store(status: &Value) -> Value {
+    match status["unstored"].as_str() {
+        None => finding("store", "ok", "what was written last is on the disk", ""),
+        Some(why) => finding("store", "bad", format!("the last write failed: {why}"), "df, for the disk of data_dir"),
+    }
+}
+
 /// Asks the node's DNS for itself.
 async fn answers(status: &Value) -> Value {
     let server = status["addresses"]["dns"].as_str().and_then(|address| address.parse::<SocketAddr>().ok());
     let Some(server) = server else { return finding("dns", "warning", "this agent serves no DNS", "hobnob status") };
-    let name = format!("{}.node.mesh.internal", status["node"].as_str().unwrap_or_default());
-    match dns::ask(server, &name, dns::Kind::A).await {
-        Ok(reply) if reply.code == "SERVFAIL" => {
-            finding("dns", "bad", "it answers SERVFAIL: not ready", "hobnob status")
-        }
-        Ok(reply) => finding("dns", "ok", format!("{server} answers {}", reply.code), ""),
+    let zone = status["zones"][0].as_str().unwrap_or("mesh.internal");
+    let name = format!("{}.node.{zone}", status["node"].as_str().unwrap_or_default());
+    answered(server, &name, dns::ask(server, &name, dns::Kind::A).await.map(|reply| reply.code))
+}
+
+/// What the answer to a question for the node itself tells.
+fn answered(server: SocketAddr, name: &str, code: Result<String, impl Display>) -> Value {
+    match code.as_deref() {
+        Ok(code @ "NOERROR") => finding("dns", "ok", format!("{server} answers {code} for {name}"), ""),
+        Ok("SERVFAIL") => finding("dns", "bad", "it answers SERVFAIL: not ready", "hobnob status"),
+        Ok(code) => finding(
+            "dns",
+            "warning",
+            format!("{server} answers {code} for {name}"),
+            "hobnob config show; the agent's log",
+        ),
         Err(error) => {
             finding("dns", "bad", format!("{server} does not answer: {error}"), "the agent's log; a firewall?")
         }
@@ -132,15 +150,16 @@ fn buffers() -> Option<Value> {
     })
 }
 
-/// How many files this machine has open of those it may.
-fn descriptors() -> Option<Value> {
-    let text = fs::read_to_string("/proc/sys/fs/file-nr").ok()?;
-    let numbers: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let [used, _, most] = numbers[..] else { return None };
-    let said = format!("{used} of {most}");
-    let full = used > most / 10 * 9;
-    let next = if full { "sysctl -w fs.file-max=NUMBER" } else { "" };
-    Some(finding("open files", if full { "bad" } else { "ok" }, said, next))
+/// How many files the agent has open of those it may.
+fn descriptors(status: &Value) -> Option<Value> {
+    let (open, limit) = (status["files"]["open"].as_u64()?, status["files"]["limit"].as_u64()?);
+    let said = format!("{open} of {limit}");
+    Some(match open > limit / 10 * 9 {
+        true => {
+            finding("open files", "bad", said, "ulimit -Hn NUMBER, or LimitNOFILE=NUMBER in its unit; then a restart")
+        }
+        false => finding("open files", "ok", said, ""),
+    })
 }
 
 const SHAPE: Shape = Shape {
@@ -185,6 +204,18 @@ mod tests {
         ] {
             assert_eq!(until(not_after, soon)["status"], expected, "{not_after}");
         }
+        for (code, expected) in
+            [(Ok("NOERROR"), "ok"), (Ok("REFUSED"), "warning"), (Ok("SERVFAIL"), "bad"), (Err("timed out"), "bad")]
+        {
+            let told = answered(([127, 0, 0, 1], 53).into(), "a.node.mesh.internal", code.map(String::from));
+            assert_eq!(told["status"], expected, "{told}");
+        }
+        for (open, expected) in [(10, "ok"), (90, "ok"), (95, "bad")] {
+            let told = descriptors(&json!({"files": {"open": open, "limit": 100}})).unwrap();
+            assert_eq!(told["status"], expected, "{told}");
+        }
+        assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
+        assert_eq!(store(&json!({}))["status"], "ok");
         assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
     }
 }

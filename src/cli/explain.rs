@@ -8,24 +8,25 @@ use serde_json::Value;
 use super::{
     client::{self, Client},
     failure::Failure,
-    output::{self, Format, Shape},
+    output::{self, Format, Reading, Shape},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// A node or a service
     name: String,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
-    let answer = client.get(&format!("/api/v1/explain/{}", client::segment(&flags.name))).await?;
-    match flags.format {
-        Format::Table => output::print(&people(&answer)),
-        format => output::print(&Shape { name: "why", columns: &[] }.render(&answer, format)),
-    }
+    let path = format!("/api/v1/explain/{}", client::segment(&flags.name));
+    let show = |answer: &Value| match flags.reading.format {
+        Format::Table => people(answer),
+        Format::Name if answer["kind"] == "service" => INSTANCES.render(&answer["instances"], Format::Name),
+        format => OBSERVERS.render(answer, format),
+    };
+    output::follow(&flags.reading, async || client.get(&path).await, show).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, process::ExitCode};
 
-use clap::error::ErrorKind;
+use clap::{CommandFactory, error::ErrorKind};
 
 use super::output;
 use crate::config;
@@ -78,7 +78,7 @@ impl Failure {
     }
 
     /// clap's word in our form.
-    pub(super) fn from_clap(error: clap::Error) -> Self {
+    pub(super) fn from_clap(error: clap::Error, words: impl Iterator<Item = String>) -> Self {
         if !error.use_stderr() {
             output::print(error.render().to_string().trim_end());
             return Self::new("", "", "").code(Code::Help);
@@ -98,9 +98,7 @@ impl Failure {
             ("", usage) => format!("the command is used like this: {usage}"),
             (tip, _) => tip.to_owned(),
         };
-        let command: Vec<_> = usage.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
-        let command = if usage.is_empty() { "hobnob".into() } else { command.join(" ") };
-        Self::new(what, why, format!("{command} --help")).code(Code::Usage)
+        Self::new(what, why, format!("{} --help", meant(words))).code(Code::Usage)
     }
 
     /// Tells the user, and gives the exit code.
@@ -115,6 +113,19 @@ impl Failure {
     pub(super) fn sentence(&self) -> String {
         format!("{}: {}", self.what, self.why)
     }
+}
+
+/// The command that these words mean, as far as they mean one.
+fn meant(words: impl Iterator<Item = String>) -> String {
+    let mut command = super::Cli::command();
+    let mut name = command.get_name().to_owned();
+    for word in words.skip(1).take_while(|word| word != "--") {
+        if let Some(below) = command.find_subcommand(&word) {
+            name = format!("{name} {}", below.get_name());
+            command = below.clone();
+        }
+    }
+    name
 }
 
 impl From<config::Mistakes> for Failure {
@@ -137,12 +148,18 @@ mod tests {
 
     #[test]
     fn a_wrong_flag_is_three_lines_too() {
-        let error = super::super::Cli::try_parse_from(["hobnob", "members", "--fromat", "json"]).unwrap_err();
-        let failure = Failure::from_clap(error);
-        assert_eq!(failure.code, Code::Usage);
-        assert_eq!(failure.what, "unexpected argument '--fromat' found");
-        assert!(failure.why.contains("--format"), "{failure:?}");
-        assert_eq!(failure.next, "hobnob members --help");
+        for (line, what, why, next) in [
+            ("members --fromat json", "unexpected argument '--fromat' found", "--format", "hobnob members --help"),
+            ("--api x ping b --count x", "'x'", "", "hobnob ping --help"),
+            ("ca issue", "<NODE>", "hobnob ca issue", "hobnob ca issue --help"),
+            ("nonsense", "'nonsense'", "", "hobnob --help"),
+        ] {
+            let words = || std::iter::once("hobnob").chain(line.split(' ')).map(String::from);
+            let error = super::super::Cli::try_parse_from(words()).unwrap_err();
+            let failure = Failure::from_clap(error, words());
+            assert_eq!((failure.code, &*failure.next), (Code::Usage, next));
+            assert!(failure.what.contains(what) && failure.why.contains(why), "{failure:?}");
+        }
     }
 
     #[test]

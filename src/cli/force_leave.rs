@@ -15,7 +15,7 @@ pub(super) struct Flags {
 
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
     let path = format!("/api/v1/force-leave/{}", super::client::segment(&flags.node));
-    client.call(Method::POST, &path, None).await?.found(&path)?;
+    client.call(Method::POST, &path, None).await?.found()?;
     output::say(format_args!("{} is forgotten as if it had left", flags.node));
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let wrong = |why| Failure::new("cannot join", why, "hobnob join HOST:PORT").code(Code::Usage);
     let seeds: Vec<Seed> = flags.places.iter().map(|place| place.parse()).collect::<Result<_, _>>().map_err(wrong)?;
     let path = "/api/v1/join";
-    client.call(Method::POST, path, Some(&json!({ "addresses": seeds }))).await?.found(path)?;
+    client.call(Method::POST, path, Some(&json!({ "addresses": seeds }))).await?.found()?;
     output::say("looking for the mesh there; `hobnob members` shows who was found");
     Ok(ExitCode::SUCCESS)
 }

@@ -42,7 +42,7 @@ pub(super) async fn run(client: &Client, command: &Maintenance) -> Result<ExitCo
         None => "/api/v1/maintenance".into(),
     };
     let asked = json!({ "enabled": enabled, "reason": reason });
-    client.call(Method::PUT, &path, Some(&asked)).await?.found(&path)?;
+    client.call(Method::PUT, &path, Some(&asked)).await?.found()?;
     let what = id.as_deref().unwrap_or("this node");
     output::say(format_args!("{what} is {}", if enabled { "out of service" } else { "back in service" }));
     Ok(ExitCode::SUCCESS)

@@ -50,7 +50,7 @@ mod tls;
 mod token;
 mod watch;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -93,7 +93,7 @@ enum Command {
     /// The checks of all instances, the worst first
     Checks(checks::Flags),
     /// What is wrong with this node and its surroundings
-    Doctor(doctor::Flags),
+    Doctor(Reading),
     /// Register an instance on this node
     Register(register::Flags),
     /// Withdraw an instance of this node
@@ -140,7 +140,9 @@ enum Command {
 /// Runs the program: what `main` is.
 #[must_use]
 pub fn main() -> ExitCode {
-    let outcome = Cli::try_parse().map_err(Failure::from_clap).and_then(|cli| cli.command.run(&cli.target));
+    let words = || env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let parsed = Cli::try_parse().map_err(|error| Failure::from_clap(error, words()));
+    let outcome = parsed.and_then(|cli| cli.command.run(&cli.target));
     outcome.unwrap_or_else(|failure| failure.report())
 }
 
@@ -174,7 +176,7 @@ impl Command {
             Self::Services(reading) => services::list(client, &reading).await,
             Self::Service(flags) => services::show(client, &flags).await,
             Self::Checks(flags) => checks::run(client, &flags).await,
-            Self::Doctor(flags) => doctor::run(client, &flags).await,
+            Self::Doctor(reading) => doctor::run(client, &reading).await,
             Self::Register(flags) => register::register(client, flags).await,
             Self::Deregister(which) => register::deregister(client, &which).await,
             Self::Run(flags) => run::run(client, flags).await,
@@ -237,7 +239,10 @@ mod tests {
             "config show --config a.toml",
             "completions bash",
             "man",
-            "doctor --format json",
+            "doctor --format json --watch",
+            "explain web --watch",
+            "ping b --watch",
+            "config show --format json",
             "checks web --format jsonl --watch",
             "simulate --nodes 50 --loss 0.05",
             "watch web --exec cat",

@@ -44,7 +44,8 @@ impl Node {
         };
         let dns = dns::bind(listen.dns).await;
         let dns = dns.map_err(|why| taken("DNS", "--dns", listen.dns, &format_args!("{}: {why}", listen.dns)))?;
-        let settings = http::Config { dns: Some(dns.address()), ..config.http.clone() };
+        let zones = config.dns.zones.iter().map(ToString::to_string).collect();
+        let settings = http::Config { dns: Some(dns.address()), zones, ..config.http.clone() };
         let http = http::bind(settings, listen.http).await;
         let http = http.map_err(|why| taken("HTTP", "--http", listen.http, &why))?;
         let traffic = Arc::clone(dns.traffic());

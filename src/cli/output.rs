@@ -50,17 +50,40 @@ pub(super) struct Shape {
 
 /// Reads `path` and prints it; again on each change with `--watch`. Returns what was printed last.
 pub(super) async fn read(client: &Client, reading: &Reading, path: &str, shape: &Shape) -> Result<Value, Failure> {
+    follow(reading, async || client.get(path).await, |answer| shape.render(answer, reading.format)).await
+}
+
+/// Looks and prints what is seen; again on each change with `--watch`. Returns what was printed last.
+pub(super) async fn follow(
+    reading: &Reading,
+    mut look: impl AsyncFnMut() -> Result<Value, Failure>,
+    show: impl Fn(&Value) -> String,
+) -> Result<Value, Failure> {
     let mut last = None;
     loop {
-        let answer = client.get(path).await?;
-        if last.as_ref() != Some(&answer) {
-            print(&shape.render(&answer, reading.format));
+        let seen = look().await?;
+        // How long ago something was changes always, and is no news.
+        let news = essence(&seen);
+        if last.as_ref() != Some(&news) {
+            print(&show(&seen));
         }
         if !reading.watch {
-            return Ok(answer);
+            return Ok(seen);
         }
-        last = Some(answer);
+        last = Some(news);
         tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// A value without what grows by itself.
+fn essence(value: &Value) -> Value {
+    match value {
+        Value::Array(all) => all.iter().map(essence).collect(),
+        Value::Object(all) => {
+            let lasting = all.iter().filter(|(key, _)| !key.ends_with("_ms_ago"));
+            Value::Object(lasting.map(|(key, value)| (key.clone(), essence(value))).collect())
+        }
+        one => one.clone(),
     }
 }
 

@@ -123,7 +123,7 @@ pub(super) async fn write(
         _ if before.body == answer.body => " again",
         _ => ", changed",
     };
-    answer.found(&path(id))?;
+    answer.found()?;
     output::say(format_args!("registered {id}{how}"));
     Ok(())
 }

@@ -81,7 +81,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let dots = format!("DNS takes the dots for ends of labels, and there is a service of exactly the name {name:?}");
     if reply.code == "NOERROR" {
         if let Some(meant) = &meant {
-            eprintln!("hobnob: {dots}: hobnob resolve '{meant}'");
+            output::say(format_args!("hobnob: {dots}: hobnob resolve '{meant}'"));
         }
         return Ok(ExitCode::SUCCESS);
     }

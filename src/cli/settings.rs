@@ -4,7 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{agent, failure::Failure, output};
+use super::{
+    agent,
+    failure::Failure,
+    output::{self, Format, Shape},
+};
 use crate::config::{self, Config};
 
 #[derive(Debug, Subcommand)]
@@ -12,7 +16,16 @@ pub(super) enum Command {
     /// Check everything an agent reads when it starts
     Check(Flags),
     /// Print the settings in effect as TOML, without secrets
-    Show(Flags),
+    Show(Shown),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Shown {
+    #[command(flatten)]
+    settings: agent::Settings,
+    /// How to print them; a table is TOML
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -39,7 +52,14 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
                 config.services.len()
             ));
         }
-        Command::Show(flags) => output::print(config::show(&flags.settings.sources())?.trim_end()),
+        Command::Show(Shown { settings, format: Format::Table }) => {
+            output::print(config::show(&settings.sources())?.trim_end());
+        }
+        Command::Show(Shown { settings, format }) => {
+            output::print(&SHAPE.render(&config::shown(&settings.sources())?, *format));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
+
+const SHAPE: Shape = Shape { name: "node", columns: &[] };

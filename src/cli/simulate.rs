@@ -107,9 +107,9 @@ fn rest(world: &mut World, rest: Duration) -> Vec<Value> {
             .count()
     };
     vec![
-        row("bytes a node sends in a second at rest", format!("{bytes:.0}")),
-        row("living members suspected at rest", seen(MemberState::Suspect).to_string()),
-        row("living members taken for dead at rest", seen(MemberState::Down).to_string()),
+        row("bytes a node sends in a second at rest", json!(bytes.round() as u64), "B/s"),
+        row("living members suspected at rest", json!(seen(MemberState::Suspect)), ""),
+        row("living members taken for dead at rest", json!(seen(MemberState::Down)), ""),
     ]
 }
 
@@ -130,16 +130,20 @@ fn deaths(world: &mut World, deaths: u16) -> Result<Vec<Value>, Failure> {
 fn quantiles(what: &str, times: &[Option<Duration>]) -> Vec<Value> {
     let mut known: Vec<_> = times.iter().copied().map(|time| time.unwrap_or(Duration::MAX)).collect();
     known.sort_unstable();
-    let at = |index: usize| match known.get(index) {
-        Some(&Duration::MAX) | None => format!("not within {PATIENCE:?}"),
-        Some(time) => format!("{:.1} ms", time.as_secs_f64() * 1e3),
-    };
     let last = known.len().saturating_sub(1);
-    vec![row(&format!("{what}: median"), at(last / 2)), row(&format!("{what}: worst"), at(last))]
+    let at = |which: &str, index: usize| {
+        let figure = format!("{what}: {which}");
+        match known.get(index) {
+            Some(&Duration::MAX) | None => row(&figure, Value::Null, &format!("not within {PATIENCE:?}")),
+            Some(time) => row(&figure, json!((time.as_secs_f64() * 1e4).round() / 10.0), "ms"),
+        }
+    };
+    vec![at("median", last / 2), at("worst", last)]
 }
 
-fn row(figure: &str, measured: String) -> Value {
-    json!({ "figure": figure, "measured": measured })
+/// A figure: what it is, a number, and of what; without a number, why there is none.
+fn row(figure: &str, measured: Value, unit: &str) -> Value {
+    json!({ "figure": figure, "measured": measured, "unit": unit })
 }
 
 fn part(text: &str) -> Result<f64, String> {
@@ -147,7 +151,8 @@ fn part(text: &str) -> Result<f64, String> {
     if (0.0..=MAX_LOSS).contains(&part) { Ok(part) } else { Err(format!("it is a part: 0 to {MAX_LOSS}")) }
 }
 
-const SHAPE: Shape = Shape { name: "measured", columns: &[("FIGURE", "figure"), ("MEASURED", "measured")] };
+const SHAPE: Shape =
+    Shape { name: "figure", columns: &[("FIGURE", "figure"), ("MEASURED", "measured"), ("UNIT", "unit")] };
 /// What a machine's memory holds: a node of such a mesh takes a megabyte.
 const MAX_NODES: i64 = 10_000;
 /// Beyond that no protocol holds a mesh together.

@@ -68,7 +68,7 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, F
         Command::List(reading) => drop(output::read(client, &reading, "/api/v1/tokens", &SHAPE).await?),
         Command::Revoke(flags) => {
             let path = format!("/api/v1/tokens/{}", segment(&flags.name));
-            client.call(Method::DELETE, &path, None).await?.found(&path)?;
+            client.call(Method::DELETE, &path, None).await?.found()?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -98,7 +98,7 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
             asked["expires"] = at.into();
         }
         let path = "/api/v1/tokens";
-        client.call(Method::POST, path, Some(&asked)).await?.found(path)?;
+        client.call(Method::POST, path, Some(&asked)).await?.found()?;
     }
     output::print(&text);
     Ok(ExitCode::SUCCESS)
@@ -111,7 +111,7 @@ async fn invite(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     if let Some(node) = &flags.node {
         asked["node"] = node.as_str().into();
     }
-    let answer = client.call(Method::POST, path, Some(&asked)).await?.found(path)?;
+    let answer = client.call(Method::POST, path, Some(&asked)).await?.found()?;
     output::print(answer["token"].as_str().unwrap_or_default());
     Ok(ExitCode::SUCCESS)
 }
@@ -135,7 +135,7 @@ pub(super) async fn publish(client: &Client, dir: PathBuf, word: Word, standing:
     let edict = authority.decree(&mesh, word, standing == Standing::Void, unix_millis()).map_err(|why| odd(&why))?;
     let path = "/api/v1/edicts";
     let body: Value = json!({ "edict": edict.to_text() });
-    client.call(Method::POST, path, Some(&body)).await?.found(path)?;
+    client.call(Method::POST, path, Some(&body)).await?.found()?;
     Ok(())
 }
 

@@ -36,9 +36,30 @@ pub(super) struct Source<'t> {
 impl Source<'_> {
     /// A complaint about what begins at byte `at`.
     pub(super) fn blame(&self, at: usize, why: impl Into<String>) -> Error {
-        let line = self.text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
-        Error::new(format!("{}, line {line}", self.name), why)
+        let mut first = Line::FIRST;
+        Error::new(self.place(at, &mut first), why)
     }
+
+    /// The line of byte `at`, counted from the line that was found last: for many places in their order.
+    pub(super) fn place(&self, at: usize, last: &mut Line) -> String {
+        if at < last.at {
+            *last = Line::FIRST;
+        }
+        let between = self.text.as_bytes().get(last.at..at).unwrap_or_default();
+        *last = Line { at, number: last.number + between.iter().filter(|byte| **byte == b'\n').count() };
+        format!("{}, line {}", self.name, last.number)
+    }
+}
+
+/// A place in a text, and the number of its line.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Line {
+    at: usize,
+    number: usize,
+}
+
+impl Line {
+    pub(super) const FIRST: Self = Self { at: 0, number: 1 };
 }
 
 impl<'t> Document<'t> {

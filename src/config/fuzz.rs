@@ -16,7 +16,7 @@ use crate::model::RegistrationDraft;
 pub fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut mistakes = Vec::new();
-    let (table, wanted) = layer::parse(Source { name: "a.toml", text }, &mut mistakes);
+    let layer::Layer { table, services: wanted, .. } = layer::parse(Source { name: "a.toml", text }, &mut mistakes);
     assert!(settings(table).is_ok(), "a layer that was checked is settings");
     buildable(wanted);
     buildable(services::parse(Source { name: "a.json", text }, &mut mistakes));

@@ -38,7 +38,7 @@ pub(super) fn lay_under(table: &mut Table, mistakes: &mut Vec<Error>) {
         return;
     };
     if file.exists() {
-        let (mut under, _) = layer::file(&file, mistakes);
+        let mut under = layer::file(&file, mistakes).table;
         layer::lay_over(&mut under, std::mem::take(table));
         *table = under;
     }

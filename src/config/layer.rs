@@ -14,27 +14,44 @@ use super::{
 };
 use crate::model::with_hint;
 
+/// Settings, and what is wanted registered beside them.
+#[derive(Debug, Default)]
+pub(super) struct Layer {
+    pub(super) table: Table,
+    pub(super) services: Vec<Wanted>,
+    /// Whether a mistake has cost a part of the settings: what seems to be missing may stand there.
+    pub(super) torn: bool,
+}
+
+impl Layer {
+    fn lost() -> Self {
+        Self { torn: true, ..Self::default() }
+    }
+}
+
 /// Reads one TOML file: its settings, and what it wants registered, both checked. What is wrong is noted.
-pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
+pub(super) fn file(path: &Path, mistakes: &mut Vec<Error>) -> Layer {
     match super::text(path) {
         Ok(text) => parse(Source { name: &path.display().to_string(), text: &text }, mistakes),
         Err(error) => {
             mistakes.push(Error::io(path, &error));
-            Default::default()
+            Layer::lost()
         }
     }
 }
 
 /// The same of a text.
-pub(super) fn parse(source: Source<'_>, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
+pub(super) fn parse(source: Source<'_>, mistakes: &mut Vec<Error>) -> Layer {
     let before = mistakes.len();
-    let Some(mut document) = Document::toml(source, mistakes) else { return Default::default() };
+    let Some(mut document) = Document::toml(source, mistakes) else { return Layer::lost() };
     let services = document.take("services");
     let services = services.map(|services| services::list(source, services, mistakes)).unwrap_or_default();
+    let of_services = mistakes.len();
     // Read as settings, so that each is of its type; kept as a table, so that layers can be laid over each other.
     let sound = document.read::<Settings>(mistakes).and_then(|_| document.read::<Table>(mistakes));
+    let torn = mistakes.len() > of_services;
     by_line(&mut mistakes[before..]);
-    (sound.unwrap_or_default(), services)
+    Layer { table: sound.unwrap_or_default(), services, torn }
 }
 
 /// A variable as a layer: `HOBNOB_LISTEN__HTTP` sets `listen.http`. `None` if it is not a setting.

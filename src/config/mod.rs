@@ -34,8 +34,9 @@ pub use settings::{Listen, Seed};
 use crate::{
     agent::{self, Secret, file, trust::Files},
     dns, http,
-    model::{InstanceId, NodeName, Registration, check_datacenter},
+    model::{InstanceId, NodeName, Registration},
 };
+use layer::Layer;
 use places::Places;
 use services::Wanted;
 use settings::Settings;
@@ -107,8 +108,8 @@ impl Config {
     /// All mistakes, and whom to blame for each.
     pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let (table, services) = read(sources, &mut mistakes);
-        let config = assemble(sources, table, services, &mut mistakes);
+        let given = read(sources, &mut mistakes);
+        let config = assemble(sources, given, &mut mistakes);
         Mistakes::unless(mistakes, config)
     }
 
@@ -143,20 +144,18 @@ impl Config {
 }
 
 /// Makes what an agent needs of the laid-out layers.
-fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &mut Vec<Error>) -> Option<Config> {
+fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Option<Config> {
+    let Layer { table, services, torn } = given;
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
     let tls = find_files(&settings).map_err(|error| mistakes.push(error)).ok()?;
     let secrets = if tls.is_some() { Ok(Vec::new()) } else { find_secrets(sources, &settings) };
-    let secrets = secrets.map_err(|error| mistakes.push(error)).ok();
+    let secrets =
+        secrets.map_err(|error| mistakes.extend(Some(error).filter(|error| !torn || error.place != NO_SECRET)));
     if let Err(why) = settings.http.check_place(settings.listen.http) {
         mistakes.push(Error::new("listen.http", why).next("hobnob agent --http 127.0.0.1:8500"));
     }
     if let Err(why) = settings.dns.check_place(settings.listen.dns) {
         mistakes.push(Error::new("dns.forward", why).next("forward = [\"192.0.2.53:53\"]"));
-    }
-    if let Err(why) = check_datacenter(&settings.datacenter) {
-        mistakes
-            .push(Error::new("datacenter", format!("{:?} {why}", settings.datacenter)).next("datacenter = \"dc1\""));
     }
     let named = || tls.as_ref().and_then(|files| files.names(&settings.mesh));
     let Some(node) = settings.node.clone().or_else(named).or_else(host_name) else {
@@ -173,7 +172,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         listen: settings.listen.mesh,
         advertise: settings.advertise,
         join: settings.join.into_iter().map(String::from).collect(),
-        secrets: secrets?,
+        secrets: secrets.ok()?,
         tls,
         data_dir: settings.data_dir,
         ready_after: settings.ready_after,
@@ -185,6 +184,7 @@ fn assemble(sources: &Sources, table: Table, services: Vec<Wanted>, mistakes: &m
         },
         opens: agent::Opens::default(),
     };
+    mistakes.extend(agent.check().err().map(|(field, why)| Error::new(field, why)));
     if !settings.script_checks {
         mistakes.extend(services.iter().filter_map(script_while_off));
     }
@@ -226,49 +226,64 @@ fn script_while_off(service: &Wanted) -> Option<Error> {
 /// # Errors
 /// As [`Config::load`], but for the secrets, which need not be there.
 pub fn show(sources: &Sources) -> Result<String, Mistakes> {
+    let (table, ids) = effective(sources)?;
+    let text = toml::to_string(&table).map_err(|error| Error::new("settings", error.to_string()))?;
+    Ok(text + &ids.iter().map(|id| format!("# registers {id}\n")).collect::<String>())
+}
+
+/// The same as JSON, with the ids of what is registered under `registers`.
+///
+/// # Errors
+/// As [`show`].
+pub fn shown(sources: &Sources) -> Result<serde_json::Value, Mistakes> {
+    let (table, ids) = effective(sources)?;
+    let mut all = serde_json::to_value(table).map_err(|error| Error::new("settings", error.to_string()))?;
+    all["registers"] = ids.into();
+    Ok(all)
+}
+
+/// The settings in effect, and the ids of what is registered.
+fn effective(sources: &Sources) -> Result<(Table, Vec<String>), Mistakes> {
     let mut mistakes = Vec::new();
-    let (given, services) = read(sources, &mut mistakes);
+    let Layer { table: given, services, .. } = read(sources, &mut mistakes);
     Mistakes::unless(mistakes, Some(()))?;
     let mut settings = settings(given.clone())?;
     settings.node = settings.node.or_else(host_name);
-    let wrong = |error: toml::ser::Error| Error::new("settings", error.to_string());
-    let mut table = Table::try_from(&settings).map_err(wrong)?;
+    let mut table = Table::try_from(&settings).map_err(|error| Error::new("settings", error.to_string()))?;
     layer::lay_over(&mut table, given);
-    let text = toml::to_string(&table).map_err(wrong)?;
-    let names = services.iter().map(|service| format!("# registers {}\n", service.id()));
-    Ok(text + &names.collect::<String>())
+    Ok((table, services.iter().map(|service| service.id().to_owned()).collect()))
 }
 
 /// Lays all layers over each other and collects what is to be registered.
-fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> (Table, Vec<Wanted>) {
-    let mut table = defaults(sources);
-    let mut services = Vec::new();
+fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> Layer {
+    let mut all = Layer { table: defaults(sources), ..Layer::default() };
     let places = Places::find(sources, mistakes);
     for path in &places.settings {
-        let (layer, found) = layer::file(path, mistakes);
-        layer::lay_over(&mut table, layer);
-        services.extend(found);
+        let found = layer::file(path, mistakes);
+        layer::lay_over(&mut all.table, found.table);
+        all.services.extend(found.services);
+        all.torn |= found.torn;
     }
     for path in &places.services {
-        services.extend(services::file(path, mistakes));
+        all.services.extend(services::file(path, mistakes));
     }
     let variables = sources.environment.iter().map(|(name, value)| layer::variable(name, value));
     let flags = sources.flags.iter().map(|(flag, path, value)| layer::flag(flag, path, value).map(Some));
     for layer in variables.chain(flags) {
         match layer {
-            Ok(layer) => layer::lay_over(&mut table, layer.unwrap_or_default()),
+            Ok(layer) => layer::lay_over(&mut all.table, layer.unwrap_or_default()),
             Err(error) => mistakes.push(error),
         }
     }
-    joined::lay_under(&mut table, mistakes);
+    joined::lay_under(&mut all.table, mistakes);
     let mut places = BTreeMap::new();
-    for service in &services {
+    for service in &all.services {
         if let Some(first) = places.insert(service.id(), &service.place) {
             let why = format!("{:?} is in {first} too; give each instance its own id", service.id());
             mistakes.push(Error::new(&service.place, why));
         }
     }
-    (table, services)
+    all
 }
 
 /// What stands in a file of settings or services.
@@ -328,7 +343,7 @@ fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, E
         (Some(text), _) => secrets::parse("HOBNOB_SECRET", text),
         (None, Some(path)) => secrets::read(path),
         (None, None) if sources.purpose == Purpose::Try => Ok(vec![Secret::random()]),
-        (None, None) => Err(Error::new("secret", "no --secret-file, HOBNOB_SECRET or secret_file: a mesh needs one")
+        (None, None) => Err(Error::new(NO_SECRET, "no --secret-file, HOBNOB_SECRET or secret_file: a mesh needs one")
             .next("hobnob keygen --out FILE, then hobnob agent --secret-file FILE; or, to try it, hobnob agent --dev")),
     }
 }
@@ -338,6 +353,8 @@ fn host_name() -> Option<NodeName> {
     NodeName::from_hostname(&rustix::system::uname().nodename().to_string_lossy())
 }
 
+/// What a mistake is blamed on that stands nowhere.
+const NO_SECRET: &str = "secret";
 /// All the services that one node may have take a third of it.
 const MAX_FILE: u64 = 32 << 20;
 /// What a running node takes over when it reads its files again.

@@ -6,7 +6,7 @@ use toml::{Spanned, de::DeValue};
 
 use super::{
     Error, Mistakes, consul,
-    document::{self, Document, Source},
+    document::{self, Document, Line, Source},
     mistake::by_line,
 };
 use crate::model::RegistrationDraft;
@@ -72,7 +72,8 @@ pub(super) fn list(source: Source<'_>, services: Spanned<DeValue<'_>>, mistakes:
         return Vec::new();
     };
     let each = services.into_iter().enumerate();
-    each.filter_map(|(n, service)| one(source, service, format!("services[{n}]."), mistakes)).collect()
+    let mut line = Line::FIRST;
+    each.filter_map(|(n, service)| one(source, service, format!("services[{n}]."), &mut line, mistakes)).collect()
 }
 
 fn json(source: Source<'_>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
@@ -82,9 +83,10 @@ fn json(source: Source<'_>, mistakes: &mut Vec<Error>) -> Vec<Wanted> {
         Vec::new()
     });
     let each = services.into_iter();
+    let mut line = Line::FIRST;
     each.filter_map(|(path, service)| {
         let ours = consul::service(source, service, mistakes)?;
-        one(source, ours, format!("{path}."), mistakes)
+        one(source, ours, format!("{path}."), &mut line, mistakes)
     })
     .collect()
 }
@@ -93,6 +95,7 @@ fn one<'t>(
     source: Source<'t>,
     service: Spanned<DeValue<'t>>,
     prefix: String,
+    line: &mut Line,
     mistakes: &mut Vec<Error>,
 ) -> Option<Wanted> {
     let span = service.span();
@@ -100,7 +103,7 @@ fn one<'t>(
         mistakes.push(source.blame(span.start, format!("{} is not a table", prefix.trim_end_matches('.'))));
         return None;
     };
-    let place = source.blame(span.start, "").place;
+    let place = source.place(span.start, line);
     let document = Document::part(source, Spanned::new(span, table), prefix);
     document.registration(mistakes).map(|draft| Wanted { draft, place })
 }

@@ -229,6 +229,30 @@ fn mistakes_of_all_sources_are_told_together() {
 }
 
 #[test]
+fn what_the_agent_would_refuse_is_found_before_it_starts() {
+    for (text, place) in [
+        ("advertise = \"0.0.0.0:7946\"\n", "advertise"),
+        ("advertise = \"10.0.0.1:0\"\n", "advertise"),
+        ("datacenter = \"a b\"\n", "datacenter"),
+        ("[http]\nsocket = \"\"\n", "listen.http"),
+    ] {
+        let error = refusal(&[("hobnob.toml", text)]);
+        assert_eq!(error.place, place, "{error}");
+    }
+}
+
+#[test]
+fn what_a_mistake_has_cost_is_no_second_mistake() {
+    for text in ["secret_file = \"s\"\nnode = \"a\nzone = \"b\"\n", "node = \"a\"\nnode = \"b\"\n", "secret_file = 5\n"]
+    {
+        let folder = folder(&[("hobnob.toml", text)]);
+        let sources = Sources { files: vec![folder.path().into()], ..Sources::default() };
+        let found = Config::load(&sources).unwrap_err();
+        assert!(found.all().iter().all(|error| error.place.contains("hobnob.toml, line")), "{found}");
+    }
+}
+
+#[test]
 fn what_a_reload_cannot_change_is_known() {
     let load = |text: &str| Config::load(&sources(&folder(&[("hobnob.toml", text)]))).unwrap();
     let old = load("node = \"a\"\njoin = [\"a:1\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n");
@@ -267,6 +291,8 @@ fn what_is_shown_can_be_read_again() {
     let folder = folder(&[("hobnob.toml", "node = \"n1\"\nready_after = \"1m\"")]);
     let shown = show(&sources(&folder)).unwrap();
     assert!(shown.contains("ready_after = \"1m\"") && shown.contains("protect_for = \"300000ms\""), "{shown}");
+    let json = super::shown(&sources(&folder)).unwrap();
+    assert_eq!((&json["node"], &json["listen"]["dns"]), (&"n1".into(), &"127.0.0.1:8600".into()), "{json}");
     let mut mistakes = Vec::new();
     layer::parse(document::Source { name: "shown", text: &shown }, &mut mistakes);
     assert_eq!(mistakes, []);

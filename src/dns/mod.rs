@@ -31,6 +31,7 @@ mod reply;
 mod server;
 mod service;
 mod settings;
+mod shortage;
 mod tcp;
 mod traffic;
 mod udp;

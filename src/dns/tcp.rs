@@ -6,7 +6,7 @@ use std::{
     io,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -25,6 +25,7 @@ use super::{
     forward::{Question, Way},
     message::{Client, Transport},
     server::Shared,
+    shortage::{Advice, Shortage},
 };
 
 /// Who sits on how many connections.
@@ -77,14 +78,18 @@ impl Drop for Seat {
 }
 
 pub(super) async fn accept(shared: &Arc<Shared>, listener: &TcpListener, tasks: &TaskTracker) {
-    let seats = Arc::new(Seats::default());
+    let (seats, mut shortage) = (Arc::new(Seats::default()), Shortage::default());
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
+            // Its client has thought better of it.
+            Err(why) if why.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(why) => {
-                // The system's shortage, of descriptors or memory: busy retries would add to it.
-                tracing::warn!(%why, "could not accept a DNS connection");
-                sleep(SHORTAGE_PAUSE).await;
+                let Advice { pause, before } = shortage.fail(Instant::now());
+                if let Some(before) = before {
+                    tracing::warn!(%why, before, "cannot accept DNS connections; this is told once");
+                }
+                sleep(pause).await;
                 continue;
             }
         };
@@ -181,7 +186,6 @@ const MAX_REMOTE: usize = 768;
 const MAX_PER_CLIENT: usize = 64;
 /// RFC 7766 section 6.2.3 wants seconds; also how long a reply may lie unread.
 const IDLE: Duration = Duration::from_secs(10);
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

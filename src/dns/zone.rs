@@ -29,6 +29,13 @@ pub enum Dialect {
     Consul,
 }
 
+/// Its name, without the last dot.
+impl fmt::Display for Zone {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name.to_ascii().trim_end_matches('.'))
+    }
+}
+
 impl TryFrom<&str> for Zone {
     type Error = Invalid;
 

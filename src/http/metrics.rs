@@ -12,7 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{App, Shared, crowd::Crowd, native::Api};
+use super::{App, Shared, crowd::Crowd, descriptors::Descriptors, native::Api};
 use crate::model::{Health, MemberState};
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
@@ -42,6 +42,13 @@ fn process(page: &mut Page, app: &App) {
     page.family("process_start_time_seconds", "gauge", "When the process began to serve, in unix time.");
     let started = app.started.duration_since(UNIX_EPOCH).unwrap_or_default();
     page.sample("process_start_time_seconds", &[], started.as_secs_f64());
+    let files = Descriptors::now();
+    page.family("process_open_fds", "gauge", "File descriptors in use.");
+    page.sample("process_open_fds", &[], files.open);
+    page.family("process_max_fds", "gauge", "File descriptors that may be in use.");
+    page.sample("process_max_fds", &[], files.limit);
+    page.family("hobnob_store_failed", "gauge", "Whether the last write to the store failed.");
+    page.sample("hobnob_store_failed", &[], u8::from(app.agent.unstored().is_some()));
     page.family("hobnob_ready", "gauge", "Whether catalogue reads are answered.");
     page.sample("hobnob_ready", &[], u8::from(app.agent.view().is_ready()));
 }

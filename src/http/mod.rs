@@ -19,6 +19,7 @@ mod change;
 mod clients;
 mod consul;
 mod crowd;
+mod descriptors;
 mod door;
 mod doorstep;
 mod envoy;
@@ -84,6 +85,9 @@ pub struct Config {
     /// Where this node's DNS face answers, for the status to say. Not a setting: whoever starts the faces fills it in.
     #[serde(skip)]
     pub dns: Option<SocketAddr>,
+    /// The zones that it answers for; filled in likewise.
+    #[serde(skip)]
+    pub zones: Vec<String>,
 }
 
 impl Default for Config {
@@ -100,6 +104,7 @@ impl Default for Config {
             tls: None,
             insecure: false,
             dns: None,
+            zones: Vec::new(),
         }
     }
 }
@@ -121,6 +126,8 @@ struct App {
     tls: Option<Arc<tls::Tls>>,
     /// Where this face listens, and where DNS does.
     addresses: (SocketAddr, Option<SocketAddr>),
+    /// What names DNS answers for.
+    zones: Vec<String>,
     requests: Requests,
     /// Counters of other faces.
     tallies: Vec<Tally>,

@@ -10,7 +10,6 @@ use std::{
 };
 
 use axum::middleware;
-use rustix::process::{Resource, getrlimit};
 use tokio::{
     net::{TcpListener, UnixListener, UnixStream},
     sync::mpsc,
@@ -25,6 +24,7 @@ use super::{
     clients::Clients,
     consul,
     crowd::Crowd,
+    descriptors,
     door::{Door, Seats, greet},
     guard::Via,
     native,
@@ -159,6 +159,7 @@ pub(super) fn open(
         agent,
         tls: tls.clone(),
         addresses: (address, config.dns),
+        zones: config.zones,
         requests,
         tallies,
         crowd: Arc::clone(&crowd),
@@ -209,7 +210,7 @@ fn cannot(place: &dyn std::fmt::Display, why: &io::Error) -> io::Error {
 
 /// How many connections the process's file descriptors allow: the mesh, the store and DNS need some too.
 fn descriptors() -> usize {
-    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(descriptors::limit()).unwrap_or(usize::MAX);
     limit.saturating_sub(DESCRIPTORS_KEPT.min(limit / 2)).max(1)
 }
 

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -57,7 +56,7 @@ struct Times {
 
 impl Stage {
     /// Starts `count` nodes, n1, n2, …, and waits until all of them see all.
-    pub(super) async fn new(count: NonZeroUsize) -> Result<Self, Failure> {
+    pub(super) async fn new(count: usize) -> Result<Self, Failure> {
         let mut stage = Self {
             nodes: BTreeMap::new(),
             secret: Secret::random(),
@@ -65,14 +64,14 @@ impl Stage {
             since: Instant::now(),
             times: Vec::new(),
         };
-        for number in 1..=count.get() {
+        for number in 1..=count {
             let name = NodeName::try_from(&*format!("n{number}"));
             let name = name.map_err(|why| Failure::new("a node has no name", why, "hobnob demo --nodes 5"))?;
             let life = stage.live(&name).await?;
             stage.nodes.insert(name, Actor { registrations: BTreeMap::new(), life: Some(life) });
         }
         let alive = |life: &Life| {
-            life.agent.view().nodes().iter().filter(|node| node.state == MemberState::Alive).count() == count.get()
+            life.agent.view().nodes().iter().filter(|node| node.state == MemberState::Alive).count() == count
         };
         let all = async |life: &Life| {
             let mut changes = life.agent.view().subscribe();

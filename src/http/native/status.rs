@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::moment;
 use crate::{
     agent::{View, trust::Says},
-    http::Shared,
+    http::{Shared, descriptors::Descriptors},
     model::{MemberState, MeshName, NodeName},
 };
 
@@ -40,6 +40,13 @@ struct Status<'a> {
     /// What its HTTP port shows, where that is not plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_certificate: Option<Certificate>,
+    /// The zones that its DNS answers for.
+    zones: &'a [String],
+    /// Its file descriptors.
+    files: Descriptors,
+    /// Why the last write to its store failed; left out once one has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unstored: Option<String>,
 }
 
 /// A certificate of this node's.
@@ -118,6 +125,9 @@ pub(super) async fn status(State(app): Shared) -> Response {
         agreement: app.agent.agreement(),
         certificate: app.agent.certificate().into(),
         http_certificate: app.tls.as_ref().and_then(|tls| tls.says()).map(Certificate::from),
+        zones: &app.zones,
+        files: Descriptors::now(),
+        unstored: app.agent.unstored(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()
