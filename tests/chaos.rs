@@ -266,6 +266,8 @@ async fn who_has_no_room_on_its_disk_stays_in_the_mesh_and_hears_all() {
         stored += 1;
         assert!(stored < 5_000, "the disk is not small");
     }
+    let status = field.posts[2].get("/api/v1/status").await;
+    assert!(status["unstored"].as_str().is_some_and(|why| why.contains("No space")), "{status}");
     news_travel(&field, 0, "meanwhile").await;
     last(Duration::from_secs(3)).await;
     nobody_died(&field, &marks, "a full disk").await;

@@ -232,8 +232,11 @@ impl Drive {
 
     fn complete(&mut self, completed: &Completed) {
         self.greeter.traffic.commits.add(1);
-        self.status.unstored.store(completed.outcome.as_ref().err().cloned().map(Arc::new));
         let done = self.writes.confirmed(completed);
+        // To take back what failed needs no room, and tells nothing of the next write.
+        if completed.outcome.is_err() || !done.iter().all(Pending::is_mend) {
+            self.status.unstored.store(completed.outcome.as_ref().err().cloned().map(Arc::new));
+        }
         let asked = done.iter().any(Pending::is_asked);
         for write in done {
             let now = self.clock.now();

@@ -8,7 +8,7 @@ mod tests;
 
 use std::{
     collections::BTreeSet,
-    fs::{DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io, iter,
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -246,21 +246,40 @@ fn guarded<T: Send>(read: impl FnOnce() -> Result<T, Unusable> + Send) -> Result
 
 /// Takes a store away that holds nothing yet.
 fn unmake(directory: &Path) {
-    for file in [FILE, pulse::FILE] {
+    for file in [FILE, FRESH, pulse::FILE] {
         // What cannot be removed is in nobody's way who could.
-        let _ = std::fs::remove_file(directory.join(file));
+        let _ = fs::remove_file(directory.join(file));
     }
 }
 
 fn open_file(directory: &Path) -> Result<Database, Unusable> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(directory.join(FILE))?;
+    let (path, fresh) = (directory.join(FILE), directory.join(FRESH));
+    if path.exists() {
+        return database(open(&path)?);
+    }
+    // Under another name until it is a store: a first start that is cut short leaves nothing that the next one trips over.
+    let file = open(&fresh)?;
+    if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        return Err(Unusable::Locked);
+    }
+    if path.exists() {
+        // Another's first start has ended between the two looks, and this name was made anew.
+        fs::remove_file(fresh)?;
+        return database(open(&path)?);
+    }
+    file.set_len(0)?;
+    let database = database(file)?;
+    fs::rename(fresh, path)?;
+    File::open(directory)?.sync_all()?;
+    Ok(database)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn database(file: File) -> Result<Database, Unusable> {
     Database::builder().set_cache_size(CACHE_BYTES).create_file(file).map_err(|why| match why {
         DatabaseError::DatabaseAlreadyOpen => Unusable::Locked,
         DatabaseError::Storage(redb::StorageError::Io(why)) if why.kind() == io::ErrorKind::InvalidData => {
@@ -438,6 +457,8 @@ fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Un
 /// Where a store is opened. Who reports panics may leave out this thread's: they become an error.
 pub const OPENING: &str = "hobnob-opening";
 const FILE: &str = "hobnob.redb";
+/// What it is called until it is one.
+const FRESH: &str = "hobnob.redb.new";
 const IDENTITY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("identity");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
 const PEERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("peers");

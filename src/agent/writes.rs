@@ -349,6 +349,10 @@ impl Pending {
         matches!(self, Self::Put(..) | Self::Remove(..))
     }
 
+    pub(super) const fn is_mend(&self) -> bool {
+        matches!(self, Self::Mend(_))
+    }
+
     fn id(&self) -> Option<&InstanceId> {
         match self {
             Self::Put(registration, ..) => Some(&registration.id),

@@ -103,6 +103,21 @@ fn a_file_that_is_damaged_inside_is_refused_whatever_redb_does() {
 }
 
 #[test]
+fn a_first_start_that_was_cut_short_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let fresh = directory.path().join(FRESH);
+    std::fs::write(&fresh, [0; 4_096]).unwrap();
+    let another = std::fs::File::open(&fresh).unwrap();
+    another.lock().unwrap();
+    let why = open(directory.path(), "a").err().unwrap().to_string();
+    assert!(why.contains("another agent is using it") && fresh.exists(), "{why}");
+    another.unlock().unwrap();
+    open(directory.path(), "a").unwrap().0.close();
+    assert!(!fresh.exists());
+    open(directory.path(), "a").unwrap().0.close();
+}
+
+#[test]
 fn a_first_start_that_fails_leaves_nothing_and_a_later_one_what_was_there() {
     let directory = tempfile::tempdir().unwrap();
     let files = || std::fs::read_dir(directory.path()).unwrap().count();
