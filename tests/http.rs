@@ -178,6 +178,7 @@ async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
         "addresses",
         "agreement",
         "certificate",
+        "files",
         "fingerprint",
         "instances",
         "members",
@@ -186,6 +187,7 @@ async fn a_node_tells_how_it_is_and_leaves_after_its_answer() {
         "ready",
         "services",
         "version",
+        "zones",
     ];
     assert_eq!(keys(&status), expected);
     assert_eq!(status["members"], json!({"alive": 1, "suspect": 0, "down": 0, "left": 0}));
