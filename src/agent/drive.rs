@@ -6,14 +6,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -29,6 +25,7 @@ use super::{
     peers::{self, Arrival, Holder, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
+    status::Status,
     store::{Completed, KnownPeer, MAX_KNOWN_PEERS, Row},
     writes::{Over, Pending, Reply, Told, Writes},
 };
@@ -51,22 +48,6 @@ pub(super) enum Ask {
     Maintain { instance: Option<InstanceId>, reason: Option<Arc<str>>, reply: Reply<()> },
     /// Say goodbye and stop.
     Leave,
-}
-
-/// What the loop lets handles read besides the view.
-#[derive(Debug, Default)]
-pub(super) struct Status {
-    pub(super) fingerprint: AtomicU64,
-    /// The bits of an `f64`.
-    pub(super) agreement: AtomicU64,
-    /// Seeds that do not resolve, as sentences.
-    pub(super) troubles: ArcSwap<Vec<String>>,
-    /// Seeds that resolve and cannot be joined.
-    pub(super) failed: ArcSwap<Vec<String>>,
-    /// Whether answers wait for [`Look::Open`].
-    pub(super) held: AtomicBool,
-    /// Why the last write to the store failed; none once one has not.
-    pub(super) unstored: ArcSwapOption<String>,
 }
 
 /// The queues that the loop listens to.

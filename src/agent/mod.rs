@@ -35,6 +35,7 @@ mod rights;
 pub mod secret;
 mod seek;
 mod start;
+mod status;
 mod store;
 mod tell;
 #[cfg(test)]
@@ -83,8 +84,9 @@ use crate::{
     model::{CheckKind, CheckName, Health, InstanceId, NodeId, Registration, Time},
 };
 use clock::Clock;
-use drive::{Ask, Status};
+use drive::Ask;
 use looks::Look;
+use status::Status;
 
 /// A handle to a running agent.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{drive::Status, peers::Arrival};
+use super::{peers::Arrival, status::Status};
 
 /// Where to look for the mesh.
 pub(super) struct Seek {
