@@ -180,6 +180,7 @@ impl Drive {
     }
 
     fn ask(&mut self, ask: Ask) {
+        let Some(ask) = self.writes.hold(ask) else { return };
         let told = match ask {
             Ask::Put { registration, over, row, reply } => {
                 let own = self.view.registration(&registration.id);
@@ -225,6 +226,7 @@ impl Drive {
             self.agenda.told.extend(told);
             self.drain();
         }
+        self.writes.held().into_iter().for_each(|ask| self.ask(ask));
         if asked {
             self.writes.mend();
         }

@@ -239,6 +239,30 @@ async fn checks_are_kept_changed_and_taken_away() {
 }
 
 #[tokio::test]
+async fn of_writes_over_the_same_one_is_carried_out_and_outlives_a_restart() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    let mut over = Over::Nothing;
+    for round in 1..=4_u16 {
+        let writes = (1..=16).map(|n| a.put_over(web(round * 100 + n), over.clone()));
+        let done = futures_util::future::join_all(writes).await;
+        let outdated = done.iter().filter(|done| matches!(done, Err(Refused::Outdated(_)))).count();
+        assert_eq!((outdated, done.iter().filter(|done| done.is_ok()).count()), (15, 1), "round {round}: {done:?}");
+        let won = web(round * 100 + 1);
+        assert_eq!(*a.view().registrations()[0], won, "who came first");
+        over = Over::This(Arc::new(won));
+    }
+    // While one is on its way, who takes it away for what it was is too late too.
+    let id = web(1).id;
+    let (put, removed) = tokio::join!(a.put_over(web(1), over.clone()), a.remove_over(&id, over));
+    assert!(put.is_ok() && matches!(removed, Err(Refused::Outdated(_))), "{put:?} {removed:?}");
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(*a.view().registrations()[0], web(1));
+    a.leave().await;
+}
+
+#[tokio::test]
 async fn what_expires_does_not_rise_at_the_next_start() {
     let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
     let a = stored("a", &secret, directory.path()).start().await.unwrap();

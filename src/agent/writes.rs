@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{
     Refused, View,
     checks::Checks,
+    drive::Ask,
     store::{self, Completed, KnownPeer, Store, Write},
 };
 use crate::{
@@ -77,6 +78,8 @@ pub(super) enum Pending {
 pub(super) struct Writes {
     store: Store,
     pending: VecDeque<Pending>,
+    /// What waits for one of them to the same id.
+    held: Vec<Ask>,
     /// How many pending writes each id has.
     ids: HashMap<InstanceId, usize>,
     /// What is registered on this node, checks and all: the mesh's rows are without them.
@@ -99,6 +102,7 @@ impl Writes {
         Self {
             store,
             pending: VecDeque::new(),
+            held: Vec::new(),
             ids: HashMap::new(),
             own,
             doubtful: BTreeSet::new(),
@@ -116,7 +120,27 @@ impl Writes {
 
     /// Whether no further write should be taken in now.
     pub(super) fn is_full(&self) -> bool {
-        self.pending.len() >= MAX_PENDING
+        self.pending.len() + self.held.len() >= MAX_PENDING
+    }
+
+    /// Keeps back a write on condition while another to its id is on its way: it is judged by what that leaves, before it
+    /// reaches the disk, where a crash would find what nobody was told.
+    pub(super) fn hold(&mut self, ask: Ask) -> Option<Ask> {
+        let (id, over) = match &ask {
+            Ask::Put { registration, over, .. } => (&registration.id, over),
+            Ask::Remove { id, over, .. } => (id, over),
+            _ => return Some(ask),
+        };
+        if *over == Over::Anything || !self.ids.contains_key(id) {
+            return Some(ask);
+        }
+        self.held.push(ask);
+        None
+    }
+
+    /// What was kept back until now. There is none where nothing is on its way.
+    pub(super) fn held(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.held)
     }
 
     /// Whether nothing is on its way.
