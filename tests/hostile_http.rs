@@ -60,6 +60,11 @@ async fn a_request_that_says_two_things_does_neither_harm_nor_good() {
         assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{attack:?}: {heard:?}");
         assert_eq!(heard.matches("HTTP/1.1 ").count(), 1, "{attack:?}: {heard:?}");
     }
+    for attack in ["G@T / HTTP/1.1\r\nHost: localhost\r\n\r\n", "hello\r\n\r\n"] {
+        let heard = tcp(&agent, attack.as_bytes()).await;
+        assert!(heard.starts_with("HTTP/1.1 400 ") && heard.contains("application/problem+json"), "{heard:?}");
+        assert!(heard.contains("does not begin with a method"), "{heard:?}");
+    }
     let registrations = agent.get("/api/v1/registrations").await;
     assert_eq!((registrations.as_array().unwrap().len(), &registrations[0]["id"]), (1, &json!("web")));
 }

@@ -75,12 +75,13 @@ pub(super) async fn follow(
     }
 }
 
-/// A value without what grows by itself.
+/// A value without what moves while nothing happens.
 fn essence(value: &Value) -> Value {
     match value {
         Value::Array(all) => all.iter().map(essence).collect(),
         Value::Object(all) => {
-            let lasting = all.iter().filter(|(key, _)| !key.ends_with("_ms_ago"));
+            let moving = |key: &str| key.ends_with("_ms_ago") || ["heard", "answered", "vouched"].contains(&key);
+            let lasting = all.iter().filter(|(key, _)| !moving(key));
             Value::Object(lasting.map(|(key, value)| (key.clone(), essence(value))).collect())
         }
         one => one.clone(),
@@ -183,6 +184,13 @@ mod tests {
         assert_eq!(SHAPE.render(&answer, Format::Jsonl).lines().count(), 2);
         assert_eq!(serde_json::from_str::<Value>(&SHAPE.render(&answer, Format::Json)).unwrap(), answer);
         assert_eq!(SHAPE.render(&json!([]), Format::Jsonl), "");
+    }
+
+    #[test]
+    fn that_time_goes_by_is_no_news() {
+        let seen = |ago: u64, state: &str| json!([{"state": state, "heard": ago, "seen_by": [{"heard_ms_ago": ago}]}]);
+        assert_eq!(essence(&seen(1, "alive")), essence(&seen(2, "alive")));
+        assert_ne!(essence(&seen(1, "alive")), essence(&seen(1, "down")));
     }
 
     #[test]

@@ -122,6 +122,10 @@ impl Door {
         match head {
             // Boxed, so that who waits outside does not pay for the room inside.
             Ok(Ok(Head::There)) => match self.tls.clone().filter(|_| via != Via::Unix) {
+                None if !doorstep::names_method(&io) => {
+                    let why = "the request does not begin with a method, such as GET";
+                    self.turn_away(io, Problem::new(StatusCode::BAD_REQUEST, why)).await;
+                }
                 None => Box::pin(self.serve(io, via)).await,
                 Some(tls) => Box::pin(self.secure(io, via, &tls, patience)).await,
             },

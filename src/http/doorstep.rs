@@ -67,6 +67,21 @@ pub(super) fn first(socket: &impl AsFd) -> Option<u8> {
     seen.first().copied()
 }
 
+/// Whether what waits begins with a method, of which the server then knows what to say.
+pub(super) fn names_method(socket: &impl AsFd) -> bool {
+    let mut buffer = [MaybeUninit::<u8>::uninit(); MAX_METHOD];
+    // Who is gone meanwhile is told nothing.
+    recv(socket, &mut buffer, RecvFlags::PEEK).map_or(true, |((seen, _), _)| begins_with_method(seen))
+}
+
+/// A method is a token (RFC 9110 section 9.1), and a space ends it.
+fn begins_with_method(seen: &[u8]) -> bool {
+    let begin = seen.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(seen.len());
+    let method = seen[begin..].split(|byte| *byte == b' ').next().unwrap_or_default();
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !method.is_empty() && method.iter().all(is_token)
+}
+
 fn look(socket: &impl AsFd, begun: &mut bool) -> io::Result<Head> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); MAX_HEAD];
     let ((seen, _), _) = recv(socket, &mut buffer, RecvFlags::PEEK)?;
@@ -105,12 +120,31 @@ pub(super) async fn turn_away<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + 
 
 /// The most bytes of a request's head: twice what other servers take by default.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
+/// How much of it is looked at for a method: no known one is half as long.
+const MAX_METHOD: usize = 64;
 /// How much more is read of who is turned away.
 const MAX_HEARD: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_is_a_token() {
+        for (seen, is_one) in [
+            (&b"GET / HTTP/1.1\r\n"[..], true),
+            (b"\r\nM-SEARCH * HTTP/1.1", true),
+            (b"G@T / HTTP/1.1", false),
+            (b"GET\t/ HTTP/1.1", false),
+            (b"(GET) / HTTP/1.1", false),
+            (b" / HTTP/1.1", false),
+            (b"hello\r\n\r\n", false),
+            (b"\r\n", false),
+        ] {
+            assert_eq!(begins_with_method(seen), is_one, "{seen:?}");
+        }
+        assert!(begins_with_method(&[b'A'; MAX_METHOD]));
+    }
 
     #[test]
     fn a_head_ends_with_an_empty_line() {
