@@ -234,10 +234,10 @@ fn what_the_agent_would_refuse_is_found_before_it_starts() {
         ("advertise = \"0.0.0.0:7946\"\n", "advertise"),
         ("advertise = \"10.0.0.1:0\"\n", "advertise"),
         ("datacenter = \"a b\"\n", "datacenter"),
-        ("[http]\nsocket = \"\"\n", "listen.http"),
+        ("[http]\nsocket = \"\"\n", "hobnob.toml, line 2"),
     ] {
         let error = refusal(&[("hobnob.toml", text)]);
-        assert_eq!(error.place, place, "{error}");
+        assert!(error.place.ends_with(place), "{error}");
     }
 }
 

@@ -41,7 +41,7 @@ mod tls;
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 
 use axum::Router;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 use tokio_util::sync::CancellationToken;
 
 pub use access::FixedToken;
@@ -63,6 +63,7 @@ use requests::Requests;
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// A unix socket to listen on too, for the owner and the group of the process (mode 0660).
+    #[serde(deserialize_with = "socket")]
     pub socket: Option<PathBuf>,
     /// Hosts, without ports, that requests on loopback may be addressed to besides `localhost` and its addresses.
     pub hosts: Vec<Host>,
@@ -107,6 +108,14 @@ impl Default for Config {
             zones: Vec::new(),
         }
     }
+}
+
+fn socket<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = PathBuf::deserialize(from)?;
+    if path.as_os_str().is_empty() {
+        return Err(D::Error::custom("is no path: name one, such as /run/hobnob/http.sock, or leave it out"));
+    }
+    Ok(Some(path))
 }
 
 /// Enough for a stream per client and service on a busy node, and far from what memory holds.
@@ -173,7 +182,13 @@ mod tests {
             parse("socket = \"/run/hobnob/http.sock\"\nhosts = [\"ui.example\"]\nmax_connections = 7\nrate_limit = 0")
                 .unwrap();
         assert_eq!((full.hosts.len(), full.max_connections.get(), full.rate_limit), (1, 7, 0));
-        for bad in ["rate_limit = -1", "max_connections = 0", "hosts = [\"ui.example:8500\"]", "sokcet = \"x\""] {
+        for bad in [
+            "rate_limit = -1",
+            "max_connections = 0",
+            "hosts = [\"ui.example:8500\"]",
+            "sokcet = \"x\"",
+            "socket = \"\"",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }
