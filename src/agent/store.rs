@@ -139,7 +139,8 @@ impl Store {
         });
         let (database, found, pulse) = opened.map_err(|why| {
             // Half a store would be in the way of the next try. Another agent's is none of ours.
-            made.iter().filter(|_| !matches!(why, Unusable::Locked)).for_each(|directory| unmake(directory));
+            let another_s = matches!(why, Unusable::Locked | Unusable::Foreign { .. });
+            made.iter().filter(|_| !another_s).for_each(|directory| unmake(directory));
             blame(why)
         })?;
         let (sender, writes) = sync_mpsc::channel();
