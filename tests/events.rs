@@ -130,7 +130,7 @@ async fn the_dead_are_given_up_and_the_living_are_not() {
     let seeds = [&a];
     let (b, c) = tokio::join!(mesh.start("b", &seeds), mesh.start("c", &seeds));
     b.until_seen("c", "alive").await;
-    let (what, why, _) = command(&a, "force-leave c").await.failure(2);
+    let (what, why, _) = command(&a, "force-leave c").await.failure(1);
     assert!(what.contains("force-leave") && why.contains("alive"), "{what}: {why}");
     assert_ne!(command(&a, "force-leave nobody").await.code, Some(0));
     a.until_linked("c").await;
