@@ -1,7 +1,7 @@
 //! Consul's service files in our words: `{"service": {...}}` and `{"services": [...]}`, keys in any case, with and without
 //! underscores. A key that would change nothing is skipped; one whose meaning would be lost is a mistake.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use toml::{
     Spanned,
@@ -9,6 +9,7 @@ use toml::{
 };
 
 use super::{Error, document::Source};
+use crate::model::with_hint;
 
 type Value<'t> = Spanned<DeValue<'t>>;
 type Key<'t> = Spanned<Cow<'t, str>>;
@@ -47,6 +48,7 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
         mistakes.push(source.blame(span.start, "a service is not an object"));
         return None;
     };
+    said_twice(source, &consul, &[], mistakes);
     let (mut ours, mut words, mut checks) = (DeTable::new(), DeTable::new(), Vec::new());
     for (key, value) in consul {
         match &*folded(&key) {
@@ -55,7 +57,7 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
                 DeValue::Array(all) => checks.extend(all),
                 _ => mistakes.push(source.blame(key.span().start, "`checks` is not a list")),
             },
-            "weights" => weights(value, &mut ours),
+            "weights" => weights(source, value, &mut ours, mistakes),
             known if SERVICE_SKIPPED.contains(&known) || is_nothing(&value) => {}
             "taggedaddresses" => drop(words.insert(renamed(&key, "tagged_addresses".into()), folded_within(value))),
             "enabletagoverride" => drop(words.insert(renamed(&key, "enable_tag_override".into()), value)),
@@ -124,9 +126,13 @@ fn with_folded_keys(value: Value<'_>) -> Value<'_> {
 }
 
 /// `{"passing": 10, "warning": 1}`: the share of traffic in either state; 1 where it is not said.
-fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
+fn weights<'t>(source: Source<'t>, value: Value<'t>, ours: &mut DeTable<'t>, mistakes: &mut Vec<Error>) {
     let span = value.span();
-    let DeValue::Table(weights) = value.into_inner() else { return };
+    let DeValue::Table(weights) = value.into_inner() else {
+        mistakes.push(source.blame(span.start, "`weights` is not {\"passing\": 10, \"warning\": 1}"));
+        return;
+    };
+    said_twice(source, &weights, &[], mistakes);
     if let Ok(one) = DeValue::parse("1") {
         ours.insert(Spanned::new(span.clone(), "warning_weight".into()), Spanned::new(span, one.into_inner()));
     }
@@ -138,7 +144,26 @@ fn weights<'t>(value: Value<'t>, ours: &mut DeTable<'t>) {
                 ours.remove(&name);
                 ours.insert(name, weight);
             }
-            _ => {}
+            _ => {
+                let why = format!("unknown field `{}`, expected `passing` or `warning`", key.get_ref());
+                mistakes.push(source.blame(key.span().start, format!("weights: {}", with_hint(&why))));
+            }
+        }
+    }
+}
+
+/// Notes what is said again in other letters or by another of Consul's words, and would take the place of the first.
+fn said_twice(source: Source<'_>, table: &DeTable<'_>, words: &[(&str, &str)], mistakes: &mut Vec<Error>) {
+    let mut all: Vec<_> = table.iter().collect();
+    all.sort_by_key(|(key, _)| key.span().start);
+    let (mut spelt, mut meant) = (BTreeSet::new(), BTreeSet::new());
+    for (key, value) in all {
+        let folded = folded(key);
+        let word =
+            words.iter().find(|(theirs, _)| *theirs == folded).map_or(folded.clone(), |(_, ours)| (*ours).into());
+        // Consul's tools write out every word, and leave those empty that they do not mean.
+        if !spelt.insert(folded) || !is_nothing(value) && !meant.insert(word) {
+            mistakes.push(source.blame(key.span().start, format!("`{}` is said a second time", key.get_ref())));
         }
     }
 }
@@ -150,22 +175,27 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
         mistakes.push(source.blame(span.start, "a check is not an object"));
         return None;
     };
+    said_twice(source, &consul, &CHECK_WORDS, mistakes);
     let (mut ours, mut tls, mut follows) = (DeTable::new(), None::<DeTable<'t>>, true);
     for (key, value) in consul {
         let folded = folded(&key);
         match &*folded {
+            switch if SWITCHES.contains(&switch) => match (switch, value.get_ref()) {
+                (_, DeValue::Boolean(false)) => {}
+                ("disableredirects", DeValue::Boolean(true)) => follows = false,
+                ("tlsskipverify", DeValue::Boolean(true)) => {
+                    let verify = Spanned::new(value.span(), DeValue::Boolean(false));
+                    tls.get_or_insert_default().insert(renamed(&key, "verify".into()), verify);
+                }
+                (_, DeValue::Boolean(true)) => drop(tls.get_or_insert_default()),
+                _ => mistakes.push(source.blame(key.span().start, format!("`{}` is not true or false", key.get_ref()))),
+            },
             known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
             known if CHECK_LOST.contains(&known) => {
                 mistakes.push(source.blame(key.span().start, format!("`{}` is not supported", key.get_ref())));
             }
-            "disableredirects" => follows = false,
-            "tcpusetls" | "grpcusetls" => drop(tls.get_or_insert_default()),
-            "tlsskipverify" => {
-                let verify = Spanned::new(value.span(), DeValue::Boolean(false));
-                tls.get_or_insert_default().insert(renamed(&key, "verify".into()), verify);
-            }
             "tlsservername" => drop(tls.get_or_insert_default().insert(renamed(&key, "server_name".into()), value)),
-            "header" => drop(ours.insert(renamed(&key, "headers".into()), one_line_each(value))),
+            "header" => drop(ours.insert(renamed(&key, "headers".into()), one_line_each(source, value, mistakes))),
             "successbeforepassing" | "failuresbeforecritical" => {
                 let name = if folded.starts_with('s') { "rise" } else { "fall" };
                 ours.insert(renamed(&key, name.into()), at_least_one(value));
@@ -196,16 +226,20 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
 }
 
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
-fn one_line_each(headers: Value<'_>) -> Value<'_> {
+fn one_line_each<'t>(source: Source<'t>, headers: Value<'t>, mistakes: &mut Vec<Error>) -> Value<'t> {
     let span = headers.span();
     let DeValue::Table(headers) = headers.into_inner() else { return Spanned::new(span, DeValue::Boolean(false)) };
-    let line = |value: Value<'_>| match value.get_ref() {
-        DeValue::Array(lines) => lines.iter().filter_map(|line| line.get_ref().as_str()).collect::<Vec<_>>().join(", "),
-        other => other.as_str().unwrap_or_default().to_owned(),
-    };
     let each = headers.into_iter().map(|(key, value)| {
-        let span = value.span();
-        (key, Spanned::new(span, DeValue::String(line(value).into())))
+        let lines = match value.get_ref() {
+            DeValue::Array(lines) => lines.iter().map(|line| line.get_ref().as_str()).collect::<Option<Vec<_>>>(),
+            line => line.as_str().map(|line| vec![line]),
+        };
+        let line = lines.map(|lines| lines.join(", "));
+        if line.is_none() {
+            let why = format!("header `{}` is not a text or a list of texts", key.get_ref());
+            mistakes.push(source.blame(value.span().start, why));
+        }
+        (key, Spanned::new(value.span(), DeValue::String(line.unwrap_or_default().into())))
     });
     Spanned::new(span, DeValue::Table(each.collect()))
 }
@@ -247,6 +281,8 @@ const SERVICE_LOST: [&str; 6] = ["connect", "proxy", "kind", "socketpath", "name
 const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tags", "meta"];
 /// What makes no difference to a check.
 const CHECK_SKIPPED: [&str; 3] = ["outputmaxsize", "serviceid", "failuresbeforewarning"];
+/// What is on or off, and nothing else.
+const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
 /// Consul's words and ours.

@@ -3,13 +3,16 @@
 //! To find every mistake and not just the first, what serde or a limit of ours complains about is noted with its line and
 //! struck out of the tree, and the rest is read again, until nothing is left to complain about.
 
-use std::{borrow::Cow, collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Range};
 
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 use toml::{
     Spanned,
-    de::{DeArray, DeTable, DeValue, Deserializer},
+    de::{self, DeArray, DeTable, DeValue},
 };
 
 use super::Error;
@@ -95,7 +98,7 @@ impl<'t> Document<'t> {
     /// What the rest of it says. Every mistake is noted; `None` when there is nothing to go on with.
     pub(super) fn read<T: DeserializeOwned>(&mut self, mistakes: &mut Vec<Error>) -> Option<T> {
         loop {
-            let error = match T::deserialize(Deserializer::from(self.root.clone())) {
+            let error = match T::deserialize(de::Deserializer::from(self.root.clone())) {
                 Ok(value) => return Some(value),
                 Err(error) => error,
             };
@@ -222,7 +225,9 @@ fn locate_in(value: &Spanned<DeValue<'_>>, rest: &str) -> Range<usize> {
 
 /// A JSON text in the form of a tree of TOML: `null` says nothing and is left away.
 pub(super) fn json<'t>(source: Source<'t>) -> Result<Spanned<DeValue<'t>>, Error> {
-    let raw: &RawValue = serde_json::from_str(source.text).map_err(|error| {
+    // A byte order mark is no part of the text (RFC 8259 section 8.1).
+    let text = source.text.trim_start_matches('\u{feff}');
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let why = error.to_string();
         // The place is said in our own words.
         let why = why.split(" at line ").next().unwrap_or_default();
@@ -235,15 +240,18 @@ pub(super) fn json<'t>(source: Source<'t>) -> Result<Spanned<DeValue<'t>>, Error
 /// One value with all that is in it.
 fn branch<'t>(source: Source<'t>, raw: &'t RawValue, depth: usize) -> Result<Option<Spanned<DeValue<'t>>>, Error> {
     let text = raw.get();
-    // Both are slices of one text.
-    let at = text.as_ptr().addr().saturating_sub(source.text.as_ptr().addr());
+    let at = offset(source, raw);
     let depth = depth.checked_sub(1).ok_or_else(|| source.blame(at, "is nested too deeply"))?;
     let refused = |why: &dyn std::fmt::Display| source.blame(at, why.to_string());
     let value = match text.as_bytes().first() {
         Some(b'{') => {
-            let fields: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| refused(&error))?;
-            let mut table = DeTable::new();
+            let Fields(fields) = serde_json::from_str(text).map_err(|error| refused(&error))?;
+            let (mut table, mut keys) = (DeTable::new(), BTreeSet::new());
             for (key, value) in fields {
+                if !keys.insert(key.clone()) {
+                    // Its value stands nearest: what comes first would be lost without a word.
+                    return Err(source.blame(offset(source, value), format!("`{key}` is said a second time")));
+                }
                 if let Some(value) = branch(source, value, depth)? {
                     table.insert(Spanned::new(value.span(), Cow::from(key)), value);
                 }
@@ -262,6 +270,36 @@ fn branch<'t>(source: Source<'t>, raw: &'t RawValue, depth: usize) -> Result<Opt
         _ => DeValue::parse(text).map_err(|error| refused(&error.message()))?.into_inner(),
     };
     Ok(Some(Spanned::new(at..at + text.len(), value)))
+}
+
+/// Where a value begins: both are slices of one text.
+fn offset(source: Source<'_>, raw: &RawValue) -> usize {
+    raw.get().as_ptr().addr().saturating_sub(source.text.as_ptr().addr())
+}
+
+/// The fields of an object as they stand in it, with those that come twice.
+struct Fields<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        from.deserialize_map(InOrder)
+    }
 }
 
 /// The most mistakes told of one file: beyond that it is a file of another kind.

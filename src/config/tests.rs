@@ -216,6 +216,43 @@ fn every_mistake_of_consul_s_json_is_told_with_its_line() {
 }
 
 #[test]
+fn consul_s_words_are_taken_by_what_they_say() {
+    let check = |more: &str| {
+        format!(
+            "{{\"service\": {{\"name\": \"w\", \"check\": {{\"http\": \"https://a/\", \"interval\": \"9s\",\n{more}}}}}}}"
+        )
+    };
+    for (more, words) in [
+        ("\"tls_skip_verify\": \"false\"", "`tls_skip_verify` is not true or false"),
+        ("\"TLSSkipVerify\": 0", "`TLSSkipVerify` is not true or false"),
+        ("\"tcp_use_tls\": \"\"", "`tcp_use_tls` is not true or false"),
+        ("\"disable_redirects\": \"nope\"", "`disable_redirects` is not true or false"),
+        ("\"header\": {\"A\": [5, true]}", "header `A` is not a text or a list of texts"),
+        ("\"Interval\": \"8s\"", "`Interval` is said a second time"),
+        ("\"notes\": \"a\", \"Notes\": \"b\"", "`Notes` is said a second time"),
+        ("\"checkid\": \"a\", \"ID\": \"b\"", "`ID` is said a second time"),
+        ("\"interval\": \"9s\"", "`interval` is said a second time"),
+    ] {
+        assert_eq!(mistakes("services.d/a.json", &check(more)), [(2, words.to_owned())]);
+    }
+    for (text, words) in [
+        ("{\"service\": {\"name\": \"w\"},\n\"service\": {\"name\": \"v\"}}", "`service` is said a second time"),
+        ("{\"service\": {\"name\": \"w\",\n\"Name\": \"v\"}}", "`Name` is said a second time"),
+        ("{\"service\": {\"name\": \"w\",\n\"weights\": 5}}", "`weights` is not {\"passing\": 10, \"warning\": 1}"),
+        (
+            "{\"service\": {\"name\": \"w\",\n\"weights\": {\"pasing\": 10}}}",
+            "weights: unknown key `pasing`; did you mean `passing`?",
+        ),
+    ] {
+        assert_eq!(mistakes("services.d/a.json", text), [(2, words.to_owned())]);
+    }
+    let marked = format!("\u{feff}{}", check("\"tls_skip_verify\": false, \"id\": \"\", \"check_id\": \"c\""));
+    let config = Config::load(&sources(&folder(&[("services.d/a.json", &marked)]))).unwrap();
+    let CheckKind::Http(http) = &config.services[0].checks[0].kind else { panic!("{config:?}") };
+    assert!(http.tls.is_none() && http.redirects == 10, "{http:?}");
+}
+
+#[test]
 fn mistakes_of_all_sources_are_told_together() {
     let folder = folder(&[("hobnob.toml", "nod = 1\n"), ("services.d/a.json", "{}"), ("services.d/b.toml", "x = 1")]);
     let mut sources = sources(&folder);
