@@ -255,7 +255,7 @@ async fn a_check_reaches_nobody_whom_the_operator_forbade() {
         until_said(&agent, check, "critical", forbidden).await;
     }
     let wrong = finish(mesh.agent("c", "c").env("HOBNOB_CHECKS__DENY", "10.0.0.0/8,localhost")).await;
-    assert!(wrong.failure(2).1.contains("HOBNOB_CHECKS__DENY: invalid IP"), "{wrong:?}");
+    assert!(wrong.failure(2).1.contains("HOBNOB_CHECKS__DENY: "), "{wrong:?}");
 }
 
 #[tokio::test]
