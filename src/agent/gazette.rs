@@ -223,7 +223,7 @@ impl Gazette {
         let all: Vec<_> = self.trust.law().edicts().cloned().collect();
         let bytes = rmp_serde::to_vec_named(&all).map_err(io::Error::other)?;
         // A disk may be slow, and the links are not to wait for it.
-        spawn_blocking(move || keep::replace(&file, &bytes)).await?
+        spawn_blocking(move || keep::replace(&file, &bytes, keep::PRIVATE)).await?
     }
 }
 

@@ -7,15 +7,23 @@ use std::{
     path::Path,
 };
 
-/// Puts `bytes` in the place of what stood there, for this process's user alone. Once this returns they are on the disk.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+/// Puts `bytes` in the place of what stood there, for those whom `mode` lets in. Once this returns they are on the disk;
+/// what fails leaves nothing.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     let done = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
     done.inspect_err(|_| drop(fs::remove_file(&fresh)))?;
     // The name too has to survive.
-    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
+
+/// For this process's user alone.
+pub(crate) const PRIVATE: u32 = 0o600;
+/// For everybody to read, within the umask.
+pub(crate) const PUBLIC: u32 = 0o644;
 
 #[cfg(test)]
 mod tests {
@@ -28,15 +36,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edicts");
         for text in ["a long one", "short"] {
-            replace(&path, text.as_bytes()).unwrap();
+            replace(&path, text.as_bytes(), PRIVATE).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
-        assert!(replace(&folder.path().join("nowhere/x"), b"").is_err());
+        assert!(replace(&folder.path().join("nowhere/x"), b"", PRIVATE).is_err());
         let taken = folder.path().join("taken");
         fs::create_dir_all(taken.join("in")).unwrap();
-        assert!(replace(&taken, b"").is_err());
+        assert!(replace(&taken, b"", PRIVATE).is_err());
         assert!(!folder.path().join("taken.new").exists(), "nothing is left of what failed");
     }
 }

@@ -21,7 +21,7 @@ mod gazette;
 mod hello;
 mod journal;
 mod judge;
-mod keep;
+pub(crate) mod keep;
 pub(crate) mod limit;
 mod link;
 mod looks;

@@ -123,7 +123,7 @@ impl Vigil {
         let written = match usher::renew(&self.greeter, &self.view, &self.seeds).await {
             Ok(pem) => {
                 let file = files.cert.clone();
-                let writing = spawn_blocking(move || keep::replace(&file, pem.as_bytes()));
+                let writing = spawn_blocking(move || keep::replace(&file, pem.as_bytes(), keep::PRIVATE));
                 let written = writing.await.unwrap_or_else(|defect| Err(defect.into()));
                 written.map_err(|why| format!("{}: {why}", files.cert.display()))
             }

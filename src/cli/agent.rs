@@ -17,14 +17,13 @@ use super::{
     definitions::{Cause, Definitions},
     executor,
     failure::{Code, Failure},
-    ledger,
     logs::{self, LogFormat},
     lookout::Lookout,
     node::Node,
     parent::{Mouth, Parent, Said, Word, Words},
 };
 use crate::{
-    agent::{OPENING, Opens, Will},
+    agent::{OPENING, Opens, Will, keep},
     config::{self, Config, Mistakes, Purpose, Sources},
     http::ReloadAsk,
 };
@@ -266,6 +265,7 @@ async fn live(
                 Heard::Reload => (Cause::Asked, None),
             },
             () = lookout.changed() => (Cause::Seen, None),
+            () = definitions.overdue() => (Cause::Seen, None),
             Some(reply) = reloads.recv() => (Cause::Asked, Some(reply)),
         };
         let reloaded = async {
@@ -307,7 +307,7 @@ async fn announce(flags: &Flags, node: &Node) -> Result<(), Failure> {
     info!(mesh = %ready.mesh, http = %ready.http, dns = %ready.dns, "answers are given");
     let Some(path) = &flags.ready_file else { return Ok(()) };
     let text = serde_json::to_string(&ready).map_err(|error| unwritable(path, &error.into()))?;
-    ledger::replace(path, &(text + "\n")).map_err(|error| unwritable(path, &error))
+    keep::replace(path, (text + "\n").as_bytes(), keep::PUBLIC).map_err(|error| unwritable(path, &error))
 }
 
 fn forget(path: &std::path::Path) -> io::Result<()> {

@@ -1,7 +1,9 @@
 //! What the files ask of a running agent: services, seeds, hooks. Read at the start and again on SIGHUP, on a call, and
 //! when a file has changed. All or nothing: with a mistake in the files everything stays as it was.
 
-use tokio::task::spawn_blocking;
+use std::{future::pending, time::Duration};
+
+use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
 
 use super::{
@@ -24,6 +26,8 @@ pub(super) struct Definitions {
     hooks: Hooks,
     /// What was wrong when the files were read last: told once, not on every look.
     wrong: Option<Mistakes>,
+    /// Whether what they say could not all be done.
+    behind: bool,
 }
 
 /// Why the files are read again.
@@ -45,12 +49,17 @@ impl Definitions {
         ledger.apply(agent, &config.services).await.map_err(unregistered)?;
         let mut hooks = Hooks::default();
         hooks.set(agent, &config.hooks);
-        Ok(Self { sources, config, ledger, hooks, wrong: None })
+        Ok(Self { sources, config, ledger, hooks, wrong: None, behind: false })
     }
 
     /// Where the files are.
     pub(super) const fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// When what could not be done is to be tried again: a full disk sends no word when it has room.
+    pub(super) async fn overdue(&self) {
+        if self.behind { sleep(TRY_AGAIN).await } else { pending().await }
     }
 
     /// Takes in what the files say now: services and hooks follow them at once, new seeds are tried, the rest waits for a
@@ -66,7 +75,7 @@ impl Definitions {
             Err(mistakes) => return Err(self.refuse(mistakes, cause)),
         };
         let recovered = self.wrong.take().is_some();
-        if cause == Cause::Seen && self.config.is_same(&newer) {
+        if cause == Cause::Seen && !self.behind && self.config.is_same(&newer) {
             if recovered {
                 info!("the files are in order again, and say what is in force");
             }
@@ -84,8 +93,10 @@ impl Definitions {
             warn!(setting, "has changed in the files, and waits for a restart");
         }
         agent.define(newer.files.clone());
-        let (registered, withdrawn) = self.ledger.apply(agent, &newer.services).await.map_err(|why| {
-            error!(%why, "reloaded in part");
+        let applied = self.ledger.apply(agent, &newer.services).await;
+        self.behind = applied.is_err();
+        let (registered, withdrawn) = applied.map_err(|why| {
+            error!(%why, "reloaded in part; it is tried again");
             vec![why.to_string()]
         })?;
         self.hooks.set(agent, &newer.hooks);
@@ -118,3 +129,6 @@ impl Definitions {
         all
     }
 }
+
+/// From one try to do what the files say to the next.
+const TRY_AGAIN: Duration = Duration::from_secs(5);

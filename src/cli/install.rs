@@ -12,9 +12,12 @@ use clap::{Args, Subcommand};
 
 use super::{
     failure::{Code, Failure},
-    ledger, output,
+    output,
 };
-use crate::{agent::file, dns::Zone};
+use crate::{
+    agent::{file, keep},
+    dns::Zone,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -114,7 +117,7 @@ fn store(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
     }
-    ledger::replace(path, text)
+    keep::replace(path, text.as_bytes(), keep::PUBLIC)
 }
 
 impl Which {

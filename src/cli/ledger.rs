@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::{
-    agent::{Agent, Refused, file},
+    agent::{Agent, Refused, file, keep},
     mesh::Rejected,
     model::{InstanceId, Registration},
 };
@@ -89,17 +89,10 @@ impl Ledger {
         // An id holds no control character, so a line holds an id.
         let text: String = self.ids.iter().map(|id| format!("{id}\n")).collect();
         let place = path.clone();
-        let written = spawn_blocking(move || replace(&path, &text)).await.unwrap_or_else(|defect| Err(defect.into()));
+        let written = spawn_blocking(move || keep::replace(&path, text.as_bytes(), keep::PRIVATE)).await;
+        let written = written.unwrap_or_else(|defect| Err(defect.into()));
         written.map_err(|error| Error::Ledger(place, error))
     }
-}
-
-/// Writes a whole file at once: who reads it sees the old text or the new, never a part. What fails leaves nothing.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let done = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
-    done.inspect_err(|_| drop(fs::remove_file(&beside)))
 }
 
 /// The ledger's name in the data directory.
@@ -121,8 +114,5 @@ mod tests {
         ledger.ids = ["b".try_into().unwrap(), "a c".try_into().unwrap()].into();
         ledger.save().await.unwrap();
         assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
-        fs::create_dir(folder.path().join("taken")).unwrap();
-        assert!(replace(&folder.path().join("taken"), "x").is_err());
-        assert!(!folder.path().join("taken.new").exists(), "nothing is left of what failed");
     }
 }

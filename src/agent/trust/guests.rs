@@ -97,7 +97,7 @@ impl Book {
         let Some(file) = &self.file else { return Ok(()) };
         let all: Vec<_> = self.guests.values().collect();
         let kept = rmp_serde::to_vec_named(&all).map_err(std::io::Error::other);
-        kept.and_then(|kept| keep::replace(file, &kept)).map_err(|why| Broken::Unkept(file.clone(), why))
+        kept.and_then(|kept| keep::replace(file, &kept, keep::PRIVATE)).map_err(|why| Broken::Unkept(file.clone(), why))
     }
 }
 
