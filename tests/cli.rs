@@ -410,6 +410,42 @@ async fn a_hook_runs_with_the_state_of_its_service() {
 }
 
 #[tokio::test]
+async fn a_changed_hook_ends_its_run_before_the_next_begins() {
+    let mesh = Mesh::new();
+    let (all, gate) = (mesh.path("all"), mesh.path("gate"));
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let hook = |script: String| {
+        format!("[[hooks]]\nservice = \"web\"\ncommand = [\"sh\", \"-c\", {script:?}]\nsettle = \"1ms\"\n")
+    };
+    let (to, at) = (all.display(), gate.display());
+    let file = mesh.file("a.toml", &hook(format!("echo begun >> {to}; cat {at} > /dev/null; echo ended >> {to}")));
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&file)).await;
+    let said = async |lines: &str| {
+        let what = format!("the hooks have said {lines:?}");
+        until(&what, async || (fs::read_to_string(&all).ok()? == lines).then_some(())).await;
+    };
+    said("begun\n").await;
+    fs::write(&file, hook(format!("echo next >> {to}"))).unwrap();
+    assert_eq!(run(&a, "reload").await.code, Some(0));
+    assert_eq!(fs::read_to_string(&all).unwrap(), "begun\n");
+    tokio::task::spawn_blocking(move || fs::write(gate, "")).await.unwrap().unwrap();
+    said("begun\nended\nnext\n").await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_done_is_tried_again() {
+    let mesh = Mesh::new();
+    mesh.file("etc/hobnob.toml", "");
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
+    let in_the_way = mesh.path("a/services-from-files.new");
+    fs::create_dir(&in_the_way).unwrap();
+    mesh.file("etc/services.d/web.toml", "[[services]]\nname = \"web\"\nport = 80\n");
+    until("that it failed is told", async || a.log().contains("reloaded in part").then_some(())).await;
+    fs::remove_dir(in_the_way).unwrap();
+    a.until_resolved("web", &["80"]).await;
+}
+
+#[tokio::test]
 async fn a_watcher_prints_or_runs_something_at_each_change() {
     let mesh = Mesh::new();
     let mut a = mesh.start("a", &[]).await;

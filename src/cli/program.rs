@@ -73,11 +73,11 @@ impl Program {
     async fn run(&self, state: &Value) -> Result<(), String> {
         let [program, arguments @ ..] = &self.command[..] else { return Err("there is no program to run".into()) };
         let mut command = Command::new(program);
-        // A group of its own, so that what it starts ends with it.
+        // A group of its own, so that what it starts can be ended with it.
         command.args(arguments).stdin(Stdio::piped()).process_group(0);
         die_with_us(&mut command);
         let mut child = command.spawn().map_err(|why| format!("cannot run {program:?}: {why}"))?;
-        let _group = Group::of(child.id());
+        let mut group = Group::of(child.id());
         let input = child.stdin.take();
         let feed = async {
             // A program need not read what it is told.
@@ -86,6 +86,10 @@ impl Program {
             }
         };
         let ended = timeout(self.timeout, async { tokio::join!(feed, child.wait()).1 }).await;
+        if ended.is_ok() {
+            // Whom it leaves behind when it ends by itself, it means to.
+            group.0 = None;
+        }
         match ended {
             Err(_) => Err(format!("{program:?} was killed after {:?}", self.timeout)),
             Ok(Err(why)) => Err(format!("lost sight of {program:?}: {why}")),
@@ -199,6 +203,17 @@ mod tests {
             stat.is_empty() || stat.contains(") Z ")
         };
         while !gone() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_run_leaves_behind_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let wait = "(while ! [ -e go ]; do sleep 0.01; done; touch went) > /dev/null 2>&1 &";
+        shell(wait, folder.path()).run(&json!({})).await.unwrap();
+        fs::write(folder.path().join("go"), "").unwrap();
+        while !folder.path().join("went").exists() {
             tokio::task::yield_now().await;
         }
     }
