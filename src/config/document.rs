@@ -103,14 +103,26 @@ impl<'t> Document<'t> {
                 Err(error) => error,
             };
             let span = error.span().unwrap_or_else(|| self.root.span());
-            let within = self.prefix.strip_suffix('.').map(|part| format!("{part}: ")).unwrap_or_default();
-            let complaint = self.source.blame(span.start, format!("{within}{}", with_hint(error.message())));
-            self.strike(&span, complaint, mistakes)?;
+            let (source, prefix) = (self.source, self.prefix.clone());
+            let complain = |path: Option<&str>| {
+                // An unknown key is named by the complaint.
+                let path = path.filter(|_| !error.message().starts_with("unknown field")).unwrap_or_default();
+                let place = format!("{prefix}{path}");
+                let place = place.trim_end_matches('.');
+                let colon = if place.is_empty() { "" } else { ": " };
+                source.blame(span.start, format!("{place}{colon}{}", with_hint(error.message())))
+            };
+            self.strike(&span, complain, mistakes)?;
         }
     }
 
+    /// Where a path such as `checks[0].http` leads.
+    pub(super) fn start_of(&self, path: &str) -> usize {
+        locate(self.root.get_ref(), path).unwrap_or_else(|| self.root.span()).start
+    }
+
     /// The registration it asks for, if nothing is wrong with it.
-    pub(super) fn registration(mut self, mistakes: &mut Vec<Error>) -> Option<RegistrationDraft> {
+    pub(super) fn registration(&mut self, mistakes: &mut Vec<Error>) -> Option<RegistrationDraft> {
         let before = mistakes.len();
         loop {
             let mut draft: RegistrationDraft = self.read(mistakes)?;
@@ -125,7 +137,7 @@ impl<'t> Document<'t> {
             let at = place.clone().unwrap_or_else(|| self.root.span());
             let complaint = self.source.blame(at.start, format!("{}{} {why}", self.prefix, self.original(&field)));
             match place {
-                Some(span) => self.strike(&span, complaint, mistakes)?,
+                Some(span) => self.strike(&span, |_| complaint, mistakes)?,
                 None if mistakes.len() == before => note(mistakes, complaint),
                 None => return None,
             }
@@ -134,11 +146,16 @@ impl<'t> Document<'t> {
 
     /// Takes what stands exactly at `span` out of the tree and complains about it: unless a part of it was struck out
     /// before, for what follows from that is no second mistake.
-    fn strike(&mut self, span: &Range<usize>, complaint: Error, mistakes: &mut Vec<Error>) -> Option<()> {
+    fn strike(
+        &mut self,
+        span: &Range<usize>,
+        complain: impl FnOnce(Option<&str>) -> Error,
+        mistakes: &mut Vec<Error>,
+    ) -> Option<()> {
         let path = strike(self.root.get_mut(), span).map(|path| self.original(&path));
         let follows = |path: &String| self.struck.iter().any(|struck| lies_in(struck, path));
         if !path.as_ref().is_some_and(follows) {
-            note(mistakes, complaint);
+            note(mistakes, complain(path.as_deref()));
         }
         self.struck.push(path?);
         Some(())

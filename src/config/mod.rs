@@ -14,6 +14,7 @@ mod places;
 mod secrets;
 mod services;
 mod settings;
+mod ties;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -189,7 +190,7 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
         mistakes.extend(services.iter().filter_map(script_while_off));
     }
     let mut files = BTreeMap::new();
-    let build = |Wanted { draft, place }| match draft.build() {
+    let build = |Wanted { draft, place, .. }| match draft.build() {
         Ok(registration) => {
             files.insert(registration.id.clone(), place.split(", line ").next().unwrap_or_default().to_owned());
             Ok(Arc::new(registration))
@@ -213,12 +214,12 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
 
 /// A service whose check the agent would refuse to run.
 fn script_while_off(service: &Wanted) -> Option<Error> {
-    let at = service.draft.checks.iter().position(|check| check.script.is_some())?;
+    let (at, place) = service.script.as_ref()?;
     let why = format!(
         "checks[{at}] of {:?} is a script, and scripts are off on this node: set script_checks = true in its settings",
         service.id()
     );
-    Some(Error::new(&service.place, why))
+    Some(Error::new(place, why))
 }
 
 /// The settings in effect, defaults included, as TOML. Secrets live in files of their own and are not among them.

@@ -26,6 +26,8 @@ pub fn read(path: &Path) -> Result<Vec<RegistrationDraft>, Mistakes> {
 pub(super) struct Wanted {
     pub(super) draft: RegistrationDraft,
     pub(super) place: String,
+    /// Its first check that is a script, and the place of that.
+    pub(super) script: Option<(usize, String)>,
 }
 
 impl Wanted {
@@ -104,6 +106,10 @@ fn one<'t>(
         return None;
     };
     let place = source.place(span.start, line);
-    let document = Document::part(source, Spanned::new(span, table), prefix);
-    document.registration(mistakes).map(|draft| Wanted { draft, place })
+    let mut document = Document::part(source, Spanned::new(span, table), prefix);
+    let draft = document.registration(mistakes)?;
+    let script = draft.checks.iter().position(|check| check.script.is_some());
+    let script =
+        script.map(|n| (n, source.place(document.start_of(&format!("checks[{n}].script")), &mut line.clone())));
+    Some(Wanted { draft, place, script })
 }

@@ -75,9 +75,9 @@ fn a_file_that_is_none_is_blamed_and_not_waited_for() {
 #[test]
 fn a_script_is_refused_where_scripts_are_off() {
     let script = "[[services]]\nname = \"a\"\nport = 1\n\n[[services]]\nname = \"b\"\nport = 2\n\
-                  checks = [{ttl = \"1s\"}, {script = [\"/bin/true\"]}]\n";
+                  checks = [{ttl = \"1s\"},\n{script = [\"/bin/true\"]}]\n";
     let error = refusal(&[("hobnob.toml", "node = \"n1\"\n"), ("services.d/b.toml", script)]);
-    assert!(error.place.ends_with("services.d/b.toml, line 5"), "{error}");
+    assert!(error.place.ends_with("services.d/b.toml, line 9"), "{error}");
     assert!(error.why.contains("checks[1] of \"b\"") && error.why.contains("script_checks = true"), "{error}");
     let on = folder(&[("hobnob.toml", "node = \"n1\"\nscript_checks = true\n"), ("services.d/b.toml", script)]);
     assert_eq!(Config::load(&sources(&on)).unwrap().services.len(), 2);
@@ -276,6 +276,39 @@ fn what_the_agent_would_refuse_is_found_before_it_starts() {
         let error = refusal(&[("hobnob.toml", text)]);
         assert!(error.place.ends_with(place), "{error}");
     }
+}
+
+#[test]
+fn what_is_of_the_wrong_kind_is_named() {
+    for (name, text, why) in [
+        ("hobnob.toml", "zone = 3\n", "zone: invalid type: integer `3`, expected a string"),
+        ("a.toml", "[[services]]\nname = 10\n", "services[0].name: invalid type: integer `10`, expected a string"),
+        (
+            "a.toml",
+            "[[services]]\nname = \"a\"\nchecks = [{ttl = \"9s\", initial = \"ok\"}]\n",
+            "services[0].checks[0].initial: \"ok\" is not passing, warning or critical",
+        ),
+    ] {
+        let name = if name == "a.toml" { "services.d/a.toml" } else { name };
+        let [(_, said)] = &mistakes(name, text)[..] else { panic!("{text}") };
+        assert_eq!(said, why);
+    }
+}
+
+#[test]
+fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
+    let text = "[[services]]\nname = \"a\"\nport = 1\nchecks = [{pid_file = \"a.pid\"}, \
+                {http = \"https://b/\", tls = {ca = \"/no/ca\", cert = \"/no/cert\", key = \"/no/key\"}}]\n";
+    let config = Config::load(&sources(&folder(&[("services.d/a.toml", text)]))).unwrap();
+    let found = config.tied().unwrap_err();
+    let said: Vec<_> = found.all().iter().map(|error| error.why.as_str()).collect();
+    for (why, words) in
+        said.iter().zip(["pid_file a.pid is relative", "tls.ca /no/ca: ", "tls.cert /no/", "tls.key /no/"])
+    {
+        assert!(why.contains(words), "{why}");
+    }
+    assert_eq!(said.len(), 4, "{found}");
+    assert!(found.all().iter().all(|error| error.place.ends_with("a.toml")), "{found}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     Alias, CheckKind, CheckName, CheckSpec, DnsCheck, DnsRecord, FieldError, GrpcCheck, Health, Host, HttpCheck,
@@ -78,6 +78,7 @@ draft! {
         /// How many bad results in a row turn it bad; 1 unless given.
         fall: u32, &[];
         /// What it counts as before the first result.
+        #[serde(deserialize_with = "initial")]
         initial: Health, &[];
         /// Critical for so long, or its node gone for so long, the instance is deregistered. Of a node that is gone nothing
         /// is listed for more than a day, and for 15 minutes unless given.
@@ -113,6 +114,16 @@ draft! {
         /// The node that the instance is on.
         node: String, &["alias"];
     }
+}
+
+/// A health that a check can give: maintenance is none, and not to be offered.
+fn initial<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Health>, D::Error> {
+    let known = |text: String| {
+        let all = [Health::Passing, Health::Warning, Health::Critical];
+        let why = || de::Error::custom(format!("{text:?} is not passing, warning or critical"));
+        all.into_iter().find(|health| health.as_str() == text).ok_or_else(why)
+    };
+    Option::<String>::deserialize(from)?.map(known).transpose()
 }
 
 impl CheckDraft {
