@@ -10,7 +10,7 @@ use super::{
     asked::{Asked, domain_of},
     client::{self, Client},
     failure::{Code, Failure},
-    output::{self, Format},
+    output::{self, Format, Reading},
     services,
 };
 use crate::dns;
@@ -25,9 +25,8 @@ pub(super) struct Flags {
     /// The zone to ask for the service in
     #[arg(long, default_value = "mesh.internal")]
     zone: String,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    reading: Reading,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,73 +37,101 @@ enum Kind {
     Txt,
 }
 
+impl From<Kind> for dns::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::A => Self::A,
+            Kind::Aaaa => Self::Aaaa,
+            Kind::Srv => Self::Srv,
+            Kind::Txt => Self::Txt,
+        }
+    }
+}
+
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
     let is_whole = flags.name.contains('.');
     let question = if is_whole { flags.name.clone() } else { domain_of(&flags.name, &flags.zone) };
-    let server = server(client).await?;
-    let kind = match flags.kind {
-        Kind::A => dns::Kind::A,
-        Kind::Aaaa => dns::Kind::Aaaa,
-        Kind::Srv => dns::Kind::Srv,
-        Kind::Txt => dns::Kind::Txt,
+    let status = client.get("/api/v1/status").await?;
+    let server = server(client, &status).await?;
+    let zones = status["zones"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let asked = Asked::of(&question, zones);
+    let look = async || {
+        let mut reply = ask(server, &question, flags.kind.into()).await?;
+        if flags.reading.watch {
+            // That equals take turns is no news.
+            reply.answers.sort_by(|a, b| a.data.cmp(&b.data));
+        }
+        let (mut known, mut found) = (Known::default(), Vec::new());
+        if let Some(service) = &asked.service {
+            (found, known.reasons) = (instances(client, service).await?, reasons(client, service).await?);
+        }
+        if asked.has_datacenter() {
+            known.datacenters = datacenters(client).await?;
+        }
+        // Other APIs register names with dots in them, which DNS takes for names of several labels.
+        let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
+        let meant = meant.then(|| domain_of(&flags.name, &flags.zone));
+        let explained = found.iter().map(|instance| explain(instance, &asked, &known, &reply, flags.kind));
+        let explained: Vec<Value> = explained.collect();
+        Ok(json!({ "question": question, "service": asked.service, "server": server, "reply": reply,
+                   "instances": explained, "service_of_that_name": meant }))
     };
-    let reply = dns::ask(server, &question, kind).await.map_err(|error| match error.kind() {
+    let seen = output::follow(&flags.reading, look, |seen| show(seen, flags.reading.format)).await?;
+    outcome(&flags.name, &seen)
+}
+
+async fn ask(server: SocketAddr, question: &str, kind: dns::Kind) -> Result<dns::Reply, Failure> {
+    dns::ask(server, question, kind).await.map_err(|error| match error.kind() {
         io::ErrorKind::InvalidInput => {
             Failure::new(format!("{question:?} is no domain name"), error, "hobnob resolve --help").code(Code::Usage)
         }
         _ => Failure::new(format!("no DNS answer from {server}"), error, "hobnob status").code(Code::Unreachable),
-    })?;
-    let asked = Asked::of(&question, reply.zone.iter().map(String::as_str).chain([&*flags.zone, "consul"]));
-    let mut known = Known::default();
-    let mut found = Vec::new();
-    if let Some(service) = &asked.service {
-        (found, known.reasons) = (instances(client, service).await?, reasons(client, service).await?);
-    }
-    if asked.has_datacenter() {
-        known.datacenters = datacenters(client).await?;
-    }
-    // Other APIs register names with dots in them, which DNS takes for names of several labels.
-    let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
-    let meant = meant.then(|| domain_of(&flags.name, &flags.zone));
-    let explained = found.iter().map(|instance| explain(instance, &asked, &known, &reply, flags.kind));
-    let explained: Vec<Value> = explained.collect();
-    match flags.format {
-        Format::Table => output::print(&tables(&reply, &explained)),
-        Format::Name => output::print(&lines(reply.answers.iter().map(|record| record.data.clone()))),
-        Format::Json | Format::Jsonl => {
-            let all = json!({ "question": question, "server": server, "reply": reply, "instances": explained,
-                              "service_of_that_name": meant });
-            output::print(&if flags.format == Format::Json { format!("{all:#}") } else { all.to_string() });
+    })
+}
+
+fn show(seen: &Value, format: Format) -> String {
+    match format {
+        Format::Table => tables(seen),
+        Format::Name => {
+            let answers = seen["reply"]["answers"].as_array().into_iter().flatten();
+            answers.map(|record| output::cell(&record["data"])).collect::<Vec<_>>().join("\n")
         }
+        Format::Json => format!("{seen:#}"),
+        Format::Jsonl => seen.to_string(),
     }
-    let name = &flags.name;
+}
+
+/// What to say of it besides, and what the command ends with.
+fn outcome(name: &str, seen: &Value) -> Result<ExitCode, Failure> {
+    let text = |value: &Value| value.as_str().map(String::from);
+    let code = text(&seen["reply"]["code"]).unwrap_or_default();
+    let meant = text(&seen["service_of_that_name"]);
     let dots = format!("DNS takes the dots for ends of labels, and there is a service of exactly the name {name:?}");
-    if reply.code == "NOERROR" {
+    if code == "NOERROR" {
         if let Some(meant) = &meant {
             output::say(format_args!("hobnob: {dots}: hobnob resolve '{meant}'"));
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let what = format!("{} got {code}", text(&seen["question"]).unwrap_or_default());
     if let Some(meant) = meant {
-        let next = format!("hobnob resolve '{meant}', or hobnob service {name}");
-        return Err(Failure::new(format!("{question} got {}", reply.code), dots, next));
+        return Err(Failure::new(what, dots, format!("hobnob resolve '{meant}', or hobnob service {name}")));
     }
-    let (why, next) = match &*reply.code {
+    let (why, next) = match &*code {
         "REFUSED" => (
             "it is in none of this agent's zones (dns.zones), or dns.allow leaves this machine out",
             "hobnob config show",
         ),
         "SERVFAIL" => ("the agent is not ready, or the resolvers that it forwards to do not answer", "hobnob status"),
-        _ if asked.service.is_none() => ("there is no such node", "hobnob members"),
-        _ if found.is_empty() => ("nobody registers a service of that name", "hobnob services"),
+        _ if seen["service"].is_null() => ("there is no such node", "hobnob members"),
+        _ if seen["instances"] == json!([]) => ("nobody registers a service of that name", "hobnob services"),
         _ => ("the name leaves out all of its instances, or none is healthy: see above", "hobnob services"),
     };
-    Err(Failure::new(format!("{question} got {}", reply.code), why, next))
+    Err(Failure::new(what, why, next))
 }
 
 /// Where the agent's DNS listens, as this machine reaches it.
-async fn server(client: &Client) -> Result<SocketAddr, Failure> {
-    let status = client.get("/api/v1/status").await?;
+async fn server(client: &Client, status: &Value) -> Result<SocketAddr, Failure> {
     let address = status["addresses"]["dns"].as_str().and_then(|address| address.parse::<SocketAddr>().ok());
     let address = address.ok_or_else(|| {
         Failure::new("this agent serves no DNS", "its status names no address of it", "hobnob status")
@@ -223,17 +250,17 @@ fn stands_for(record: &dns::Record, instance: &Value, kind: Kind) -> bool {
     }
 }
 
-fn tables(reply: &dns::Reply, explained: &[Value]) -> String {
-    let mut records = output::table(["NAME", "TTL", "TYPE", "DATA"]);
-    for record in reply.answers.iter().chain(&reply.additionals) {
-        records.add_row([&record.name, &record.ttl.to_string(), &record.kind, &record.data]);
+fn tables(seen: &Value) -> String {
+    let records = |section: &str| seen["reply"][section].as_array().into_iter().flatten();
+    let mut table = output::table(["NAME", "TTL", "TYPE", "DATA"]);
+    for record in records("answers").chain(records("additionals")) {
+        table.add_row(["name", "ttl", "type", "data"].map(|field| output::cell(&record[field])));
     }
-    let answer = if reply.answers.is_empty() { format!("{}, no records", reply.code) } else { records.trim_fmt() };
-    if explained.is_empty() { answer } else { format!("{answer}\n\n{}", WHY.render(&explained.into(), Format::Table)) }
-}
-
-fn lines(all: impl Iterator<Item = String>) -> String {
-    all.collect::<Vec<_>>().join("\n")
+    let is_empty = records("answers").next().is_none();
+    let answer =
+        if is_empty { format!("{}, no records", output::cell(&seen["reply"]["code"])) } else { table.trim_fmt() };
+    let explained = &seen["instances"];
+    if *explained == json!([]) { answer } else { format!("{answer}\n\n{}", WHY.render(explained, Format::Table)) }
 }
 
 const WHY: output::Shape = output::Shape {
@@ -275,7 +302,7 @@ mod tests {
     #[test]
     fn each_instance_has_its_reason() {
         let record = dns::Record { name: "web.".into(), kind: "A".into(), ttl: 0, data: "10.0.0.1".into() };
-        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new(), zone: None };
+        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
         let why = |address: &str, health: &str| {
             let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
             let reasons = BTreeMap::from([((String::new(), "down".into()), "check http-1 is critical".into())]);

@@ -35,8 +35,6 @@ pub struct Reply {
     pub answers: Vec<Record>,
     /// The additional section, without OPT.
     pub additionals: Vec<Record>,
-    /// The zone that the answer denies the name or the type in: the owner of its SOA (RFC 2308).
-    pub zone: Option<String>,
 }
 
 /// One record, as text.
@@ -70,12 +68,10 @@ pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> io::Result<Reply
         if reply.metadata.truncation { over_tcp(server, &question).await } else { Ok(reply) }
     };
     let reply = timeout(PATIENCE, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let soa = reply.authorities.iter().find(|record| record.record_type() == RecordType::SOA);
     Ok(Reply {
         code: code(reply.metadata.response_code),
         answers: reply.answers.iter().map(record).collect(),
         additionals: reply.additionals.iter().map(record).collect(),
-        zone: soa.map(|soa| soa.name.to_string()),
     })
 }
 
