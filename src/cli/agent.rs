@@ -307,7 +307,9 @@ async fn announce(flags: &Flags, node: &Node) -> Result<(), Failure> {
     info!(mesh = %ready.mesh, http = %ready.http, dns = %ready.dns, "answers are given");
     let Some(path) = &flags.ready_file else { return Ok(()) };
     let text = serde_json::to_string(&ready).map_err(|error| unwritable(path, &error.into()))?;
-    keep::replace(path, (text + "\n").as_bytes(), keep::PUBLIC).map_err(|error| unwritable(path, &error))
+    let place = path.clone();
+    let written = spawn_blocking(move || keep::replace(&place, (text + "\n").as_bytes(), keep::PUBLIC)).await;
+    written.unwrap_or_else(|defect| Err(defect.into())).map_err(|error| unwritable(path, &error))
 }
 
 fn forget(path: &std::path::Path) -> io::Result<()> {

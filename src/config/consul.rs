@@ -59,7 +59,9 @@ pub(super) fn service<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut 
             },
             "weights" => weights(source, value, &mut ours, mistakes),
             known if SERVICE_SKIPPED.contains(&known) || is_nothing(&value) => {}
-            "taggedaddresses" => drop(words.insert(renamed(&key, "tagged_addresses".into()), folded_within(value))),
+            "taggedaddresses" => {
+                drop(words.insert(renamed(&key, "tagged_addresses".into()), folded_within(source, value, mistakes)))
+            }
             "enabletagoverride" => drop(words.insert(renamed(&key, "enable_tag_override".into()), value)),
             known if SERVICE_LOST.contains(&known) => {
                 let why = format!("`{}` is not supported: it would be lost", key.get_ref());
@@ -107,17 +109,18 @@ fn name_check(check: &mut Spanned<DeTable<'_>>, service: &DeTable<'_>, number: &
 }
 
 /// Tables by keys of the client's own, with keys of Consul's.
-fn folded_within(value: Value<'_>) -> Value<'_> {
+fn folded_within<'t>(source: Source<'t>, value: Value<'t>, mistakes: &mut Vec<Error>) -> Value<'t> {
     let span = value.span();
     let DeValue::Table(all) = value.into_inner() else { return Spanned::new(span, DeValue::Boolean(false)) };
-    let each = all.into_iter().map(|(key, value)| (key, with_folded_keys(value)));
+    let each = all.into_iter().map(|(key, value)| (key, with_folded_keys(source, value, mistakes)));
     Spanned::new(span, DeValue::Table(each.collect()))
 }
 
-fn with_folded_keys(value: Value<'_>) -> Value<'_> {
+fn with_folded_keys<'t>(source: Source<'t>, value: Value<'t>, mistakes: &mut Vec<Error>) -> Value<'t> {
     let span = value.span();
     let folded = match value.into_inner() {
         DeValue::Table(table) => {
+            said_twice(source, &table, &[], mistakes);
             DeValue::Table(table.into_iter().map(|(key, value)| (renamed(&key, folded(&key)), value)).collect())
         }
         other => other,
@@ -228,7 +231,10 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
 fn one_line_each<'t>(source: Source<'t>, headers: Value<'t>, mistakes: &mut Vec<Error>) -> Value<'t> {
     let span = headers.span();
-    let DeValue::Table(headers) = headers.into_inner() else { return Spanned::new(span, DeValue::Boolean(false)) };
+    let DeValue::Table(headers) = headers.into_inner() else {
+        mistakes.push(source.blame(span.start, "`header` is not {\"NAME\": [\"text\"]}"));
+        return Spanned::new(span, DeValue::Table(DeTable::new()));
+    };
     let each = headers.into_iter().map(|(key, value)| {
         let lines = match value.get_ref() {
             DeValue::Array(lines) => lines.iter().map(|line| line.get_ref().as_str()).collect::<Option<Vec<_>>>(),

@@ -228,6 +228,7 @@ fn consul_s_words_are_taken_by_what_they_say() {
         ("\"tcp_use_tls\": \"\"", "`tcp_use_tls` is not true or false"),
         ("\"disable_redirects\": \"nope\"", "`disable_redirects` is not true or false"),
         ("\"header\": {\"A\": [5, true]}", "header `A` is not a text or a list of texts"),
+        ("\"header\": 5", "`header` is not {\"NAME\": [\"text\"]}"),
         ("\"Interval\": \"8s\"", "`Interval` is said a second time"),
         ("\"notes\": \"a\", \"Notes\": \"b\"", "`Notes` is said a second time"),
         ("\"checkid\": \"a\", \"ID\": \"b\"", "`ID` is said a second time"),
@@ -237,6 +238,10 @@ fn consul_s_words_are_taken_by_what_they_say() {
     }
     for (text, words) in [
         ("{\"service\": {\"name\": \"w\"},\n\"service\": {\"name\": \"v\"}}", "`service` is said a second time"),
+        (
+            "{\"service\": {\"name\": \"w\", \"tagged_addresses\": {\"wan\": {\"address\": \"1.2.3.4\",\n\"Address\": \"1.2.3.5\"}}}}",
+            "`Address` is said a second time",
+        ),
         ("{\"service\": {\"name\": \"w\",\n\"Name\": \"v\"}}", "`Name` is said a second time"),
         ("{\"service\": {\"name\": \"w\",\n\"weights\": 5}}", "`weights` is not {\"passing\": 10, \"warning\": 1}"),
         (
