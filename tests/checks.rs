@@ -16,7 +16,7 @@ use std::{
 
 use process::{Agent, Mesh, until};
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use targets::{Target, grpc, http, nowhere, resolver, tls, tls_as, udp};
 
@@ -104,7 +104,7 @@ async fn http_asks_as_it_is_told_to_and_judges_as_it_is_told_to() {
             (asks("POST", "/kept?/echo", "POST /echo host=web.example x-key=7 body=ping"), "passing", ""),
             (asks("PUT", &leaves, &elsewhere), "passing", ""),
             (json!({"http": url("/moved?/head"), "method": "HEAD", "redirects": 1}), "passing", "HTTP 204"),
-            (json!({"http": url("/loop"), "redirects": 5}), "critical", "302"),
+            (json!({"http": url("/loop"), "redirects": 5}), "critical", "more than 5 times; HTTP 302"),
             (astray, "critical", "may not be reached"),
             (json!({"http": format!("http://{}/", nowhere())}), "critical", "cannot connect"),
         ],
@@ -414,22 +414,25 @@ async fn a_ttl_that_ran_out_while_its_agent_was_down_is_critical() {
 }
 
 #[tokio::test]
-async fn a_group_of_processes_ends_with_the_agent() {
-    let mesh = Mesh::new();
-    let pid = mesh.path("pid");
-    let line = format!("echo $$ > {}; exec sleep 1000", pid.display());
-    mesh.file("etc/hobnob.toml", "script_checks = true\n");
-    let check = format!("[[services.checks]]\nscript = [\"/bin/sh\", \"-c\", \"{line}\"]\ntimeout = \"1h\"\n");
-    mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{check}"));
-    let mut agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
-    let text =
-        until("the script runs", async || fs::read_to_string(&pid).ok().filter(|text| text.ends_with('\n'))).await;
-    let group = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
-    agent.signal(Signal::TERM);
-    assert_eq!(agent.ended().await.code(), Some(0));
-    let gone =
-        until("the script is gone", async || rustix::process::test_kill_process_group(group).is_err().then_some(true));
-    if !gone.await {
-        let _ = kill_process_group(group, Signal::KILL);
+async fn a_script_ends_with_the_agent_however_that_ends() {
+    for kills in [false, true] {
+        let mesh = Mesh::new();
+        let pid = mesh.path("pid");
+        let line = format!("echo $$ > {}; exec sleep 1000", pid.display());
+        mesh.file("etc/hobnob.toml", "script_checks = true\n");
+        let check = format!("[[services.checks]]\nscript = [\"/bin/sh\", \"-c\", \"{line}\"]\ntimeout = \"1h\"\n");
+        mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{check}"));
+        let mut agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
+        let text =
+            until("the script runs", async || fs::read_to_string(&pid).ok().filter(|text| text.ends_with('\n'))).await;
+        let group = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
+        if kills {
+            agent.kill().await;
+        } else {
+            agent.signal(Signal::TERM);
+            assert_eq!(agent.ended().await.code(), Some(0));
+        }
+        let gone = async || rustix::process::test_kill_process_group(group).is_err().then_some(());
+        until("the script is gone", gone).await;
     }
 }

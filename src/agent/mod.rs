@@ -11,6 +11,7 @@ mod atlas;
 mod basis;
 mod builder;
 pub mod checks;
+pub(crate) mod child;
 mod clock;
 mod config;
 mod door;

@@ -3,10 +3,6 @@
 
 use std::{process::Stdio, time::Duration};
 
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal},
-};
 use serde_json::Value;
 use tokio::{
     io::AsyncWriteExt,
@@ -14,6 +10,8 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+
+use crate::agent::child;
 
 /// What to run, and within which limits.
 #[derive(Clone, Debug)]
@@ -73,11 +71,8 @@ impl Program {
     async fn run(&self, state: &Value) -> Result<(), String> {
         let [program, arguments @ ..] = &self.command[..] else { return Err("there is no program to run".into()) };
         let mut command = Command::new(program);
-        // A group of its own, so that what it starts can be ended with it.
-        command.args(arguments).stdin(Stdio::piped()).process_group(0);
-        die_with_us(&mut command);
-        let mut child = command.spawn().map_err(|why| format!("cannot run {program:?}: {why}"))?;
-        let mut group = Group::of(child.id());
+        command.args(arguments).stdin(Stdio::piped());
+        let (mut child, group) = child::spawn(&mut command).map_err(|why| format!("cannot run {program:?}: {why}"))?;
         let input = child.stdin.take();
         let feed = async {
             // A program need not read what it is told.
@@ -87,8 +82,7 @@ impl Program {
         };
         let ended = timeout(self.timeout, async { tokio::join!(feed, child.wait()).1 }).await;
         if ended.is_ok() {
-            // Whom it leaves behind when it ends by itself, it means to.
-            group.0 = None;
+            group.ended();
         }
         match ended {
             Err(_) => Err(format!("{program:?} was killed after {:?}", self.timeout)),
@@ -96,36 +90,6 @@ impl Program {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => Err(format!("{program:?} ended with {status}")),
         }
-    }
-}
-
-/// Has a program killed when this process is, for nobody would end it then (PR_SET_PDEATHSIG, prctl(2)). What the program
-/// has started itself is its own affair.
-#[allow(unsafe_code, reason = "what runs between fork and exec are system calls alone")]
-fn die_with_us(command: &mut Command) {
-    let us = getpid();
-    let bind = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Who died before that is not heard of.
-        if getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
-    };
-    // SAFETY: two system calls, which allocate nothing and take no lock.
-    unsafe { command.pre_exec(bind) };
-}
-
-/// All processes of one run; those that are left are killed when it is dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(id: Option<u32>) -> Self {
-        Self(id.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // Mostly there is nobody left.
-        let _ = self.0.map(|group| kill_process_group(group, Signal::KILL));
     }
 }
 

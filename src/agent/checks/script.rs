@@ -1,15 +1,15 @@
-//! The check `script`: a program without a shell around it. It leads a process group of its own, which is killed as a
-//! whole when time is up or the check goes away.
+//! The check `script`: a program without a shell around it. All that it started is killed when time is up or the check
+//! goes away.
 
 use std::process::Stdio;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
 };
 
 use super::{Finding, Home, MAX_OUTPUT, text};
+use crate::agent::child;
 
 pub(super) async fn run(argv: &[String], home: &Home) -> Finding {
     let Some((program, arguments)) = argv.split_first() else { return Finding::critical("names no program") };
@@ -22,16 +22,14 @@ pub(super) async fn run(argv: &[String], home: &Home) -> Finding {
         .env_remove("HOBNOB_SECRET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
+        .stderr(Stdio::piped());
     if let Some(port) = home.port {
         command.env("HOBNOB_PORT", port.to_string());
     }
-    let mut child = match command.spawn() {
-        Ok(child) => child,
+    let (mut child, group) = match child::spawn(&mut command) {
+        Ok(spawned) => spawned,
         Err(why) => return Finding::critical(format!("cannot run {program:?}: {why}")),
     };
-    let group = Group::of(&child);
     let mut said = Vec::new();
     let ended = listen(&mut child, &mut said).await;
     group.ended();
@@ -90,29 +88,6 @@ async fn drain(said: &mut Vec<u8>, pipe: &mut Option<impl AsyncRead + Unpin>, bu
             biased;
             count = some(pipe, buffer) => keep(said, &buffer[..count], pipe),
             () = tokio::task::yield_now() => return,
-        }
-    }
-}
-
-/// Kills the process group when it goes out of scope before the program has ended.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
-    }
-
-    /// The program has ended by itself: its children, if it left any, are its own affair.
-    fn ended(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // It may have ended in this moment; its id is not given to another before tokio has waited for it.
-            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }

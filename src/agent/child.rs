@@ -1,0 +1,50 @@
+//! Programs that are run for this one: checks and hooks. Each leads a process group of its own, which is killed as a whole
+//! when nobody waits for it any more, and none outlives this process, whatever becomes of that.
+
+use std::io;
+
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal},
+};
+use tokio::process::{Child, Command};
+
+/// Starts a program, and names the group that it leads.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
+    die_with_us(command.process_group(0));
+    let child = command.spawn()?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    Ok((child, Group(group)))
+}
+
+/// Has a program killed when this process is, for nobody would end it then (PR_SET_PDEATHSIG, prctl(2)). What the program
+/// has started itself is its own affair.
+#[allow(unsafe_code, reason = "what runs between fork and exec are system calls alone")]
+fn die_with_us(command: &mut Command) {
+    let us = getpid();
+    let bind = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Who died before that is not heard of.
+        if getppid() == Some(us) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: two system calls, which allocate nothing and take no lock.
+    unsafe { command.pre_exec(bind) };
+}
+
+/// All processes of one run; those that are left are killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Group(Option<Pid>);
+
+impl Group {
+    /// The program has ended by itself: whom it leaves behind then, it means to.
+    pub(crate) fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Mostly there is nobody left.
+        let _ = self.0.map(|group| kill_process_group(group, Signal::KILL));
+    }
+}
