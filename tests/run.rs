@@ -164,6 +164,13 @@ async fn a_write_on_condition_finds_what_it_wants_or_changes_nothing() {
         assert_eq!(a.call_with(&over(&old), method, path, &body).await.0, 412, "{method}");
     }
     assert_eq!(mark(&a.call_with("", "GET", path, "").await.1), mark(&second));
+    for weak in ["", "W/"] {
+        let unless = |mark: &str| format!("If-None-Match: \"x\", {weak}{mark}\r\n");
+        assert_eq!(a.call_with(&unless(&mark(&second)), "PUT", path, &body(83)).await.0, 412);
+        assert_eq!(a.call_with(&unless(&mark(&second)), "GET", path, "").await.0, 304);
+        assert_eq!(a.call_with(&unless(&old), "GET", path, "").await.0, 200);
+    }
+    assert_eq!(a.call_with(&over(&format!("W/{}", mark(&second))), "PUT", path, &body(83)).await.0, 412);
     assert_eq!(a.get(path).await["port"], 82);
     assert_eq!(a.call_with(&over(&mark(&second)), "DELETE", path, "").await.0, 204);
     assert_eq!(a.call_with(&over("*"), "PUT", path, &body(84)).await.0, 412);

@@ -73,9 +73,12 @@ pub(super) async fn all(State(app): Shared, params: Params) -> Answer {
     Ok(Json(own.iter().map(|own| Row::from(&**own)).collect::<Vec<_>>()).into_response())
 }
 
-pub(super) async fn one(State(app): Shared, Segments(id): Segments<String>) -> Answer {
+pub(super) async fn one(State(app): Shared, Segments(id): Segments<String>, headers: HeaderMap) -> Answer {
     let id = word("id", &id)?;
     match app.agent.view().registration(&id).filter(|own| !own.has_role()) {
+        Some(own) if names(&unwanted(&headers), Some(&own)) => {
+            Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, mark(&own))]).into_response())
+        }
         Some(own) => Ok(respond(StatusCode::OK, &own)),
         None => Err(unknown(&id)),
     }
@@ -138,17 +141,10 @@ fn mark(registration: &Registration) -> String {
 
 /// What a write is to find, by its `If-Match` and `If-None-Match` (RFC 9110 section 13.1).
 fn precondition(app: &App, id: &InstanceId, headers: &HeaderMap) -> Result<Over, Problem> {
-    let tags = |name: HeaderName| {
-        let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
-        lines.flat_map(|line| line.split(',')).map(|tag| tag.trim().to_owned()).collect::<Vec<_>>()
-    };
-    let (wanted, unwanted) = (tags(header::IF_MATCH), tags(header::IF_NONE_MATCH));
+    let (wanted, unwanted) = (tags(headers, header::IF_MATCH), unwanted(headers));
     let present = app.agent.view().registration(id);
-    let named = |tags: &[String]| {
-        let mark = present.as_deref().map(mark);
-        tags.iter().any(|tag| mark.is_some() && (tag == "*" || Some(tag) == mark.as_ref()))
-    };
-    if !unwanted.is_empty() && named(&unwanted) || !wanted.is_empty() && !named(&wanted) {
+    let found = present.as_deref();
+    if names(&unwanted, found) || !wanted.is_empty() && !names(&wanted, found) {
         return Err(crate::agent::Refused::Outdated(id.clone()).into());
     }
     // What was looked at here must be there still when the write gets its turn.
@@ -159,11 +155,29 @@ fn precondition(app: &App, id: &InstanceId, headers: &HeaderMap) -> Result<Over,
     })
 }
 
+fn tags(headers: &HeaderMap, name: HeaderName) -> Vec<&str> {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).map(str::trim).collect()
+}
+
+/// What is not to be found; here a weak tag is as good as a strong one (RFC 9110 section 13.1.2).
+fn unwanted(headers: &HeaderMap) -> Vec<&str> {
+    tags(headers, header::IF_NONE_MATCH).into_iter().map(|tag| tag.strip_prefix("W/").unwrap_or(tag)).collect()
+}
+
+/// Whether one of these tags names what is there.
+fn names(tags: &[&str], present: Option<&Registration>) -> bool {
+    present.map(mark).is_some_and(|mark| tags.iter().any(|tag| *tag == "*" || *tag == mark))
+}
+
 /// For the OpenAPI document.
 pub(super) fn describe(api: &mut Api) {
     const ONE: &str = "/api/v1/registrations/{id}";
     api.get("/api/v1/registrations", "What this node registers.").answers::<Vec<Row<'_>>>(200, "By id.");
-    api.get(ONE, "One registration of this node.").answers::<Row<'_>>(200, "As it can be written back.");
+    api.get(ONE, "One registration of this node.")
+        .header("If-None-Match", "Only if it is not what has this ETag; else 304.")
+        .answers::<Row<'_>>(200, "As it can be written back.")
+        .empty(304, "It is what has that ETag still.");
     let over = "Only over what has this ETag, or with `*` over anything; else 412 (RFC 9110 section 13.1).";
     api.put(ONE, "Registers or changes an instance of this node.")
         .header("If-Match", over)
