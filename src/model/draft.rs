@@ -302,6 +302,9 @@ impl CheckDraft {
         if method.is_empty() || method.len() > MAX_METHOD || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
             return Err(("method", format!("{method:?} is no method such as GET or HEAD")));
         }
+        if method == "CONNECT" {
+            return Err(("method", "CONNECT asks for a tunnel, not for a page: take GET or HEAD".into()));
+        }
         let mut headers = self.headers.clone().unwrap_or_default();
         headers.extend(self.host.clone().map(|host| ("host".into(), host)));
         let size: usize = headers.iter().map(|(name, text)| name.len() + text.len()).sum();
@@ -314,6 +317,10 @@ impl CheckDraft {
                 !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
             if !fits || text.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
                 return Err(("headers", format!("{name:?} is no header, or its value holds a control character")));
+            }
+            // RFC 9112 section 6.
+            if ["content-length", "transfer-encoding"].iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
+                return Err(("headers", format!("{name:?} follows from `body`: leave it away")));
             }
         }
         let status = match &self.status {
