@@ -15,8 +15,9 @@ pub fn ipv4_within(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let found: &[u128] = match segments {
         // IPv6's own, and what is none of it.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => &[],
-        // Compatible with IPv4 and mapped (RFC 4291 section 2.5.5), and behind a translator (RFC 6052 section 2.1).
-        [0, 0, 0, 0, 0, 0 | 0xFFFF, ..] | [0x64, 0xFF9B, 0, 0, 0, 0, ..] => &[bits],
+        // Compatible with IPv4 and mapped (RFC 4291 section 2.5.5), translated (RFC 2765 section 2.1), and behind a
+        // translator (RFC 6052 section 2.1).
+        [0, 0, 0, 0, 0, 0 | 0xFFFF, ..] | [0, 0, 0, 0, 0xFFFF, 0, ..] | [0x64, 0xFF9B, 0, 0, 0, 0, ..] => &[bits],
         // 6to4 (RFC 3056 section 2).
         [0x2002, ..] => &[bits >> 80],
         // Teredo: its server and its client (RFC 4380 section 4).
@@ -41,6 +42,7 @@ mod tests {
         for (address, found) in [
             ("::ffff:169.254.169.254", true),
             ("::169.254.169.254", true),
+            ("::ffff:0:169.254.169.254", true),
             ("64:ff9b::169.254.169.254", true),
             ("64:ff9b:1::169.254.169.254", true),
             ("64:ff9b:1:a9fe:a9:fe00::", true),

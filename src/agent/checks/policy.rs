@@ -65,15 +65,19 @@ fn reached_net(network: IpNet) -> IpNet {
     }
 }
 
-/// Link-local addresses (RFC 3927, RFC 4291 section 2.5.6), and those of Amazon in IPv6 and of Alibaba for the same
-/// purpose.
-fn metadata() -> [IpNet; 4] {
+/// Link-local addresses (RFC 3927, RFC 4291 section 2.5.6), and those for the same purpose of Alibaba and Azure, and in
+/// IPv6 of Amazon, Google, Oracle and Scaleway.
+fn metadata() -> [IpNet; 8] {
     let v6 = |address, length| IpNet::V6(Ipv6Net::new_assert(address, length));
     [
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
         IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 100, 100, 200), 32)),
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32)),
         v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
         v6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
+        v6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254), 128),
+        v6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe), 128),
+        v6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42), 128),
     ]
 }
 
@@ -99,6 +103,10 @@ mod tests {
             "fe80::1",
             "fd00:ec2::254",
             "100.100.100.200",
+            "168.63.129.16",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
         ] {
             assert!(!admitted(&[], &[], address), "{address}");
         }
@@ -111,6 +119,7 @@ mod tests {
     fn an_address_that_holds_a_refused_one_is_refused() {
         for address in [
             "::169.254.169.254",
+            "::ffff:0:a9fe:a9fe",
             "2002:a9fe:a9fe::1",
             "2001:0:a9fe:a9fe::1",
             "2001:0:808:808:0:0:5601:5601",
