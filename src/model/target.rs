@@ -81,7 +81,8 @@ impl Url {
         if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!("{text:?} holds what a URL may not: escape it (RFC 3986 section 2.1)"));
         }
-        let (scheme, rest) = match text.split_once("://") {
+        let whole = Self::scheme(text).and_then(|(scheme, rest)| Some((scheme, rest.strip_prefix("//")?)));
+        let (scheme, rest) = match whole {
             Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
             None => (None, text),
         };
@@ -108,6 +109,15 @@ impl Url {
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         Ok(Self { tls, target, path })
+    }
+
+    /// The scheme that a URL begins with, and what follows its colon (RFC 3986 section 3.1): a path or a query may hold a
+    /// whole URL too.
+    pub(crate) fn scheme(text: &str) -> Option<(&str, &str)> {
+        let (scheme, rest) = text.split_once(':')?;
+        let fits = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+        fits.then_some((scheme, rest))
     }
 }
 
@@ -156,12 +166,27 @@ mod tests {
             ("/health", "/health"),
             (":8080/health", ":8080/health"),
             (":8080", ":8080/"),
+            ("/h?u=http://y/", "/h?u=http://y/"),
+            (":80/http://y", ":80/http://y"),
         ] {
             let url = Url::parse(text).unwrap();
             assert_eq!(url.to_string(), shown, "{text}");
             assert_eq!(Url::parse(shown).unwrap(), url);
         }
-        for bad in ["ftp://a/", "http:///x", "a/b", "http://u:p@a/", "http://a/ b", "http://a:0/", "health", ""] {
+        for bad in [
+            "ftp://a/",
+            "a+b-c.1://a/",
+            "1a://a/",
+            "://a",
+            "web:80/http://y",
+            "http:///x",
+            "a/b",
+            "http://u:p@a/",
+            "http://a/ b",
+            "http://a:0/",
+            "health",
+            "",
+        ] {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
         assert!(Url::parse(&format!("http://a/{}", "x".repeat(2048))).is_err());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hickory_proto::{
-    op::{Message, Query, ResponseCode},
+    op::{Message, MessageType, Query, ResponseCode},
     rr::{Name, RecordType},
 };
 use tokio::{
@@ -42,13 +42,23 @@ async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, Stri
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(name, record));
     let bytes = question.to_vec().map_err(|why| format!("the question cannot be made: {why}"))?;
-    let asked = first_of(servers, |server| ask_one(server, &bytes, question.metadata.id));
+    let asked = first_of(servers, |server| ask_one(server, &bytes, &question));
     asked.await.map_err(|(server, why)| format!("{server} does not answer: {why}"))
 }
 
-async fn ask_one(server: SocketAddr, question: &[u8], id: u16) -> io::Result<Message> {
-    let reply = over_udp(server, question, id).await?;
-    if reply.metadata.truncation { over_tcp(server, question).await } else { Ok(reply) }
+async fn ask_one(server: SocketAddr, bytes: &[u8], question: &Message) -> io::Result<Message> {
+    let reply = over_udp(server, bytes, question).await?;
+    if !reply.metadata.truncation {
+        return Ok(reply);
+    }
+    let reply = over_tcp(server, bytes).await?;
+    if answers(&reply, question) { Ok(reply) } else { Err(io::Error::other("what it says answers another question")) }
+}
+
+/// Whether a message is the answer to this question, neither to another nor the question itself (RFC 5452 section 9.1).
+fn answers(reply: &Message, question: &Message) -> bool {
+    reply.metadata.message_type == MessageType::Response
+        && (reply.metadata.id, &reply.queries) == (question.metadata.id, &question.queries)
 }
 
 fn judge(check: &DnsCheck, reply: &Message) -> Finding {
@@ -64,8 +74,11 @@ fn judge(check: &DnsCheck, reply: &Message) -> Finding {
         return Finding::critical(format!("{query}: {code}"));
     }
     let shown = answers.join(" ");
+    let is_there = reply.answers.iter().any(|answer| answer.record_type() == record_type(check.record));
     match &check.expect {
         _ if answers.is_empty() => Finding::critical(format!("{query} has no such record")),
+        // An alias that leads nowhere.
+        None if !is_there => Finding::critical(format!("{query} has no such record: {shown}")),
         Some(expected)
             if !answers.iter().any(|answer| answer.trim_end_matches('.') == expected.trim_end_matches('.')) =>
         {
@@ -75,17 +88,16 @@ fn judge(check: &DnsCheck, reply: &Message) -> Finding {
     }
 }
 
-async fn over_udp(server: SocketAddr, question: &[u8], id: u16) -> io::Result<Message> {
+async fn over_udp(server: SocketAddr, bytes: &[u8], question: &Message) -> io::Result<Message> {
     let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
-    socket.send(question).await?;
+    socket.send(bytes).await?;
     let mut buffer = [0; PAYLOAD];
     loop {
         let length = socket.recv(&mut buffer).await?;
         let reply = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
-        // Whatever else arrives answers somebody else's question (RFC 5452 section 9.1).
-        if reply.metadata.id == id {
+        if answers(&reply, question) {
             return Ok(reply);
         }
     }
@@ -130,3 +142,53 @@ const PORT: u16 = 53;
 const MAX_RESOLVERS: usize = 3;
 /// Without EDNS an answer has at most 512 bytes (RFC 1035 section 4.2.1); some servers send more.
 const PAYLOAD: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{
+        RData, Record,
+        rdata::{A, CNAME},
+    };
+
+    use super::*;
+    use crate::model::Health;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn reply(asked: &str, id: u16) -> Message {
+        let mut message = Message::query();
+        message.metadata.id = id;
+        message.metadata.message_type = MessageType::Response;
+        message.add_query(Query::query(name(asked), RecordType::A));
+        message
+    }
+
+    #[test]
+    fn an_answer_is_one_to_the_question_that_was_asked() {
+        let good = reply("web.example.", 7);
+        let mut question = good.clone();
+        question.metadata.message_type = MessageType::Query;
+        assert!(answers(&good, &question));
+        for other in [question.clone(), reply("web.example.", 8), reply("db.example.", 7)] {
+            assert!(!answers(&other, &question), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_alias_alone_is_not_the_record_that_was_asked_for() {
+        let alias = RData::CNAME(CNAME(name("b.example.")));
+        let found = |expect: Option<&str>, data: &[RData]| {
+            let mut reply = reply("web.example.", 7);
+            for data in data {
+                reply.add_answer(Record::from_rdata(name("web.example."), 1, data.clone()));
+            }
+            let (query, expect) = (Some("web.example".into()), expect.map(Into::into));
+            judge(&DnsCheck { server: None, query, record: DnsRecord::A, expect }, &reply).status
+        };
+        assert_eq!(found(None, std::slice::from_ref(&alias)), Health::Critical);
+        assert_eq!(found(None, &[alias.clone(), RData::A(A::new(10, 0, 0, 1))]), Health::Passing);
+        assert_eq!(found(Some("b.example"), &[alias]), Health::Passing);
+    }
+}

@@ -22,16 +22,17 @@ use crate::model::{Host, HttpCheck, Target, Url};
 
 pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial) -> Finding {
     match follow(check, home, dial).await {
-        Ok((status, body)) => judge(check, status, &body),
+        Ok(answer) => judge(check, &answer),
         Err(why) => Finding::critical(why),
     }
 }
 
 /// Asks, and asks again where it is sent to.
-async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<(StatusCode, Bytes), String> {
+async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<Answer, String> {
     let first = Place::of(&check.url.target, home, None)?;
     let (mut url, mut place, mut repeats, none) = (check.url.clone(), first.clone(), true, BTreeMap::new());
-    for hop in 0..=check.redirects {
+    let mut hops = 0..check.redirects;
+    loop {
         let mut options = check.tls.clone().unwrap_or_default();
         if place.host != first.host {
             // A certificate to show, and the name that the first server must prove, are no affair of another.
@@ -42,16 +43,15 @@ async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<(StatusCo
         let headers = if url.tls == check.url.tls && place == first { &check.headers } else { &none };
         let (method, body) = if repeats { (&*check.method, check.body.clone()) } else { ("GET", None) };
         let answer = exchange(stream, request(&url, &place, method, body, headers)?).await?;
-        match answer.location {
-            Some(location) if hop < check.redirects => {
+        match &answer.location {
+            Some(location) if hops.next().is_some() => {
                 repeats &= is_repeated(&check.method, answer.status);
-                url = next(&url, &place, &location)?;
+                url = next(&url, &place, location)?;
                 place = Place::of(&url.target, home, None)?;
             }
-            _ => return Ok((answer.status, answer.body)),
+            _ => return Ok(answer),
         }
     }
-    Err(format!("was redirected more than {} times", check.redirects))
 }
 
 fn request(
@@ -134,23 +134,27 @@ async fn read(mut body: Incoming) -> Bytes {
 
 /// Where a redirect leads (RFC 3986 section 5.2.2, without dot segments, which servers resolve by themselves).
 fn next(from: &Url, place: &Place, location: &str) -> Result<Url, String> {
-    let here = || Target { host: Some(place.host.clone()), port: std::num::NonZeroU16::new(place.port) };
     let location = location.split('#').next().unwrap_or_default();
     let parsed = if let Some(rest) = location.strip_prefix("//") {
         Url::parse(&format!("{}://{rest}", if from.tls { "https" } else { "http" }))
-    } else if location.contains("://") {
+    } else if Url::scheme(location).is_some() {
         Url::parse(location)
-    } else if location.starts_with('/') {
-        Url::parse(location).map(|url| Url { tls: from.tls, target: here(), ..url })
     } else {
-        let folder =
-            from.path.split('?').next().and_then(|path| path.rsplit_once('/')).map_or("", |(folder, _)| folder);
-        Url::parse(&format!("{folder}/{location}")).map(|url| Url { tls: from.tls, target: here(), ..url })
+        let page = from.path.split('?').next().unwrap_or_default();
+        let folder = page.rsplit_once('/').map_or("", |(folder, _)| folder);
+        let path = match location.bytes().next() {
+            None => from.path.clone(),
+            Some(b'?') => format!("{page}{location}"),
+            Some(b'/') => location.to_owned(),
+            Some(_) => format!("{folder}/{location}"),
+        };
+        let here = || Target { host: Some(place.host.clone()), port: std::num::NonZeroU16::new(place.port) };
+        Url::parse(&path).map(|url| Url { tls: from.tls, target: here(), ..url })
     };
     parsed.map_err(|why| format!("was redirected to where nobody can go: {why}"))
 }
 
-fn judge(check: &HttpCheck, status: StatusCode, body: &[u8]) -> Finding {
+fn judge(check: &HttpCheck, Answer { status, location, body }: &Answer) -> Finding {
     let mut output = format!("HTTP {status}");
     let said = text(body);
     if !said.is_empty() {
@@ -164,6 +168,9 @@ fn judge(check: &HttpCheck, status: StatusCode, body: &[u8]) -> Finding {
             300..=399 if check.redirects == 0 => {
                 Finding::critical(format!("{output} (a redirect, and the check follows none: set `redirects`)"))
             }
+            _ if location.is_some() => {
+                Finding::critical(format!("was redirected more than {} times; {output}", check.redirects))
+            }
             _ => Finding::critical(output),
         };
     }
@@ -176,3 +183,29 @@ fn judge(check: &HttpCheck, status: StatusCode, body: &[u8]) -> Finding {
 }
 
 const AGENT: &str = concat!("hobnob/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_redirect_leads_where_its_location_says() {
+        let place = Place { host: "a.example".try_into().unwrap(), port: 80 };
+        let from = Url::parse("http://a.example/b/c?d=/e").unwrap();
+        for (location, to) in [
+            ("", "http://a.example:80/b/c?d=/e"),
+            ("#top", "http://a.example:80/b/c?d=/e"),
+            ("?x=1", "http://a.example:80/b/c?x=1"),
+            ("f?x=1", "http://a.example:80/b/f?x=1"),
+            ("/f?u=http://y/", "http://a.example:80/f?u=http://y/"),
+            ("f?u=http://y/", "http://a.example:80/b/f?u=http://y/"),
+            ("//g:81/f", "http://g:81/f"),
+            ("HTTPS://g", "https://g:443/"),
+        ] {
+            assert_eq!(next(&from, &place, location).map(|url| url.to_string()).as_deref(), Ok(to), "{location}");
+        }
+        for nowhere in ["ftp://g/", "mailto:g", "http:f"] {
+            assert!(next(&from, &place, nowhere).is_err(), "{nowhere}");
+        }
+    }
+}

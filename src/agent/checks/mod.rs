@@ -155,6 +155,11 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).trim_end().into()
 }
 
+/// Whether these words are in what a target said, just as it came.
+fn holds(bytes: &[u8], words: &str) -> bool {
+    words.is_empty() || bytes.windows(words.len()).any(|part| part == words.as_bytes())
+}
+
 /// As much of an answer as is shown.
 const MAX_OUTPUT: usize = 4096;
 /// As much of an answer as is read: then the connection is closed.

@@ -31,7 +31,8 @@ type Meant = (i32, Option<SystemTime>);
 
 /// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that. A pid
 /// file is read again then, and sooner after a death: twice as late each time, so that a successor is seen when it has
-/// been there for no longer than it took to come.
+/// been there for no longer than it took to come. One that takes over while its forerunner still lives is followed too, as
+/// when nginx replaces its own program.
 pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, told: mpsc::Sender<Told>) {
     let mut again = interval_at(Instant::now() + every, every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -40,17 +41,19 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
         match find(&process, ended.as_ref()) {
             Ok((meant, fd)) => {
                 let runs = Finding::passing(format!("process {} runs", meant.0));
-                loop {
+                due = loop {
                     if told.send((serial, runs.clone().into())).await.is_err() {
                         return;
                     }
                     tokio::select! {
                         // An error would mean that the runtime has stopped.
-                        _ = fd.ready(Interest::READABLE) => break,
-                        _ = again.tick() => {}
+                        _ = fd.ready(Interest::READABLE) => break true,
+                        // What is half written names nobody yet: who is missing then is told at the next interval.
+                        _ = again.tick() => if is_replaced(&process, &meant) { break false },
                     }
-                }
-                (ended, soon, due) = (Some(meant), SOON, true);
+                };
+                ended = due.then_some(meant).or(ended);
+                soon = SOON;
                 continue;
             }
             Err(why) if due => {
@@ -99,8 +102,18 @@ fn find(process: &ProcessRef, ended: Option<&Meant>) -> Result<(Meant, AsyncFd<O
         ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
         ProcessRef::Pid(_) | ProcessRef::File(_) => true,
     };
+    if let (ProcessRef::File(_), (pid, Some(written))) = (process, meant)
+        && born(pid).and_then(|born| born.duration_since(written).ok()).is_some_and(|later| later > LATE)
+    {
+        return Err(format!("the pid file is older than process {pid}: who wrote it has ended"));
+    }
     let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
     if is_meant && !waits_for_burial { Ok((meant, fd)) } else { Err(gone()) }
+}
+
+/// Whether a pid file means another process by now.
+fn is_replaced(process: &ProcessRef, meant: &Meant) -> bool {
+    matches!(process, ProcessRef::File(path) if read(path).is_ok_and(|now| now != *meant))
 }
 
 fn read(path: &Path) -> Result<Meant, String> {
@@ -129,15 +142,31 @@ fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
 /// When a process began, in clock ticks after which start of the machine (proc_pid_stat(5)); `None` where that cannot be
 /// known. Nobody else ever has both this and its id.
 fn birth(pid: i32) -> Option<Box<str>> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{}/{}", boot.trim(), started(pid)?).into())
+}
+
+/// The same by the clock on the wall, as it goes now.
+fn born(pid: i32) -> Option<SystemTime> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let age = Duration::from_secs(booted).checked_add(Duration::from_millis(started(pid)?.checked_mul(TICK_MS)?))?;
+    SystemTime::UNIX_EPOCH.checked_add(age)
+}
+
+/// In clock ticks after the start of the machine.
+fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name before the last bracket may hold anything.
-    let started = stat.rsplit_once(')')?.1.split_whitespace().nth(STARTED)?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(format!("{}/{started}", boot.trim()).into())
+    stat.rsplit_once(')')?.1.split_whitespace().nth(STARTED)?.parse().ok()
 }
 
 const MAX_PID_FILE: u64 = 4096;
 /// How soon after a death a pid file is read again: many programs are started anew at once.
 const SOON: Duration = Duration::from_millis(50);
+/// How much younger than its pid file a process may seem: both clocks are rounded, the machine's start to seconds.
+const LATE: Duration = Duration::from_secs(2);
+/// Linux counts 100 to the second on every machine that Rust knows (USER_HZ).
+const TICK_MS: u64 = 10;
 /// Where the moment of the start stands after the name.
 const STARTED: usize = 19;

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{
     Finding, Home, MAX_OUTPUT,
     dial::{Dial, Place, Stream},
-    text,
+    holds, text,
 };
 use crate::model::TcpCheck;
 
@@ -49,8 +49,7 @@ async fn listen(stream: &mut dyn Stream, expected: &str) -> Result<String, Strin
     while heard.len() < MAX_OUTPUT {
         let count = stream.read(&mut buffer).await.map_err(|why| format!("the connection broke: {why}"))?;
         heard.extend_from_slice(&buffer[..count]);
-        let found = heard.windows(expected.len().max(1)).any(|part| part == expected.as_bytes());
-        if found || expected.is_empty() {
+        if holds(&heard, expected) {
             return Ok(text(&heard));
         }
         if count == 0 {

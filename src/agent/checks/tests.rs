@@ -156,7 +156,7 @@ async fn a_redirect_is_followed_as_often_as_the_check_says_and_never_past_the_po
     let (status, output) = http(&to("http://169.254.169.254/latest".into()), once).await;
     assert!(status == Health::Critical && output.contains("may not be reached"), "{output}");
     let (status, output) = http(&to("/again".into()), once).await;
-    assert!(status == Health::Critical && output.contains("302"), "{output}");
+    assert!(status == Health::Critical && output == "was redirected more than 1 times; HTTP 302 Found", "{output}");
 }
 
 #[tokio::test]
@@ -233,6 +233,8 @@ async fn udp_wants_an_answer() {
         }
     });
     assert_eq!(first(port, draft()).await, (Health::Passing, "ping".into()));
+    let line = || Some("ping\r\n".to_owned());
+    assert_eq!(first(port, CheckDraft { send: line(), expect: line(), ..draft() }).await.0, Health::Passing);
     let other = CheckDraft { expect: Some("pong".into()), ..draft() };
     assert_eq!(first(port, other).await.0, Health::Critical);
 }
@@ -430,6 +432,26 @@ async fn a_successor_in_the_pid_file_is_not_waited_for_until_the_next_interval()
     let third = start();
     write(&third);
     assert_eq!(bench.next().await, runs(&third));
+}
+
+#[tokio::test]
+async fn a_pid_file_is_followed_while_its_old_process_lives_and_means_none_that_is_younger() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let draft = CheckDraft { pid_file: Some(file.display().to_string()), ..CheckDraft::default() };
+    let mut bench = Bench::new(&Config::default());
+    let children = [(); 2].map(|()| Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap());
+    for (n, child) in children.iter().enumerate() {
+        let pid = child.id().unwrap();
+        std::fs::write(&file, pid.to_string()).unwrap();
+        if n == 0 {
+            bench.watch(1, vec![spec(draft.clone().every(Duration::from_millis(100)))]);
+        }
+        assert_eq!(bench.next().await, (Health::Passing, format!("process {pid} runs")));
+    }
+    let stale = std::time::SystemTime::now() - Duration::from_secs(60);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(stale).unwrap();
+    assert!(bench.until(Health::Critical).await.contains("the pid file is older than process"));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 use super::{
     Finding, Home,
     dial::{Dial, Place, first_of},
-    text,
+    holds, text,
 };
 use crate::model::UdpCheck;
 
@@ -20,7 +20,7 @@ pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Finding {
     };
     match (asked.await, &check.expect) {
         (Err(why), _) => Finding::critical(why),
-        (Ok(answer), Some(expected)) if !text(&answer).contains(&**expected) => {
+        (Ok(answer), Some(expected)) if !holds(&answer, expected) => {
             Finding::critical(format!("{expected:?} is not in what it said: {}", text(&answer)))
         }
         (Ok(answer), _) => Finding::passing(text(&answer)),
