@@ -1,6 +1,7 @@
 //! The check `process`: a pidfd becomes readable when its process ends (pidfd_open(2)), so that a death is seen at once
 //! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one:
-//! not while the agent runs, and after its restart not where the process was there when the check was registered.
+//! not while the agent runs, and after its restart not where the process was there when the check was registered. A pid file
+//! is believed: by the clock on the wall, which jumps, its age proves nothing, and a healthy process is never called dead.
 
 use std::{
     fs, io,
@@ -102,11 +103,6 @@ fn find(process: &ProcessRef, ended: Option<&Meant>) -> Result<(Meant, AsyncFd<O
         ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
         ProcessRef::Pid(_) | ProcessRef::File(_) => true,
     };
-    if let (ProcessRef::File(_), (pid, Some(written))) = (process, meant)
-        && born(pid).and_then(|born| born.duration_since(written).ok()).is_some_and(|later| later > LATE)
-    {
-        return Err(format!("the pid file is older than process {pid}: who wrote it has ended"));
-    }
     let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
     if is_meant && !waits_for_burial { Ok((meant, fd)) } else { Err(gone()) }
 }
@@ -146,14 +142,6 @@ fn birth(pid: i32) -> Option<Box<str>> {
     Some(format!("{}/{}", boot.trim(), started(pid)?).into())
 }
 
-/// The same by the clock on the wall, as it goes now.
-fn born(pid: i32) -> Option<SystemTime> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    let booted = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-    let age = Duration::from_secs(booted).checked_add(Duration::from_millis(started(pid)?.checked_mul(TICK_MS)?))?;
-    SystemTime::UNIX_EPOCH.checked_add(age)
-}
-
 /// In clock ticks after the start of the machine.
 fn started(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -164,9 +152,5 @@ fn started(pid: i32) -> Option<u64> {
 const MAX_PID_FILE: u64 = 4096;
 /// How soon after a death a pid file is read again: many programs are started anew at once.
 const SOON: Duration = Duration::from_millis(50);
-/// How much younger than its pid file a process may seem: both clocks are rounded, the machine's start to seconds.
-const LATE: Duration = Duration::from_secs(2);
-/// Linux counts 100 to the second on every machine that Rust knows (USER_HZ).
-const TICK_MS: u64 = 10;
 /// Where the moment of the start stands after the name.
 const STARTED: usize = 19;

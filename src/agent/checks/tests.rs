@@ -435,7 +435,7 @@ async fn a_successor_in_the_pid_file_is_not_waited_for_until_the_next_interval()
 }
 
 #[tokio::test]
-async fn a_pid_file_is_followed_while_its_old_process_lives_and_means_none_that_is_younger() {
+async fn a_pid_file_is_followed_while_its_old_process_lives() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pid");
     let draft = CheckDraft { pid_file: Some(file.display().to_string()), ..CheckDraft::default() };
@@ -449,9 +449,6 @@ async fn a_pid_file_is_followed_while_its_old_process_lives_and_means_none_that_
         }
         assert_eq!(bench.next().await, (Health::Passing, format!("process {pid} runs")));
     }
-    let stale = std::time::SystemTime::now() - Duration::from_secs(60);
-    std::fs::File::options().write(true).open(&file).unwrap().set_modified(stale).unwrap();
-    assert!(bench.until(Health::Critical).await.contains("the pid file is older than process"));
 }
 
 #[tokio::test]
