@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     mesh::Instance,
-    model::{Health, Host, MemberState},
+    model::{Health, Host, MemberState, Tag},
 };
 
 /// The instances to show, best first.
@@ -29,11 +29,10 @@ impl Lookup<'_> {
         };
         let is_there =
             |instance: &&Instance| datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc));
-        let mut there = service.instances.iter().filter(is_there);
+        let there = service.instances.iter().filter(is_there);
         let chosen: Vec<&Instance> = there.clone().filter(|instance| selector.takes(instance)).collect();
-        let exists = !chosen.is_empty()
-            || selector.is_whole() && self.is_datacenter(datacenter)
-            || there.any(|instance| selector.leads_to(instance));
+        let exists =
+            !chosen.is_empty() || selector.is_whole() && self.is_datacenter(datacenter) || selector.leads_to(there);
         let mut instances: Vec<&Instance> = chosen.into_iter().filter(|instance| self.serves(instance)).collect();
         if instances.is_empty() {
             return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
@@ -222,11 +221,14 @@ impl Selector<'_> {
         self.tags.is_empty() && self.instance.is_none() && !matches!(self.form, Form::Port(_))
     }
 
-    /// Whether a longer name takes it, by a tag with dots: the names in between exist too (RFC 8020).
-    fn leads_to(&self, instance: &Instance) -> bool {
+    /// Whether a longer name takes one of these, by a tag with dots: the names in between exist too (RFC 8020).
+    fn leads_to<'i>(&self, mut instances: impl Iterator<Item = &'i Instance>) -> bool {
+        if self.tags.is_empty() {
+            return false;
+        }
         let end = format!(".{}", self.tags.join("."));
-        let ends = |tag: &str| tag.to_ascii_lowercase().ends_with(&end);
-        !self.tags.is_empty() && instance.registration.tags.iter().any(|tag| ends(tag.as_str()))
+        let ends = |tag: &Tag| tag.as_str().to_ascii_lowercase().ends_with(&end);
+        instances.any(|instance| instance.registration.tags.iter().any(ends))
     }
 
     fn takes(&self, instance: &Instance) -> bool {
