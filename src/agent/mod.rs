@@ -9,6 +9,7 @@
 
 mod atlas;
 mod basis;
+pub(crate) mod birth;
 mod builder;
 pub mod checks;
 pub(crate) mod child;

@@ -8,7 +8,10 @@ use rustix::{
     process::{Pid, test_kill_process},
 };
 
-use crate::model::{CheckDraft, Health};
+use crate::{
+    agent::birth,
+    model::{CheckDraft, Health},
+};
 
 /// A process that keeps an instance registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +26,7 @@ pub(super) struct Heart {
 impl Heart {
     /// That of this process.
     pub(super) fn own() -> Self {
-        let (pid, boot) = (process::id(), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default());
+        let (pid, boot) = (process::id(), birth::boot().unwrap_or_default());
         let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
         let known = !space.is_empty() && !boot.is_empty();
@@ -67,13 +70,9 @@ impl FromStr for Heart {
     }
 }
 
-/// When a living process began; `None` also of one that is dead and not yet buried (proc_pid_stat(5)).
+/// When a living process began; `None` also of one that is dead and not yet buried.
 fn begun(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name, in parentheses, may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let state = fields.next()?;
-    if ["Z", "X"].contains(&state) { None } else { fields.nth(18)?.parse().ok() }
+    birth::of(pid).filter(|birth| !birth.is_dead).map(|birth| birth.at)
 }
 
 /// Whether a process is there and not for us to look at (proc(5), `hidepid`).

@@ -4,7 +4,7 @@
 //! is believed: by the clock on the wall, which jumps, its age proves nothing, and a healthy process is never called dead.
 
 use std::{
-    fs, io,
+    io,
     os::fd::OwnedFd,
     path::Path,
     sync::Arc,
@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{Finding, engine::Told};
 use crate::{
-    agent::file,
+    agent::{birth, file},
     model::{CheckKind, ProcessRef, Registration},
 };
 
@@ -135,22 +135,12 @@ fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
     watched.map_err(|why| format!("process {pid} cannot be watched: {why}"))
 }
 
-/// When a process began, in clock ticks after which start of the machine (proc_pid_stat(5)); `None` where that cannot be
-/// known. Nobody else ever has both this and its id.
+/// When a process began, and after which start of the machine; `None` where that cannot be known. Nobody else ever has both
+/// this and its id.
 fn birth(pid: i32) -> Option<Box<str>> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(format!("{}/{}", boot.trim(), started(pid)?).into())
-}
-
-/// In clock ticks after the start of the machine.
-fn started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before the last bracket may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(STARTED)?.parse().ok()
+    Some(format!("{}/{}", birth::boot()?, birth::of(pid)?.at).into())
 }
 
 const MAX_PID_FILE: u64 = 4096;
 /// How soon after a death a pid file is read again: many programs are started anew at once.
 const SOON: Duration = Duration::from_millis(50);
-/// Where the moment of the start stands after the name.
-const STARTED: usize = 19;
