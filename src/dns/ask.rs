@@ -1,4 +1,4 @@
-//! One question to one server, as a stub resolver asks it: UDP first, TCP when the answer is cut (RFC 7766 section 5).
+//! One question to one server, and the answer as text.
 
 use std::{fmt, io, net::SocketAddr, time::Duration};
 
@@ -7,11 +7,9 @@ use hickory_proto::{
     rr::{Name, Record as Wire, RecordType},
 };
 use serde::Serialize;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
-    time::timeout,
-};
+use tokio::time::timeout;
+
+use crate::agent::checks::stub;
 
 /// The types of records that a service has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +61,9 @@ impl fmt::Display for Record {
 /// When `name` is no domain name, nobody answers within two seconds, or what comes is no DNS.
 pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> io::Result<Reply> {
     let question = question(name, kind)?;
-    let asked = async {
-        let reply = over_udp(server, &question).await?;
-        if reply.metadata.truncation { over_tcp(server, &question).await } else { Ok(reply) }
-    };
-    let reply = timeout(PATIENCE, asked).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let reply = timeout(PATIENCE, stub::ask(server, &question))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(Reply {
         code: code(reply.metadata.response_code),
         answers: reply.answers.iter().map(record).collect(),
@@ -92,37 +88,6 @@ fn question(name: &str, kind: Kind) -> io::Result<Message> {
     edns.set_max_payload(PAYLOAD);
     message.set_edns(edns);
     Ok(message)
-}
-
-async fn over_udp(server: SocketAddr, question: &Message) -> io::Result<Message> {
-    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0; 8], 0).into() };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(server).await?;
-    socket.send(&encode(question)?).await?;
-    let mut buffer = [0; PAYLOAD as usize];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        let reply = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
-        // Whatever else arrives answers somebody else's question (RFC 5452 section 9.1).
-        if reply.metadata.id == question.metadata.id {
-            return Ok(reply);
-        }
-    }
-}
-
-async fn over_tcp(server: SocketAddr, question: &Message) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(server).await?;
-    let question = encode(question)?;
-    stream
-        .write_all(&[&u16::try_from(question.len()).unwrap_or(u16::MAX).to_be_bytes()[..], &question].concat())
-        .await?;
-    let mut reply = vec![0; usize::from(stream.read_u16().await?)];
-    stream.read_exact(&mut reply).await?;
-    Message::from_vec(&reply).map_err(io::Error::other)
-}
-
-fn encode(question: &Message) -> io::Result<Vec<u8>> {
-    question.to_vec().map_err(io::Error::other)
 }
 
 fn record(wire: &Wire) -> Record {

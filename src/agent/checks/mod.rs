@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{Traffic, View, peers::Arrival};
 use crate::model::{CheckKind, Health, Host, InstanceId, Port, Registration};
 use dial::Dial;
+pub(crate) use dns::stub;
 use policy::Policy;
 pub(super) use process::identify;
 
