@@ -18,16 +18,22 @@ async fn three(mesh: &Mesh) -> [Agent; 3] {
         agent.until_resolved("web", &["80"]).await;
         agent.until_linked("c").await;
     }
+    for peer in ["a", "b"] {
+        c.until_linked(peer).await;
+    }
     [a, b, c]
 }
 
-/// Both others have read the will, and see it so.
-async fn gone_by_will(others: [&Agent; 2]) {
+/// Both others see `c` gone, and so many of them because they have read its will: in a mesh this small, one heir's word
+/// alone is looked into by the other.
+async fn gone_by_will(others: [&Agent; 2], heirs: usize) {
     for agent in others {
         agent.until_resolved("web", &[]).await;
         agent.until_seen("c", "down").await;
-        assert!(agent.log().contains("cause=\"will\""), "{}", agent.log());
     }
+    let logs = others.map(Agent::log);
+    let read = logs.iter().filter(|log| log.contains("cause=\"will\"")).count();
+    assert!(read >= heirs, "{read} of {heirs} heirs\n{}", logs.join("\n"));
 }
 
 #[tokio::test]
@@ -37,8 +43,9 @@ async fn a_crashed_agent_s_parent_tells_its_peers_and_ends_with_its_status() {
     c.signal(Signal::KILL);
     assert_eq!(c.ended().await.code(), Some(128 + 9));
     // A will follows the links a moment later: it names whoever was linked by then.
-    assert!(["told=2 of=2", "told=1 of=1"].iter().any(|told| c.log().contains(told)), "{}", c.log());
-    gone_by_will([&a, &b]).await;
+    let told = |heirs: &usize| c.log().contains(&format!("told={heirs} of={heirs}"));
+    let heirs = [2, 1].into_iter().find(told).unwrap_or_else(|| panic!("{}", c.log()));
+    gone_by_will([&a, &b], heirs).await;
 
     let c = mesh.start("c", &[&a]).await;
     for agent in [&a, &b, &c] {
@@ -52,7 +59,7 @@ async fn an_orphaned_agent_says_so_itself_and_stops() {
     let [a, b, mut c] = three(&mesh).await;
     kill_process(c.parent(), Signal::KILL).unwrap();
     c.ended().await;
-    gone_by_will([&a, &b]).await;
+    gone_by_will([&a, &b], 2).await;
     until("the agent is gone too", async || test_kill_process(c.pid()).is_err().then_some(())).await;
     assert!(c.log().contains("2 peers were told"), "{}", c.log());
 }
