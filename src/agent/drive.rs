@@ -194,9 +194,13 @@ impl Drive {
             }
             Ask::Remove { id, over, reply } => self.writes.remove(id, over, reply),
             Ask::Report { instance, check, status, output, reply } => {
-                let done = self.mesh.command(self.clock.now(), Command::Report { instance, check, status, output });
+                let report = Command::Report { instance: instance.clone(), check, status, output };
+                let done = self.mesh.command(self.clock.now(), report);
                 self.drain();
-                Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
+                match done {
+                    Ok(_) => self.writes.witness(instance, reply),
+                    Err(rejected) => Some(Told::Other(reply, Err(rejected.into()))),
+                }
             }
             Ask::ForceLeave { id, reply } => {
                 let done = self.mesh.command(self.clock.now(), Command::ForceLeave(id));

@@ -68,8 +68,8 @@ pub(super) enum Pending {
     Mend(InstanceId),
     /// An instance, or with `None` the node, out of service or back.
     Maintain(Option<InstanceId>, Option<Arc<str>>, Reply<()>),
-    /// Where checks stand; nobody waits for it either.
-    Reports,
+    /// Where checks stand, and who has said so and waits.
+    Reports(Vec<Reply<()>>),
     /// Nor for that.
     Peers,
 }
@@ -90,6 +90,8 @@ pub(super) struct Writes {
     checks: Checks,
     /// Whose health is to be kept; the node's maintenance stands under `None`.
     unkept: BTreeSet<Option<InstanceId>>,
+    /// Who waits for theirs to be kept.
+    witnesses: Vec<Reply<()>>,
     /// Whether that of others is on its way: the next waits for it, so that a storm of flips costs one write at a time.
     keeping: bool,
     /// How many take something out of service or back: what is kept meanwhile must not undo it.
@@ -108,6 +110,7 @@ impl Writes {
             doubtful: BTreeSet::new(),
             checks,
             unkept: BTreeSet::new(),
+            witnesses: Vec::new(),
             keeping: false,
             maintaining: 0,
         }
@@ -120,7 +123,7 @@ impl Writes {
 
     /// Whether no further write should be taken in now.
     pub(super) fn is_full(&self) -> bool {
-        self.pending.len() + self.held.len() >= MAX_PENDING
+        self.pending.len() + self.held.len() + self.witnesses.len() >= MAX_PENDING
     }
 
     /// Keeps back a write on condition while another to its id is on its way: it is judged by what that leaves, before it
@@ -203,6 +206,16 @@ impl Writes {
         self.unkept.insert(instance);
     }
 
+    /// Answers who has reported on an instance, at once if nothing is to be kept of it, else when that is on the disk. A
+    /// disk that fails is no reason to refuse what the mesh knows already: the agent says that elsewhere.
+    pub(super) fn witness(&mut self, instance: InstanceId, reply: Reply<()>) -> Option<Told> {
+        if !self.unkept.contains(&Some(instance)) {
+            return Some(Told::Other(reply, Ok(())));
+        }
+        self.witnesses.push(reply);
+        None
+    }
+
     /// Takes in what takes an instance or the node out of service, or back. An answer means that there is nothing to do.
     pub(super) fn maintain(
         &mut self,
@@ -231,7 +244,8 @@ impl Writes {
         let reports = std::mem::take(&mut self.unkept);
         let reports = reports.iter().map(|id| (key(id.as_ref()), report(mesh, id.as_ref()))).collect();
         self.keeping = true;
-        self.submit(Write::Reports(reports), Pending::Reports);
+        let witnesses = std::mem::take(&mut self.witnesses);
+        self.submit(Write::Reports(reports), Pending::Reports(witnesses));
     }
 
     fn submit(&mut self, write: Write, pending: Pending) {
@@ -296,8 +310,9 @@ impl Writes {
                 }
                 Some(Told::Other(reply, done))
             }
-            Pending::Reports => {
+            Pending::Reports(witnesses) => {
                 self.keeping = false;
+                witnesses.into_iter().for_each(|reply| Told::Other(reply, Ok(())).send());
                 None
             }
             Pending::Mend(_) | Pending::Peers => None,
@@ -381,7 +396,7 @@ impl Pending {
         match self {
             Self::Put(registration, ..) => Some(&registration.id),
             Self::Remove(id, ..) | Self::Mend(id) => Some(id),
-            Self::Maintain(..) | Self::Reports | Self::Peers => None,
+            Self::Maintain(..) | Self::Reports(_) | Self::Peers => None,
         }
     }
 }
