@@ -7,25 +7,39 @@
 //! | `HOBNOB_SEED=7 cargo test --test swarm shrink -- --ignored --nocapture` | the least of its faults that fail |
 //! | `HOBNOB_SEEDS=100000 HOBNOB_SEED=1 cargo test --release --test swarm march -- --ignored --nocapture` | so many |
 //!
+//! With `HOBNOB_CHAPTERS=24` each of these tells long lives instead: so many chapters of minutes to an hour, one after
+//! the other.
+//!
 //! A march goes on after a failure; it prints the node-hours it has seen and the seeds that broke a law.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::time::Duration;
 
-use hobnob::sim::{Plan, Settings, World};
+use hobnob::sim::{Depth, Plan, Settings, World};
 
 /// Tells the story of one seed and checks that all agree in the end; the digest of all that was said.
 fn tell(seed: u64) -> u64 {
-    let plan = Plan::derive(seed);
+    let plan = plan(seed);
     print!("{plan}");
     run(&plan).0
+}
+
+/// The story that the environment asks for.
+fn plan(seed: u64) -> Plan {
+    number("HOBNOB_CHAPTERS").map_or_else(|| Plan::derive(seed), |chapters| Plan::chronicle(seed, chapters as usize))
+}
+
+/// A long life is mostly probes: what changes nothing is looked at now and then.
+fn depth(plan: &Plan) -> Depth {
+    if plan.length <= Duration::from_secs(60) { Depth::Every } else { Depth::Changes }
 }
 
 /// And how many hours of one node it was long.
 fn run(plan: &Plan) -> (u64, f64) {
     let settings =
         Settings { replay: "cargo test --test swarm replay -- --ignored --nocapture", ..Settings::seeded(plan.seed) };
+    let settings = Settings { depth: depth(plan), ..settings };
     let mut world = World::cold(settings, plan.machines);
     world.converge(Duration::from_secs(30));
     plan.schedule(&mut world);
@@ -63,7 +77,7 @@ fn replay() {
 #[test]
 #[ignore = "drops faults of HOBNOB_SEED's story as long as it fails"]
 fn shrink() {
-    let mut plan = Plan::derive(number("HOBNOB_SEED").unwrap_or(0));
+    let mut plan = plan(number("HOBNOB_SEED").unwrap_or(0));
     let fails = |plan: &Plan| std::panic::catch_unwind(|| run(plan)).is_err();
     assert!(fails(&plan), "the story of seed {} breaks no law", plan.seed);
     for at in (0..plan.faults.len()).rev() {
@@ -83,7 +97,7 @@ fn march() {
     let (mut hours, mut broken) = (0.0, Vec::new());
     for (told, seed) in (first..first + count).enumerate() {
         // The panic itself is printed: which law, where, and how to see it again.
-        match std::panic::catch_unwind(|| run(&Plan::derive(seed))) {
+        match std::panic::catch_unwind(|| run(&plan(seed))) {
             Ok((_, more)) => hours += more,
             Err(_) => broken.push(seed),
         }

@@ -19,8 +19,9 @@ type Registrations = BTreeMap<NodeId, BTreeMap<InstanceId, Registration>>;
 pub enum Depth {
     /// After every step, on the machine it touched.
     Every,
-    /// After one step in so many.
-    Sampled(u32),
+    /// After every step in which the core said anything to its own node, and after one in [`SAMPLE`] of the others, in
+    /// which it said at most something to its peers: for lives of hours, most of which is probes.
+    Changes,
     /// Never: for measurements.
     Off,
 }
@@ -71,10 +72,10 @@ impl Oracle {
         self.left.push(id);
     }
 
-    pub(super) const fn is_due(&self, steps: u64) -> bool {
+    pub(super) const fn is_due(&self, steps: u64, told: bool) -> bool {
         match self.depth {
             Depth::Every => true,
-            Depth::Sampled(n) => steps.is_multiple_of(n as u64),
+            Depth::Changes => told || steps.is_multiple_of(SAMPLE),
             Depth::Off => false,
         }
     }
@@ -286,6 +287,8 @@ fn shown_is_live_and_published(world: &World, n: usize) -> Verdict {
     Ok(())
 }
 
+/// Prime, so that no rhythm of the mesh escapes it.
+const SAMPLE: u64 = 31;
 /// The least time in which a member that is looked for could have answered.
 const LOOK: Duration = Duration::from_millis(200);
 

@@ -1,6 +1,6 @@
 //! A random story: which faults strike whom, and when, all from one seed.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
@@ -70,7 +70,27 @@ impl Plan {
     pub fn derive(seed: u64) -> Self {
         let rng = &mut Pcg64Mcg::seed_from_u64(seed ^ PLAN_SALT);
         let machines = rng.random_range(3..=12);
-        let length = Duration::from_secs(rng.random_range(10..=60));
+        Self::tell(rng, seed, machines, 10..=60)
+    }
+
+    /// The story of a long life: chapter after chapter of minutes to an hour, each with faults of its own. What takes
+    /// hours to go wrong is not in [`Plan::derive`]: rows that lapse, members that are forgotten, numbers that grow.
+    #[must_use]
+    pub fn chronicle(seed: u64, chapters: usize) -> Self {
+        let rng = &mut Pcg64Mcg::seed_from_u64(seed ^ CHRONICLE_SALT);
+        let machines = rng.random_range(3..=12);
+        let mut whole = Self { seed, machines, faults: Vec::new(), length: Duration::ZERO };
+        for _ in 0..chapters {
+            let chapter = Self::tell(rng, seed, machines, 60..=3_600);
+            whole.faults.extend(chapter.faults.into_iter().map(|(at, fault)| (whole.length + at, fault)));
+            whole.length += chapter.length;
+        }
+        whole
+    }
+
+    /// A story that is so many seconds long.
+    fn tell(rng: &mut Pcg64Mcg, seed: u64, machines: usize, seconds: RangeInclusive<u64>) -> Self {
+        let length = Duration::from_secs(rng.random_range(seconds));
         let mut plan = Self { seed, machines, faults: Vec::new(), length };
         for _ in 0..rng.random_range(1..=20) {
             let (n, service) = (plan.machine(rng), SERVICES[rng.random_range(0..SERVICES.len())]);
@@ -271,3 +291,5 @@ const SERVICES: [&str; 4] = ["web", "db", "cache", "queue"];
 const DAY_MILLIS: i64 = 86_400_000;
 /// Keeps a plan's chance apart from its world's.
 const PLAN_SALT: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Keeps the long stories apart from the short ones of the same seed.
+const CHRONICLE_SALT: u64 = 0xc2b2_ae3d_27d4_eb4f;

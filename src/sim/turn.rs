@@ -95,16 +95,17 @@ impl World {
 
     /// Carries out all that a core wants (law 1), then asks the oracle.
     fn drain(&mut self, n: u32) {
-        let mut outputs = 0;
+        let (mut outputs, mut told) = (0, false);
         while let Some(output) = self.machines[n as usize].process.as_mut().and_then(|process| process.mesh.poll()) {
             outputs += 1;
+            told |= !matches!(output, Output::Packet(..) | Output::Message(..) | Output::Dial(_));
             if outputs > self.oracle.most_outputs(self.machines.len()) {
                 self.broken("8: every queue has a limit", n as usize, "one step has more outputs than peers allow");
             }
             self.carry_out(n, output);
         }
         self.plan_wake(n);
-        if self.oracle.is_due(self.steps) {
+        if self.oracle.is_due(self.steps, told) {
             self.check(n as usize);
         }
     }
