@@ -66,7 +66,7 @@ impl FromStr for Policy {
                 None if word == "read" => policy.read = true,
                 None if word == "write" => policy.write.push(Pattern::Prefix(String::new())),
                 None if word == "operate" => policy.operate = true,
-                None if word == "all" => policy = Self::all(),
+                None if word == "all" => policy.all = true,
                 Some(("write", name)) if is_pattern(name) => {
                     let name = name.to_ascii_lowercase();
                     policy.write.push(match name.strip_suffix('*') {
@@ -83,7 +83,7 @@ impl FromStr for Policy {
             }
         }
         policy.read |= policy.operate || !policy.write.is_empty();
-        Ok(policy)
+        Ok(if policy.all { Self::all() } else { policy })
     }
 }
 
@@ -149,6 +149,9 @@ mod tests {
         }
         for good in ["none", "read", "write", "write:web-*,operate", "all"] {
             assert_eq!(good.parse::<Policy>().unwrap().to_string(), good);
+        }
+        for all in ["all,write:web", "write:web,all,operate", "none,all"] {
+            assert_eq!(all.parse::<Policy>(), Ok(Policy::all()), "{all}");
         }
     }
 }
