@@ -19,7 +19,7 @@ type Registrations = BTreeMap<NodeId, BTreeMap<InstanceId, Registration>>;
 pub enum Depth {
     /// After every step, on the machine it touched.
     Every,
-    /// After every step in which the core said anything to its own node, and after one in [`SAMPLE`] of the others, in
+    /// After every step in which the core said anything to its own node, and after one in 31 of the others, in
     /// which it said at most something to its peers: for lives of hours, most of which is probes.
     Changes,
     /// Never: for measurements.
