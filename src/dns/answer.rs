@@ -27,7 +27,7 @@ use crate::{
 pub(super) struct Answer {
     pub(super) code: ResponseCode,
     pub(super) authoritative: bool,
-    /// Whether the name lies outside of all zones.
+    /// Whether the name lies outside of all zones, or what it is an alias of does.
     pub(super) foreign: bool,
     /// What of the view it was made from, and the beat of that; `None` where it should not be kept.
     pub(super) basis: Option<(Basis, u64)>,
@@ -66,6 +66,7 @@ pub(super) fn answer(view: &View, config: &Config, question: &Query, most: usize
         }
         let further = direct(view, config, &Query::query(alias.to_lowercase(), question.query_type), most);
         if further.foreign {
+            answer.foreign = true;
             break;
         }
         answer.answers.extend(further.answers);

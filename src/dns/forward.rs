@@ -107,8 +107,9 @@ impl Forwarder {
     async fn reply(&self, face: &Face, packet: &[u8], client: Client) -> Option<Vec<u8>> {
         let own = face.respond(packet, client)?;
         let mut reply = Message::from_vec(&own.bytes).ok()?;
-        // Who does not want recursion is told what we know ourselves, and so is he whose name has become ours meanwhile.
-        if !(own.foreign && reply.metadata.recursion_desired) {
+        // Who does not want recursion is told what we know ourselves, and so is he whose name has become ours meanwhile, or
+        // whose aliases do not fit.
+        if !(own.foreign && reply.metadata.recursion_desired) || reply.metadata.truncation {
             return Some(own.bytes);
         }
         let query = reply.queries.first()?.clone();

@@ -53,7 +53,7 @@ pub struct Written {
     pub bytes: Vec<u8>,
     /// Whether the client has proved that it is where it says (RFC 7873).
     pub proven: bool,
-    /// Whether the name lies outside of all zones, or what it is an alias of does, so that others may know it.
+    /// Whether the name lies outside of all zones, or what it is an alias of does, and others may be asked for the client.
     pub foreign: bool,
     /// For how long it holds, where it may be kept.
     pub(super) keep: Option<Keep>,
@@ -159,10 +159,9 @@ impl Face {
         let most = usize::from(draft.size) / SMALLEST_RECORD + 1;
         let answer = answer(&self.view, &self.config, query, most);
         let page = draft.write(&answer)?;
-        // Where an alias leads abroad, those who know the names there may say the rest.
-        let abroad = answer.alias(query.query_type).is_some() && self.config.forwards_for(client.address);
-        let (proven, foreign) = (matches!(shown, Shown::Ours(_)), answer.foreign || abroad);
-        let keep = answer.basis.filter(|_| shown == Shown::Nothing && !abroad).map(|(basis, beat)| Keep {
+        let foreign = answer.foreign && self.config.forwards_for(client.address);
+        let proven = matches!(shown, Shown::Ours(_));
+        let keep = answer.basis.filter(|_| shown == Shown::Nothing && !foreign).map(|(basis, beat)| Keep {
             basis,
             beat,
             turns: page.turns,

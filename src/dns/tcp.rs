@@ -139,7 +139,7 @@ async fn listen(
         let client = Client { address, transport: Transport::Tcp, now };
         let Some(written) = shared.face.respond(&question, client) else { return Ok(()) };
         shared.traffic.tcp.add(1);
-        if !(written.foreign && shared.face.config.forwards_for(address)) {
+        if !written.foreign {
             say(writer, &written.bytes).await?;
             continue;
         }

@@ -153,7 +153,7 @@ fn judge(shared: &Shared, said: Option<Said>, client: Client, now: u64, reply: &
         let slips = reply.get(1).is_some_and(|byte| byte & 1 == 1);
         return Next::Cut(if slips { cut(reply) } else { 0 });
     }
-    if said.foreign && shared.face.config.forwards_for(client.address) { Next::Forward } else { Next::Send }
+    if said.foreign { Next::Forward } else { Next::Send }
 }
 
 /// Cuts a reply behind its question, but for its OPT record (RFC 6891 section 6.1.1), and marks it so. Returns its new

@@ -220,6 +220,40 @@ fn an_alias_is_followed_as_far_as_we_know_the_way() {
 }
 
 #[test]
+fn others_are_asked_only_where_an_alias_leads_out_of_our_zones() {
+    let mut world = World::new();
+    world.config.forward = vec![([192, 0, 2, 53], 53).into()];
+    world.config.forward_for = vec!["192.0.2.0/24".parse().unwrap()];
+    let at = |name: &str, host: &str| {
+        let host = Host::Name(host.into());
+        world.service(name, vec![on("n1", web("10.0.0.5").address(host))]);
+    };
+    world.service("ill", vec![with_health(on("n1", web("10.0.0.5")), Health::Critical)]);
+    at("nodata", "ill.service.mesh.internal");
+    at("nothing", "ill.service.consul");
+    at("here", "there.service.consul");
+    at("there", "here.service.mesh.internal");
+    for step in 0..10 {
+        at(&format!("s{step}"), &format!("s{}.service.mesh.internal", step + 1));
+    }
+    at("abroad", "db.example.com");
+    at("far", "abroad.service.consul");
+    let foreign = |name: &str| {
+        let packet = question(&format!("{name}.mesh.internal."), A, 7, None);
+        world.face().respond(&packet, client(Transport::Tcp)).unwrap().foreign
+    };
+    for name in ["nodata", "nothing", "here", "s0", "s5"] {
+        assert!(!foreign(&format!("{name}.service")), "{name}");
+    }
+    assert!(foreign("abroad.service") && foreign("far.service"));
+    assert_eq!(status(&world, "nodata.service.mesh.internal.", A), ResponseCode::NoError);
+    assert_eq!(status(&world, "nothing.service.mesh.internal.", A), ResponseCode::NXDomain);
+    world.config.forward_for.clear();
+    let packet = question("abroad.service.mesh.internal.", A, 7, None);
+    assert!(!world.face().respond(&packet, client(Transport::Tcp)).unwrap().foreign, "who may not ask others");
+}
+
+#[test]
 fn nothing_stands_below_a_datacenter_that_is_not_there() {
     let world = World::new();
     world.service("web", vec![on("n1", web("10.0.0.5"))]);
