@@ -31,11 +31,15 @@ impl Lookup<'_> {
             |instance: &&Instance| datacenter.is_none_or(|dc| instance.node.datacenter.eq_ignore_ascii_case(dc));
         let there = service.instances.iter().filter(is_there);
         let chosen: Vec<&Instance> = there.clone().filter(|instance| selector.takes(instance)).collect();
-        let exists =
-            !chosen.is_empty() || selector.is_whole() && self.is_datacenter(datacenter) || selector.leads_to(there);
-        let mut instances: Vec<&Instance> = chosen.into_iter().filter(|instance| self.serves(instance)).collect();
+        let exists = !chosen.is_empty()
+            || selector.is_whole() && self.is_datacenter(datacenter)
+            || selector.leads_to(there.clone());
+        let serves = |instance: &&Instance| self.serves(instance);
+        let mut instances: Vec<&Instance> = chosen.into_iter().filter(serves).collect();
         if instances.is_empty() {
-            return Found::bare(exists && self.zone.dialect == Dialect::Mesh);
+            // Names in between exist in Consul's zone too, where what they lead to is served.
+            let exists = exists && (self.zone.dialect == Dialect::Mesh || selector.leads_to(there.filter(serves)));
+            return Found::bare(exists);
         }
         // A suspect is probably well, so it stays; it comes last, because it may not be.
         let rank = |instance: &&Instance| {

@@ -409,7 +409,14 @@ fn labels_are_tags_or_one_tag_with_dots() {
     }
     for (name, exists) in [("2.3.web", true), ("3.web", true), ("1.2.web", false), ("v1.web", false)] {
         let code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
-        assert_eq!(status(&world, &format!("{name}.service.mesh.internal."), A), code, "{name}");
+        for zone in ["mesh.internal.", "consul."] {
+            assert_eq!(status(&world, &format!("{name}.service.{zone}"), A), code, "{name} {zone}");
+        }
+    }
+    // With nothing healthy Consul's zone knows no such name, nor what leads to it.
+    world.service("web", vec![with_health(on("n1", tagged("V1.2.3")), Health::Critical)]);
+    for (zone, code) in [("mesh.internal.", ResponseCode::NoError), ("consul.", ResponseCode::NXDomain)] {
+        assert_eq!(status(&world, &format!("3.web.service.{zone}"), A), code, "{zone}");
     }
 }
 
