@@ -267,10 +267,11 @@ impl Lookup<'_> {
         };
         let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name)).filter(|node| node.is_shown());
         let nodes: Vec<Arc<Member>> = nodes.collect();
-        let this = self.while_held(nodes.iter().any(|node| node.held));
+        let services: Vec<Arc<Service>> = tenants.services.iter().filter_map(|name| self.view.service(name)).collect();
+        let mut instances = services.iter().flat_map(|service| self.served_at(service, address));
+        let this = self.while_held(nodes.iter().any(|node| node.held) || instances.any(|row| row.held.is_some()));
         let mut names: Vec<Name> = nodes.iter().filter_map(|node| self.node_name(node)).collect();
-        let services = tenants.services.iter().filter_map(|name| self.view.service(name));
-        names.extend(services.flat_map(|service| self.names_at(&service, address)));
+        names.extend(services.iter().flat_map(|service| self.names_at(service, address)));
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
             names.truncate(MAX_POINTERS);
@@ -285,8 +286,7 @@ impl Lookup<'_> {
 
     /// What the instances of `service` at `address` are called: each by its own name, or together by their service's.
     fn names_at(&self, service: &Service, address: IpAddr) -> Vec<Name> {
-        let is_there = |instance: &&Instance| matches!(instance.registration.address, Some(Host::Address(own)) if own.to_canonical() == address);
-        let there = service.instances.iter().filter(is_there).filter(|instance| self.serves(instance));
+        let there = self.served_at(service, address);
         let (name, zone) = (service.name.folded(), &self.zone.name);
         match self.zone.dialect {
             Dialect::Mesh => {
@@ -294,6 +294,11 @@ impl Lookup<'_> {
             }
             Dialect::Consul => there.take(1).filter_map(|_| below(zone, [&name, "service"])).collect(),
         }
+    }
+
+    fn served_at<'s>(&self, service: &'s Service, address: IpAddr) -> impl Iterator<Item = &'s Instance> {
+        let is_there = move |instance: &&Instance| matches!(instance.registration.address, Some(Host::Address(own)) if own.to_canonical() == address);
+        service.instances.iter().filter(is_there).filter(|instance| self.serves(instance))
     }
 
     /// The same question about what is shown as it last was: whoever keeps that longer keeps what may be wrong already.

@@ -338,6 +338,9 @@ fn what_is_shown_as_it_last_was_is_kept_for_a_second() {
     let reply = world.ask("web.service.mesh.internal.", SRV);
     assert!(reply.answers.iter().chain(&reply.additionals).all(|record| record.ttl == 1));
     assert_eq!(world.ask("n1.node.mesh.internal.", A).answers[0].ttl, 60);
+    let reply = world.ask("5.0.0.10.in-addr.arpa.", RecordType::PTR);
+    assert_eq!(reply.answers[0].ttl, 1, "{reply}");
+    assert_eq!(world.ask("6.0.0.10.in-addr.arpa.", RecordType::PTR).answers[0].ttl, 60);
     // Who is Down and held is named, wherever who is Down is not.
     world.node(node("n2", &["127.0.0.2"]), MemberState::Alive);
     let n2 = world.view.node("n2").unwrap();
