@@ -18,9 +18,12 @@ use super::{
 
 /// The replies that one thread keeps.
 pub(super) struct Cache {
+    /// As large from the beginning as it gets.
     kept: HashMap<u64, Entry, BuildHasherDefault<Hashed>>,
-    /// How many bytes they take.
-    bytes: usize,
+    /// How many bytes they take besides, those of names that exist and those of others.
+    bytes: [usize; 2],
+    /// How many they may take.
+    room: usize,
     /// Which keys share a bucket is this process's secret.
     seed: u64,
     key: Vec<u8>,
@@ -43,8 +46,11 @@ struct Entry {
 }
 
 impl Cache {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { kept: HashMap::default(), bytes: 0, seed, key: Vec::new() }
+    /// One that takes so many bytes at most.
+    pub(super) fn new(seed: u64, budget: usize) -> Self {
+        let kept = HashMap::with_capacity_and_hasher(budget / SHARE, BuildHasherDefault::default());
+        let room = budget.saturating_sub(table(kept.capacity()));
+        Self { kept, bytes: [0; 2], room, seed, key: Vec::new() }
     }
 
     /// Appends the reply to `packet` to `room`; `None` where silence is due.
@@ -63,7 +69,7 @@ impl Cache {
             && let Some(entry) = self.kept.get(&hash)
             && *entry.key == *self.key
             && entry.keep.beat == face.view.beat(entry.keep.basis)
-            && let Some(reply) = &entry.replies[id(packet) % entry.keep.turns]
+            && let Some(reply) = &entry.replies[usize::from(id(packet) % entry.keep.turns)]
         {
             let begin = room.len();
             room.extend_from_slice(reply);
@@ -74,44 +80,56 @@ impl Cache {
         let written = face.respond(packet, client)?;
         room.extend_from_slice(&written.bytes);
         if let Some(keep) = written.keep.filter(|_| plain) {
-            self.keep(hash, keep, id(packet), written.bytes, traffic);
+            self.keep(hash, keep, id(packet), &written.bytes, traffic);
         }
         Some(Said { proven: written.proven, foreign: written.foreign })
     }
 
-    /// How many bytes are kept.
+    /// How many bytes it takes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        table(self.kept.capacity()) + self.bytes.iter().sum::<usize>()
     }
 
-    fn keep(&mut self, hash: u64, keep: Keep, id: usize, reply: Vec<u8>, traffic: &Traffic) {
-        if self.bytes > MAX_BYTES {
+    /// Where there is no room for more, all is forgotten and kept anew, which is cheaper than to know what was asked for
+    /// last; names that do not exist, of which anybody can think of any number, go before they crowd out others.
+    fn make_room(&mut self, traffic: &Traffic) {
+        let [existing, missing] = self.bytes;
+        if existing + missing > self.room || self.kept.len() == self.kept.capacity() {
             self.kept.clear();
-            self.bytes = 0;
+            self.bytes = [0; 2];
             traffic.cleared.add(1);
+        } else if missing > self.room / MISSING {
+            self.kept.retain(|_, entry| !entry.keep.is_missing);
+            self.bytes = [existing, 0];
         }
+    }
+
+    fn keep(&mut self, hash: u64, keep: Keep, id: u16, reply: &[u8], traffic: &Traffic) {
+        self.make_room(traffic);
         let fresh = self.kept.get(&hash).is_none_or(|entry| entry.keep != keep || entry.key[..] != self.key[..]);
         if fresh {
-            let entry = Entry { key: self.key.as_slice().into(), keep, replies: vec![None; keep.turns].into() };
-            self.bytes += entry.size();
+            let entry = Entry { key: self.key.as_slice().into(), keep, replies: vec![None; keep.turns.into()].into() };
+            self.bytes[usize::from(keep.is_missing)] += entry.size();
             if let Some(old) = self.kept.insert(hash, entry) {
-                self.bytes -= old.size() + old.replies.iter().flatten().map(|reply| reply.len()).sum::<usize>();
+                self.bytes[usize::from(old.keep.is_missing)] -= old.size();
             }
         }
         if let Some(entry) = self.kept.get_mut(&hash)
-            && let Some(place) = entry.replies.get_mut(id % keep.turns)
+            && let Some(place) = entry.replies.get_mut(usize::from(id % keep.turns))
         {
-            self.bytes += reply.len();
-            *place = Some(reply.into());
+            let bytes = &mut self.bytes[usize::from(keep.is_missing)];
+            *bytes += taken(reply.len());
+            *bytes -= place.replace(reply.into()).map_or(0, |old| taken(old.len()));
         }
     }
 }
 
 impl Entry {
-    /// What it takes besides its replies.
+    /// What it takes besides its place in the table.
     fn size(&self) -> usize {
-        size_of::<(u64, Self)>() + self.key.len() + size_of_val(&*self.replies)
+        let replies = self.replies.iter().flatten().map(|reply| taken(reply.len())).sum::<usize>();
+        taken(self.key.len()) + taken(size_of_val(&*self.replies)) + replies
     }
 }
 
@@ -122,7 +140,7 @@ impl Keep {
         reply[2] = reply[2] & !RD | packet[2] & RD;
         reply[3] = reply[3] & !CD | packet[3] & CD;
         reply[HEADER..HEADER + question].copy_from_slice(&packet[HEADER..HEADER + question]);
-        if let Some(at) = self.serial_at {
+        if let Some(at) = self.serial_at.map(usize::from) {
             reply[at..at + 4].copy_from_slice(&serial.to_be_bytes());
         }
     }
@@ -165,8 +183,18 @@ fn fold(packet: &[u8], transport: Transport, recursion: bool, key: &mut Vec<u8>)
     Some(())
 }
 
-fn id(packet: &[u8]) -> usize {
-    packet.first_chunk().map_or(0, |id| usize::from(u16::from_be_bytes(*id)))
+/// What a table takes that has room for so many: of eight places one stays free, and each has a byte of its own besides.
+const fn table(capacity: usize) -> usize {
+    capacity / 7 * 8 * (size_of::<(u64, Entry)>() + 1)
+}
+
+/// What an allocation takes at most: allocators know four sizes between a power of two and the next.
+const fn taken(bytes: usize) -> usize {
+    bytes + bytes / 4 + 16
+}
+
+fn id(packet: &[u8]) -> u16 {
+    packet.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
 }
 
 /// Keys are hashes already.
@@ -195,6 +223,9 @@ const KEY_TAIL: usize = 3;
 /// RFC 1035 section 2.3.4.
 const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
-/// Tens of thousands of names with three instances each; past it all is forgotten and kept anew, which is cheaper than
-/// to know what was asked for last.
-const MAX_BYTES: usize = 32 << 20;
+/// What all threads together may take: 10,000 names, A and SRV of one instance each, take 6.6 MB in each of them.
+pub(super) const BUDGET: usize = 32 << 20;
+/// Bytes of the budget for each place in the table, which takes up to half of it.
+const SHARE: usize = 300;
+/// The part of the room that names may take which do not exist.
+const MISSING: usize = 8;

@@ -64,8 +64,10 @@ pub struct Written {
 pub(super) struct Keep {
     pub(super) basis: Basis,
     pub(super) beat: u64,
-    pub(super) turns: usize,
-    pub(super) serial_at: Option<usize>,
+    pub(super) turns: u16,
+    pub(super) serial_at: Option<u16>,
+    /// Whether there is no such name.
+    pub(super) is_missing: bool,
 }
 
 impl Face {
@@ -166,6 +168,7 @@ impl Face {
             beat,
             turns: page.turns,
             serial_at: page.serial_at,
+            is_missing: answer.code == ResponseCode::NXDomain,
         });
         Some(Written { bytes: page.bytes, proven, foreign, keep })
     }

@@ -37,9 +37,9 @@ pub(super) struct Draft<'a> {
 pub(super) struct Page {
     pub(super) bytes: Vec<u8>,
     /// In how many orders it comes: which one, the question's id says.
-    pub(super) turns: usize,
+    pub(super) turns: u16,
     /// Where the zone's serial number stands, if it does.
-    pub(super) serial_at: Option<usize>,
+    pub(super) serial_at: Option<u16>,
 }
 
 impl Draft<'_> {
@@ -48,8 +48,8 @@ impl Draft<'_> {
         self.head.response_code = answer.code;
         self.head.authoritative = answer.authoritative;
         // The id is the client's own randomness: rotating by it needs none of ours, and no state.
-        let turns = answer.equals.max(1);
-        let start = usize::from(self.head.id) % turns;
+        let turns = u16::try_from(answer.equals).unwrap_or(u16::MAX).max(1);
+        let start = usize::from(self.head.id % turns);
         let written = match self.try_write(answer, start) {
             Ok((page, true)) => Ok(Page { turns, ..page }),
             Ok((page, false)) if start == 0 => Ok(page),
@@ -119,7 +119,7 @@ struct Writer<'b, 'a> {
     encoder: BinEncoder<'b>,
     /// Where names begin that later records may point to (RFC 1035 section 4.1.4).
     places: BTreeMap<&'a Name, u16>,
-    serial_at: Option<usize>,
+    serial_at: Option<u16>,
 }
 
 impl<'a> Writer<'_, 'a> {
@@ -144,7 +144,7 @@ impl<'a> Writer<'_, 'a> {
                 Err(ProtoError::MaxBufferSizeExceeded(_)) => {
                     self.encoder.set_offset(begin);
                     self.encoder.trim();
-                    self.serial_at = self.serial_at.filter(|at| *at < begin);
+                    self.serial_at = self.serial_at.filter(|at| usize::from(*at) < begin);
                     return Ok(Section { written, complete: false });
                 }
                 Err(why) => return Err(why),
@@ -170,7 +170,7 @@ impl<'a> Writer<'_, 'a> {
         match &record.data {
             // RFC 2782: a target is written in full, after priority, weight and port.
             RData::SRV(srv) => self.place(&srv.target, data + 6),
-            RData::SOA(_) => self.serial_at = Some(self.encoder.offset() - SERIAL_FROM_END),
+            RData::SOA(_) => self.serial_at = u16::try_from(self.encoder.offset() - SERIAL_FROM_END).ok(),
             _ => {}
         }
         Ok(())

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     cookie::OPTION_SIZE,
     datagrams::{Batch, tell_destination},
-    fast::{Cache, Said},
+    fast::{BUDGET, Cache, Said},
     forward::{Question, Way},
     message::{Client, Transport},
     server::Shared,
@@ -76,7 +76,7 @@ pub(super) fn start(shared: &Arc<Shared>, socket: UdpSocket, tasks: &TaskTracker
 }
 
 fn answer(shared: &Shared, socket: &Arc<UdpSocket>, ended: &AtomicBool) {
-    let (mut batch, mut cache) = (Batch::new(), Cache::new(shared.seed));
+    let (mut batch, mut cache) = (Batch::new(), Cache::new(shared.seed, BUDGET / width()));
     loop {
         let received = batch.receive(socket);
         if ended.load(Ordering::Acquire) {

@@ -116,7 +116,7 @@ proptest! {
     fn both_paths_give_the_same_bytes(steps in steps()) {
         let world = World::new();
         let face = world.face();
-        let (mut cache, traffic) = (Cache::new(1), Traffic::default());
+        let (mut cache, traffic) = (Cache::new(1, 1 << 20), Traffic::default());
         for step in steps {
             let (packet, transport) = match step {
                 Step::Ask { name, kind, id, flags, case, edns, transport } => {
@@ -152,7 +152,7 @@ fn what_is_asked_again_is_ready() {
     let world = World::new();
     world.service("web", (0..3).map(|at| on(&format!("n{at}"), web(&format!("10.0.0.{at}")))).collect());
     let face = world.face();
-    let (mut cache, traffic) = (Cache::new(1), Traffic::default());
+    let (mut cache, traffic) = (Cache::new(1, 1 << 20), Traffic::default());
     let mut ask = |id, case| {
         let packet = packet(NAMES[0], RecordType::SRV, id, [1, 0], case, None);
         let before = traffic.kept.read();
@@ -170,15 +170,26 @@ fn what_is_asked_again_is_ready() {
 }
 
 #[test]
-fn what_is_kept_does_not_grow_without_end() {
+fn what_is_kept_stays_within_its_budget() {
+    const BUDGET: usize = 1 << 20;
     let world = World::new();
+    world.service("web", (0..3).map(|at| on(&format!("n{at}"), web(&format!("10.0.0.{at}")))).collect());
     let face = world.face();
-    let (mut cache, traffic) = (Cache::new(1), Traffic::default());
-    let mut room = Vec::new();
-    for address in 0..400_000_u32 {
-        let packet = question(&format!("{address:08x}.addr.mesh.internal."), RecordType::A, 1, None);
-        room.clear();
-        cache.respond(&face, &packet, client(Transport::Loopback), &traffic, &mut room);
+    let (mut cache, traffic) = (Cache::new(1, BUDGET), Traffic::default());
+    let mut ask = |name: &str| {
+        let before = traffic.kept.read();
+        let packet = question(name, RecordType::A, 1, None);
+        cache.respond(&face, &packet, client(Transport::Loopback), &traffic, &mut Vec::new());
+        assert!(cache.bytes() <= BUDGET + 1024, "{} bytes", cache.bytes());
+        traffic.kept.read() > before
+    };
+    ask(NAMES[0]);
+    for missing in 0..20_000 {
+        ask(&format!("{missing:08x}.service.mesh.internal."));
     }
-    assert!(traffic.cleared.read() > 0 && cache.bytes() <= 33 << 20, "{} bytes", cache.bytes());
+    assert!(ask(NAMES[0]), "what does not exist crowds out nobody");
+    for address in 0..20_000 {
+        ask(&format!("{address:08x}.addr.mesh.internal."));
+    }
+    assert!(traffic.cleared.read() > 0 && !ask(NAMES[0]));
 }
