@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::{
     op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
-    rr::{RData, rdata::tsig::TsigError},
+    rr::{RData, Record, rdata::tsig::TsigError},
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -104,29 +104,32 @@ impl Face {
         let asked = message.queries.first()?;
         let mut query = Query::query(asked.name.to_lowercase(), asked.query_type);
         query.set_query_class(asked.query_class);
-        let mut written = self.answer(&message, &query, head, client)?;
+        let mut written = self.answer(packet, &message, &query, head, client)?;
         respell(&mut written.bytes, &asked.name);
         Some(written)
     }
 
-    fn answer(&self, message: &Message, query: &Query, head: Metadata, client: Client) -> Option<Written> {
+    fn answer(
+        &self,
+        packet: &[u8],
+        message: &Message,
+        query: &Query,
+        head: Metadata,
+        client: Client,
+    ) -> Option<Written> {
         let Client { address, transport, now } = client;
-        if let Some(refusal) = bad_key(message, head) {
-            return Some(refusal);
-        }
-        let Some(edns) = &message.edns else {
-            let size = transport.size(MIN_SIZE);
-            let draft = Draft { head, query: Some(query), edns: None, size, reserved: 0 };
-            return self.look_up(draft, query, Shown::Nothing, client);
-        };
-        let shown = self.cookies.read(edns, address, now);
-        let (own, reserved) = self.edns(&shown, client);
-        let size = transport.size(edns.max_payload());
-        let draft = Draft { head, query: Some(query), edns: Some(own), size, reserved };
+        let edns = message.edns.as_ref();
+        let shown = edns.map_or(Shown::Nothing, |edns| self.cookies.read(edns, address, now));
+        let (own, reserved) = edns.map(|_| self.edns(&shown, client)).unzip();
+        let size = transport.size(edns.map_or(MIN_SIZE, Edns::max_payload));
+        let draft = Draft { head, query: Some(query), edns: own, size, reserved: reserved.unwrap_or_default() };
         let refusal = match shown {
-            _ if edns.version() > EDNS_VERSION => ResponseCode::BADVERS,
+            _ if !self.config.allows(address) => ResponseCode::Refused,
+            _ if edns.is_some_and(|edns| edns.version() > EDNS_VERSION) => ResponseCode::BADVERS,
             Shown::Malformed => ResponseCode::FormErr,
-            _ => return self.look_up(draft, query, shown, client),
+            _ if !is_signed(message) => return self.look_up(draft, query, shown, client),
+            _ if is_signed_within(packet) => ResponseCode::FormErr,
+            _ => return bad_key(message, draft),
         };
         draft.write(&Answer::failure(refusal)).map(Written::bare)
     }
@@ -155,9 +158,6 @@ impl Face {
     }
 
     fn look_up(&self, draft: Draft<'_>, query: &Query, shown: Shown, client: Client) -> Option<Written> {
-        if !self.config.allows(client.address) {
-            return draft.write(&Answer::failure(ResponseCode::Refused)).map(Written::bare);
-        }
         let most = usize::from(draft.size) / SMALLEST_RECORD + 1;
         let answer = answer(&self.view, &self.config, query, most);
         let page = draft.write(&answer)?;
@@ -174,17 +174,32 @@ impl Face {
     }
 }
 
+fn is_signed(message: &Message) -> bool {
+    message.additionals.iter().any(|record| matches!(record.data, RData::TSIG(_)))
+}
+
+/// Whether a signature is not the last record, as RFC 8945 section 5.1 wants it: then it is there without that one too.
+fn is_signed_within(packet: &[u8]) -> bool {
+    let mut packet = packet.to_vec();
+    if let Some(count) = packet.get_mut(10..12).and_then(|count| count.first_chunk_mut()) {
+        *count = u16::from_be_bytes(*count).saturating_sub(1).to_be_bytes();
+    }
+    Message::from_vec(&packet).is_ok_and(|message| is_signed(&message))
+}
+
 /// We share no key with anybody, and who signs wants to hear that rather than get what he cannot trust (RFC 8945 section
-/// 5.2.1). It is no longer than what he sent.
-fn bad_key(message: &Message, head: Metadata) -> Option<Written> {
+/// 5.2.1).
+fn bad_key(message: &Message, draft: Draft<'_>) -> Option<Written> {
     let mut signature = message.additionals.last()?.clone();
     let RData::TSIG(said) = &mut signature.data else { return None };
     said.mac.clear();
     said.error = Some(TsigError::BadKey);
     let mut reply = Message::query();
-    reply.metadata = head;
+    reply.metadata = draft.head;
     reply.metadata.response_code = ResponseCode::NotAuth;
     reply.queries.clone_from(&message.queries);
+    // The signature is the last.
+    reply.additionals.extend(draft.edns.as_ref().map(Record::from));
     reply.additionals.push(signature);
     Some(Written { bytes: reply.to_vec().ok()?, proven: false, foreign: false, keep: None })
 }

@@ -5,7 +5,7 @@ use hickory_proto::{
     rr::{
         RData,
         rdata::{
-            TSIG,
+            A, TSIG,
             tsig::{TsigAlgorithm, TsigError},
         },
     },
@@ -66,7 +66,7 @@ fn what_makes_no_sense_is_told_so_or_ignored() {
 
 #[test]
 fn who_signs_hears_that_no_key_is_shared() {
-    let world = world();
+    let mut world = world();
     let key = Name::from_ascii("key.example.").unwrap();
     let signature = TSIG::new(TsigAlgorithm::HmacSha256, 1_700_000_000, 300, vec![7; 32], 7, None, Vec::new());
     let mut asked = Message::from_vec(&question("web.service.mesh.internal.", RecordType::A, 7, None)).unwrap();
@@ -78,6 +78,24 @@ fn who_signs_hears_that_no_key_is_shared() {
     let [signature] = &reply.additionals[..] else { panic!("{reply}") };
     let RData::TSIG(said) = &signature.data else { panic!("{reply}") };
     assert_eq!((&signature.name, said.error, said.mac.len()), (&key, Some(TsigError::BadKey), 0));
+    let told = |world: &World, additionals: &[Record]| {
+        let mut asked = asked.clone();
+        asked.additionals = additionals.to_vec();
+        let reply = world.reply(&asked.to_vec().unwrap(), Transport::Udp);
+        (reply.metadata.response_code, reply.edns.is_some(), reply.additionals.len())
+    };
+    let (signature, opt) = (asked.additionals[0].clone(), Record::from(&Edns::new()));
+    let other = Record::from_rdata(key, 0, RData::A(A::new(10, 0, 0, 1)));
+    assert_eq!(told(&world, &[opt.clone(), signature.clone()]), (ResponseCode::NotAuth, true, 1));
+    for last in [&opt, &signature, &other] {
+        assert_eq!(told(&world, &[signature.clone(), last.clone()]).0, ResponseCode::FormErr, "{last}");
+    }
+    world.config.allow = vec!["198.51.100.0/24".parse().unwrap()];
+    assert_eq!(
+        told(&world, &[opt, signature]),
+        (ResponseCode::Refused, true, 0),
+        "keys are none of a stranger's business"
+    );
 }
 
 #[test]
