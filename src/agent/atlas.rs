@@ -1,7 +1,7 @@
 //! The way back: from an address to the names that stand there, from a datacenter to whether anybody stands in it.
 //! Kept beside the view by its one writer, so that a question for either costs no walk over nodes and services.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, hash::Hash, net::IpAddr, sync::Arc};
 
 use dashmap::{DashMap, Entry};
 
@@ -13,13 +13,15 @@ use crate::{mesh::Member, model::Host};
 pub struct Tenants {
     /// Nodes that say they are reached there, in order.
     pub nodes: Vec<String>,
-    /// Services with an instance whose own address it is, in order.
+    /// Services with an instance whose own address it is, or on a node without an agent that is reached there, in order.
     pub services: Vec<String>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Atlas {
     tenants: DashMap<IpAddr, Arc<Tenants>>,
+    /// The services with a row on each node that runs no agent, by its name in lower case.
+    hosted: DashMap<String, Arc<Tenants>>,
     /// How many nodes stand in each datacenter, by its name in lower case.
     datacenters: DashMap<String, usize>,
 }
@@ -27,6 +29,11 @@ pub(super) struct Atlas {
 impl Atlas {
     pub(super) fn tenants(&self, address: IpAddr) -> Option<Arc<Tenants>> {
         self.tenants.get(&address).map(|found| Arc::clone(&found))
+    }
+
+    /// `node` is in lower case.
+    pub(super) fn hosted(&self, node: &str) -> Option<Arc<Tenants>> {
+        self.hosted.get(node).map(|found| Arc::clone(&found))
     }
 
     /// `name` is in lower case.
@@ -48,7 +55,7 @@ impl Atlas {
         }
         let addresses = |member: &Member| member.node.addresses.iter().map(|at| at.ip().to_canonical()).collect();
         let (old, new) = (old.map(addresses).unwrap_or_default(), new.map(addresses).unwrap_or_default());
-        self.settle(&old, &new, |tenants| &mut tenants.nodes, name);
+        settle(&self.tenants, &old, &new, |tenants| &mut tenants.nodes, name);
     }
 
     fn leave(&self, datacenter: String) {
@@ -64,39 +71,47 @@ impl Atlas {
     pub(super) fn move_service(&self, name: &str, old: Option<&Service>, new: Option<&Service>) {
         let addresses = |service: &Service| {
             let own = service.instances.iter().filter_map(|instance| match &instance.registration.address {
-                Some(Host::Address(address)) => Some(address.to_canonical()),
+                Some(Host::Address(address)) => Some(*address),
                 _ => None,
             });
-            own.collect::<BTreeSet<IpAddr>>()
+            let nodes = service.rows().filter_map(|row| row.registration.foreign()?.address.parse().ok());
+            own.chain(nodes).map(|address| address.to_canonical()).collect::<BTreeSet<IpAddr>>()
         };
-        let (old, new) = (old.map(addresses).unwrap_or_default(), new.map(addresses).unwrap_or_default());
-        self.settle(&old, &new, |tenants| &mut tenants.services, name);
+        let hosts = |service: &Service| {
+            let nodes = service.rows().filter_map(|row| row.registration.foreign());
+            nodes.map(|node| node.name.to_ascii_lowercase()).collect::<BTreeSet<String>>()
+        };
+        let list: fn(&mut Tenants) -> &mut Vec<String> = |tenants| &mut tenants.services;
+        let (before, after) = (old.map(addresses).unwrap_or_default(), new.map(addresses).unwrap_or_default());
+        settle(&self.tenants, &before, &after, list, name);
+        let (before, after) = (old.map(hosts).unwrap_or_default(), new.map(hosts).unwrap_or_default());
+        settle(&self.hosted, &before, &after, list, name);
     }
+}
 
-    /// Moves `name` from its old addresses to its new ones.
-    fn settle(
-        &self,
-        old: &BTreeSet<IpAddr>,
-        new: &BTreeSet<IpAddr>,
-        list: impl Fn(&mut Tenants) -> &mut Vec<String>,
-        name: &str,
-    ) {
-        for address in new.difference(old) {
-            let mut entry = self.tenants.entry(*address).or_default();
-            let names = list(Arc::make_mut(&mut entry));
-            if let Err(at) = names.binary_search_by(|other| other.as_str().cmp(name)) {
-                // Most addresses have one name.
-                names.reserve_exact(usize::from(names.is_empty()));
-                names.insert(at, name.into());
-            }
+/// Moves `name` from its old places to its new ones.
+fn settle<Place: Clone + Ord + Hash>(
+    tenants: &DashMap<Place, Arc<Tenants>>,
+    old: &BTreeSet<Place>,
+    new: &BTreeSet<Place>,
+    list: fn(&mut Tenants) -> &mut Vec<String>,
+    name: &str,
+) {
+    for place in new.difference(old) {
+        let mut entry = tenants.entry(place.clone()).or_default();
+        let names = list(Arc::make_mut(&mut entry));
+        if let Err(at) = names.binary_search_by(|other| other.as_str().cmp(name)) {
+            // Most addresses have one name.
+            names.reserve_exact(usize::from(names.is_empty()));
+            names.insert(at, name.into());
         }
-        for address in old.difference(new) {
-            if let Entry::Occupied(mut entry) = self.tenants.entry(*address) {
-                let tenants = Arc::make_mut(entry.get_mut());
-                list(tenants).retain(|other| other != name);
-                if *tenants == Tenants::default() {
-                    entry.remove();
-                }
+    }
+    for place in old.difference(new) {
+        if let Entry::Occupied(mut entry) = tenants.entry(place.clone()) {
+            let there = Arc::make_mut(entry.get_mut());
+            list(there).retain(|other| other != name);
+            if *there == Tenants::default() {
+                entry.remove();
             }
         }
     }

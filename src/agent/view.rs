@@ -118,6 +118,21 @@ impl View {
         self.atlas.tenants(address)
     }
 
+    /// The row with the last word on the node of that name, in any case, which runs no agent and stands in one of the
+    /// datacenters that `is_there` holds for.
+    #[must_use]
+    pub fn foreign_node(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Option<Instance> {
+        let name = fold(name);
+        let hosted = self.atlas.hosted(&name)?;
+        let services: Vec<_> = hosted.services.iter().filter_map(|service| self.service(service)).collect();
+        let is_it = |row: &&Instance| {
+            row.registration.foreign().is_some_and(|node| node.name.eq_ignore_ascii_case(&name))
+                && is_there(&row.node.datacenter)
+        };
+        let rows = services.iter().flat_map(|service| service.rows()).filter(is_it);
+        rows.max_by_key(|row| row.precedence()).cloned()
+    }
+
     /// Whether a node, in any state, stands in the datacenter of that name, in any case.
     #[must_use]
     pub fn has_datacenter(&self, name: &str) -> bool {

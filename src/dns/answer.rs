@@ -4,7 +4,7 @@
 //! (NXDOMAIN, RFC 2308). Mixing up the last two breaks resolvers that ask for A and AAAA at once, so existence is found
 //! out apart from records.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use hickory_proto::{
     op::{Query, ResponseCode},
@@ -12,14 +12,14 @@ use hickory_proto::{
 };
 
 use super::{
-    names::{Asked, Subject, below, instance_label, parse},
+    names::{Asked, Subject, below, host_name, instance_label, parse},
     settings::{Config, Prefer},
     zone::{Dialect, Zone},
 };
 use crate::{
     agent::{Basis, Service, View},
     mesh::{Instance, Member},
-    model::Host,
+    model::{EchoNode, Host},
 };
 
 /// A reply before it is fitted to a size.
@@ -89,7 +89,7 @@ fn direct(view: &View, config: &Config, question: &Query, most: usize) -> Answer
     }
     let Some(zone) = zone.or(config.zones.first()) else { return Answer::failure(ResponseCode::Refused) };
     let asked = if reverse.is_some() { Asked::NOTHING } else { parse(name, zone) };
-    let basis = asked.basis(config);
+    let basis = asked.basis(view, config);
     // The number first: what is read after it is at least as new as it.
     let beat = view.beat(basis);
     let Some(local) = view.this().filter(|_| view.is_ready()) else {
@@ -111,7 +111,7 @@ fn direct(view: &View, config: &Config, question: &Query, most: usize) -> Answer
 
 impl Asked<'_> {
     /// What the answer will be made from.
-    fn basis(&self, config: &Config) -> Basis {
+    fn basis(&self, view: &View, config: &Config) -> Basis {
         match &self.subject {
             Subject::Service(selector) => {
                 let basis = Basis::service(selector.service);
@@ -120,6 +120,8 @@ impl Asked<'_> {
             }
             Subject::Address(_) if self.datacenter.is_some() => Basis::NODES,
             Subject::Zone | Subject::NameServer | Subject::Address(_) => Basis::default(),
+            // Of one without an agent the rows of services tell.
+            Subject::Node(node) if view.node(node).is_none() => Basis::EVERYTHING,
             Subject::Branch | Subject::Node(_) => Basis::NODES,
             Subject::ServiceTypes | Subject::Nothing => Basis::EVERYTHING,
         }
@@ -226,7 +228,7 @@ impl Lookup<'_> {
     }
 
     fn node(&self, name: &str, datacenter: Option<&str>, kind: RecordType) -> Found {
-        let Some(member) = self.view.node(name) else { return Found::default() };
+        let Some(member) = self.view.node(name) else { return self.foreign_node(name, datacenter, kind) };
         if datacenter.is_some_and(|dc| !member.node.datacenter.eq_ignore_ascii_case(dc)) {
             return Found::default();
         }
@@ -238,6 +240,24 @@ impl Lookup<'_> {
             RecordType::TXT if !member.node.meta.is_empty() => vec![this.record(text(&member.node.meta))],
             kind => this.addresses_of(&member, self.owner, kind),
         })
+    }
+
+    /// A node that runs no agent: what was said of it, as long as who said it is there.
+    fn foreign_node(&self, name: &str, datacenter: Option<&str>, kind: RecordType) -> Found {
+        let is_there = |own: &str| datacenter.is_none_or(|dc| own.eq_ignore_ascii_case(dc));
+        let Some(row) = self.view.foreign_node(name, is_there) else { return Found::default() };
+        let Some(node) = row.registration.foreign().filter(|_| row.member.is_shown()) else {
+            return Found::bare(self.zone.dialect == Dialect::Mesh);
+        };
+        let this = self.while_held(row.held.is_some());
+        let alias = || host_name(&node.address).map(|name| this.record(RData::CNAME(rdata::CNAME(name))));
+        let record = match (kind, node.address.parse::<IpAddr>(), &node.meta) {
+            (RecordType::TXT, _, Some(meta)) if !meta.is_empty() => Some(this.record(text(meta))),
+            (_, Ok(address), _) => this.address_record(self.owner, address.to_canonical(), kind),
+            (RecordType::A | RecordType::AAAA | RecordType::CNAME, Err(_), _) => alias(),
+            _ => None,
+        };
+        Found::of(record.into_iter().collect())
     }
 
     /// RFC 6763 section 9: `_services._dns-sd._udp` lists the kinds of service there are.
@@ -268,9 +288,13 @@ impl Lookup<'_> {
         let nodes = tenants.nodes.iter().filter_map(|name| self.view.node(name)).filter(|node| node.is_shown());
         let nodes: Vec<Arc<Member>> = nodes.collect();
         let services: Vec<Arc<Service>> = tenants.services.iter().filter_map(|name| self.view.service(name)).collect();
-        let mut instances = services.iter().flat_map(|service| self.served_at(service, address));
-        let this = self.while_held(nodes.iter().any(|node| node.held) || instances.any(|row| row.held.is_some()));
+        let foreign = || services.iter().flat_map(|service| foreign_at(service, address));
+        let mut rows = services.iter().flat_map(|service| self.served_at(service, address)).chain(foreign());
+        let this = self.while_held(nodes.iter().any(|node| node.held) || rows.any(|row| row.held.is_some()));
         let mut names: Vec<Name> = nodes.iter().filter_map(|node| self.node_name(node)).collect();
+        let foreign = foreign().filter_map(|row| Some((&*row.registration.foreign()?.name, &*row.node.datacenter)));
+        let foreign: BTreeSet<(&str, &str)> = foreign.collect();
+        names.extend(foreign.iter().filter_map(|(name, datacenter)| self.name_of_node(name, datacenter)));
         names.extend(services.iter().flat_map(|service| self.names_at(service, address)));
         let mut answer = Answer { authoritative: true, ..Answer::failure(ResponseCode::NoError) };
         if matches!(kind, RecordType::PTR | RecordType::ANY) {
@@ -312,10 +336,13 @@ impl Lookup<'_> {
             .is_none_or(|name| self.local.node.datacenter.eq_ignore_ascii_case(name) || self.view.has_datacenter(name))
     }
 
-    /// `n1.node.dc1.D`, or without the datacenter where its name is no label.
     fn node_name(&self, member: &Member) -> Option<Name> {
-        let node = member.node.name.as_str().to_ascii_lowercase();
-        let datacenter = member.node.datacenter.to_ascii_lowercase();
+        self.name_of_node(member.node.name.as_str(), &member.node.datacenter)
+    }
+
+    /// `n1.node.dc1.D`, or without the datacenter where its name is no label.
+    fn name_of_node(&self, node: &str, datacenter: &str) -> Option<Name> {
+        let (node, datacenter) = (node.to_ascii_lowercase(), datacenter.to_ascii_lowercase());
         let zone = &self.zone.name;
         below(zone, [&node, "node", &datacenter]).or_else(|| below(zone, [&node, "node"]))
     }
@@ -354,6 +381,13 @@ impl Lookup<'_> {
         let soa = rdata::SOA::new(server, contact, self.view.serial(), 3600, 600, 86_400, minimum);
         Some(Record::from_rdata(owner.clone(), minimum, RData::SOA(soa)))
     }
+}
+
+/// The rows on nodes that run no agent and are reached at `address`.
+fn foreign_at(service: &Service, address: IpAddr) -> impl Iterator<Item = &Instance> {
+    let is_there = move |node: &EchoNode| node.address.parse().is_ok_and(|own: IpAddr| own.to_canonical() == address);
+    let rows = service.rows().filter(|row| row.member.is_shown());
+    rows.filter(move |row| row.registration.foreign().is_some_and(is_there))
 }
 
 fn address_data(address: IpAddr, kind: RecordType) -> Option<RData> {

@@ -186,6 +186,13 @@ pub(crate) fn address_label(address: IpAddr) -> String {
     }
 }
 
+/// The name of a host, in full.
+pub(super) fn host_name(host: &str) -> Option<Name> {
+    let mut name = Name::from_ascii(host).ok()?;
+    name.set_fqdn(true);
+    Some(name)
+}
+
 /// The name of `labels` below `zone`; `None` when it would not fit, or when a label is none: a datacenter's name is
 /// free text, and a service's may be one byte too long for its underscore.
 pub(super) fn below<const N: usize>(zone: &Name, labels: [&str; N]) -> Option<Name> {

@@ -6,7 +6,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
 
 use super::{
     answer::{Found, Lookup, text},
-    names::{Form, Selector, address_label, below, hash_of, instance_label},
+    names::{Form, Selector, address_label, below, hash_of, host_name, instance_label},
     settings::Prefer,
     zone::Dialect,
 };
@@ -251,9 +251,3 @@ impl Selector<'_> {
 
 /// More records than 65,535 bytes hold, at 16 bytes for the smallest: the rest would be cut off again.
 const MOST_HELD: usize = 4_096;
-
-fn host_name(host: &str) -> Option<Name> {
-    let mut name = Name::from_ascii(host).ok()?;
-    name.set_fqdn(true);
-    Some(name)
-}

@@ -3,6 +3,7 @@
 use RecordType::{A, AAAA, ANY, CNAME, HTTPS, NS, PTR, SOA, SRV, TXT};
 
 use super::*;
+use crate::model::{Echo, EchoNode};
 
 fn world() -> World {
     let world = World::new();
@@ -95,6 +96,45 @@ fn a_node_has_addresses_and_text() {
             ("n9.node.mesh.internal.", A, "NXDomain:  | mesh.internal. SOA |"),
         ],
     );
+}
+
+#[test]
+fn a_node_without_an_agent_has_a_name_as_long_as_its_word_counts() {
+    let world = world();
+    let row = |node: &str, address: &str, said: u64| {
+        let meta = Some([("k".to_owned(), "v".to_owned())].into());
+        let node = EchoNode { name: node.into(), address: address.into(), meta, ..EchoNode::default() };
+        let echo = Echo { node: Some(Arc::new(node)), said, ..Echo::default() };
+        let id = format!("{address}-{said}");
+        on("n1", Registration { echo: Some(Arc::new(echo)), ..web("10.9.0.1") }.id(id.as_str().try_into().unwrap()))
+    };
+    world.service(
+        "ext",
+        vec![row("Ext-DB", "10.9.0.7", 1), row("ext-db", "10.9.0.8", 2), row("rds", "db.example.com", 1)],
+    );
+    check(
+        &world,
+        &[
+            ("ext-db.node.consul.", A, "NoError: ext-db.node.consul. A 10.9.0.8 |  |"),
+            ("ext-db.node.dc1.mesh.internal.", A, "NoError: ext-db.node.dc1.mesh.internal. A 10.9.0.8 |  |"),
+            ("ext-db.node.mesh.internal.", TXT, "NoError: ext-db.node.mesh.internal. TXT k=v |  |"),
+            ("ext-db.node.mesh.internal.", AAAA, "NoError:  | mesh.internal. SOA |"),
+            ("ext-db.node.dc2.consul.", A, "NXDomain:  | consul. SOA |"),
+            ("rds.node.consul.", A, "NoError: rds.node.consul. CNAME db.example.com. |  |"),
+            ("8.0.9.10.in-addr.arpa.", PTR, "NoError: 8.0.9.10.in-addr.arpa. PTR ext-db.node.dc1.mesh.internal. |  |"),
+        ],
+    );
+    let down = Instance { member: MemberState::Down, ..row("ext-db", "10.9.0.8", 2) };
+    world.service("ext", vec![down]);
+    check(
+        &world,
+        &[
+            ("ext-db.node.consul.", A, "NXDomain:  | consul. SOA |"),
+            ("ext-db.node.mesh.internal.", A, "NoError:  | mesh.internal. SOA |"),
+        ],
+    );
+    world.service("ext", vec![]);
+    assert_eq!(world.told("ext-db.node.mesh.internal.", A), "NXDomain:  | mesh.internal. SOA |");
 }
 
 #[test]
