@@ -9,6 +9,7 @@ use hickory_proto::{
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::forward;
 use crate::agent::checks::stub;
 
 /// The types of records that a service has.
@@ -58,7 +59,7 @@ impl fmt::Display for Record {
 /// Asks `server` for the records of `kind` that `name` has.
 ///
 /// # Errors
-/// When `name` is no domain name, nobody answers within two seconds, or what comes is no DNS.
+/// When `name` is no domain name, nobody answers in time, or what comes is no DNS.
 pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> io::Result<Reply> {
     let question = question(name, kind)?;
     let reply = timeout(PATIENCE, stub::ask(server, &question))
@@ -108,7 +109,7 @@ fn code(code: ResponseCode) -> String {
     }
 }
 
-/// How long a server on this machine or in this mesh may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server on this machine or in this mesh may take, having asked others first.
+const PATIENCE: Duration = forward::PATIENCE.saturating_add(Duration::from_secs(2));
 /// What fits into one packet on any path (the DNS flag day of 2020).
 const PAYLOAD: u16 = 1232;

@@ -17,7 +17,7 @@ use hickory_resolver::{
     net::{DnsError, NetError, runtime::TokioRuntimeProvider},
 };
 use ipnet::IpNet;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     datagrams::Envelope,
@@ -75,7 +75,7 @@ impl Forwarder {
         });
         let mut options = ResolverOpts::default();
         options.timeout = TIMEOUT;
-        options.attempts = ATTEMPTS;
+        options.attempts = ATTEMPTS as usize;
         options.cache_size = CACHE;
         // This host's own file is none of the resolvers, and not for everybody to read.
         options.use_hosts_file = ResolveHosts::Never;
@@ -117,7 +117,8 @@ impl Forwarder {
             Some(RData::CNAME(rdata::CNAME(alias))) => Some(alias.clone()),
             _ => None,
         };
-        match self.look_up(alias.as_ref().unwrap_or(&query.name), query.query_type).await {
+        let asked = self.look_up(alias.as_ref().unwrap_or(&query.name), query.query_type);
+        match timeout(PATIENCE, asked).await.unwrap_or(Err(ResponseCode::ServFail)) {
             Ok(found) => {
                 reply.metadata.response_code = found.metadata.response_code;
                 reply.answers.extend(found.answers);
@@ -235,7 +236,9 @@ fn fit(mut reply: Message, size: u16) -> Option<Vec<u8>> {
 
 /// Two tries of each resolver, one of which is a repetition, before clients give up on us: most wait five seconds.
 const TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPTS: usize = 1;
+const ATTEMPTS: u32 = 1;
+/// For all that it takes to answer one question.
+pub(super) const PATIENCE: Duration = TIMEOUT.saturating_mul(1 + ATTEMPTS);
 /// More than anybody follows.
 const MAX_ALIASES: usize = 8;
 /// Answers kept, of some hundred bytes each.
