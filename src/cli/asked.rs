@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::dns::{self, Dialect, Zone};
+
 /// A domain name that is about a service, read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asked {
@@ -11,41 +13,55 @@ pub(super) struct Asked {
     port: Option<String>,
     /// All of these, or the one that they spell together.
     tags: Vec<String>,
+    /// The label of one instance.
+    instance: Option<String>,
     datacenter: Option<String>,
+    /// Whether it means the datacenter of who answers, where it names none.
+    is_local: bool,
+}
+
+/// Where an instance stands, and who answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Places<'a> {
+    pub(super) instance: Option<&'a str>,
+    pub(super) agent: Option<&'a str>,
 }
 
 impl Asked {
-    /// Reads `name`, which lies within the first of `zones` that it ends in.
+    /// Reads `name`, which lies within the longest of `zones` that it ends in.
     pub(super) fn of<'a>(name: &str, zones: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut labels = labels(name.trim_end_matches('.'));
-        let zones = zones.into_iter().map(|zone| self::labels(zone.trim_end_matches('.')));
-        let depth = zones.map(|zone| if is_end(&labels, &zone) { zone.len() } else { 0 }).find(|depth| *depth > 0);
-        let is_known = depth.is_some();
-        labels.truncate(labels.len() - depth.unwrap_or_default());
+        let mut labels = labels(name);
+        let zones = zones.into_iter().map(|zone| (self::labels(zone).len(), zone));
+        let zone = zones.filter(|(_, zone)| is_end(&labels, &self::labels(zone))).max();
+        let is_consul = |zone| Zone::try_from(zone).is_ok_and(|zone| zone.dialect == Dialect::Consul);
+        let is_local = zone.is_some_and(|(_, zone)| is_consul(zone));
+        labels.truncate(labels.len() - zone.map_or(0, |(depth, _)| depth));
+        let instance = labels.first().filter(|label| label.starts_with("i-")).cloned();
         let at = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service")).map(|before| before + 1);
         let (before, after) = labels.split_at(at.unwrap_or(labels.len()));
-        let datacenter = after.get(1).filter(|_| is_known).cloned();
+        let datacenter = after.get(1).filter(|_| zone.is_some()).cloned();
+        let asked = Self { instance, datacenter, is_local, ..Self::default() };
         match before {
             // RFC 2782: the service, and what it is spoken over or a tag; or a port of it, and then the service.
             [.., port, over, service] if at.is_some() && over.starts_with('_') && !service.starts_with('_') => {
                 let port = Some(bare(port));
-                Self { service: Some(service.clone()), port, tags: Vec::new(), datacenter }
+                Self { service: Some(service.clone()), port, ..asked }
             }
             [tags @ .., service] if at.is_some() && !service.starts_with('_') => {
                 let tags = tags.iter().filter(|tag| !tag.starts_with("i-") && !tag.starts_with('_')).cloned().collect();
-                Self { service: Some(service.clone()), port: None, tags, datacenter }
+                Self { service: Some(service.clone()), tags, ..asked }
             }
             names => {
                 let mut names = names.iter().filter(|label| label.starts_with('_'));
                 let service = names.next().map(|label| bare(label));
                 let tags = names.map(|label| bare(label)).filter(|tag| tag != "tcp" && tag != "udp").collect();
-                Self { service, port: None, tags, datacenter }
+                Self { service, tags, ..asked }
             }
         }
     }
 
-    /// Why the name leaves an instance out that stands in `datacenter`.
-    pub(super) fn leaves_out(&self, instance: &Value, datacenter: Option<&str>) -> Option<String> {
+    /// Why the name leaves an instance out.
+    pub(super) fn leaves_out(&self, instance: &Value, places: Places<'_>) -> Option<String> {
         let own: Vec<&str> = instance["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let has = |tag: &str| own.iter().any(|own| own.eq_ignore_ascii_case(tag));
         if let Some(tag) = self.tags.iter().find(|tag| !has(tag))
@@ -53,11 +69,19 @@ impl Asked {
         {
             return Some(format!("the name asks for the tag {tag:?}, and it has [{}]", own.join(", ")));
         }
-        match (&self.datacenter, datacenter) {
-            (Some(asked), Some(own)) if !asked.eq_ignore_ascii_case(own) => {
-                return Some(format!("the name asks for the datacenter {asked:?}, and its node is in {own:?}"));
-            }
-            _ => {}
+        let text = |field: &str| instance[field].as_str().unwrap_or_default();
+        let label = dns::label_of(text("node"), text("id"));
+        if self.instance.as_ref().is_some_and(|asked| !asked.eq_ignore_ascii_case(&label)) {
+            return Some(format!("the name asks for one instance, and this one is {label}"));
+        }
+        let (asked, verb) = match &self.datacenter {
+            Some(asked) => (Some(&**asked), "asks for"),
+            None => (places.agent.filter(|_| self.is_local), "names no datacenter and so means"),
+        };
+        if let (Some(asked), Some(own)) = (asked, places.instance)
+            && !asked.eq_ignore_ascii_case(own)
+        {
+            return Some(format!("the name {verb} the datacenter {asked:?}, and its node is in {own:?}"));
         }
         let is_missing = self.port.is_some() && self.port_of(instance).is_null();
         is_missing.then(|| format!("it has no port called {:?}", self.port.as_deref().unwrap_or_default()))
@@ -73,7 +97,7 @@ impl Asked {
 
     /// Whether it asks for one datacenter.
     pub(super) fn has_datacenter(&self) -> bool {
-        self.datacenter.is_some()
+        self.datacenter.is_some() || self.is_local
     }
 }
 
@@ -86,24 +110,9 @@ fn is_end(labels: &[String], zone: &[String]) -> bool {
         && labels[labels.len() - zone.len()..].iter().zip(zone).all(|(label, end)| label.eq_ignore_ascii_case(end))
 }
 
-/// The labels of a domain name, without their escapes (RFC 1035 section 5.1).
+/// The labels of a domain name, as people read them.
 fn labels(name: &str) -> Vec<String> {
-    let (mut labels, mut chars) = (vec![String::new()], name.chars());
-    while let Some(c) = chars.next() {
-        let digits = chars.as_str().get(..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
-        let byte = digits.and_then(|digits| digits.parse::<u8>().ok());
-        match (c, byte, labels.last_mut()) {
-            ('.', ..) => labels.push(String::new()),
-            ('\\', Some(byte), Some(label)) => {
-                label.push(char::from(byte));
-                chars = chars.as_str()[3..].chars();
-            }
-            ('\\', None, Some(label)) => label.extend(chars.next()),
-            (_, _, Some(label)) => label.push(c),
-            (_, _, None) => {}
-        }
-    }
-    labels
+    dns::labels(name).iter().map(|label| String::from_utf8_lossy(label).into_owned()).collect()
 }
 
 /// The domain name of a service, whatever it is called.
@@ -148,12 +157,15 @@ mod tests {
 
     #[test]
     fn a_name_says_whom_it_leaves_out() {
-        let instance = json!({ "port": 80, "ports": { "http": 8080 }, "tags": ["v2", "1.2"] });
+        let instance =
+            json!({ "node": "n1", "id": "web", "port": 80, "ports": { "http": 8080 }, "tags": ["v2", "1.2"] });
+        let own = format!("{}.web.service.consul", dns::label_of("n1", "web"));
         for (name, why) in [
             ("web.service.mesh.internal", None),
             ("V2.web.service.dc1.mesh.internal", None),
             ("1.2.web.service.consul", None),
-            ("i-0123456789ab.web.service.consul", None),
+            (&*own, None),
+            ("i-0123456789ab.web.service.consul", Some("asks for one instance")),
             ("_web._v2.service.consul", None),
             ("v9.web.service.consul", Some("the tag \"v9\"")),
             ("_web._v9.service.consul", Some("the tag \"v9\"")),
@@ -161,10 +173,17 @@ mod tests {
             ("_http._tcp.web.service.consul", None),
             ("_grpc._tcp.web.service.consul", Some("no port called \"grpc\"")),
         ] {
-            let found = Asked::of(name, ZONES).leaves_out(&instance, Some("dc1"));
+            let places = Places { instance: Some("dc1"), agent: Some("dc1") };
+            let found = Asked::of(name, ZONES).leaves_out(&instance, places);
             assert_eq!(found.is_some(), why.is_some(), "{name}: {found:?}");
             assert!(why.is_none_or(|why| found.unwrap_or_default().contains(why)), "{name}");
         }
         assert_eq!(Asked::of("_http._tcp.web.service.consul", ZONES).port_of(&instance), 8080);
+        let far = |name: &str| {
+            let places = Places { instance: Some("dc2"), agent: Some("dc1") };
+            Asked::of(name, ZONES).leaves_out(&instance, places).unwrap_or_default()
+        };
+        assert!(far("web.service.consul").contains("means the datacenter \"dc1\""));
+        assert_eq!([far("web.service.mesh.internal"), far("web.service.dc2.consul")], ["", ""]);
     }
 }

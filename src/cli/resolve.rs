@@ -7,7 +7,7 @@ use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    asked::{Asked, domain_of},
+    asked::{Asked, Places, domain_of},
     client::{self, Client},
     failure::{Code, Failure},
     output::{self, Format, Reading},
@@ -22,9 +22,9 @@ pub(super) struct Flags {
     /// The type of records to ask for
     #[arg(long = "type", value_enum, default_value_t = Kind::A)]
     kind: Kind,
-    /// The zone to ask for the service in
-    #[arg(long, default_value = "mesh.internal")]
-    zone: String,
+    /// The zone to ask for the service in [default: the agent's first]
+    #[arg(long)]
+    zone: Option<String>,
     #[command(flatten)]
     reading: Reading,
 }
@@ -50,11 +50,12 @@ impl From<Kind> for dns::Kind {
 
 pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Failure> {
     let is_whole = flags.name.contains('.');
-    let question = if is_whole { flags.name.clone() } else { domain_of(&flags.name, &flags.zone) };
     let status = client.get("/api/v1/status").await?;
     let server = server(client, &status).await?;
-    let zones = status["zones"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let asked = Asked::of(&question, zones);
+    let zones: Vec<&str> = status["zones"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let zone = flags.zone.as_deref().or(zones.first().copied()).unwrap_or("mesh.internal");
+    let question = if is_whole { flags.name.clone() } else { domain_of(&flags.name, zone) };
+    let asked = Asked::of(&question, zones.iter().copied());
     let look = async || {
         let mut reply = ask(server, &question, flags.kind.into()).await?;
         if flags.reading.watch {
@@ -67,10 +68,11 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         }
         if asked.has_datacenter() {
             known.datacenters = datacenters(client).await?;
+            known.agent = status["node"].as_str().and_then(|node| known.datacenters.get(node)).cloned();
         }
         // Other APIs register names with dots in them, which DNS takes for names of several labels.
         let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
-        let meant = meant.then(|| domain_of(&flags.name, &flags.zone));
+        let meant = meant.then(|| domain_of(&flags.name, zone));
         let explained = found.iter().map(|instance| explain(instance, &asked, &known, &reply, flags.kind));
         let explained: Vec<Value> = explained.collect();
         Ok(json!({ "question": question, "service": asked.service, "server": server, "reply": reply,
@@ -183,6 +185,8 @@ struct Known {
     /// Why the agent shows each or not, by node and id.
     reasons: BTreeMap<(String, String), String>,
     datacenters: BTreeMap<String, String>,
+    /// The datacenter of the agent itself.
+    agent: Option<String>,
 }
 
 /// One instance with whether it is in the answer, and why.
@@ -197,7 +201,9 @@ fn explain(instance: &Value, asked: &Asked, known: &Known, reply: &dns::Reply, k
         Kind::Srv | Kind::Txt => false,
     };
     let reason = known.reasons.get(&(text("node").into(), text("id").into())).cloned();
-    let left_out = asked.leaves_out(instance, known.datacenters.get(text("node")).map(String::as_str));
+    let places =
+        Places { instance: known.datacenters.get(text("node")).map(String::as_str), agent: known.agent.as_deref() };
+    let left_out = asked.leaves_out(instance, places);
     let is_name = matches!(kind, Kind::A | Kind::Aaaa) && !other && address.parse::<std::net::IpAddr>().is_err();
     let why = if answered {
         let seen = format!("its health is {}, its node is {}", text("health"), text("member"));

@@ -73,7 +73,8 @@ pub async fn ask(server: SocketAddr, name: &str, kind: Kind) -> io::Result<Reply
 }
 
 fn question(name: &str, kind: Kind) -> io::Result<Message> {
-    let mut name = Name::from_ascii(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let name = Name::from_labels(labels(name));
+    let mut name = name.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     name.set_fqdn(true);
     let kind = match kind {
         Kind::A => RecordType::A,
@@ -89,6 +90,30 @@ fn question(name: &str, kind: Kind) -> io::Result<Message> {
     edns.set_max_payload(PAYLOAD);
     message.set_edns(edns);
     Ok(message)
+}
+
+/// The labels of a domain name in bytes, without their escapes (RFC 1035 section 5.1): any are good, as services have
+/// them.
+pub(crate) fn labels(name: &str) -> Vec<Vec<u8>> {
+    let (mut labels, mut chars) = (vec![Vec::new()], name.chars());
+    while let Some(c) = chars.next() {
+        let byte = chars.as_str().get(..3).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        let byte = byte.and_then(|digits| digits.parse::<u8>().ok());
+        let Some(label) = labels.last_mut() else { break };
+        let mut spell = |c: char| label.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        match (c, byte) {
+            ('.', _) => labels.push(Vec::new()),
+            ('\\', Some(byte)) => {
+                label.push(byte);
+                chars = chars.as_str()[3..].chars();
+            }
+            ('\\', None) => chars.next().into_iter().for_each(spell),
+            (c, _) => spell(c),
+        }
+    }
+    // The root's.
+    labels.pop_if(|last| last.is_empty());
+    if name == "." { Vec::new() } else { labels }
 }
 
 fn record(wire: &Wire) -> Record {
@@ -113,3 +138,30 @@ fn code(code: ResponseCode) -> String {
 const PATIENCE: Duration = forward::PATIENCE.saturating_add(Duration::from_secs(2));
 /// What fits into one packet on any path (the DNS flag day of 2020).
 const PAYLOAD: u16 = 1232;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_any_bytes_and_an_end() {
+        for (name, want) in [
+            ("sp ace.service", &["sp ace".as_bytes(), b"service"][..]),
+            ("sp\\032ace.service.", &[b"sp ace", b"service"]),
+            ("b\u{fc}cher", &["b\u{fc}cher".as_bytes()]),
+            ("b\\195\\188cher", &["b\u{fc}cher".as_bytes()]),
+            ("a\\.b\\\\.c\\.", &[b"a.b\\", b"c."]),
+            ("\\256", &[b"256"]),
+            ("a..b", &[b"a", b"", b"b"]),
+            (".", &[]),
+            ("", &[]),
+        ] {
+            assert_eq!(labels(name), want, "{name}");
+        }
+        let asked = |name: &str| question(name, Kind::A).map(|message| message.queries[0].name.to_string());
+        assert_eq!(asked(".").unwrap(), ".");
+        for bad in ["a..b", "..", &"x".repeat(64), &"x.".repeat(128)] {
+            assert_eq!(asked(bad).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{bad}");
+        }
+    }
+}

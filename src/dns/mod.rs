@@ -40,6 +40,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ask::labels;
 pub use ask::{Kind, Record, Reply, ask};
 pub use message::{Client, Face, Transport, Written};
 pub(crate) use names::{address_label, label_of};
