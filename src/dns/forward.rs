@@ -151,7 +151,9 @@ impl Forwarder {
             // What is kept of earlier questions may begin with their aliases, and leave out those of this one.
             let is_denied = found.metadata.response_code != ResponseCode::NoError
                 || found.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
-            if found.answers.is_empty() && !is_denied {
+            // Nor is it said of what does not exist whether that is the name or where it leads (RFC 6604).
+            let is_missing = found.metadata.response_code == ResponseCode::NXDomain && kind != RecordType::CNAME;
+            if found.answers.is_empty() && (is_missing || !is_denied) {
                 if chain.len() > steps {
                     continue;
                 }
