@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use hickory_proto::op::{Message, MessageType};
+use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -24,8 +24,11 @@ pub(crate) async fn ask(server: SocketAddr, question: &Message) -> io::Result<Me
 
 /// Whether a message is the answer to this question, neither to another nor the question itself (RFC 5452 section 9.1).
 fn answers(reply: &Message, question: &Message) -> bool {
+    // Who refuses what he has not read gives nothing back but the header.
+    let is_refusal = reply.queries.is_empty() && reply.metadata.response_code != ResponseCode::NoError;
     reply.metadata.message_type == MessageType::Response
-        && (reply.metadata.id, &reply.queries) == (question.metadata.id, &question.queries)
+        && reply.metadata.id == question.metadata.id
+        && (is_refusal || reply.queries == question.queries)
 }
 
 async fn over_udp(server: SocketAddr, bytes: &[u8], question: &Message) -> io::Result<Message> {
@@ -36,8 +39,10 @@ async fn over_udp(server: SocketAddr, bytes: &[u8], question: &Message) -> io::R
     let mut buffer = [0; ROOM];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        let reply = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
-        if answers(&reply, question) {
+        // What makes no sense is a stranger's, as an answer to another question is.
+        if let Ok(reply) = Message::from_vec(&buffer[..length])
+            && answers(&reply, question)
+        {
             return Ok(reply);
         }
     }
@@ -81,5 +86,27 @@ mod tests {
         for other in [question.clone(), reply("web.example.", 8), reply("db.example.", 7)] {
             assert!(!answers(&other, &question), "{other:?}");
         }
+        let mut bare = good.clone();
+        bare.queries.clear();
+        assert!(!answers(&bare, &question), "no answer to anything");
+        bare.metadata.response_code = ResponseCode::Refused;
+        assert!(answers(&bare, &question));
+    }
+
+    #[tokio::test]
+    async fn nonsense_on_the_way_ends_no_wait() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = server.local_addr().unwrap();
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::root(), RecordType::NS));
+        let answering = async {
+            let mut packet = [0; 512];
+            let (length, client) = server.recv_from(&mut packet).await.unwrap();
+            packet[2] |= 0x80;
+            server.send_to(b"nonsense", client).await.unwrap();
+            server.send_to(&packet[..length], client).await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(ask(at, &question), answering);
+        assert_eq!(reply.unwrap().queries, question.queries);
     }
 }
