@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -22,6 +22,7 @@ use super::{
     forward::{Question, Way},
     message::{Client, Transport},
     server::Shared,
+    shortage::{Advice, Shortage},
 };
 use crate::agent::limit::Source;
 
@@ -77,6 +78,7 @@ pub(super) fn start(shared: &Arc<Shared>, socket: UdpSocket, tasks: &TaskTracker
 
 fn answer(shared: &Shared, socket: &Arc<UdpSocket>, ended: &AtomicBool) {
     let (mut batch, mut cache) = (Batch::new(), Cache::new(shared.seed, BUDGET / width()));
+    let mut shortage = Shortage::default();
     loop {
         let received = batch.receive(socket);
         if ended.load(Ordering::Acquire) {
@@ -85,10 +87,12 @@ fn answer(shared: &Shared, socket: &Arc<UdpSocket>, ended: &AtomicBool) {
         match received {
             Ok(count) => answer_each(shared, socket, &mut batch, &mut cache, count),
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            // The system's shortage, which passes; busy retries would add to it.
             Err(why) => {
-                tracing::warn!(%why, "could not receive DNS packets");
-                thread::park_timeout(SHORTAGE_PAUSE);
+                let Advice { pause, before } = shortage.fail(Instant::now());
+                if let Some(before) = before {
+                    tracing::warn!(%why, before, "cannot receive DNS packets; this is told once");
+                }
+                thread::park_timeout(pause);
             }
         }
     }
@@ -191,7 +195,6 @@ fn opt_of(reply: &[u8]) -> Option<usize> {
     sizes.iter().filter(|_| counted).filter_map(|size| reply.len().checked_sub(*size)).find(is_opt)
 }
 
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(10);
 const HEADER: usize = 12;
 const TC: u8 = 0x02;
 /// Root, type, size, TTL, length (RFC 6891 section 6.1.2).
