@@ -143,21 +143,31 @@ async fn listen(
             say(writer, &written.bytes).await?;
             continue;
         }
-        while abroad.len() >= MAX_ABROAD {
-            abroad.join_next().await.transpose()?.transpose()?;
-        }
         while let Some(said) = abroad.try_join_next() {
             said??;
+        }
+        if abroad.len() >= MAX_ABROAD {
+            shared.traffic.unforwarded.add(1);
+            say(writer, &failed(written.bytes)).await?;
+            continue;
         }
         let (back, answer) = oneshot::channel();
         shared.forward(Question::new(&question, client, Way::Stream(back)));
         let writer = Arc::clone(writer);
         abroad.spawn(async move {
-            // Dropped where it was not forwarded: then our own answer stands.
-            let reply = answer.await.unwrap_or(written.bytes);
+            // Dropped where it was not forwarded.
+            let reply = answer.await.unwrap_or_else(|_| failed(written.bytes));
             say(&writer, &reply).await
         });
     }
+}
+
+/// What others know cannot be found out now: the same with that status.
+fn failed(mut reply: Vec<u8>) -> Vec<u8> {
+    if let Some(flags) = reply.get_mut(3) {
+        *flags = *flags & !RCODE | SERVFAIL;
+    }
+    reply
 }
 
 /// Where replies go, until one could not be written whole: what came after it would make no sense.
@@ -176,8 +186,12 @@ async fn say(writer: &Writer, reply: &[u8]) -> io::Result<()> {
 
 /// A question of one name with every EDNS option in use takes less than 1 KiB.
 const MAX_QUESTION: usize = 4096;
-/// Questions of one connection that others are asked about at a time.
-const MAX_ABROAD: usize = 32;
+/// Questions of one connection that others are asked about at a time; those beyond fail at once, for no other may wait
+/// behind them. Eight such connections take all that is forwarded.
+const MAX_ABROAD: usize = 128;
+/// RFC 1035 section 4.1.1.
+const RCODE: u8 = 0x0f;
+const SERVFAIL: u8 = 2;
 /// Caddy and the like hold one connection for each worker; each costs us 4 KiB while it idles.
 const MAX_CONNECTIONS: usize = 1_024;
 /// What other hosts can take of them: the programs on this one keep the rest.
