@@ -98,7 +98,7 @@ impl World {
         let (mut outputs, mut told) = (0, false);
         while let Some(output) = self.machines[n as usize].process.as_mut().and_then(|process| process.mesh.poll()) {
             outputs += 1;
-            told |= !matches!(output, Output::Packet(..) | Output::Message(..) | Output::Dial(_));
+            told |= tells(&output);
             if outputs > self.oracle.most_outputs(self.machines.len()) {
                 self.broken("8: every queue has a limit", n as usize, "one step has more outputs than peers allow");
             }
@@ -188,4 +188,9 @@ impl World {
         self.oracle.started(n);
         self.drain(number(n));
     }
+}
+
+/// Whether an output says that this node sees something otherwise than before; distances, which no law is about, aside.
+const fn tells(output: &Output) -> bool {
+    !matches!(output, Output::Packet(..) | Output::Message(..) | Output::Dial(_) | Output::Changed(Change::Distance(_)))
 }
