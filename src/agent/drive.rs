@@ -368,7 +368,7 @@ impl Drive {
                 Change::Ready => {}
             }
         }
-        if advances {
+        if advances || self.view.has_news() {
             self.view.advance();
         }
         let links = self.peers.links();

@@ -3,10 +3,14 @@
 //! One number line for the process: `(max(previous + 1, unix milliseconds) << 11) | tag`, where the tag is 11 random bits
 //! of this start. It grows across restarts, a reader's number tells whether this start issued it, and it stays below
 //! 2^53 until the year 2109. A name that is gone leaves its mark in one for all names that are gone.
+//!
+//! Marks move when a publication is whole, never while it is under way: who reads halfway through it has read under the
+//! number before, and is told again.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
@@ -46,8 +50,16 @@ pub(super) struct Marks {
     each: DashMap<Topic, u64>,
     extinct: AtomicU64,
     waiting: DashMap<Topic, watch::Sender<()>>,
-    /// What changed since the last publication. Only the loop that writes locks it.
-    touched: Mutex<Vec<Topic>>,
+    /// What the publication under way changes. Only the loop that writes locks it.
+    news: Mutex<HashMap<Topic, Fate>>,
+}
+
+/// What becomes of a topic's mark.
+#[derive(Debug)]
+enum Fate {
+    Moves,
+    /// The name is gone, and its mark with it.
+    Goes,
 }
 
 impl Default for Marks {
@@ -62,7 +74,7 @@ impl Default for Marks {
             each: DashMap::new(),
             extinct: AtomicU64::new(first),
             waiting: DashMap::new(),
-            touched: Mutex::default(),
+            news: Mutex::default(),
         }
     }
 }
@@ -92,35 +104,41 @@ impl Marks {
         self.each.get(topic).map_or_else(absent, |mark| *mark)
     }
 
-    /// Notes that a topic has changed. After the change itself, so that a mark is never newer than what it marks.
+    /// Notes that a topic changes with the publication under way.
     pub(super) fn touch(&self, topic: Topic) {
-        let coming = self.coming();
-        if self.each.insert(topic.clone(), coming) != Some(coming) {
-            self.note(topic);
-        }
+        self.news().insert(topic, Fate::Moves);
     }
 
-    /// Notes that a name is gone.
+    /// Notes that a name goes with it.
     pub(super) fn bury(&self, topic: Topic) {
-        self.extinct.store(self.coming(), Ordering::Release);
-        self.each.remove(&topic);
-        self.note(topic);
+        self.news().insert(topic, Fate::Goes);
     }
 
-    fn note(&self, topic: Topic) {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner).push(topic);
+    /// Whether anything has changed since the last publication.
+    pub(super) fn has_news(&self) -> bool {
+        !self.news().is_empty()
     }
 
-    /// Ends a publication: wakes who waits for what has changed. Returns its number.
+    fn news(&self) -> MutexGuard<'_, HashMap<Topic, Fate>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a publication, after all that it changes: moves the marks, and wakes who waits for them. Returns its number.
     pub(super) fn publish(&self) -> u64 {
         let done = self.coming();
-        self.coming.store(number(done, self.tag), Ordering::Release);
-        let touched = std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner));
-        for topic in touched {
+        for (topic, fate) in self.news().drain() {
+            match fate {
+                Fate::Moves => drop(self.each.insert(topic.clone(), done)),
+                Fate::Goes => {
+                    self.extinct.store(done, Ordering::Release);
+                    self.each.remove(&topic);
+                }
+            }
             if let Some(waiting) = self.waiting.get(&topic) {
                 waiting.send_replace(());
             }
         }
+        self.coming.store(number(done, self.tag), Ordering::Release);
         done
     }
 
@@ -129,9 +147,9 @@ impl Marks {
         self.waiting.entry(topic.clone()).or_insert_with(|| watch::channel(()).0).subscribe()
     }
 
-    /// One who waits is about to leave; the last one takes the place away.
+    /// One who waited has left; the last one takes the place away.
     pub(super) fn leave(&self, topic: &Topic) {
-        self.waiting.remove_if(topic, |_, waiting| waiting.receiver_count() <= 1);
+        self.waiting.remove_if(topic, |_, waiting| waiting.receiver_count() == 0);
     }
 }
 
@@ -170,9 +188,11 @@ mod tests {
         let marks = Marks::default();
         assert_eq!(marks.of(&web()), marks.first());
         marks.touch(web());
+        assert_eq!(marks.of(&web()), marks.first(), "not before it is published");
         let there = marks.publish();
         assert_eq!(marks.of(&web()), there);
         marks.bury(web());
+        assert_eq!(marks.of(&web()), there);
         let gone = marks.publish();
         assert_eq!(marks.of(&web()), gone);
         assert_eq!(marks.of(&Topic::Service("other".into())), gone);
@@ -189,7 +209,8 @@ mod tests {
         marks.touch(web());
         assert!(!waiter.has_changed().unwrap(), "not before it is published");
         marks.publish();
-        assert!(waiter.has_changed().unwrap());
+        assert!(waiter.has_changed().unwrap() && !marks.has_news());
+        drop(waiter);
         marks.leave(&web());
         assert!(marks.waiting.is_empty());
     }

@@ -150,7 +150,7 @@ impl View {
     #[must_use]
     pub fn wait(self: &Arc<Self>, topic: Topic) -> Waiter {
         let heard = self.marks.wait(&topic);
-        Waiter { view: Arc::clone(self), topic, heard }
+        Waiter { heard, _place: Place { view: Arc::clone(self), topic } }
     }
 
     /// As [`View::wait`], for the service of that name.
@@ -366,7 +366,13 @@ impl View {
         self.nodes.iter().find(|entry| entry.id == id).map(|entry| Arc::clone(entry.value()))
     }
 
-    /// Wakes those who wait for a change: once for all that was published since the last time.
+    /// Whether something was published that nobody has been told of.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.marks.has_news()
+    }
+
+    /// Moves the marks and wakes those who wait for them: once for all that was published since the last time.
     pub fn advance(&self) {
         let next = self.marks.publish();
         self.index.store(next, Ordering::Release);
@@ -377,9 +383,15 @@ impl View {
 /// Made by [`View::wait`].
 #[derive(Debug)]
 pub struct Waiter {
+    heard: watch::Receiver<()>,
+    /// Goes after it: two that leave at a time leave nothing behind.
+    _place: Place,
+}
+
+#[derive(Debug)]
+struct Place {
     view: Arc<View>,
     topic: Topic,
-    heard: watch::Receiver<()>,
 }
 
 impl Waiter {
@@ -390,7 +402,7 @@ impl Waiter {
     }
 }
 
-impl Drop for Waiter {
+impl Drop for Place {
     /// The last to wait for a topic takes it away: names come from clients, who may think of many.
     fn drop(&mut self) {
         self.view.marks.leave(&self.topic);

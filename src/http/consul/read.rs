@@ -233,7 +233,11 @@ const MAX_BYTES: usize = 32 << 20;
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_pcg::Pcg32;
+
     use super::*;
+    use crate::{agent::View, http::native::fixtures};
 
     #[test]
     fn a_body_is_rendered_once_for_each_mark() {
@@ -247,6 +251,66 @@ mod tests {
         assert_eq!(body("a", 2, "two!"), "two!");
         assert_eq!(body("a", 1, "late"), "two!", "newer than asked for will do");
         assert_eq!(bodies.bytes.load(Ordering::Relaxed), "two!other".len());
+    }
+
+    /// What an answer on a topic is made from.
+    fn shown(view: &View, topic: &Topic) -> String {
+        let services = view.rows();
+        let rows = || services.iter().flat_map(|service| service.rows());
+        match topic {
+            Topic::Services => format!("{:?}", services.iter().map(|service| &service.name).collect::<Vec<_>>()),
+            Topic::Rows => format!("{:?}", rows().map(|row| &row.registration.id).collect::<Vec<_>>()),
+            Topic::Nodes => format!("{:?}", view.nodes()),
+            Topic::Node(name) => format!(
+                "{:?} {:?}",
+                view.node(name),
+                rows().filter(|row| row.node.name.as_str() == name).collect::<Vec<_>>()
+            ),
+            Topic::Service(name) => {
+                format!("{:?}", view.service(name).map(|service| service.rows().cloned().collect::<Vec<_>>()))
+            }
+            _ => format!("{:?} {:?}", view.nodes(), rows().collect::<Vec<_>>()),
+        }
+    }
+
+    #[test]
+    fn what_is_read_halfway_through_a_publication_is_not_kept_for_the_whole_of_it() {
+        let (names, nodes) = (["web", "db"], ["a", "b", "c"]);
+        let of_names = names.map(|name| Topic::Service(name.into()));
+        let of_nodes = nodes.map(|name| Topic::Node(name.into()));
+        let all = [Topic::Services, Topic::Rows, Topic::Nodes, Topic::Checks];
+        let topics: Vec<_> = all.into_iter().chain(of_names).chain(of_nodes).collect();
+        for seed in 0..32 {
+            let (view, bodies) = (fixtures::view(), Bodies::default());
+            let (members, rows) = (view.nodes(), fixtures::web().instances);
+            let mut random = Pcg32::seed_from_u64(seed);
+            let read = |topic: &Topic| {
+                bodies.body(&format!("{topic:?}"), view.mark(topic), || shown(&view, topic).into(), || None)
+            };
+            for _ in 0..64 {
+                for topic in topics.iter().filter(|_| random.random_ratio(1, 3)) {
+                    read(topic);
+                }
+                match random.random_range(0..4) {
+                    0 => {
+                        view.advance();
+                        for topic in &topics {
+                            assert_eq!(read(topic), shown(&view, topic), "seed {seed}: stale for ever: {topic:?}");
+                        }
+                    }
+                    1 => {
+                        let mut member = (*members[random.random_range(0..3)]).clone();
+                        member.held = random.random();
+                        view.set_node(&member.node.name.clone(), Some(member).filter(|_| random.random_ratio(2, 3)));
+                    }
+                    _ => {
+                        let some = rows.iter().filter(|_| random.random()).cloned().collect();
+                        let name = names[random.random_range(0..2)].try_into().unwrap();
+                        view.set_service(&name, Some(some).filter(|_| random.random_ratio(2, 3)));
+                    }
+                }
+            }
+        }
     }
 
     #[test]
