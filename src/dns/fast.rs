@@ -18,8 +18,9 @@ use super::{
 
 /// The replies that one thread keeps.
 pub(super) struct Cache {
-    /// As large from the beginning as it gets.
     kept: HashMap<u64, Entry, BuildHasherDefault<Hashed>>,
+    /// How many the table may hold, which doubles as it grows.
+    most: usize,
     /// How many bytes they take besides, those of names that exist and those of others.
     bytes: [usize; 2],
     /// How many they may take.
@@ -48,9 +49,10 @@ struct Entry {
 impl Cache {
     /// One that takes so many bytes at most.
     pub(super) fn new(seed: u64, budget: usize) -> Self {
-        let kept = HashMap::with_capacity_and_hasher(budget / SHARE, BuildHasherDefault::default());
-        let room = budget.saturating_sub(table(kept.capacity()));
-        Self { kept, bytes: [0; 2], room, seed, key: Vec::new() }
+        // At most half of it is the table's, which has a power of two of places, and leaves an eighth of them free.
+        let places = 1 << (budget / 2 / PLACE).max(8).ilog2();
+        let (most, room) = (places / 8 * 7, budget.saturating_sub(places * PLACE));
+        Self { kept: HashMap::default(), most, bytes: [0; 2], room, seed, key: Vec::new() }
     }
 
     /// Appends the reply to `packet` to `room`; `None` where silence is due.
@@ -88,14 +90,15 @@ impl Cache {
     /// How many bytes it takes.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
-        table(self.kept.capacity()) + self.bytes.iter().sum::<usize>()
+        self.kept.capacity() / 7 * 8 * PLACE + self.bytes.iter().sum::<usize>()
     }
 
     /// Where there is no room for more, all is forgotten and kept anew, which is cheaper than to know what was asked for
     /// last; names that do not exist, of which anybody can think of any number, go before they crowd out others.
     fn make_room(&mut self, traffic: &Traffic) {
         let [existing, missing] = self.bytes;
-        if existing + missing > self.room || self.kept.len() == self.kept.capacity() {
+        let is_crowded = self.kept.len() == self.kept.capacity() && self.kept.len() > self.most / 2;
+        if existing + missing > self.room || is_crowded {
             self.kept.clear();
             self.bytes = [0; 2];
             traffic.cleared.add(1);
@@ -183,11 +186,6 @@ fn fold(packet: &[u8], transport: Transport, recursion: bool, key: &mut Vec<u8>)
     Some(())
 }
 
-/// What a table takes that has room for so many: of eight places one stays free, and each has a byte of its own besides.
-const fn table(capacity: usize) -> usize {
-    capacity / 7 * 8 * (size_of::<(u64, Entry)>() + 1)
-}
-
 /// What an allocation takes at most: allocators know four sizes between a power of two and the next.
 const fn taken(bytes: usize) -> usize {
     bytes + bytes / 4 + 16
@@ -225,7 +223,7 @@ const MAX_LABEL: usize = 63;
 const MAX_NAME: usize = 255;
 /// What all threads together may take: 10,000 names, A and SRV of one instance each, take 6.6 MB in each of them.
 pub(super) const BUDGET: usize = 32 << 20;
-/// Bytes of the budget for each place in the table, which takes up to half of it.
-const SHARE: usize = 300;
+/// What a place in the table takes.
+const PLACE: usize = size_of::<(u64, Entry)>() + 1;
 /// The part of the room that names may take which do not exist.
 const MISSING: usize = 8;
