@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use hickory_proto::{
     op::{Edns, Message, Query, ResponseCode},
-    rr::{Name, Record as Wire, RecordType},
+    rr::{Name, RData, Record as Wire, RecordType},
 };
 use serde::Serialize;
 use tokio::time::timeout;
@@ -117,8 +117,23 @@ pub(crate) fn labels(name: &str) -> Vec<Vec<u8>> {
 }
 
 fn record(wire: &Wire) -> Record {
-    let (name, kind) = (wire.name.to_string(), wire.record_type().to_string());
-    Record { name, kind, ttl: wire.ttl, data: wire.data.to_string() }
+    let data = match &wire.data {
+        RData::CNAME(alias) => spelled(&alias.0),
+        RData::SRV(srv) => format!("{} {} {} {}", srv.priority, srv.weight, srv.port, spelled(&srv.target)),
+        other => other.to_string(),
+    };
+    Record { name: spelled(&wire.name), kind: wire.record_type().to_string(), ttl: wire.ttl, data }
+}
+
+/// A name that [`labels`] reads, and every other tool: the escapes that the library itself writes are octal.
+fn spelled(name: &Name) -> String {
+    let escaped = |byte: &u8| match byte {
+        b'.' | b'\\' | b'"' | b'(' | b')' | b';' | b'@' | b'$' => format!("\\{}", char::from(*byte)),
+        b'!'..=b'~' => char::from(*byte).into(),
+        _ => format!("\\{byte:03}"),
+    };
+    let labels: String = name.iter().map(|label| label.iter().map(escaped).collect::<String>() + ".").collect();
+    if labels.is_empty() { ".".into() } else { labels }
 }
 
 /// The mnemonic of RFC 1035 and RFC 6895, as every other tool prints it.
@@ -158,8 +173,10 @@ mod tests {
         ] {
             assert_eq!(labels(name), want, "{name}");
         }
-        let asked = |name: &str| question(name, Kind::A).map(|message| message.queries[0].name.to_string());
-        assert_eq!(asked(".").unwrap(), ".");
+        let asked = |name: &str| question(name, Kind::A).map(|message| spelled(&message.queries[0].name));
+        for name in [".", "web.service.", "sp\\032ace.b\\195\\188cher.", "a\\.b\\\\."] {
+            assert_eq!(asked(name).unwrap(), name, "as it is read");
+        }
         for bad in ["a..b", "..", &"x".repeat(64), &"x.".repeat(128)] {
             assert_eq!(asked(bad).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{bad}");
         }
