@@ -290,10 +290,17 @@ async fn checks_that_flip_on_a_full_disk_are_believed_all_the_same() {
             until_said(node, "beat", status, "x").await;
         }
     }
-    fs::remove_file(filler).unwrap();
+    fs::remove_file(&filler).unwrap();
     target.healthy.store(true, Ordering::SeqCst);
     assert_eq!(report(&agent, "web", "beat", "passing", "there is room").await, 200);
     until_said(&other, "beat", "passing", "there is room").await;
+    // Nobody says it again: the agent itself has to.
+    until_said(&agent, "page", "passing", "").await;
+    assert!(fs::write(&filler, vec![0; 2 << 20]).is_err());
+    assert_eq!(report(&agent, "web", "beat", "critical", "sick").await, 200);
+    let stored = async || (counted(&agent, "hobnob_store_failed").await == 0).then_some(());
+    fs::remove_file(&filler).unwrap();
+    until("what did not fit is stored", stored).await;
 }
 
 #[tokio::test]
@@ -328,6 +335,7 @@ async fn new_words_without_a_new_status_travel_in_batches() {
     for n in 0..100 {
         assert_eq!(report(&a, "web", "beat", "passing", &format!("words {n}")).await, 200);
     }
+    assert_eq!(said(&a).await["beat"].1, "words 99", "its own node knows");
     until_said(&b, "beat", "passing", "words 99").await;
     let told = counted(&b, "hobnob_rows_merged_total").await - before;
     assert!((1..=5).contains(&told), "{told} rows for 100 outputs");

@@ -350,7 +350,7 @@ impl Drive {
             self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
-        self.writes.keep_reports(&self.mesh);
+        self.writes.keep_reports(&self.mesh, now);
         let changed = std::mem::take(&mut self.agenda.changed);
         for change in changed {
             match change {
@@ -411,7 +411,8 @@ impl Drive {
     /// The earliest of all that waits for a moment.
     fn wake_at(&self) -> Instant {
         let sum_at = self.agenda.unsummed.then_some(self.agenda.sum_at);
-        let own = [self.agenda.ready_at, self.agenda.save_peers_at, sum_at].into_iter().flatten().min();
+        let own = [self.agenda.ready_at, self.agenda.save_peers_at, self.writes.again_at(), sum_at];
+        let own = own.into_iter().flatten().min();
         let core = self.clock.instant(self.mesh.deadline());
         own.map_or(core, |own| own.min(core))
     }
@@ -472,6 +473,7 @@ impl Drive {
         self.view.set_ready(false);
         self.greeter.endpoint.close(code.into(), b"");
         let _ = timeout(GOODBYE, self.greeter.endpoint.wait_idle()).await;
+        self.writes.finish(&self.mesh);
         let writes = self.writes;
         // A panic in the store's thread is already in the log.
         let _ = tokio::task::spawn_blocking(|| writes.close()).await;

@@ -314,6 +314,7 @@ async fn where_checks_stand_and_who_is_in_maintenance_outlives_a_restart() {
     let a = stored("a", &secret, directory.path()).start().await.unwrap();
     let (web_id, beat_id) = (web(1).id, beat(PATIENCE, None).id);
     a.put(Registration { checks: vec![beat(PATIENCE, None)], ..web(1) }).await.unwrap();
+    a.report(&web_id, &beat_id, Health::Warning, "not well").await.unwrap();
     a.report(&web_id, &beat_id, Health::Warning, "so so").await.unwrap();
     a.maintain(Some(&web_id), Some("new disk")).await.unwrap();
     a.maintain(None, Some("new kernel")).await.unwrap();
@@ -327,6 +328,10 @@ async fn where_checks_stand_and_who_is_in_maintenance_outlives_a_restart() {
     assert_eq!(health(&a), Health::Warning);
     assert_eq!(&*a.lookup("web")[0].report.checks[0].output, "so so");
     assert!(matches!(a.maintain(Some(&beat_id), None).await, Err(Refused::Rejected(Rejected::NotFound(_)))));
+    a.report(&web_id, &beat_id, Health::Warning, "no better").await.unwrap();
+    a.leave().await;
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    assert_eq!(&*a.lookup("web")[0].report.checks[0].output, "no better", "what others were not told of yet");
 }
 
 #[tokio::test]

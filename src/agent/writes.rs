@@ -4,9 +4,10 @@ use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::Ipv4Addr,
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Refused, View,
@@ -68,8 +69,8 @@ pub(super) enum Pending {
     Mend(InstanceId),
     /// An instance, or with `None` the node, out of service or back.
     Maintain(Option<InstanceId>, Option<Arc<str>>, Reply<()>),
-    /// Where checks stand, and who has said so and waits.
-    Reports(Vec<Reply<()>>),
+    /// Where the checks of these stand, and who has said so and waits.
+    Reports(BTreeSet<Option<InstanceId>>, Vec<Reply<()>>),
     /// Nor for that.
     Peers,
 }
@@ -96,6 +97,8 @@ pub(super) struct Writes {
     keeping: bool,
     /// How many take something out of service or back: what is kept meanwhile must not undo it.
     maintaining: usize,
+    /// When the disk, which failed, is tried again.
+    again_at: Option<Instant>,
 }
 
 impl Writes {
@@ -113,6 +116,7 @@ impl Writes {
             witnesses: Vec::new(),
             keeping: false,
             maintaining: 0,
+            again_at: None,
         }
     }
 
@@ -201,15 +205,16 @@ impl Writes {
         self.submit(Write::Peers(peers), Pending::Peers);
     }
 
-    /// Notes that somebody's health is to be kept.
+    /// Notes that somebody's health is to be kept. A disk that failed is tried with it at once.
     pub(super) fn keep(&mut self, instance: Option<InstanceId>) {
         self.unkept.insert(instance);
+        self.again_at = None;
     }
 
     /// Answers who has reported on an instance, at once if nothing is to be kept of it, else when that is on the disk. A
     /// disk that fails is no reason to refuse what the mesh knows already: the agent says that elsewhere.
     pub(super) fn witness(&mut self, instance: InstanceId, reply: Reply<()>) -> Option<Told> {
-        if !self.unkept.contains(&Some(instance)) {
+        if self.again_at.is_some() || !self.unkept.contains(&Some(instance)) {
             return Some(Told::Other(reply, Ok(())));
         }
         self.witnesses.push(reply);
@@ -236,16 +241,34 @@ impl Writes {
         None
     }
 
-    /// Stores what is to be kept of healths, unless that of others is on its way.
-    pub(super) fn keep_reports(&mut self, mesh: &Mesh) {
-        if self.keeping || self.maintaining > 0 || self.unkept.is_empty() {
+    /// When the disk is to be tried again, if it failed.
+    pub(super) const fn again_at(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Stores what is to be kept of healths, unless that of others is on its way or the disk is given time.
+    pub(super) fn keep_reports(&mut self, mesh: &Mesh, now: Instant) {
+        match self.again_at {
+            Some(at) if at > now => return,
+            Some(_) => {
+                self.again_at = None;
+                self.mend();
+            }
+            None => {}
+        }
+        if !self.keeping && self.maintaining == 0 {
+            self.keep_all(mesh);
+        }
+    }
+
+    fn keep_all(&mut self, mesh: &Mesh) {
+        if self.unkept.is_empty() {
             return;
         }
-        let reports = std::mem::take(&mut self.unkept);
-        let reports = reports.iter().map(|id| (key(id.as_ref()), report(mesh, id.as_ref()))).collect();
+        let (kept, witnesses) = (std::mem::take(&mut self.unkept), std::mem::take(&mut self.witnesses));
+        let reports = kept.iter().map(|id| (key(id.as_ref()), report(mesh, id.as_ref()))).collect();
         self.keeping = true;
-        let witnesses = std::mem::take(&mut self.witnesses);
-        self.submit(Write::Reports(reports), Pending::Reports(witnesses));
+        self.submit(Write::Reports(reports), Pending::Reports(kept, witnesses));
     }
 
     fn submit(&mut self, write: Write, pending: Pending) {
@@ -279,6 +302,9 @@ impl Writes {
         write: Pending,
         outcome: &Result<(), String>,
     ) -> Option<Told> {
+        if outcome.is_err() && matches!(write, Pending::Mend(_) | Pending::Reports(..) | Pending::Maintain(..)) {
+            self.again_at = Some(Instant::now() + TRY_AGAIN);
+        }
         let stored = match (outcome, write.id()) {
             (Ok(()), Some(id)) => {
                 self.doubtful.remove(id);
@@ -310,8 +336,11 @@ impl Writes {
                 }
                 Some(Told::Other(reply, done))
             }
-            Pending::Reports(witnesses) => {
+            Pending::Reports(kept, witnesses) => {
                 self.keeping = false;
+                if stored.is_err() {
+                    self.unkept.extend(kept);
+                }
                 witnesses.into_iter().for_each(|reply| Told::Other(reply, Ok(())).send());
                 None
             }
@@ -366,7 +395,7 @@ impl Writes {
     }
 
     /// Brings the disk back to what is true where it may say something else, so that no refused write rises at the next
-    /// start. What has a write on its way waits for that. A mend that fails is tried again with the next write.
+    /// start. What has a write on its way waits for that. A mend that fails is tried again with the next write, or soon.
     pub(super) fn mend(&mut self) {
         let still: Vec<_> = self.doubtful.iter().filter(|id| !self.ids.contains_key(*id)).cloned().collect();
         for id in still {
@@ -375,9 +404,14 @@ impl Writes {
         }
     }
 
-    /// Releases the store. Blocks on the disk.
-    pub(super) fn close(mut self) {
+    /// Stores what is left to be kept.
+    pub(super) fn finish(&mut self, mesh: &Mesh) {
         self.mend();
+        self.keep_all(mesh);
+    }
+
+    /// Releases the store. Blocks on the disk.
+    pub(super) fn close(self) {
         self.store.close();
     }
 }
@@ -396,7 +430,7 @@ impl Pending {
         match self {
             Self::Put(registration, ..) => Some(&registration.id),
             Self::Remove(id, ..) | Self::Mend(id) => Some(id),
-            Self::Maintain(..) | Self::Reports(_) | Self::Peers => None,
+            Self::Maintain(..) | Self::Reports(..) | Self::Peers => None,
         }
     }
 }
@@ -422,6 +456,8 @@ fn not_found(id: &InstanceId) -> Refused {
 
 /// Writes that wait for the disk: beyond it callers wait before they are taken in.
 const MAX_PENDING: usize = 4096;
+/// From one try of a disk that fails to the next: a full one sends no word when it has room.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The most registrations of one node: with a check each, they fill the rows that peers accept of one owner.
 const MAX_REGISTRATIONS: usize = 25_000;
 const LIMIT: &str = "25,000 registrations";

@@ -281,6 +281,12 @@ impl Mesh {
         }
     }
 
+    /// Outputs that others were not told of are for the next start, at least.
+    pub(super) fn keep_words(&mut self) {
+        let wordy = std::mem::take(&mut self.wordy);
+        wordy.into_iter().for_each(|instance| self.outbox.push(Output::Keep(Some(instance))));
+    }
+
     /// A TTL has run out, unless a report came meanwhile. Then the next report has it run again.
     pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64) {
         let check = find(&mut self.checks, instance, name);

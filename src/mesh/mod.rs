@@ -323,6 +323,7 @@ impl Mesh {
             Command::ProtectFor(lasts) => Ok(self.protect_for(now, lasts)),
             Command::Leave => {
                 self.leaving = true;
+                self.keep_words();
                 let left = self.fact_of_this(crate::model::MemberState::Left);
                 self.spread(now, &rumor::Rumor::Fact(left), self.id);
                 Ok(Done::Changed)

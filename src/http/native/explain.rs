@@ -16,6 +16,7 @@ use crate::{
 
 use super::{
     events::because,
+    instances::now,
     openapi::Api,
     params::{Params, Segments},
 };
@@ -250,8 +251,8 @@ pub(super) async fn explain(State(app): Shared, Segments(name): Segments<String>
     let rows = || service.instances.iter().chain(&service.beside);
     let owners: BTreeMap<_, _> = rows().filter_map(|row| Some((row.owner, view.node_by_id(row.owner)?))).collect();
     let nodes = join_all(owners.values().take(MAX_NODES).map(|owner| node(agent, owner))).await;
-    let body =
-        Service { kind: "service", service: service.name.to_string(), instances: rows().map(shown).collect(), nodes };
+    let instances = rows().map(|row| shown(&now(view, row))).collect();
+    let body = Service { kind: "service", service: service.name.to_string(), instances, nodes };
     Ok(Json(body).into_response())
 }
 

@@ -1,6 +1,6 @@
 //! `GET /api/v1/services/{name}`: the instances of a service, all or filtered, by name of node or by distance.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, response::IntoResponse};
 use schemars::JsonSchema;
@@ -137,7 +137,14 @@ pub(super) async fn instances(State(app): Shared, Segments(name): Segments<Strin
     if let Some(near) = near {
         sort_by_distance(&mut shown, &near, view);
     }
-    Ok(Json(shown.into_iter().map(Row::from).collect::<Vec<_>>()).into_response())
+    let shown: Vec<_> = shown.into_iter().map(|instance| now(view, instance)).collect();
+    Ok(Json(shown.iter().map(|instance| Row::from(&**instance)).collect::<Vec<_>>()).into_response())
+}
+
+/// An instance as it is: of this node's own it is known what their checks say before others are told.
+pub(super) fn now<'a>(view: &View, instance: &'a Instance) -> Cow<'a, Instance> {
+    let is_own = view.this().is_some_and(|this| this.id == instance.owner);
+    if is_own { Cow::Owned(view.spoken(instance)) } else { Cow::Borrowed(instance) }
 }
 
 /// For the OpenAPI document.
