@@ -367,6 +367,8 @@ async fn what_stands_behind_links_is_followed_and_belongs_to_its_file() {
         ("DELETE", path, ""),
         ("PUT", path, r#"{"name": "web", "port": 83}"#),
         ("PUT", "/v1/agent/service/deregister/web", ""),
+        ("PUT", "/v1/agent/service/register", r#"{"Name": "web", "Port": 83}"#),
+        ("PUT", "/v1/agent/check/register", r#"{"Name": "beat", "ServiceID": "web", "TTL": "9s"}"#),
     ] {
         let (status, problem) = a.call(method, path, body).await;
         assert_eq!(status, 409, "{method} {path}: {problem}");

@@ -20,9 +20,17 @@ pub(crate) fn of(pid: impl fmt::Display) -> Option<Birth> {
 }
 
 /// Which start of the machine this is: what is counted from it tells processes apart until the next.
-pub(crate) fn boot() -> Option<String> {
+fn boot() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
+}
+
+/// Where ids of processes count: this start of this machine, and this namespace, which a container that begins anew changes.
+pub(crate) fn realm() -> Option<String> {
+    let space = fs::read_link("/proc/self/ns/pid").ok()?;
+    let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    // The first of its parts tells one start from all others that are remembered.
+    Some(format!("{}.{space}", boot()?.split('-').next()?))
 }
 
 /// Where the moment of the start stands after the state.

@@ -244,7 +244,7 @@ impl Agent {
     /// [`Agent::put`] over what is still as it was.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was changed.
+    /// [`Refused`], also where a file asks for something else; nothing was changed.
     pub async fn put_over(&self, registration: Registration, over: Over) -> Result<Done, Refused> {
         if let Some(check) = registration.local_only_check() {
             return Err(Refused::Forbidden(format!(
@@ -253,7 +253,11 @@ impl Agent {
                 check.id
             )));
         }
-        self.store(registration.into(), over).await
+        let (registration, row) = self.ready_to_store(registration.into())?;
+        if self.view().registration(&registration.id).as_ref() != Some(&registration) {
+            self.leave_to_file(&registration.id)?;
+        }
+        self.ask(|reply| Ask::Put { registration, over, row, reply }).await
     }
 
     /// Registers or changes one instance. Once this returns it is on disk, visible here, and on its way to the others.
@@ -262,10 +266,12 @@ impl Agent {
     /// # Errors
     /// [`Refused`]; nothing was changed.
     pub async fn put_local(&self, registration: impl Into<Arc<Registration>>) -> Result<Done, Refused> {
-        self.store(registration.into(), Over::Anything).await
+        let (registration, row) = self.ready_to_store(registration.into())?;
+        self.ask(|reply| Ask::Put { registration, over: Over::Anything, row, reply }).await
     }
 
-    async fn store(&self, mut registration: Arc<Registration>, over: Over) -> Result<Done, Refused> {
+    /// A registration that has nothing against it.
+    fn ready_to_store(&self, mut registration: Arc<Registration>) -> Result<(Arc<Registration>, store::Row), Refused> {
         registration.validate().map_err(Rejected::from)?;
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
@@ -275,9 +281,10 @@ impl Agent {
                 check.id
             )));
         }
-        checks::identify(&mut registration);
+        let present = self.view().registration(&registration.id);
+        checks::identify(&mut registration, present.as_deref());
         let row = store::row(&registration).map_err(Refused::Store)?;
-        self.ask(|reply| Ask::Put { registration, over, row, reply }).await
+        Ok((registration, row))
     }
 
     /// Withdraws one instance of this node. Dropping the future does not bring it back.
@@ -306,7 +313,8 @@ impl Agent {
         }
     }
 
-    /// Says which registrations are asked for by files, and by which: [`Agent::remove`] leaves them to the files.
+    /// Says which registrations are asked for by files, and by which: [`Agent::put`] and [`Agent::remove`]
+    /// leave them to the files.
     pub fn define(&self, files: BTreeMap<InstanceId, String>) {
         self.shared.defined.store(Arc::new(files));
     }

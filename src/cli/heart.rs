@@ -1,7 +1,7 @@
 //! The check that a `hobnob run` reports to. Its id names the process, so that two of them never feed one row, and so that
 //! the next one can tell whether a row is that of a living `run` or was left over by one that was killed.
 
-use std::{fmt, fs, path::Path, process, str::FromStr, time::Duration};
+use std::{fmt, path::Path, process, str::FromStr, time::Duration};
 
 use rustix::{
     io::Errno,
@@ -26,13 +26,8 @@ pub(super) struct Heart {
 impl Heart {
     /// That of this process.
     pub(super) fn own() -> Self {
-        let (pid, boot) = (process::id(), birth::boot().unwrap_or_default());
-        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let space: String = space.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
-        let known = !space.is_empty() && !boot.is_empty();
-        let realm =
-            if known { format!("{}.{space}", boot.split('-').next().unwrap_or_default()) } else { String::new() };
-        Self { pid, begun: begun(pid).unwrap_or_default(), realm }
+        let pid = process::id();
+        Self { pid, begun: begun(pid).unwrap_or_default(), realm: birth::realm().unwrap_or_default() }
     }
 
     /// Whether `other` is alive, if that can be seen from here.

@@ -72,19 +72,34 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
     }
 }
 
-/// Says which processes the checks of a registration mean that name one by its id: those that have these ids now.
-pub(in crate::agent) fn identify(registration: &mut Arc<Registration>) {
+/// Says which processes the checks of a registration mean that name one by its id: those that have these ids now. Who only
+/// says again what is `present` means the same as then, unless that was before the machine or the container began anew.
+pub(in crate::agent) fn identify(registration: &mut Arc<Registration>, present: Option<&Registration>) {
     let is_vague = |kind: &CheckKind| matches!(kind, CheckKind::Process(ProcessRef::Pid(_)));
     if !registration.checks.iter().any(|check| is_vague(&check.kind)) {
         return;
     }
-    for check in &mut Arc::make_mut(registration).checks {
-        if let CheckKind::Process(ProcessRef::Pid(pid)) = check.kind
-            && let Some(birth) = birth(pid)
-        {
-            check.kind = CheckKind::Process(ProcessRef::Born(pid, birth));
+    let present = present.filter(|present| vague(present) == **registration);
+    for (n, check) in Arc::make_mut(registration).checks.iter_mut().enumerate() {
+        let CheckKind::Process(ProcessRef::Pid(pid)) = check.kind else { continue };
+        let known = present.and_then(|present| present.checks.get(n)).map(|check| &check.kind);
+        check.kind = match (known, birth(pid)) {
+            (Some(known @ CheckKind::Process(ProcessRef::Born(_, at))), _) if is_of_now(at) => known.clone(),
+            (_, Some(birth)) => CheckKind::Process(ProcessRef::Born(pid, birth)),
+            (_, None) => continue,
+        };
+    }
+}
+
+/// A registration as it was written.
+fn vague(registration: &Registration) -> Registration {
+    let mut written = registration.clone();
+    for check in &mut written.checks {
+        if let CheckKind::Process(ProcessRef::Born(pid, _)) = check.kind {
+            check.kind = CheckKind::Process(ProcessRef::Pid(pid));
         }
     }
+    written
 }
 
 /// The process that is meant now, unless that has ended.
@@ -135,10 +150,14 @@ fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
     watched.map_err(|why| format!("process {pid} cannot be watched: {why}"))
 }
 
-/// When a process began, and after which start of the machine; `None` where that cannot be known. Nobody else ever has both
-/// this and its id.
+/// When a process began, and in which realm; `None` where that cannot be known. Nobody else ever has both this and its id.
 fn birth(pid: i32) -> Option<Box<str>> {
-    Some(format!("{}/{}", birth::boot()?, birth::of(pid)?.at).into())
+    Some(format!("{}/{}", birth::realm()?, birth::of(pid)?.at).into())
+}
+
+/// Whether a birth is of the realm that this agent lives in.
+fn is_of_now(birth: &str) -> bool {
+    birth::realm().is_some_and(|realm| birth.rsplit_once('/').is_some_and(|(of, _)| of == realm))
 }
 
 const MAX_PID_FILE: u64 = 4096;

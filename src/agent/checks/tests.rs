@@ -379,15 +379,30 @@ async fn another_process_of_the_same_id_is_not_the_one_that_was_registered() {
     let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
     let pid = child.id().unwrap();
     let mut meant = Arc::new(Registration::new("web", 1).unwrap().check(spec(CheckDraft::process(pid))));
-    identify(&mut meant);
+    identify(&mut meant, None);
     assert_eq!(CheckDraft::from(&meant.checks[0]).pid, Some(pid.into()), "shown as it was written");
     let mut bench = Bench::new(&Config::default());
     bench.watch(1, meant.checks.clone());
     assert_eq!(bench.next().await, (Health::Passing, format!("process {pid} runs")));
     let CheckKind::Process(ProcessRef::Born(_, at)) = &meant.checks[0].kind else { panic!("{meant:?}") };
     let later = CheckKind::Process(ProcessRef::Born(i32::try_from(pid).unwrap(), format!("{at}0").into()));
-    bench.watch(1, vec![CheckSpec { kind: later, ..meant.checks[0].clone() }]);
+    bench.watch(1, vec![CheckSpec { kind: later.clone(), ..meant.checks[0].clone() }]);
     assert_eq!(bench.next().await, (Health::Critical, format!("process {pid} has ended")));
+
+    // Who only says again what is registered means whom he meant then; who says something else, the one that is there.
+    let again = |change: fn(&mut Registration), kind: &CheckKind| {
+        let mut present = Registration::clone(&meant);
+        present.checks[0].kind = kind.clone();
+        let mut said = Registration::new("web", 1).unwrap().check(spec(CheckDraft::process(pid)));
+        change(&mut said);
+        let mut said = Arc::new(said);
+        identify(&mut said, Some(&present));
+        said.checks[0].kind.clone()
+    };
+    assert_eq!(again(|_| {}, &later), later);
+    assert_eq!(again(|said| said.tags.push("v2".try_into().unwrap()), &later), meant.checks[0].kind);
+    let elsewhere = CheckKind::Process(ProcessRef::Born(i32::try_from(pid).unwrap(), "another-boot.1/7".into()));
+    assert_eq!(again(|_| {}, &elsewhere), meant.checks[0].kind, "a container begins anew, and so do its ids");
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ pub(super) async fn put(
             return Err(Failure::new(StatusCode::FORBIDDEN, why));
         }
         losers = reports::others_with(app.agent.view(), before, &registration);
+        losers.iter().try_for_each(|(other, _)| app.agent.leave_to_file(other))?;
         Ok(Next::Put(registration))
     };
     change(app, id, next).await?;

@@ -100,10 +100,6 @@ pub(super) async fn put(
         return Err(Problem::field("id", "is kept for rows of our own; choose another"));
     }
     let over = precondition(&app, &registration.id, &headers)?;
-    let is_same = app.agent.view().registration(&registration.id).is_some_and(|own| mark(&own) == mark(&registration));
-    if !is_same && registration.local_only_check().is_none() {
-        app.agent.leave_to_file(&registration.id)?;
-    }
     let mut response = respond(StatusCode::OK, &registration);
     if app.agent.put_over(registration, over).await? == Done::Created {
         *response.status_mut() = StatusCode::CREATED;
