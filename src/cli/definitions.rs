@@ -1,7 +1,7 @@
 //! What the files ask of a running agent: services, seeds, hooks. Read at the start and again on SIGHUP, on a call, and
 //! when a file has changed. All or nothing: with a mistake in the files everything stays as it was.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
@@ -15,6 +15,7 @@ use crate::{
     agent::Agent,
     config::{Config, Mistakes, Purpose, Sources},
     http::Reloaded,
+    model::Registration,
 };
 
 /// What is in force.
@@ -42,14 +43,18 @@ pub(super) enum Cause {
 impl Definitions {
     /// Registers what the files say, and starts their hooks.
     pub(super) async fn open(agent: &Agent, sources: Sources, config: Config) -> Result<Self, Failure> {
-        let unregistered =
-            |error: ledger::Error| Failure::new("cannot register what the files say", error, "hobnob config check");
-        let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unregistered)?;
+        let unreadable =
+            |error: ledger::Error| Failure::new("cannot tell what came from files", error, "hobnob config check");
+        let mut ledger = Ledger::open(config.agent.data_dir.as_deref()).map_err(unreadable)?;
         agent.define(config.files.clone());
-        ledger.apply(agent, &config.services).await.map_err(unregistered)?;
+        // One service that is refused is no reason to keep all the others from their clients.
+        let applied = ledger.apply(agent, &config.services).await;
+        if let Err(why) = &applied {
+            error!(%why, "begun in part; it is tried again");
+        }
         let mut hooks = Hooks::default();
         hooks.set(agent, &config.hooks);
-        Ok(Self { sources, config, ledger, hooks, wrong: None, behind: false })
+        Ok(Self { sources, config, ledger, hooks, wrong: None, behind: applied.is_err() })
     }
 
     /// Where the files are.
@@ -75,7 +80,12 @@ impl Definitions {
             Err(mistakes) => return Err(self.refuse(mistakes, cause)),
         };
         let recovered = self.wrong.take().is_some();
-        if cause == Cause::Seen && !self.behind && self.config.is_same(&newer) {
+        let is_there = |service: &Arc<Registration>| agent.view().registration(&service.id).is_some();
+        if cause == Cause::Seen
+            && !self.behind
+            && self.config.is_same(&newer)
+            && self.config.services.iter().all(is_there)
+        {
             if recovered {
                 info!("the files are in order again, and say what is in force");
             }
@@ -95,19 +105,20 @@ impl Definitions {
         agent.define(newer.files.clone());
         let applied = self.ledger.apply(agent, &newer.services).await;
         self.behind = applied.is_err();
-        let (registered, withdrawn) = applied.map_err(|why| {
-            error!(%why, "reloaded in part; it is tried again");
-            vec![why.to_string()]
-        })?;
         self.hooks.set(agent, &newer.hooks);
         if newer.agent.join != self.config.agent.join
             && let Err(why) = agent.seek(&newer.agent.join).await
         {
             warn!(why, "the new seeds are not tried");
         }
-        info!(registered, withdrawn, hooks = newer.hooks.len(), "reloaded");
+        let hooks = newer.hooks.len();
         // What waits for a restart goes on to differ from what runs.
         self.config = self.config.with(newer);
+        let (registered, withdrawn) = applied.map_err(|why| {
+            error!(%why, "reloaded in part; it is tried again");
+            vec![why.to_string()]
+        })?;
+        info!(registered, withdrawn, hooks, "reloaded");
         Ok(Reloaded { registered, withdrawn, restart })
     }
 

@@ -63,25 +63,31 @@ impl Ledger {
             warn!(event = "registration_taken_over", instance = %id, why);
         }
         // Written down before it is done, so that a crash in between forgets no instance.
+        let known = self.ids.len();
         self.ids.extend(wanted);
-        self.save().await?;
+        if self.ids.len() > known {
+            self.save().await?;
+        }
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
         let put = async |service: &Arc<Registration>| {
             agent.put_local(Arc::clone(service)).await.map_err(|error| Error::Refused(service.id.clone(), error))
         };
         let done: Vec<_> = stream::iter(services).map(put).buffer_unordered(AT_ONCE).collect().await;
-        done.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut refused = done.into_iter().find_map(Result::err);
+        // Nor those that are to go in: at a limit they even make room for the next try.
         for id in &gone {
             match agent.remove(id).await {
                 Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => {
                     info!(event = "registration_withdrawn", instance = %id, "it is in no file any more");
                     self.ids.remove(id);
                 }
-                Err(error) => return Err(Error::Refused(id.clone(), error)),
+                Err(error) => drop(refused.get_or_insert(Error::Refused(id.clone(), error))),
             }
         }
-        self.save().await?;
-        Ok((services.len(), gone.len()))
+        if !gone.is_empty() {
+            self.save().await?;
+        }
+        refused.map_or(Ok((services.len(), gone.len())), Err)
     }
 
     async fn save(&self) -> Result<(), Error> {
