@@ -117,6 +117,10 @@ async fn what_a_living_run_holds_no_other_run_takes_or_feeds_or_ends() {
     let mut first = begin("run web --port 80");
     a.until_resolved("web", &["80"]).await;
     let ran = mesh.path("ran");
+    a.register("hand", 9999).await;
+    let refused = finish(ask(&a, "run hand --port 1 -- touch").arg(&ran)).await;
+    assert!(refused.failure(1).2.contains("hobnob deregister hand"), "{refused:?}");
+    assert_eq!(a.get("/api/v1/registrations/hand").await["port"], 9999);
     let refused = finish(ask(&a, "run web --port 81 -- touch").arg(&ran)).await;
     let (what, _, next) = refused.failure(1);
     assert!(what.contains("\"web\"") && next.contains("--id web-2"), "{refused:?}");
@@ -142,9 +146,13 @@ async fn what_a_living_run_holds_no_other_run_takes_or_feeds_or_ends() {
     second.wait().await.unwrap();
     assert_eq!(a.resolve("web").await, ["82"]);
     assert_eq!(a.call("PUT", "/api/v1/registrations/web", &elsewhere(83, "1s")).await.0, 200);
-    let third = begin("run web --port 84");
+    let mut third = begin("run web --port 84");
     a.until_resolved("web", &["84"]).await;
-    drop(third);
+    // Who registers by hand has it: the command is told to end, and what is registered is left alone.
+    let by_hand = r#"{"name": "web", "port": 85}"#;
+    assert_eq!(a.call("PUT", "/api/v1/registrations/web", by_hand).await.0, 200);
+    assert_eq!(third.wait().await.unwrap().code(), Some(1));
+    assert_eq!(a.resolve("web").await, ["85"]);
 }
 
 #[tokio::test]

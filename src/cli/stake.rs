@@ -30,12 +30,15 @@ impl<'a> Stake<'a> {
         Ok(Self { client, id: register::checked(&draft)?, draft, heart })
     }
 
-    /// What stands under the id now, unless a living `run` holds it. Who cannot be seen from here, in another container
+    /// What stands under the id now, unless a living `run` holds it, or somebody who is none. Who cannot be seen from here, in another container
     /// say, is alive as long as he is heard of.
     pub(super) async fn survey(&self) -> Result<Answer, Failure> {
         let patience = Instant::now() + BEAT * 4;
         loop {
             let found = register::read(self.client, &self.id).await?;
+            if found.status.is_success() && hearts(&found.body).next().is_none() {
+                return Err(self.foreign());
+            }
             let holders = || hearts(&found.body).filter(|heart| *heart != self.heart.to_string());
             let mut alive = None;
             for holder in holders() {
@@ -90,6 +93,13 @@ impl<'a> Stake<'a> {
         let instances = answer.body.as_array().into_iter().flatten();
         let mut checks = instances.filter_map(|instance| instance["checks"].as_array()).flatten();
         Ok(checks.any(|check| check["id"] == heart && check["status"] == "passing"))
+    }
+
+    /// Without a heart it is there for good, until whoever registered it says otherwise.
+    fn foreign(&self) -> Failure {
+        let what = format!("cannot register {:?}: something else has registered this id", self.id);
+        let next = format!("hobnob deregister {0}, or hobnob run {1} --id {0}-2", self.id, self.draft.name);
+        Failure::new(what, "no `hobnob run` holds it, so it is not for one to overwrite and to withdraw", next)
     }
 
     fn held(&self, holder: &str) -> Failure {
