@@ -135,10 +135,28 @@ impl From<config::Mistakes> for Failure {
             1 => "the settings cannot be used".to_owned(),
             _ => format!("the settings cannot be used: {count} mistakes"),
         };
-        let next = if count == 1 { first.next.clone() } else { "hobnob config check, which tells them all".into() };
+        let next = match count {
+            1 if first.next == CHECK => with_files(CHECK, std::env::args()),
+            1 => first.next.clone(),
+            _ => format!("{}, which tells them all", with_files(CHECK, std::env::args())),
+        };
         Self::new(what, first, next).code(Code::Usage)
     }
 }
+
+/// A command, of the same files as the one that was typed.
+fn with_files(command: &str, typed: impl Iterator<Item = String>) -> String {
+    let mut words = typed.take_while(|word| word != "--");
+    let mut full = command.to_owned();
+    while let Some(word) = words.next() {
+        let file = if word == "--config" { words.next() } else { word.strip_prefix("--config=").map(Into::into) };
+        file.iter().for_each(|file| full.extend([" --config ", file]));
+    }
+    full
+}
+
+/// Tells what is wrong with the settings.
+const CHECK: &str = "hobnob config check";
 
 #[cfg(test)]
 mod tests {
@@ -160,6 +178,12 @@ mod tests {
             assert_eq!((failure.code, &*failure.next), (Code::Usage, next));
             assert!(failure.what.contains(what) && failure.why.contains(why), "{failure:?}");
         }
+    }
+
+    #[test]
+    fn settings_are_checked_where_they_were_given() {
+        let typed = "hobnob agent --config /a --dev --config=b -- --config c";
+        assert_eq!(with_files(CHECK, typed.split(' ').map(Into::into)), "hobnob config check --config /a --config b");
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub struct Config {
     pub will: bool,
     /// What it runs when a service changes.
     pub hooks: Vec<Hook>,
+    /// Where in its file each of them stands.
+    places: BTreeMap<InstanceId, String>,
     /// The settings as they were given, layers laid over each other.
     effective: Table,
 }
@@ -131,7 +133,8 @@ impl Config {
             }
         }
         let agent = agent::Config { join: newer.agent.join, ..self.agent.clone() };
-        Self { agent, services: newer.services, files: newer.files, hooks: newer.hooks, effective, ..self.clone() }
+        let (services, files, places, hooks) = (newer.services, newer.files, newer.places, newer.hooks);
+        Self { agent, services, files, places, hooks, effective, ..self.clone() }
     }
 
     /// The settings that differ in `newer` and that a running node cannot take over.
@@ -189,10 +192,11 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
     if !settings.script_checks {
         mistakes.extend(services.iter().filter_map(script_while_off));
     }
-    let mut files = BTreeMap::new();
+    let (mut files, mut places) = (BTreeMap::new(), BTreeMap::new());
     let build = |Wanted { draft, place, .. }| match draft.build() {
         Ok(registration) => {
             files.insert(registration.id.clone(), place.split(", line ").next().unwrap_or_default().to_owned());
+            places.insert(registration.id.clone(), place);
             Ok(Arc::new(registration))
         }
         Err(error) => Err(Error::new(place, error.to_string())),
@@ -206,6 +210,7 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
         listen: settings.listen,
         services,
         files,
+        places,
         hooks: settings.hooks,
         will: settings.will,
         effective: table,

@@ -303,17 +303,30 @@ fn what_is_of_the_wrong_kind_is_named() {
 #[test]
 fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
     let text = "[[services]]\nname = \"a\"\nport = 1\nchecks = [{pid_file = \"a.pid\"}, \
-                {http = \"https://b/\", tls = {ca = \"/no/ca\", cert = \"/no/cert\", key = \"/no/key\"}}]\n";
-    let config = Config::load(&sources(&folder(&[("services.d/a.toml", text)]))).unwrap();
+                {http = \"https://b/\", tls = {ca = \"/no/ca\", cert = \"/no/cert\", key = \"key.pem\"}}, \
+                {script = [\"/no/x\"]}, {script = [\"/etc\"]}, {script = [\"bin/x\"]}, {script = [\"sh\"]}]\n";
+    let settings = "script_checks = true\n[[hooks]]\nservice = \"a\"\ncommand = [\"no-such-program\"]\n";
+    let files = [("hobnob.toml", settings), ("services.d/a.toml", text)];
+    let config = Config::load(&sources(&folder(&files))).unwrap();
     let found = config.tied().unwrap_err();
     let said: Vec<_> = found.all().iter().map(|error| error.why.as_str()).collect();
-    for (why, words) in
-        said.iter().zip(["pid_file a.pid is relative", "tls.ca /no/ca: ", "tls.cert /no/", "tls.key /no/"])
-    {
+    let expected = [
+        "pid_file a.pid is relative",
+        "tls.ca /no/ca: ",
+        "tls.cert /no/",
+        "tls.key key.pem is relative",
+        "script /no/x: ",
+        "script /etc is no program",
+        "script bin/x is relative",
+        "no-such-program is in no folder",
+    ];
+    assert_eq!(said.len(), expected.len(), "{found}");
+    for (why, words) in said.iter().zip(expected) {
         assert!(why.contains(words), "{why}");
     }
-    assert_eq!(said.len(), 4, "{found}");
-    assert!(found.all().iter().all(|error| error.place.ends_with("a.toml")), "{found}");
+    let (hook, checks) = found.all().split_last().unwrap();
+    assert!(checks.iter().all(|error| error.place.ends_with("a.toml, line 1")), "{found}");
+    assert_eq!(hook.place, "hooks[0].command");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The files that settings lead to. An agent starts without those of its checks, which may come later, and tries them at
-//! each check; who checks the settings wants to hear of them now.
+//! The files and programs that settings lead to. An agent starts without those of its checks, which may come later, and
+//! tries them at each check; who checks the settings wants to hear of them now.
 
-use std::path::Path;
+use std::{env, os::unix::fs::PermissionsExt, path::Path};
 
 use super::{Config, Error, MAX_FILE, Mistakes};
 use crate::{
@@ -13,7 +13,7 @@ impl Config {
     /// This, if all that it leads to is there.
     ///
     /// # Errors
-    /// Each file that cannot be read, and each whose place depends on where the agent is started.
+    /// Each file that cannot be read, each program that is none, and each whose place depends on where the agent is started.
     pub fn tied(self) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         if let Some(tls) = &self.agent.tls {
@@ -24,10 +24,14 @@ impl Config {
             }
         }
         for service in &self.services {
-            let place = self.files.get(&service.id).map_or("services", String::as_str);
+            let place = self.places.get(&service.id).map_or("services", String::as_str);
             let told = |(check, why)| Error::new(place, format!("check {check} of {}: {why}", service.id));
             let loose = service.checks.iter().flat_map(|check| loose(check).into_iter().map(|why| (&check.id, why)));
             mistakes.extend(loose.map(told));
+        }
+        for (n, hook) in self.hooks.iter().enumerate() {
+            let why = hook.command.first().and_then(|program| missing(program));
+            mistakes.extend(why.map(|why| Error::new(format!("hooks[{n}].command"), why)));
         }
         Mistakes::unless(mistakes, Some(self))
     }
@@ -39,11 +43,12 @@ fn loose(check: &CheckSpec) -> Vec<String> {
         CheckKind::Http(http) => http.tls.as_ref(),
         CheckKind::Tcp(tcp) => tcp.tls.as_ref(),
         CheckKind::Grpc(grpc) => grpc.tls.as_ref(),
-        CheckKind::Process(ProcessRef::File(path)) if path.is_relative() => {
-            return vec![format!(
-                "pid_file {} is relative, and the agent runs elsewhere: write all of it",
-                path.display()
-            )];
+        CheckKind::Process(ProcessRef::File(path)) => {
+            return relative(path).map(|why| format!("pid_file {why}")).into_iter().collect();
+        }
+        CheckKind::Script(argv) => {
+            let why = argv.first().and_then(|program| missing(program));
+            return why.map(|why| format!("script {why}")).into_iter().collect();
         }
         _ => None,
     };
@@ -53,5 +58,25 @@ fn loose(check: &CheckSpec) -> Vec<String> {
 }
 
 fn unreadable(path: &Path) -> Option<String> {
-    file::text(path, MAX_FILE).err().map(|why| format!("{}: {why}", path.display()))
+    relative(path).or_else(|| file::text(path, MAX_FILE).err().map(|why| format!("{}: {why}", path.display())))
+}
+
+fn relative(path: &Path) -> Option<String> {
+    path.is_relative().then(|| format!("{} is relative, and the agent runs elsewhere: write all of it", path.display()))
+}
+
+/// Why nobody can run this: one without a folder is looked for where execvp(3) does.
+fn missing(program: &str) -> Option<String> {
+    let runs = |path: &Path| path.metadata().map(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
+    if !program.contains('/') {
+        let folders = env::var_os("PATH").unwrap_or_default();
+        let found = env::split_paths(&folders).any(|folder| runs(&folder.join(program)).unwrap_or_default());
+        return (!found).then(|| format!("{program} is in no folder of PATH"));
+    }
+    let path = Path::new(program);
+    relative(path).or_else(|| match runs(path) {
+        Ok(true) => None,
+        Ok(false) => Some(format!("{program} is no program that can be run: chmod +x it, or name another")),
+        Err(why) => Some(format!("{program}: {why}")),
+    })
 }
