@@ -325,6 +325,19 @@ async fn an_alias_is_what_another_one_is() {
     for (check, words) in [("node", "node b is down"), ("service", "db"), ("there", "db")] {
         until_said(&a, "web", check, "critical", words).await;
     }
+    // Nobody is critical because it was: what looks back does not count.
+    for (id, name, of) in [("one", "ring", "ring"), ("two", "ring", "ring"), ("x", "x", "y"), ("y", "y", "x")] {
+        let body = json!({"name": name, "port": 1, "checks": [{"id": "back", "alias": of, "interval": "100ms"}]});
+        assert_eq!(a.call("PUT", &format!("/api/v1/registrations/{id}"), &body.to_string()).await.0, 201);
+    }
+    for name in ["ring", "x", "y"] {
+        let path = format!("/api/v1/services/{name}");
+        let all_pass = async || {
+            let found = a.get(&path).await;
+            found.as_array()?.iter().all(|one| one["health"] == "passing").then_some(())
+        };
+        until("who looks at itself is passing", all_pass).await;
+    }
 }
 
 #[tokio::test]

@@ -256,22 +256,31 @@ pub struct DnsCheck {
 pub enum DnsRecord {
     /// IPv4 addresses.
     #[default]
+    #[serde(alias = "A")]
     A,
     /// IPv6 addresses.
+    #[serde(alias = "AAAA")]
     Aaaa,
     /// Another name for it.
+    #[serde(alias = "CNAME")]
     Cname,
     /// Mail servers.
+    #[serde(alias = "MX")]
     Mx,
     /// Name servers.
+    #[serde(alias = "NS")]
     Ns,
     /// Names of addresses.
+    #[serde(alias = "PTR")]
     Ptr,
     /// The start of authority.
+    #[serde(alias = "SOA")]
     Soa,
     /// Targets and ports (RFC 2782).
+    #[serde(alias = "SRV")]
     Srv,
     /// Text.
+    #[serde(alias = "TXT")]
     Txt,
 }
 

@@ -328,7 +328,9 @@ impl RegistrationDraft {
         let mut ports = BTreeMap::new();
         for (key, number) in self.ports {
             let field = format!("ports.{key}");
-            ports.insert(at(&field, key.as_str().try_into())?, self::port(&field, number)?);
+            if ports.insert(at(&field, key.as_str().try_into())?, self::port(&field, number)?).is_some() {
+                return Err(FieldError::new(&field, "is there twice: case does not tell names of ports apart"));
+            }
         }
         let mut tags = Vec::with_capacity(self.tags.len().min(MAX_TAGS));
         for (n, tag) in self.tags.iter().enumerate() {
@@ -428,6 +430,7 @@ mod tests {
             "checks"
         );
         assert_eq!(wrong(|d| d.ports.extend([("http".into(), 0)])), "ports.http");
+        assert_eq!(wrong(|d| d.ports.extend([("HTTP".into(), 80), ("http".into(), 81)])), "ports.http");
         assert_eq!(wrong(|d| d.meta.extend([("k".into(), "v".repeat(513))])), "meta.k");
     }
 

@@ -1,4 +1,5 @@
 //! The check `alias`: what another instance, service or node is. It follows the view, so that it changes when they do.
+//! What looks straight back at it does not count there, so that nobody is critical because it was.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,22 +8,29 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{Finding, engine::Told};
+use super::{Finding, Home, engine::Told};
 use crate::{
     agent::View,
     mesh::{Instance, Member},
-    model::{Alias, Health, MemberState},
+    model::{Alias, CheckKind, Health, MemberState},
 };
 
 /// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that.
-pub(super) async fn watch(alias: Alias, every: Duration, view: Arc<View>, serial: u64, told: mpsc::Sender<Told>) {
+pub(super) async fn watch(
+    alias: Alias,
+    home: Arc<Home>,
+    every: Duration,
+    view: Arc<View>,
+    serial: u64,
+    told: mpsc::Sender<Told>,
+) {
     let mut index = view.subscribe();
     let mut again = interval_at(Instant::now() + every, every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut last, mut due) = (None, true);
     loop {
         index.mark_unchanged();
-        let now = look(&alias, &view);
+        let now = look(&alias, &home, &view);
         if (due || last.as_ref() != Some(&now)) && told.send((serial, now.clone().into())).await.is_err() {
             return;
         }
@@ -39,7 +47,7 @@ pub(super) async fn watch(alias: Alias, every: Duration, view: Arc<View>, serial
     }
 }
 
-fn look(alias: &Alias, view: &View) -> Finding {
+fn look(alias: &Alias, home: &Home, view: &View) -> Finding {
     let name = alias.of.as_str();
     let at = alias.node.as_ref().map_or_else(|| view.this(), |node| view.node(node.as_str()));
     let at = match (at, &alias.node) {
@@ -49,9 +57,9 @@ fn look(alias: &Alias, view: &View) -> Finding {
     };
     let here = instance(alias, view, &at);
     match (here, &alias.node) {
-        (Some(found), _) => health(&format!("instance {name} on {}", at.node.name), found.health()),
+        (Some(found), _) => health(&format!("instance {name} on {}", at.node.name), by_itself(&found, home, view)),
         (None, Some(node)) => Finding::critical(format!("there is no instance {name} on {node}")),
-        (None, None) => service(name, view),
+        (None, None) => service(name, home, view),
     }
 }
 
@@ -68,9 +76,9 @@ fn instance(alias: &Alias, view: &View, at: &Member) -> Option<Instance> {
     })
 }
 
-fn service(name: &str, view: &View) -> Finding {
+fn service(name: &str, home: &Home, view: &View) -> Finding {
     if let Some(service) = view.service(name) {
-        return match service.instances.iter().map(Instance::health).min() {
+        return match service.instances.iter().map(|instance| by_itself(instance, home, view)).min() {
             Some(best) => health(&format!("the best instance of service {name}"), best),
             None => Finding::critical(format!("service {name} has no instance")),
         };
@@ -81,6 +89,29 @@ fn service(name: &str, view: &View) -> Finding {
         Some(state) => Finding::critical(format!("node {name} is {state}")),
         None => Finding::critical(format!("there is no instance on this node, no service and no node called {name}")),
     }
+}
+
+/// An instance's health without the checks by which it looks at the instance at `home`, or at its service.
+fn by_itself(instance: &Instance, home: &Home, view: &View) -> Health {
+    let (this, of_home) = (view.this(), view.registration(&home.instance));
+    let Some(this) = this.filter(|this| this.id == instance.owner) else { return instance.health() };
+    let own = view.registration(&instance.registration.id);
+    let looks_back = |alias: &Alias| {
+        alias.node.as_ref().is_none_or(|node| *node == this.node.name)
+            && (alias.of == home.instance
+                || of_home.as_ref().is_some_and(|home| home.name.as_str() == alias.of.as_str()))
+    };
+    let checks = own.iter().flat_map(|own| &own.checks);
+    let back: Vec<_> = checks
+        .filter(|check| matches!(&check.kind, CheckKind::Alias(alias) if looks_back(alias)))
+        .map(|check| &check.id)
+        .collect();
+    if back.is_empty() {
+        return instance.health();
+    }
+    let mut instance = instance.clone();
+    Arc::make_mut(&mut instance.report).checks.retain(|check| !back.contains(&&check.id));
+    instance.health()
 }
 
 fn health(what: &str, health: Health) -> Finding {

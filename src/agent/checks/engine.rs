@@ -4,13 +4,12 @@
 //! start is counted from that moment, not from the last end, so that nothing drifts. Those moments lie on ticks, so that
 //! a wake of the engine, which costs as much as a run, is shared. A run that is not over when its next is due has that
 //! one skipped. Each target, a host and a port, has a lane: what is over the lane's limit waits there and nowhere else.
-//! A run holds its place there for [`HOLD`] at most: what takes longer goes on without one, as one of the slow, so that who
+//! A run holds its place there for [`HOLD`](super::visit::HOLD) at most: what takes longer goes on without one, as one of the slow, so that who
 //! hangs delays others by that and no more.
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap, VecDeque},
-    panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -20,15 +19,15 @@ use futures_util::FutureExt;
 use tokio::{
     sync::mpsc,
     task::AbortHandle,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep_until},
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Finding, Home, Means, Order, alias, process, run, tcp};
+use super::{Finding, Home, Means, Order, alias, process, tcp, visit::visit};
 use crate::{
     agent::peers::Arrival,
     mesh::Input,
-    model::{CheckKind, CheckSpec, Host, InstanceId, Port, Recipe, Registration, format_duration},
+    model::{CheckKind, CheckSpec, Host, InstanceId, Port, Recipe, Registration},
 };
 
 /// What a run or a watch tells the engine: of which check, and what.
@@ -36,6 +35,8 @@ pub(super) type Told = (u64, Word);
 
 pub(super) enum Word {
     Found(Finding),
+    /// What is to be said of a run that did not come to its end.
+    Hung(Finding),
     /// The run takes longer than others are to wait for it.
     Slow,
 }
@@ -74,6 +75,8 @@ struct Check {
     state: State,
     /// When the run that waits, or was begun last, was due.
     due: Instant,
+    /// Whether its last run did not come to its end.
+    hung: bool,
     /// A digest of the last finding, and how often that came in a row.
     last: Option<u64>,
     same: u32,
@@ -232,7 +235,8 @@ impl Engine {
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {
-                let watch = alias::watch(alias, spec.interval, Arc::clone(&self.means.view), serial, told);
+                let watch =
+                    alias::watch(alias, Arc::clone(home), spec.interval, Arc::clone(&self.means.view), serial, told);
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             _ => {
@@ -243,7 +247,7 @@ impl Engine {
             }
         };
         let (phase, home, due) = (phase(&home.instance, spec), Arc::clone(home), self.first_at);
-        self.checks.insert(serial, Check { recipe, home, phase, state, due, last: None, same: 0 });
+        self.checks.insert(serial, Check { recipe, home, phase, state, due, hung: false, last: None, same: 0 });
         serial
     }
 
@@ -293,7 +297,7 @@ impl Engine {
             self.means.traffic.checks_run.add(1);
             self.means.traffic.checks_late.add(usize::from(check.due.elapsed() > LATE));
             let (recipe, home, means) = (check.recipe.clone(), Arc::clone(&check.home), Arc::clone(&self.means));
-            let task = start(visit(recipe, home, means, serial, self.told.0.clone()), check);
+            let task = start(visit(recipe, home, means, serial, check.hung, self.told.0.clone()), check);
             check.state = State::Running { has_place: true, _task: task };
         }
         if lane.running == 0 && lane.waiting.is_empty() {
@@ -318,9 +322,10 @@ impl Engine {
         let check = self.checks.get_mut(&serial)?;
         let lane = check.lane();
         let left = lane.clone().filter(|_| check.state.takes_place_back());
+        check.hung = matches!(word, Word::Hung(_));
         let found = match word {
             Word::Slow => None,
-            Word::Found(finding) => {
+            Word::Found(finding) | Word::Hung(finding) => {
                 // A watch has no lane, and goes on.
                 lane.into_iter().for_each(|_| check.state = State::Idle);
                 check.take(finding)
@@ -343,38 +348,6 @@ fn start(visit: impl Future<Output = ()> + Send + 'static, check: &Check) -> Opt
         Some(()) => None,
         None => Some(Task::spawn(visit)),
     }
-}
-
-/// One run, which ends in time and with a finding whatever happens.
-async fn visit(recipe: Recipe, home: Arc<Home>, means: Arc<Means>, serial: u64, told: mpsc::Sender<Told>) {
-    let (spec, begun) = (&recipe, Instant::now());
-    let mut ran = pin!(AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind());
-    let mut over = timeout(spec.timeout.min(HOLD), &mut ran).await;
-    if over.is_err() && spec.timeout > HOLD {
-        let slow = async {
-            let like = if let CheckKind::Script(_) = spec.kind { &means.slow_scripts } else { &means.slow };
-            // While there are too many of its like it keeps its place, but not beyond its next start.
-            let _one_of_them = tokio::select! {
-                biased;
-                ran = &mut ran => return ran,
-                permit = like.acquire() => permit,
-                () = sleep_until(begun + spec.interval) => {
-                    let interval = format_duration(spec.interval);
-                    return Ok(Finding::critical(format!("no answer within {interval}, and too many others hang as well")));
-                }
-            };
-            // Nobody listens only while the agent stops.
-            let _ = told.send((serial, Word::Slow)).await;
-            ran.await
-        };
-        over = timeout_at(begun + spec.timeout, slow).await;
-    }
-    let finding = match over {
-        Ok(Ok(finding)) => finding,
-        Ok(Err(_)) => Finding::critical("the check panicked, which is a defect; the log tells more"),
-        Err(_) => Finding::critical(format!("no answer within {}", format_duration(spec.timeout))),
-    };
-    let _ = told.send((serial, finding.into())).await;
 }
 
 /// A check's own moment of each interval, on a tick.
@@ -420,11 +393,6 @@ const MAX_RUNNING: usize = 1024;
 const MAX_PER_TARGET: usize = 64;
 /// Scripts at a time, without the slow: each is a process.
 const MAX_SCRIPTS: usize = 16;
-/// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
-const HOLD: Duration = Duration::from_millis(500);
-/// Runs that take longer, at a time: of those that merely wait for an answer, and of scripts.
-pub(super) const MAX_SLOW: usize = 4096;
-pub(super) const MAX_SLOW_SCRIPTS: usize = 64;
 /// Findings that wait for the engine; beyond it runs do.
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Finding, Home, MAX_ANSWER,
+    Finding, Home, MAX_ANSWER, causes,
     dial::{Dial, Place},
 };
 use crate::model::GrpcCheck;
@@ -31,7 +31,7 @@ pub(super) async fn run(check: &GrpcCheck, home: &Home, dial: &Dial) -> Finding 
 
 /// The serving status.
 async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String> {
-    let broken = |why: hyper::Error| format!("no gRPC answer: {why}");
+    let broken = |why: hyper::Error| format!("no gRPC answer: {}", causes(&why));
     let place = Place::of(&check.target, home, None)?;
     let stream = dial.stream(&place, check.tls.as_ref(), &[b"h2"]).await?;
     let (tasks, _ended_with_this) = Tasks::new();
@@ -56,8 +56,8 @@ async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String>
     tokio::pin!(asked);
     tokio::select! {
         answer = &mut asked => answer,
-        // What the connection brought to its end is still to be read.
-        _ = connection => asked.await,
+        // What the connection brought to its end is still to be read; and only it knows why it ended.
+        ended = connection => asked.await.map_err(|why| ended.err().map_or(why, broken)),
     }
 }
 

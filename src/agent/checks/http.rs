@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 
 use super::{
-    Finding, Home, MAX_ANSWER,
+    Finding, Home, MAX_ANSWER, causes,
     dial::{Dial, Place, Stream},
     text,
 };
@@ -96,7 +96,7 @@ struct Answer {
 }
 
 async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> Result<Answer, String> {
-    let broken = |why: hyper::Error| format!("no HTTP answer: {why}");
+    let broken = |why: hyper::Error| format!("no HTTP answer: {}", causes(&why));
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(MAX_ANSWER).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(broken)?;
@@ -132,7 +132,7 @@ async fn read(mut body: Incoming) -> Bytes {
     read.into()
 }
 
-/// Where a redirect leads (RFC 3986 section 5.2.2, without dot segments, which servers resolve by themselves).
+/// Where a redirect leads (RFC 3986 section 5.2.2).
 fn next(from: &Url, place: &Place, location: &str) -> Result<Url, String> {
     let location = location.split('#').next().unwrap_or_default();
     let parsed = if let Some(rest) = location.strip_prefix("//") {
@@ -149,9 +149,27 @@ fn next(from: &Url, place: &Place, location: &str) -> Result<Url, String> {
             Some(_) => format!("{folder}/{location}"),
         };
         let here = || Target { host: Some(place.host.clone()), port: std::num::NonZeroU16::new(place.port) };
-        Url::parse(&path).map(|url| Url { tls: from.tls, target: here(), ..url })
+        Url::parse(&without_dots(&path)).map(|url| Url { tls: from.tls, target: here(), ..url })
     };
     parsed.map_err(|why| format!("was redirected to where nobody can go: {why}"))
+}
+
+/// A path without `.` and `..` (RFC 3986 section 5.2.4).
+fn without_dots(path: &str) -> String {
+    let (page, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
+    let mut kept = Vec::new();
+    let mut parts = page.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        match part {
+            "." => {}
+            ".." => drop(kept.pop()),
+            part => kept.push(part),
+        }
+        if parts.peek().is_none() && [".", ".."].contains(&part) {
+            kept.push("");
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
 }
 
 fn judge(check: &HttpCheck, Answer { status, location, body }: &Answer) -> Finding {
@@ -197,6 +215,8 @@ mod tests {
             ("#top", "http://a.example:80/b/c?d=/e"),
             ("?x=1", "http://a.example:80/b/c?x=1"),
             ("f?x=1", "http://a.example:80/b/f?x=1"),
+            ("../../g/./h/..?u=../v", "http://a.example:80/g/?u=../v"),
+            ("/../f", "http://a.example:80/f"),
             ("/f?u=http://y/", "http://a.example:80/f?u=http://y/"),
             ("f?u=http://y/", "http://a.example:80/b/f?u=http://y/"),
             ("//g:81/f", "http://g:81/f"),

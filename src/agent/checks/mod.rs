@@ -19,8 +19,9 @@ mod tcp;
 mod tests;
 mod tls;
 mod udp;
+mod visit;
 
-use std::sync::Arc;
+use std::{error::Error, iter, sync::Arc};
 
 use ipnet::IpNet;
 use tokio::sync::{Semaphore, mpsc};
@@ -102,8 +103,8 @@ impl Checks {
             scripts: config.scripts,
             view,
             traffic,
-            slow: Semaphore::new(engine::MAX_SLOW),
-            slow_scripts: Semaphore::new(engine::MAX_SLOW_SCRIPTS),
+            slow: Semaphore::new(visit::MAX_SLOW),
+            slow_scripts: Semaphore::new(visit::MAX_SLOW_SCRIPTS),
         };
         tokio::spawn(engine::Engine::new(Arc::new(means), arrivals).run(ordered));
         Self { orders }
@@ -149,6 +150,12 @@ async fn run(kind: &CheckKind, home: &Home, means: &Means) -> Finding {
         // Reported or watched, which is the engine's affair.
         CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => Finding::warning("is not run at intervals"),
     }
+}
+
+/// What went wrong, and all that led to it: libraries keep the reason behind words of their own.
+fn causes(error: &(dyn Error + 'static)) -> String {
+    let all = iter::successors(Some(error), |error| (*error).source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// What a target said, as text: whatever is no UTF-8 is replaced, so that it can be shown.

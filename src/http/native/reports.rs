@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    http::{Answer, Problem, Shared, body::Parsed},
+    http::{Answer, Shared, body::Parsed},
     model::{CheckName, Health, InstanceId},
 };
 
@@ -18,9 +18,28 @@ use super::{
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Report {
-    status: Health,
+    status: Status,
     #[serde(default)]
     output: String,
+}
+
+/// What a program may say: maintenance is the operator's word.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl From<Status> for Health {
+    fn from(said: Status) -> Self {
+        match said {
+            Status::Passing => Self::Passing,
+            Status::Warning => Self::Warning,
+            Status::Critical => Self::Critical,
+        }
+    }
 }
 
 /// What was taken down; how it counts shows in the service's instances, thresholds applied.
@@ -37,12 +56,9 @@ pub(super) async fn report(
     Segments((instance, check)): Segments<(String, String)>,
     Parsed(report): Parsed<Report>,
 ) -> Answer {
-    let (id, check) = (word("id", &instance)?, word("check", &check)?);
-    if report.status == Health::Maintenance {
-        return Err(Problem::field("status", "must be passing, warning or critical"));
-    }
-    app.agent.report(&id, &check, report.status, &report.output).await?;
-    Ok(Json(Taken { id, check, status: report.status }).into_response())
+    let (id, check, status) = (word("id", &instance)?, word("check", &check)?, report.status.into());
+    app.agent.report(&id, &check, status, &report.output).await?;
+    Ok(Json(Taken { id, check, status }).into_response())
 }
 
 /// For the OpenAPI document.

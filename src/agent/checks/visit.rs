@@ -1,0 +1,114 @@
+//! One run of a check: it ends in time and with a finding whatever happens, and does not keep others from theirs for long.
+
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    Finding, Home, Means,
+    engine::{Told, Word},
+    run,
+};
+use crate::model::{CheckKind, Recipe, format_duration};
+
+/// Runs it, and tells what it found; whether it hung when it was run last counts where many do.
+pub(super) async fn visit(
+    recipe: Recipe,
+    home: Arc<Home>,
+    means: Arc<Means>,
+    serial: u64,
+    hung: bool,
+    told: mpsc::Sender<Told>,
+) {
+    let (spec, begun) = (&recipe, Instant::now());
+    let mut ran = pin!(AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind());
+    let mut over = timeout(spec.timeout.min(HOLD), &mut ran).await.map_err(|_| (spec.timeout, ""));
+    if over.is_err() && spec.timeout > HOLD {
+        let slow = async {
+            let (like, most) = if let CheckKind::Script(_) = spec.kind {
+                (&means.slow_scripts, MAX_SLOW_SCRIPTS)
+            } else {
+                (&means.slow, MAX_SLOW)
+            };
+            // While there are too many of its like it keeps its place, but not beyond its next start; and who hung before
+            // not at all, for it is known how that ends.
+            let patience = if hung { HOLD } else { spec.interval };
+            let _one_of_them = tokio::select! {
+                biased;
+                ran = &mut ran => return Ok(ran),
+                permit = like.acquire(), if !hung || like.available_permits() > most / 4 => permit,
+                () = sleep_until(begun + patience) => return Err((patience, CROWD)),
+            };
+            // Nobody listens only while the agent stops.
+            let _ = told.send((serial, Word::Slow)).await;
+            Ok(ran.await)
+        };
+        over = timeout_at(begun + spec.timeout, slow).await.unwrap_or(over);
+    }
+    let word = match over {
+        Ok(Ok(finding)) => Word::Found(finding),
+        Ok(Err(_)) => Finding::critical("the check panicked, which is a defect; the log tells more").into(),
+        Err((waited, crowd)) => {
+            Word::Hung(Finding::critical(format!("no answer within {}{crowd}", format_duration(waited))))
+        }
+    };
+    let _ = told.send((serial, word)).await;
+}
+
+/// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
+pub(super) const HOLD: Duration = Duration::from_millis(500);
+/// Runs that take longer, at a time: of those that merely wait for an answer, and of scripts.
+pub(super) const MAX_SLOW: usize = 4096;
+pub(super) const MAX_SLOW_SCRIPTS: usize = 64;
+/// Why one does not wait for longer.
+const CROWD: &str = ", and too many others hang as well";
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::{
+        agent::checks::{Config, Dial, Policy},
+        model::{CheckDraft, Host, Registration},
+    };
+
+    #[tokio::test]
+    async fn who_hung_before_takes_no_more_than_its_share_of_the_room_for_the_slow() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let draft =
+            CheckDraft { expect: Some("x".into()), ..CheckDraft::tcp(&silent.local_addr().unwrap().to_string()) };
+        let hour = Duration::from_secs(3600);
+        let web =
+            Arc::new(Registration::new("web", 1).unwrap().check(draft.every(hour).within(hour).build(0, "").unwrap()));
+        let home = Arc::new(Home { instance: web.id.clone(), host: Host::Address([127, 0, 0, 1].into()), port: None });
+        for (free, hung, is_let_in) in
+            [(MAX_SLOW / 4, true, false), (MAX_SLOW / 4, false, true), (MAX_SLOW, true, true)]
+        {
+            let means = Arc::new(Means {
+                dial: Dial::new(Policy::new(&Config::default())),
+                scripts: false,
+                view: Arc::default(),
+                traffic: Arc::default(),
+                slow: Semaphore::new(free),
+                slow_scripts: Semaphore::new(0),
+            });
+            let (told, mut heard) = mpsc::channel(1);
+            let recipe = Recipe::all(&web).next().unwrap();
+            let _run = AbortOnDropHandle::new(tokio::spawn(visit(recipe, Arc::clone(&home), means, 1, hung, told)));
+            match heard.recv().await.unwrap().1 {
+                Word::Slow => assert!(is_let_in),
+                Word::Hung(finding) => {
+                    assert!(!is_let_in);
+                    assert_eq!(finding.output, "no answer within 500ms, and too many others hang as well");
+                }
+                Word::Found(finding) => panic!("{finding:?}"),
+            }
+        }
+    }
+}
