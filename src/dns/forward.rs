@@ -117,7 +117,7 @@ impl Forwarder {
             Some(RData::CNAME(rdata::CNAME(alias))) => Some(alias.clone()),
             _ => None,
         };
-        let asked = self.look_up(alias.as_ref().unwrap_or(&query.name), query.query_type);
+        let asked = self.look_up(face, alias.as_ref().unwrap_or(&query.name), query.query_type);
         match timeout(PATIENCE, asked).await.unwrap_or(Err(ResponseCode::ServFail)) {
             Ok(found) => {
                 reply.metadata.response_code = found.metadata.response_code;
@@ -132,12 +132,33 @@ impl Forwarder {
     }
 
     /// What others know of a name: all aliases from it on, and what the last of them leads to.
-    async fn look_up(&self, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
-        let is_private = has_private_end(name);
+    async fn look_up(&self, face: &Face, name: &Name, kind: RecordType) -> Result<Message, ResponseCode> {
+        let mut chain = Vec::new();
+        let mut found = self.follow(face, name, kind, &mut chain).await?;
+        if !has_private_end(name) {
+            // What is left of the name is that it exists.
+            found.answers.retain(|record| !holds_any(&self.private, &record.data));
+        }
+        chain.append(&mut found.answers);
+        found.answers = chain;
+        Ok(found)
+    }
+
+    /// Notes the aliases from a name on, and says what the last of them leads to.
+    async fn follow(
+        &self,
+        face: &Face,
+        name: &Name,
+        kind: RecordType,
+        chain: &mut Vec<Record>,
+    ) -> Result<Message, ResponseCode> {
         let mut at = name.clone();
         at.set_fqdn(true);
-        let mut chain: Vec<Record> = Vec::new();
         while chain.len() < MAX_ALIASES {
+            // Of our own names nobody knows more.
+            if let Some(known) = face.known(&at, kind) {
+                return Ok(known);
+            }
             let mut found = self.ask(&at, kind).await?;
             let steps = chain.len();
             while let Some((alias, next)) = alias_of(&found, &at)
@@ -147,7 +168,7 @@ impl Forwarder {
                 chain.push(alias);
                 at = next;
             }
-            found.answers.retain(|record| record.name == at);
+            found.answers.retain(|record| record.name == at && face.config.zone_of(&at).is_none());
             // What is kept of earlier questions may begin with their aliases, and leave out those of this one.
             let is_denied = found.metadata.response_code != ResponseCode::NoError
                 || found.authorities.iter().any(|record| record.record_type() == RecordType::SOA);
@@ -163,12 +184,6 @@ impl Forwarder {
                     continue;
                 }
             }
-            if !is_private {
-                // What is left of the name is that it exists.
-                found.answers.retain(|record| !holds_any(&self.private, &record.data));
-            }
-            chain.append(&mut found.answers);
-            found.answers = chain;
             return Ok(found);
         }
         Err(ResponseCode::ServFail)

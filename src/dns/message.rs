@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use hickory_proto::{
     op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode},
-    rr::{RData, Record, rdata::tsig::TsigError},
+    rr::{Name, RData, Record, RecordType, rdata::tsig::TsigError},
     serialize::binary::{BinDecodable, BinDecoder},
 };
 
@@ -107,6 +107,16 @@ impl Face {
         let mut written = self.answer(packet, &message, &query, head, client)?;
         respell(&mut written.bytes, &asked.name);
         Some(written)
+    }
+
+    /// What we know ourselves of a name within our zones.
+    pub(super) fn known(&self, name: &Name, kind: RecordType) -> Option<Message> {
+        self.config.zone_of(name)?;
+        let found = answer(&self.view, &self.config, &Query::query(name.to_lowercase(), kind), usize::from(MIN_SIZE));
+        let mut message = Message::query();
+        message.metadata.response_code = found.code;
+        (message.answers, message.authorities) = (found.answers, found.authorities);
+        Some(message)
     }
 
     fn answer(

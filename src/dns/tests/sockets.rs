@@ -190,20 +190,20 @@ async fn laconic() -> SocketAddr {
             let alias = |name: &str| RData::CNAME(rdata::CNAME(Name::from_ascii(name).unwrap()));
             let data = match owner.to_string().as_str() {
                 // Aliased or not: its answer says that what was asked for does not exist.
-                name @ ("dangling.example.com." | "nothing.example.com.") => {
+                name @ ("dangling.example.com." | "nothing.example.com." | "web.service.mesh.internal.") => {
                     let (is_alias, kind) = (name.starts_with('d'), message.queries[0].query_type);
                     let alias = Record::from_rdata(owner.clone(), 300, alias("nothing.example.com."));
                     message.answers.extend(is_alias.then_some(alias));
                     if !(is_alias && kind == RecordType::CNAME) {
                         message.metadata.response_code = ResponseCode::NXDomain;
                         let soa = rdata::SOA::new(owner.clone(), owner, 1, 1, 1, 1, 300);
-                        let zone = Name::from_ascii("example.com.").unwrap();
-                        message.authorities.push(Record::from_rdata(zone, 300, RData::SOA(soa)));
+                        message.authorities.push(Record::from_rdata(Name::root(), 300, RData::SOA(soa)));
                     }
                     socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
                     continue;
                 }
                 "end.example.com." => RData::A(rdata::A::new(203, 0, 113, 5)),
+                "back.example.com." => alias("web.service.mesh.internal."),
                 "one.example.com." | "two.example.com." => alias("end.example.com."),
                 "here.example.com." => alias("there.example.com."),
                 "there.example.com." => alias("here.example.com."),
@@ -227,6 +227,9 @@ async fn aliases_of_others_are_told_from_the_name_that_was_asked_to_the_end() {
         let expected = if name.starts_with("end") { vec![name] } else { vec![name, "end.example.com."] };
         assert_eq!(owners, expected, "{reply}");
     }
+    let reply = ask(&server, "back.example.com.").await;
+    let data: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+    assert_eq!(data, ["web.service.mesh.internal.", "10.0.0.5"], "whatever others say of our names");
     for (name, aliases) in [("dangling.example.com.", 1), ("nothing.example.com.", 0)] {
         let reply = ask(&server, name).await;
         assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NXDomain, aliases), "{reply}");
