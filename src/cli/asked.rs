@@ -36,7 +36,7 @@ impl Asked {
         let is_consul = |zone| Zone::try_from(zone).is_ok_and(|zone| zone.dialect == Dialect::Consul);
         let is_local = zone.is_some_and(|(_, zone)| is_consul(zone));
         labels.truncate(labels.len() - zone.map_or(0, |(depth, _)| depth));
-        let instance = labels.first().filter(|label| label.starts_with("i-")).cloned();
+        let instance = labels.first().filter(|label| dns::is_instance_label(label)).cloned();
         let at = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service")).map(|before| before + 1);
         let (before, after) = labels.split_at(at.unwrap_or(labels.len()));
         let datacenter = after.get(1).filter(|_| zone.is_some()).cloned();
@@ -48,7 +48,8 @@ impl Asked {
                 Self { service: Some(service.clone()), port, ..asked }
             }
             [tags @ .., service] if at.is_some() && !service.starts_with('_') => {
-                let tags = tags.iter().filter(|tag| !tag.starts_with("i-") && !tag.starts_with('_')).cloned().collect();
+                let tags =
+                    tags.iter().filter(|tag| !dns::is_instance_label(tag) && !tag.starts_with('_')).cloned().collect();
                 Self { service: Some(service.clone()), tags, ..asked }
             }
             names => {
@@ -166,6 +167,7 @@ mod tests {
             ("1.2.web.service.consul", None),
             (&*own, None),
             ("i-0123456789ab.web.service.consul", Some("asks for one instance")),
+            ("i-0.web.service.consul", Some("the tag \"i-0\"")),
             ("_web._v2.service.consul", None),
             ("v9.web.service.consul", Some("the tag \"v9\"")),
             ("_web._v9.service.consul", Some("the tag \"v9\"")),

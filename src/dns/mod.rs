@@ -43,7 +43,7 @@ mod tests;
 pub(crate) use ask::labels;
 pub use ask::{Kind, Record, Reply, ask};
 pub use message::{Client, Face, Transport, Written};
-pub(crate) use names::{address_label, label_of};
+pub(crate) use names::{address_label, is_instance_label, label_of};
 pub use server::{Bound, Running, bind, serve};
 pub use settings::{Config, Pattern, Prefer};
 pub use traffic::Traffic;

@@ -178,6 +178,11 @@ pub(crate) fn label_of(node: &str, id: &str) -> String {
     format!("i-{:0width$x}", hash(node, id), width = HASH_DIGITS)
 }
 
+/// Whether a label, in any case, is that of an instance.
+pub(crate) fn is_instance_label(label: &str) -> bool {
+    instance_hash(&label.to_ascii_lowercase()).is_some()
+}
+
 /// The label of an address in the `addr` branch.
 pub(crate) fn address_label(address: IpAddr) -> String {
     match address {
