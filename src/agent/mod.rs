@@ -254,7 +254,7 @@ impl Agent {
             )));
         }
         let (registration, row) = self.ready_to_store(registration.into())?;
-        if self.view().registration(&registration.id).as_ref() != Some(&registration) {
+        if !self.has(&registration) {
             self.leave_to_file(&registration.id)?;
         }
         self.ask(|reply| Ask::Put { registration, over, row, reply }).await
@@ -281,10 +281,21 @@ impl Agent {
                 check.id
             )));
         }
-        let present = self.view().registration(&registration.id);
-        checks::identify(&mut registration, present.as_deref());
+        self.identify(&mut registration);
         let row = store::row(&registration).map_err(Refused::Store)?;
         Ok((registration, row))
+    }
+
+    /// Whether this is registered here just so.
+    pub(crate) fn has(&self, registration: &Arc<Registration>) -> bool {
+        self.identify(&mut Arc::clone(registration))
+    }
+
+    /// Says which processes are meant; true if that is registered here just so.
+    fn identify(&self, registration: &mut Arc<Registration>) -> bool {
+        let present = self.view().registration(&registration.id);
+        checks::identify(registration, present.as_deref());
+        present.as_ref() == Some(registration)
     }
 
     /// Withdraws one instance of this node. Dropping the future does not bring it back.

@@ -1,7 +1,7 @@
 //! What the files ask of a running agent: services, seeds, hooks. Read at the start and again on SIGHUP, on a call, and
 //! when a file has changed. All or nothing: with a mistake in the files everything stays as it was.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, time::Duration};
 
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{error, info, warn};
@@ -15,7 +15,6 @@ use crate::{
     agent::Agent,
     config::{Config, Mistakes, Purpose, Sources},
     http::Reloaded,
-    model::Registration,
 };
 
 /// What is in force.
@@ -80,11 +79,10 @@ impl Definitions {
             Err(mistakes) => return Err(self.refuse(mistakes, cause)),
         };
         let recovered = self.wrong.take().is_some();
-        let is_there = |service: &Arc<Registration>| agent.view().registration(&service.id).is_some();
         if cause == Cause::Seen
             && !self.behind
             && self.config.is_same(&newer)
-            && self.config.services.iter().all(is_there)
+            && self.config.services.iter().all(|service| agent.has(service))
         {
             if recovered {
                 info!("the files are in order again, and say what is in force");

@@ -68,20 +68,24 @@ impl Ledger {
         if self.ids.len() > known {
             self.save().await?;
         }
+        // Those that stand already are left alone: a file does not speak for the programs whose reports they wait for.
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
+        let missing = services.iter().filter(|service| !agent.has(service));
         let put = async |service: &Arc<Registration>| {
             agent.put_local(Arc::clone(service)).await.map_err(|error| Error::Refused(service.id.clone(), error))
         };
-        let done: Vec<_> = stream::iter(services).map(put).buffer_unordered(AT_ONCE).collect().await;
+        let done: Vec<_> = stream::iter(missing).map(put).buffer_unordered(AT_ONCE).collect().await;
         let mut refused = done.into_iter().find_map(Result::err);
         // Nor those that are to go in: at a limit they even make room for the next try.
-        for id in &gone {
-            match agent.remove(id).await {
+        let take = async |id: &InstanceId| (id.clone(), agent.remove(id).await);
+        let taken: Vec<_> = stream::iter(&gone).map(take).buffer_unordered(AT_ONCE).collect().await;
+        for (id, done) in taken {
+            match done {
                 Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => {
                     info!(event = "registration_withdrawn", instance = %id, "it is in no file any more");
-                    self.ids.remove(id);
+                    self.ids.remove(&id);
                 }
-                Err(error) => drop(refused.get_or_insert(Error::Refused(id.clone(), error))),
+                Err(error) => drop(refused.get_or_insert(Error::Refused(id, error))),
             }
         }
         if !gone.is_empty() {
@@ -111,6 +115,7 @@ const AT_ONCE: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{agent::Secret, model::CheckDraft};
 
     #[tokio::test]
     async fn a_ledger_outlives_its_process() {
@@ -120,5 +125,25 @@ mod tests {
         ledger.ids = ["b".try_into().unwrap(), "a c".try_into().unwrap()].into();
         ledger.save().await.unwrap();
         assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_refused_keeps_no_other_in_or_out() {
+        let agent = Agent::builder()
+            .node("a")
+            .secret(Secret::random())
+            .listen("127.0.0.1:0".parse().unwrap())
+            .start()
+            .await
+            .unwrap();
+        let web = |id: &str| Registration::new("web", 80).unwrap().id(id.try_into().unwrap());
+        let script = CheckDraft { script: Some(vec!["true".into()]), ..CheckDraft::default() }.build(0, "").unwrap();
+        let mut ledger = Ledger::open(None).unwrap();
+        assert_eq!(ledger.apply(&agent, &[web("old").into()]).await.unwrap(), (1, 0));
+        let wanted = [web("off").check(script).into(), web("new").into()];
+        let refused = ledger.apply(&agent, &wanted).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused(id, Refused::Forbidden(_)) if id.as_str() == "off"));
+        let ids: Vec<_> = agent.view().registrations().iter().map(|own| own.id.to_string()).collect();
+        assert_eq!(ids, ["new"]);
     }
 }
