@@ -52,7 +52,7 @@ draft! {
         udp: String,
         /// As `tcp`, with `/service` behind it to ask for one service.
         grpc: String,
-        /// A program and its arguments; no shell.
+        /// A program and its arguments; no shell, unless for a file that says by no `#!` who is to read it (execvp(3)).
         script: Vec<String>,
         /// A process's id.
         #[serde(alias = "process")]
@@ -61,7 +61,7 @@ draft! {
         pid_file: String,
         /// A DNS server to ask, `host:port`; or a name to look up.
         dns: String,
-        /// An instance of this node, a service or a node.
+        /// An instance of this node, a service or a node. What looks straight back there does not count.
         alias: String,
     }
     options {

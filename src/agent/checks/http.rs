@@ -12,6 +12,7 @@ use hyper::{
     header::{ACCEPT, HOST, HeaderName, HeaderValue, LOCATION, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Finding, Home, MAX_ANSWER, causes,
@@ -20,15 +21,15 @@ use super::{
 };
 use crate::model::{Host, HttpCheck, Target, Url};
 
-pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial) -> Finding {
-    match follow(check, home, dial).await {
+pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Finding {
+    match follow(check, home, dial, until).await {
         Ok(answer) => judge(check, &answer),
         Err(why) => Finding::critical(why),
     }
 }
 
 /// Asks, and asks again where it is sent to.
-async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<Answer, String> {
+async fn follow(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Result<Answer, String> {
     let first = Place::of(&check.url.target, home, None)?;
     let (mut url, mut place, mut repeats, none) = (check.url.clone(), first.clone(), true, BTreeMap::new());
     let mut hops = 0..check.redirects;
@@ -42,7 +43,7 @@ async fn follow(check: &HttpCheck, home: &Home, dial: &Dial) -> Result<Answer, S
         // Nobody can tell which headers hold credentials: they are for the first server alone, and so is its name.
         let headers = if url.tls == check.url.tls && place == first { &check.headers } else { &none };
         let (method, body) = if repeats { (&*check.method, check.body.clone()) } else { ("GET", None) };
-        let answer = exchange(stream, request(&url, &place, method, body, headers)?).await?;
+        let answer = exchange(stream, request(&url, &place, method, body, headers)?, until).await?;
         match &answer.location {
             Some(location) if hops.next().is_some() => {
                 repeats &= is_repeated(&check.method, answer.status);
@@ -93,9 +94,11 @@ struct Answer {
     status: StatusCode,
     location: Option<String>,
     body: Bytes,
+    /// Whether there was no end of it.
+    hangs: bool,
 }
 
-async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> Result<Answer, String> {
+async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>, until: Instant) -> Result<Answer, String> {
     let broken = |why: hyper::Error| format!("no HTTP answer: {}", causes(&why));
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(MAX_ANSWER).handshake(TokioIo::new(stream));
@@ -103,7 +106,8 @@ async fn exchange(stream: Box<dyn Stream>, request: Request<Full<Bytes>>) -> Res
     let asked = async {
         let response = sender.send_request(request).await.map_err(broken)?;
         let (status, location) = (response.status(), redirect(&response));
-        Ok(Answer { status, location, body: read(response.into_body()).await })
+        let (body, hangs) = read(response.into_body(), until).await;
+        Ok(Answer { status, location, body, hangs })
     };
     tokio::pin!(asked);
     tokio::select! {
@@ -119,17 +123,21 @@ fn redirect(response: &Response<Incoming>) -> Option<String> {
     location.to_str().ok().map(String::from)
 }
 
-/// Reads as much as is looked at. What breaks off was an answer all the same: its status counts.
-async fn read(mut body: Incoming) -> Bytes {
+/// Reads as much as is looked at; whether it has to leave off before. What breaks off was an answer all the same: its
+/// status counts.
+async fn read(mut body: Incoming, until: Instant) -> (Bytes, bool) {
     let mut read = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else { continue };
-        read.extend_from_slice(&data[..data.len().min(MAX_ANSWER - read.len())]);
-        if read.len() == MAX_ANSWER {
-            break;
+    while read.len() < MAX_ANSWER {
+        match timeout_at(until, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                let data = frame.into_data().unwrap_or_default();
+                read.extend_from_slice(&data[..data.len().min(MAX_ANSWER - read.len())]);
+            }
+            Ok(_) => break,
+            Err(_) => return (read.into(), true),
         }
     }
-    read.into()
+    (read.into(), false)
 }
 
 /// Where a redirect leads (RFC 3986 section 5.2.2).
@@ -172,14 +180,17 @@ fn without_dots(path: &str) -> String {
     format!("/{}{query}", kept.join("/"))
 }
 
-fn judge(check: &HttpCheck, Answer { status, location, body }: &Answer) -> Finding {
-    let mut output = format!("HTTP {status}");
+fn judge(check: &HttpCheck, Answer { status, location, body, hangs }: &Answer) -> Finding {
+    let mut output = format!("HTTP {status}{}", if *hangs { ", and no end of its body in time" } else { "" });
     let said = text(body);
     if !said.is_empty() {
         // Writing to a text cannot fail.
         let _ = write!(output, ": {said}");
     }
     let code = status.as_u16();
+    if *hangs {
+        return Finding::critical(output);
+    }
     if !check.status.admit(code) {
         return match code {
             429 => Finding::warning(output),

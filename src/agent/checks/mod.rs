@@ -24,7 +24,10 @@ mod visit;
 use std::{error::Error, iter, sync::Arc};
 
 use ipnet::IpNet;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 
 use super::{Traffic, View, peers::Arrival};
 use crate::model::{CheckKind, Health, Host, InstanceId, Port, Registration};
@@ -134,11 +137,11 @@ struct Means {
     slow_scripts: Semaphore,
 }
 
-/// One run of a check that is run at intervals.
-async fn run(kind: &CheckKind, home: &Home, means: &Means) -> Finding {
+/// One run of a check that is run at intervals, and that may take until then.
+async fn run(kind: &CheckKind, home: &Home, means: &Means, until: Instant) -> Finding {
     // Those that hold much while they wait are put aside, so that the others need not make room for them.
     match kind {
-        CheckKind::Http(check) => Box::pin(http::run(check, home, &means.dial)).await,
+        CheckKind::Http(check) => Box::pin(http::run(check, home, &means.dial, until)).await,
         CheckKind::Tcp(check) => tcp::run(check, home, &means.dial).await,
         CheckKind::Udp(check) => Box::pin(udp::run(check, home, &means.dial)).await,
         CheckKind::Grpc(check) => Box::pin(grpc::run(check, home, &means.dial)).await,

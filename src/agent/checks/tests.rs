@@ -168,6 +168,19 @@ async fn an_endless_answer_is_read_to_the_limit_and_garbage_can_be_shown() {
 }
 
 #[tokio::test]
+async fn of_an_answer_that_hangs_is_told_what_came() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bench = first(listener.local_addr().unwrap().port(), CheckDraft::http("/").within(BRIEF * 5));
+    let answer = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        stream
+    };
+    let (found, _open) = tokio::join!(bench, answer);
+    assert_eq!(found, (Health::Critical, "HTTP 200 OK, and no end of its body in time: half".into()));
+}
+
+#[tokio::test]
 async fn who_never_answers_is_critical_in_time_and_holds_up_nobody() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let good = server("x").await;

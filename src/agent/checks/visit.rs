@@ -25,7 +25,7 @@ pub(super) async fn visit(
     told: mpsc::Sender<Told>,
 ) {
     let (spec, begun) = (&recipe, Instant::now());
-    let mut ran = pin!(AssertUnwindSafe(run(&spec.kind, &home, &means)).catch_unwind());
+    let mut ran = pin!(AssertUnwindSafe(run(&spec.kind, &home, &means, begun + spec.timeout)).catch_unwind());
     let mut over = timeout(spec.timeout.min(HOLD), &mut ran).await.map_err(|_| (spec.timeout, ""));
     if over.is_err() && spec.timeout > HOLD {
         let slow = async {
