@@ -336,10 +336,12 @@ impl Writes {
                 }
                 Some(Told::Other(reply, done))
             }
-            Pending::Reports(kept, witnesses) => {
+            Pending::Reports(kept, mut witnesses) => {
                 self.keeping = false;
                 if stored.is_err() {
                     self.unkept.extend(kept);
+                    // Nor is the next try a reason to have others wait.
+                    witnesses.append(&mut self.witnesses);
                 }
                 witnesses.into_iter().for_each(|reply| Told::Other(reply, Ok(())).send());
                 None
