@@ -247,7 +247,7 @@ async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
     };
     let pid = mesh.path("pid");
     let checks = [
-        script("good", "echo up $HOBNOB_INSTANCE $HOBNOB_PORT ${HOBNOB_SECRET:-none}"),
+        script("good", "echo up $HOBNOB_INSTANCE $HOBNOB_PORT ${HOBNOB_SECRET:-none} ${HOBNOB_TOKEN:-none}"),
         script("warns", "echo hm >&2; exit 1"),
         script("fails", "exit 3"),
         script("latin1", "printf 'caf\\351'"),
@@ -263,9 +263,11 @@ async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
     mesh.file("etc/hobnob.toml", "script_checks = true\n");
     let secret = fs::read_to_string(mesh.path("secret")).unwrap();
     let mut command = mesh.agent("a", "a");
-    let agent = mesh.launch("a", command.arg("--config").arg(&home).env("HOBNOB_SECRET", secret)).await;
+    let agent = mesh
+        .launch("a", command.arg("--config").arg(&home).env("HOBNOB_SECRET", secret).env("HOBNOB_TOKEN", "t"))
+        .await;
     for (check, status, words) in [
-        ("good", "passing", "up web 7 none"),
+        ("good", "passing", "up web 7 none none"),
         ("warns", "warning", "hm"),
         ("fails", "critical", "exit status: 3"),
         ("latin1", "passing", "caf\u{fffd}"),

@@ -385,11 +385,13 @@ async fn a_hook_runs_with_the_state_of_its_service() {
     let mesh = Mesh::new();
     let seen = mesh.path("seen");
     let hook = |file: &Path| {
-        let script = format!("cat > {0}.new; mv {0}.new {0}", file.display());
+        let script = format!("env > {0}.env; cat > {0}.new; mv {0}.new {0}", file.display());
         format!("[[hooks]]\nservice = \"web\"\ncommand = [\"sh\", \"-c\", {script:?}]\nsettle = \"1ms\"\n")
     };
     let file = mesh.file("a.toml", &hook(&seen));
-    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(&file)).await;
+    let mut command = mesh.agent("a", "a");
+    command.env("HOBNOB_SECRET", fs::read_to_string(mesh.path("secret")).unwrap()).env("HOBNOB_TOKEN", "token");
+    let a = mesh.launch("a", command.arg("--config").arg(&file)).await;
     let state = async |file: &Path, ports: &[u64]| {
         until(&format!("the hook has seen {ports:?}"), async || {
             let state: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
@@ -399,6 +401,8 @@ async fn a_hook_runs_with_the_state_of_its_service() {
         .await;
     };
     state(&seen, &[]).await;
+    let environment = fs::read_to_string(mesh.path("seen.env")).unwrap();
+    assert!(environment.contains("PATH=") && !environment.contains("HOBNOB_"), "{environment}");
     a.register("web", 80).await;
     state(&seen, &[80]).await;
     let other = mesh.path("other");

@@ -41,6 +41,10 @@ async fn run_registers_for_as_long_as_the_command_lives() {
         let ended = finish(ask(&a, "run web --port 80 -- sh -c").arg(script)).await;
         assert_eq!(ended.code, Some(code), "{script}: {ended:?}");
     }
+    let mut keyless = ask(&a, "run web --port 80 -- sh -c");
+    let keyless = keyless.arg("exit ${HOBNOB_SECRET:+1}${HOBNOB_TOKEN:+2}0");
+    let ended = finish(keyless.env("HOBNOB_SECRET", "s").env("HOBNOB_TOKEN", "t")).await;
+    assert_eq!(ended.code, Some(0), "what lets in is not handed on: {ended:?}");
     let pid_file = mesh.path("pid");
     let script = format!(
         "trap 'exit 3' TERM; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.01; done",

@@ -11,10 +11,15 @@ use tokio::process::{Child, Command};
 
 /// Starts a program, and names the group that it leads.
 pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
-    die_with_us(command.process_group(0));
+    die_with_us(without_secrets(command).process_group(0));
     let child = command.spawn()?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     Ok((child, Group(group)))
+}
+
+/// What lets in whoever holds it is no business of a program that is run.
+pub(crate) fn without_secrets(command: &mut Command) -> &mut Command {
+    command.env_remove("HOBNOB_SECRET").env_remove("HOBNOB_TOKEN")
 }
 
 /// Has a program killed when this process is, for nobody would end it then (PR_SET_PDEATHSIG, prctl(2)). What the program

@@ -31,6 +31,7 @@ use super::{
     register::{Instance, duration},
     stake::Stake,
 };
+use crate::agent::child;
 
 #[derive(Debug, Args)]
 pub(super) struct Flags {
@@ -45,7 +46,7 @@ pub(super) struct Flags {
     /// How long the command may take to end once it was told; then it is killed
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     grace: Duration,
-    /// The command and its arguments
+    /// The command and its arguments; without HOBNOB_SECRET and HOBNOB_TOKEN in its environment
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
@@ -176,7 +177,7 @@ async fn end(
 
 fn spawn(command: &[String]) -> Result<Child, Failure> {
     let [program, arguments @ ..] = command else { unreachable!("clap requires a command") };
-    Command::new(program).args(arguments).spawn().map_err(|error| {
+    child::without_secrets(&mut Command::new(program)).args(arguments).spawn().map_err(|error| {
         let code = if error.kind() == io::ErrorKind::NotFound { Code::NotFound } else { Code::NotExecutable };
         Failure::new(format!("cannot run {program:?}"), error, format!("command -v {program}")).code(code)
     })

@@ -23,7 +23,8 @@ use super::{
 pub(super) struct Flags {
     /// The service
     name: String,
-    /// A command for the shell to run at each change, the new state as JSON on its standard input
+    /// A command for the shell to run at each change, the new state as JSON on its standard input, and without
+    /// HOBNOB_SECRET and HOBNOB_TOKEN in its environment
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
     /// How long one run may take; then it is killed with all it started
