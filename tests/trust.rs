@@ -172,6 +172,21 @@ async fn a_new_machine_joins_with_a_token_and_nothing_else() {
     joins_once(&mesh, &by_secret, "t").await;
 }
 
+#[tokio::test]
+async fn a_key_or_a_token_that_others_can_read_is_not_used() {
+    let mesh = Mesh::new();
+    authority(&mesh, "ca").await;
+    let key = mesh.path("ca/ca-key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let issued = finish(hobnob().args(["ca", "issue", "a", "--dir"]).arg(mesh.path("ca"))).await;
+    let (_, why, next) = issued.failure(2);
+    assert!(why.contains("can be read by others") && next == format!("chmod 600 {}", key.display()), "{issued:?}");
+    let file = mesh.file("token", "a token");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let shown = finish(hobnob().args(["members", "--token-file"]).arg(&file)).await;
+    assert!(shown.failure(2).1.contains("can be read by others (mode 640)"), "{shown:?}");
+}
+
 /// `node` joins the mesh of `host` with nothing but a token, and nobody else does with the same.
 async fn joins_once(mesh: &Mesh, host: &Agent, node: &str) {
     let token = token(host, &[]).await;

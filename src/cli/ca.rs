@@ -23,7 +23,7 @@ use super::{
     token::{Standing, publish},
 };
 use crate::{
-    agent::trust::{Authority, Pair, Word},
+    agent::trust::{self, Authority, Broken, Pair, Word},
     model::{MeshName, NodeName},
 };
 
@@ -134,16 +134,17 @@ fn issue(flags: &Issue) -> Result<[(PathBuf, Zeroizing<String>); 2], Failure> {
 impl Place {
     /// The authority that is kept there.
     pub(super) fn read(&self) -> Result<Authority, Failure> {
-        let text = |name: &str| {
-            let path = self.dir.join(name);
-            fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
-                Failure::new(format!("cannot read the authority's {}", path.display()), error, "hobnob ca init")
-                    .code(Code::Usage)
-            })
+        let read = || {
+            let certificate = trust::text(&self.dir.join(CERTIFICATE))?;
+            Authority::read(&certificate, &trust::secret_text(&self.dir.join(KEY))?)
         };
-        Authority::read(&text(CERTIFICATE)?, &text(KEY)?).map_err(|why| {
+        read().map_err(|why| {
             let what = format!("there is no sound authority in {}", self.dir.display());
-            Failure::new(what, why, "hobnob ca init --dir DIR").code(Code::Usage)
+            let next = match &why {
+                Broken::Readable(path, _) => format!("chmod 600 {}", path.display()),
+                _ => "hobnob ca init --dir DIR".into(),
+            };
+            Failure::new(what, why, next).code(Code::Usage)
         })
     }
 }

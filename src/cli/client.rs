@@ -1,7 +1,7 @@
 //! Talks HTTP/1.1 to an agent: a connection for each call, over TCP or a unix socket.
 
 use std::{
-    env, fmt, fs,
+    env, fmt,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -26,6 +26,7 @@ use super::{
     failure::{Code, Failure},
     tls::{self, Papers},
 };
+use crate::agent::trust;
 
 /// Which agent to talk to; the flags of every command that does.
 #[derive(Clone, Debug, Args)]
@@ -324,9 +325,8 @@ impl fmt::Display for Place {
 
 fn token(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
     let Some(file) = file else { return Ok(env::var("HOBNOB_TOKEN").ok().map(Zeroizing::new)) };
-    let text = fs::read_to_string(file).map(Zeroizing::new).map_err(|error| {
-        Failure::new(format!("cannot read the token in {}", file.display()), error, "--token-file FILE")
-            .code(Code::Usage)
+    let text = trust::secret_text(file).map_err(|why| {
+        Failure::new("cannot show a token", why, format!("ls -l {}", file.display())).code(Code::Usage)
     })?;
     Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
