@@ -11,7 +11,7 @@ use aws_lc_rs::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, PublicKeyData, SerialNumber, SigningKey, SubjectPublicKeyInfo, date_time_ymd,
+    PublicKeyData, SerialNumber, SigningKey, SubjectPublicKeyInfo, date_time_ymd,
 };
 use rustls::{
     crypto::aws_lc_rs as provider,
@@ -64,7 +64,7 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn create(lifetime: Duration) -> Result<(Self, Pair), Broken> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let key = fresh_key()?;
         let mut tag = [0; 4];
         getrandom::fill(&mut tag).map_err(|_| Broken::Key)?;
         // Two authorities of one mesh are told apart by name while they overlap.
@@ -98,7 +98,7 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn issue(&self, mesh: &MeshName, node: &NodeName, lifetime: Duration) -> Result<Pair, Broken> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let key = fresh_key()?;
         let certificate = self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime)?;
         Ok(Pair { certificate: pem("CERTIFICATE", &certificate), key: Zeroizing::new(key.serialize_pem()) })
     }
@@ -111,7 +111,7 @@ impl Authority {
 
     /// What a node shows that signs for itself.
     pub(super) fn issue_own(&self, san: &str, now: SystemTime) -> Result<Issued, Broken> {
-        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let key = fresh_key()?;
         let certificate = self.sign_certificate(san, &key, now, OWN_LIFETIME)?;
         let private = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         Issued::new(vec![certificate], &private, Some(now + OWN_LIFETIME * 2 / 3))
@@ -192,6 +192,14 @@ fn authority_params(name: &str) -> CertificateParams {
     params
 }
 
+/// A random key, in the first form of PKCS#8 (RFC 5208): the one with the public key in it (RFC 5958), which rcgen makes,
+/// OpenSSL 3.0 and what stands on it cannot read.
+pub(super) fn fresh_key() -> Result<KeyPair, Broken> {
+    let mut seed = Zeroizing::new([0; SEED]);
+    getrandom::fill(&mut *seed).map_err(|_| Broken::Key)?;
+    key_pair(&seed)
+}
+
 fn key_pair(seed: &[u8; SEED]) -> Result<KeyPair, Broken> {
     let key = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| Broken::Key)?;
     let pkcs8 = key.to_pkcs8v1().map_err(|_| Broken::Key)?;
@@ -268,6 +276,19 @@ mod tests {
         assert!(matches!(Authority::read(&files.certificate, &other.key), Err(Broken::Apart(..))));
         assert!(Authority::read("nonsense", &other.key).is_err());
         assert!(!format!("{files:?}{one:?}").contains("BEGIN"));
+    }
+
+    #[test]
+    fn everybody_reads_the_keys_that_are_written() {
+        let (authority, files) = Authority::create(Duration::from_secs(3600)).unwrap();
+        let (mesh, node) = ("prod".try_into().unwrap(), "web-1".try_into().unwrap());
+        let issued = authority.issue(&mesh, &node, Duration::from_secs(3600)).unwrap();
+        let (_, asked) = super::super::request(&node).unwrap();
+        for key in [files.key, issued.key, asked] {
+            let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            // Version 0, and 32 bytes of key (RFC 8410 section 10.3).
+            assert_eq!((&key.secret_pkcs8_der()[..5], key.secret_pkcs8_der().len()), (&[0x30, 46, 2, 1, 0][..], 48));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
+use rcgen::PublicKeyData;
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
@@ -219,7 +219,7 @@ impl Trust {
 
 /// A fresh key for a new machine: what to ask with, and the key in PEM.
 pub(in crate::agent) fn request(node: &NodeName) -> Result<(Request, Zeroizing<String>), Broken> {
-    let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    let key = authority::fresh_key()?;
     let request = Request { node: node.clone(), key: key.subject_public_key_info() };
     Ok((request, Zeroizing::new(key.serialize_pem())))
 }
