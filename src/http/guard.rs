@@ -91,13 +91,15 @@ fn is_allowed(host: &str, ours: IpAddr, hosts: &[Host]) -> bool {
     address.is_loopback() || address == ours.to_canonical() || hosts.contains(&Host::Address(address))
 }
 
-/// `host`, `host:port` or `[v6]:port` without the port and the brackets.
+/// `host`, `host:port` or `[v6]:port` without the port and the brackets; anything else as it is.
 fn without_port(host: &str) -> &str {
-    if let Some(v6) = host.strip_prefix('[') {
-        return v6.split(']').next().unwrap_or_default();
-    }
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name.strip_suffix('.').unwrap_or(name)
+    let (name, port) = match host.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').unwrap_or_default(),
+        None => host.split_at(host.rfind(':').unwrap_or(host.len())),
+    };
+    let is_port =
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    if is_port { name.strip_suffix('.').unwrap_or(name) } else { host }
 }
 
 /// Whether the page came from here; the scheme may differ behind a proxy that speaks TLS.
@@ -142,9 +144,18 @@ mod tests {
         ] {
             assert_eq!(status(LOOPBACK, "GET", &[("host", good)]), 200, "{good}");
         }
-        for bad in
-            ["evil.example", "evil.example:8500", "localhost.evil.example", "10.0.0.1", "", ":8500", "[", "[]:80"]
-        {
+        for bad in [
+            "evil.example",
+            "evil.example:8500",
+            "localhost.evil.example",
+            "localhost:1@evil.example",
+            "[::1]evil.example",
+            "10.0.0.1",
+            "",
+            ":8500",
+            "[",
+            "[]:80",
+        ] {
             assert_eq!(status(LOOPBACK, "GET", &[("host", bad)]), 403, "{bad}");
         }
         assert_eq!(status(LOOPBACK, "GET", &[]), 400);
