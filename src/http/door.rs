@@ -1,7 +1,13 @@
 //! What every connection passes through: a seat, the wait for its first request, hyper with its deadlines, the guard,
 //! and on the way out compression and the budget of memory.
 
-use std::{convert::Infallible, future::Future, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::Ipv4Addr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -11,7 +17,7 @@ use axum::{
     serve::Listener,
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -33,6 +39,7 @@ use super::{
     guard::{self, Via},
     gzip::Coding,
     pace::Paced,
+    patience::Patience,
     rate::Rate,
     requests::Classes,
     tls::{HANDSHAKE, Tls},
@@ -78,7 +85,16 @@ impl Seats {
 
     /// How long a silent client is waited for: less while others wait for a seat.
     fn patience(&self) -> Duration {
-        if self.free.available_permits() > self.all / 4 { HEAD_DEADLINE } else { CROWDED_DEADLINE }
+        if self.is_crowded() { CROWDED_DEADLINE } else { HEAD_DEADLINE }
+    }
+
+    /// How long who was answered may take to ask again.
+    pub(super) fn idle(&self) -> Duration {
+        if self.is_crowded() { HEAD_DEADLINE } else { IDLE }
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.free.available_permits() <= self.all / 4
     }
 }
 
@@ -102,21 +118,21 @@ impl Door {
             let via = via(&io);
             let door = Arc::clone(&self);
             match self.clients.admit(via) {
-                Ok(held) => self.tasks.spawn(door.visit(io, via, seats.patience(), (seat, held))),
+                Ok(held) => self.tasks.spawn(door.visit(io, via, seats.clone(), (seat, held))),
                 Err(problem) => self.tasks.spawn(door.refuse(io, problem, seat)),
             };
         }
     }
 
     /// One connection from its first byte to its end.
-    async fn visit<I>(self: Arc<Self>, io: I, via: Via, patience: Duration, _place: Place)
+    async fn visit<I>(self: Arc<Self>, io: I, via: Via, seats: Seats, _place: Place)
     where
         I: Socket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let _here = Visit::new(&self.crowd);
         let mut begun = false;
         let head = select! {
-            head = timeout(patience, doorstep::head(&io, &mut begun)) => head,
+            head = timeout(seats.patience(), doorstep::head(&io, &mut begun)) => head,
             () = self.stop.cancelled() => return,
         };
         match head {
@@ -126,8 +142,8 @@ impl Door {
                     let why = "the request does not begin with a method, such as GET";
                     self.turn_away(io, Problem::new(StatusCode::BAD_REQUEST, why)).await;
                 }
-                None => Box::pin(self.serve(io, via)).await,
-                Some(tls) => Box::pin(self.secure(io, via, &tls, patience)).await,
+                None => Box::pin(self.serve(io, via, seats)).await,
+                Some(tls) => Box::pin(self.secure(io, via, &tls, seats)).await,
             },
             Ok(Ok(Head::TooLarge)) => {
                 self.crowd.cut_off(CutOff::LargeHead);
@@ -146,7 +162,7 @@ impl Door {
     }
 
     /// A connection over TLS. Its first byte is there.
-    async fn secure<I>(self: Arc<Self>, io: I, via: Via, tls: &Tls, patience: Duration)
+    async fn secure<I>(self: Arc<Self>, io: I, via: Via, tls: &Tls, seats: Seats)
     where
         I: Socket + AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -155,11 +171,11 @@ impl Door {
             return self.turn_away(io, Problem::new(StatusCode::BAD_REQUEST, why)).await;
         }
         let handshake = select! {
-            handshake = timeout(patience, tls.acceptor().accept(io)) => handshake,
+            handshake = timeout(seats.patience(), tls.acceptor().accept(io)) => handshake,
             () = self.stop.cancelled() => return,
         };
         match handshake {
-            Ok(Ok(stream)) => self.serve(stream, via).await,
+            Ok(Ok(stream)) => self.serve(stream, via, seats).await,
             Ok(Err(why)) => {
                 self.crowd.cut_off(CutOff::Handshake);
                 tracing::debug!(event = "http_handshake_failed", %why);
@@ -186,16 +202,18 @@ impl Door {
     }
 
     /// Serves requests on one connection until it ends.
-    pub(super) async fn serve<I>(self: Arc<Self>, io: I, via: Via)
+    async fn serve<I>(self: Arc<Self>, io: I, via: Via, seats: Seats)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answer = service_fn(|request: Request<Incoming>| self.answer(via, request.map(Body::new)));
+        let heard = Arc::<AtomicBool>::default();
+        let paced = Paced::new(io, Arc::clone(&self.crowd), Arc::clone(&heard));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(Patience::new(seats, heard))
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(Paced::new(io, Arc::clone(&self.crowd))), answer);
+            .serve_connection(TokioIo::new(paced), answer);
         let mut connection = std::pin::pin!(connection);
         // How a connection broke is the client's affair: there is nobody to tell.
         select! {
@@ -275,8 +293,11 @@ pub(super) async fn in_time<T: IntoResponse>(answer: impl Future<Output = T>) ->
     }
 }
 
-/// How long a request's head may take, and how long a connection may idle before it: hyper has one clock for both.
-const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a request's head may take, and how long the first of a connection may be waited for.
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may idle between requests: clients that send heartbeats keep one for them, and some do not look
+/// whether it is still there.
+const IDLE: Duration = Duration::from_secs(120);
 /// The same while three in four seats are taken.
 const CROWDED_DEADLINE: Duration = Duration::from_secs(2);
 /// How long an answer may take until it begins.
@@ -334,9 +355,10 @@ mod tests {
     /// A connection through the door.
     fn connect(door: &Arc<Door>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let seat = Seats::new(1).free.try_acquire_owned().unwrap();
+        let seats = Seats::new(4);
+        let seat = Arc::clone(&seats.free).try_acquire_owned().unwrap();
         let via = Via::Tcp { client: Ipv4Addr::LOCALHOST.into(), ours: Ipv4Addr::LOCALHOST.into() };
-        door.tasks.spawn(Arc::clone(door).visit(theirs, via, HEAD_DEADLINE, (seat, None)));
+        door.tasks.spawn(Arc::clone(door).visit(theirs, via, seats, (seat, None)));
         ours
     }
 
@@ -358,10 +380,36 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
         let answer = talk(&door, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
-        assert!(start.elapsed() < 3 * HEAD_DEADLINE + Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(start.elapsed() < 2 * HEAD_DEADLINE + IDLE + Duration::from_secs(1), "{:?}", start.elapsed());
         door.tasks.close();
         door.tasks.wait().await;
         assert_eq!((door.crowd.accepted(), door.crowd.held()), (3, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_idles_is_waited_for_longer_than_who_has_begun() {
+        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let mut connection = connect(&door());
+        let mut answer = Vec::new();
+        for _ in 0..3 {
+            tokio::time::sleep(if answer.is_empty() { Duration::ZERO } else { IDLE - HEAD_DEADLINE }).await;
+            connection.write_all(REQUEST).await.unwrap();
+            answer.clear();
+            while !answer.ends_with(b"hello") {
+                assert_ne!(connection.read_buf(&mut answer).await.unwrap(), 0, "cut off while it was idle");
+            }
+        }
+        tokio::time::sleep(IDLE - HEAD_DEADLINE).await;
+        let start = Instant::now();
+        // A byte a second, which never makes a head.
+        let trickle = async {
+            for byte in REQUEST {
+                connection.write_all(&[*byte]).await?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        assert!(trickle.await.is_err() && start.elapsed() <= HEAD_DEADLINE + Duration::from_secs(2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -404,8 +452,8 @@ mod tests {
     #[test]
     fn a_crowd_is_less_patient() {
         let seats = Seats::new(4);
-        assert_eq!(seats.patience(), HEAD_DEADLINE);
+        assert_eq!((seats.patience(), seats.idle()), (HEAD_DEADLINE, IDLE));
         let _taken = Arc::clone(&seats.free).try_acquire_many_owned(3).unwrap();
-        assert_eq!(seats.patience(), CROWDED_DEADLINE);
+        assert_eq!((seats.patience(), seats.idle()), (CROWDED_DEADLINE, HEAD_DEADLINE));
     }
 }

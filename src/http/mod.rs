@@ -30,6 +30,7 @@ mod gzip;
 mod metrics;
 mod native;
 mod pace;
+mod patience;
 mod policy;
 mod problem;
 mod rate;

@@ -4,7 +4,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -21,6 +24,8 @@ use super::crowd::{Crowd, CutOff};
 pub(super) struct Paced<I> {
     io: I,
     crowd: Arc<Crowd>,
+    /// Set by each read that brings something.
+    heard: Arc<AtomicBool>,
     /// How much longer writes may stall.
     allowance: Duration,
     stall: Option<Stall>,
@@ -34,8 +39,8 @@ struct Stall {
 }
 
 impl<I> Paced<I> {
-    pub(super) fn new(io: I, crowd: Arc<Crowd>) -> Self {
-        Self { io, crowd, allowance: ALLOWANCE, stall: None }
+    pub(super) fn new(io: I, crowd: Arc<Crowd>, heard: Arc<AtomicBool>) -> Self {
+        Self { io, crowd, heard, allowance: ALLOWANCE, stall: None }
     }
 
     /// Settles the account after a try to write.
@@ -58,7 +63,12 @@ impl<I> Paced<I> {
 
 impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(context, into);
+        if into.filled().len() > before {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -103,7 +113,7 @@ mod tests {
     /// How long a megabyte takes to a client that takes `step` bytes each second, or until it is cut off.
     async fn sent(step: usize) -> (bool, Duration) {
         let (mut client, server) = duplex(1024);
-        let mut server = Paced::new(server, Arc::default());
+        let mut server = Paced::new(server, Arc::default(), Arc::default());
         let start = Instant::now();
         let reader = tokio::spawn(async move {
             let mut taken = vec![0; step];
@@ -128,7 +138,7 @@ mod tests {
     async fn who_reads_nothing_is_cut_off_and_counted() {
         let crowd = Arc::<Crowd>::default();
         let (_client, server) = duplex(16);
-        let mut server = Paced::new(server, Arc::clone(&crowd));
+        let mut server = Paced::new(server, Arc::clone(&crowd), Arc::default());
         assert_eq!(server.write_all(&[7; 100]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(crowd.each().any(|counted| counted == ("slow_reader", 1)));
     }
