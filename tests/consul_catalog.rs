@@ -73,6 +73,47 @@ async fn a_name_that_dns_cannot_hold_is_known_everywhere_else() {
 }
 
 #[tokio::test]
+async fn a_name_in_another_case_is_another_spelling_and_renames_nobody() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    put(&one, REGISTER, &json!({"ID": "c1", "Name": "casey", "Port": 1, "Tags": ["b"]})).await;
+    put(&one, REGISTER, &json!({"ID": "c2", "Name": "CASEY", "Port": 2, "Tags": ["b", "a"]})).await;
+    assert_eq!(one.get("/v1/catalog/services").await, json!({"CASEY": ["b", "a"], "casey": ["b"]}));
+    put(&one, REGISTER, &json!({"ID": "c1", "Name": "casey", "Port": 3, "Tags": ["b"]})).await;
+    let name = one.get("/api/v1/services").await[0]["name"].clone();
+    assert_eq!(name, "CASEY", "the same whoever wrote last");
+    put(&one, "/v1/agent/service/deregister/c2", &Value::Null).await;
+    assert_eq!(one.get("/v1/catalog/services").await, json!({"casey": ["b"]}));
+    assert_eq!(one.get("/api/v1/services").await[0]["name"], "casey");
+}
+
+#[tokio::test]
+async fn what_stands_on_a_node_without_an_agent_goes_when_that_has_one_too() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    for node in ["n2", "N2"] {
+        let body = json!({"Node": node, "Address": "10.9.9.9", "Service": {"ID": node, "Service": "db", "Port": 1}});
+        put(&one, "/v1/catalog/register", &body).await;
+    }
+    assert_eq!(one.get("/v1/catalog/nodes").await.as_array().unwrap().len(), 2, "a name in two cases is one");
+    let two = mesh.start("n2", &[&one]).await;
+    two.until_seen("n1", "alive").await;
+    let nodes = one.get("/v1/catalog/nodes").await;
+    assert_eq!((nodes.as_array().unwrap().len(), &nodes[1]["Address"]), (2, &json!("127.0.0.1")), "{nodes}");
+    let again = json!({"Node": "n2", "Address": "10.9.9.9", "Service": {"Service": "web", "Port": 1}}).to_string();
+    assert_eq!(write(&one, "/v1/catalog/register", &again).await.0, 400, "it speaks for itself");
+    put(&one, "/v1/catalog/deregister", &json!({"Node": "n2", "ServiceID": "n2"})).await;
+    put(&one, "/v1/catalog/deregister", &json!({"Node": "N2"})).await;
+    for agent in [&one, &two] {
+        until("nothing but its agent is left", async || {
+            (agent.get("/v1/catalog/node/n2").await["Services"] == json!({})).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(write(&one, "/v1/catalog/deregister", r#"{"Node": "n2"}"#).await.0, 400, "nothing is left to withdraw");
+}
+
+#[tokio::test]
 async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
     let mesh = Mesh::new();
     let one = mesh.start("n1", &[]).await;
@@ -216,6 +257,8 @@ async fn reads_take_every_parameter() {
     assert_eq!(one.get("/v1/health/connect/web").await, json!([]));
     assert_eq!(one.get("/v1/catalog/connect/web").await, json!([]));
     assert_eq!(one.get("/v1/coordinate/datacenters").await[0]["Datacenter"], "dc1");
+    let (status, absent) = one.call_with("", "GET", "/v1/coordinate/node/nobody", "").await;
+    assert!(status == 404 && absent.to_ascii_lowercase().contains("x-consul-index: "), "{absent}");
     assert!(one.get("/v1/agent/host").await["Memory"]["total"].is_u64());
     assert!(one.get("/v1/agent/metrics").await["Gauges"].is_array());
     assert!(one.text("/v1/agent/metrics?format=prometheus").await.contains("hobnob_"));

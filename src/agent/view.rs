@@ -22,13 +22,13 @@ use super::{
 };
 use crate::{
     mesh::{Instance, Member},
-    model::{HealthReport, InstanceId, Node, NodeId, NodeName, Registration, ServiceName, Tag},
+    model::{HealthReport, InstanceId, Node, NodeId, NodeName, Registration, ServiceName},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
 #[derive(Clone, Debug)]
 pub struct Service {
-    /// Its name, as its first owner wrote it.
+    /// Its name; of several spellings the first in the order of bytes, whoever wrote last.
     pub name: ServiceName,
     /// Its instances by node name, then id. All healths; members that are Alive or Suspect.
     pub instances: Vec<Instance>,
@@ -238,9 +238,11 @@ impl View {
             return;
         };
         rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
+        let spellings = rows.iter().map(|row| &row.registration.name).filter(|spelled| *spelled == name);
+        let name = spellings.min_by_key(|spelled| spelled.as_str()).unwrap_or(name).clone();
         let (instances, beside) =
             rows.into_iter().partition(|row| row.member.is_shown() && !row.registration.has_role());
-        let new = Arc::new(Service { name: name.clone(), instances, beside, index: self.marks.coming() });
+        let new = Arc::new(Service { name, instances, beside, index: self.marks.coming() });
         let old = self.services.get(&key).map(|old| Arc::clone(&old));
         let mut changed = Vec::new();
         let (instances, beside) = old.as_ref().map_or((&[][..], &[][..]), |old| (&old.instances, &old.beside));
@@ -264,10 +266,13 @@ impl View {
 
     fn touch_row(&self, row: &Instance) {
         let foreign = row.registration.foreign();
+        let node = fold(foreign.map_or(row.node.name.as_str(), |node| &node.name));
         if foreign.is_some() {
             self.marks.touch(Topic::Nodes);
-        } else {
-            self.marks.touch(Topic::Node(fold(row.node.name.as_str()).into_owned()));
+        }
+        // A node without an agent has no topic of its own; that of a member of its name tells of it too.
+        if foreign.is_none() || self.nodes.contains_key(&*node) {
+            self.marks.touch(Topic::Node(node.into_owned()));
         }
         self.marks.touch(Topic::Checks);
         if row.registration.has_role() {
@@ -426,14 +431,24 @@ impl Service {
         self.rows().map(standing).eq(other.rows().map(standing))
     }
 
-    /// What a list of all services shows of it: the datacenters where it is, and its tags in each.
-    fn listing<'a>(&'a self) -> BTreeSet<(&'a str, Option<&'a Tag>)> {
-        let instances = self.rows().filter(|row| !row.registration.has_role());
+    /// All rows by node, then id, whether their nodes are reached or not.
+    pub fn ordered(&self) -> Vec<&Instance> {
+        let mut rows: Vec<_> = self.rows().collect();
+        if !self.beside.is_empty() {
+            rows.sort_by_key(|row| place(row));
+        }
+        rows
+    }
+
+    /// What a list of all services shows of it, in its order: where it is, how it is spelled there, and its tags.
+    fn listing<'a>(&'a self) -> Vec<(&'a str, &'a str, Option<&'a str>)> {
+        let instances = self.ordered().into_iter().filter(|row| !row.registration.has_role());
         let shown = |row: &'a Instance| {
-            let tags = row.registration.tags.iter().map(Some).chain([None]);
-            tags.map(|tag| (&*row.node.datacenter, tag))
+            let tags = row.registration.tags.iter().map(|tag| Some(tag.as_str())).chain([None]);
+            tags.map(|tag| (&*row.node.datacenter, row.registration.name.as_str(), tag))
         };
-        instances.flat_map(shown).collect()
+        let mut seen = BTreeSet::new();
+        instances.flat_map(shown).filter(|item| seen.insert(*item)).collect()
     }
 }
 

@@ -40,11 +40,12 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
         let rows = services.iter().flat_map(|service| service.rows());
         let mut foreign: Vec<_> = rows.filter(|row| row.registration.foreign().is_some()).collect();
         foreign.sort_by_key(|row| row.precedence());
-        // Several services may stand on one: it is listed once, as the last word on it has it.
-        let foreign = foreign.into_iter().map(|row| ((&row.node.datacenter, node::name(row)), Node::of(row, mark)));
-        let foreign: BTreeMap<_, _> = foreign.collect();
+        // Several services may stand on one: it is listed once, as the last word on it has it, or its agent.
+        let foreign = foreign.into_iter().map(|row| Node::of(row, mark));
         let members = members.iter().map(|member| Node::member(member.id, &member.node, mark));
-        let mut all: Vec<_> = members.chain(foreign.into_values()).collect();
+        let all = foreign.chain(members).map(|node| ((node.datacenter, node.name.to_ascii_lowercase()), node));
+        let all: BTreeMap<_, _> = all.collect();
+        let mut all: Vec<_> = all.into_values().collect();
         all.retain(|node| asked.is_here(node) && asked.passes(node));
         all.sort_by(|a, b| a.name.cmp(b.name));
         near::sort(&app, &query, &mut all, |node| node.name);
@@ -59,13 +60,11 @@ pub(super) async fn services(State(app): Shared, query: Query) -> Answer {
     let topic = if asked.is_narrow() { Topic::Rows } else { Topic::Services };
     read(&app, &query, topic, |mark| {
         let services = app.agent.view().rows();
+        // Each name as it was written.
         let mut all = BTreeMap::<&str, Vec<&Tag>>::new();
-        for service in &services {
-            for row in health::ordered(service) {
-                if asked.admits(row, &Node::of(row, mark)) && asked.passes(&Flat::of(row, mark)) {
-                    let tags = all.entry(service.name.as_str()).or_default();
-                    tags.extend(&row.registration.tags);
-                }
+        for row in services.iter().flat_map(|service| service.ordered()) {
+            if asked.admits(row, &Node::of(row, mark)) && asked.passes(&Flat::of(row, mark)) {
+                all.entry(row.registration.name.as_str()).or_default().extend(&row.registration.tags);
             }
         }
         for tags in all.values_mut() {

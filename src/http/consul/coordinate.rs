@@ -1,10 +1,10 @@
 //! `/v1/coordinate/…`: where nodes are in the network.
 
-use axum::extract::State;
+use axum::{body::Body, extract::State, http::StatusCode};
 use serde::Serialize;
 
 use super::{
-    failure::{Answer, Failure},
+    failure::Answer,
     fields,
     filter::Filter,
     query::{Query, Tail},
@@ -71,10 +71,17 @@ pub(super) async fn node(State(app): Shared, Tail(name): Tail, query: Query) -> 
     super::failure::ready(&app)?;
     let view = app.agent.view();
     let mark = settle(&app, &query, &super::health::topic(view, &name)).await;
-    let member = view.node(&name).filter(|member| member.node.datacenter.eq_ignore_ascii_case(datacenter));
-    let entry = member.as_deref().and_then(Entry::of);
-    let Some(entry) = entry else { return Err(Failure::absent("")) };
-    Ok(marked(json(&query, &[entry]).into(), mark))
+    let member = view
+        .node(&name)
+        .filter(|member| member.state != MemberState::Left && member.node.datacenter.eq_ignore_ascii_case(datacenter));
+    Ok(match member.as_deref().and_then(Entry::of) {
+        Some(entry) => marked(json(&query, &[entry]).into(), mark),
+        None => {
+            let mut absent = marked(Body::empty(), mark);
+            *absent.status_mut() = StatusCode::NOT_FOUND;
+            absent
+        }
+    })
 }
 
 #[derive(Debug, Serialize)]

@@ -75,6 +75,7 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
         };
         change(&app, &own.id, next).await?;
     }
+    agree(&app, &asked.node.name).await?;
     for word in &asked.words {
         let check = CheckName::try_from(&*word.id)?;
         match app.agent.report(&word.row, &check, word.status, &word.output).await {
@@ -152,7 +153,8 @@ fn inherited(app: &App, row: &Registration) -> Vec<Word> {
 fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
     let missing = || Failure::bad("Must provide node and address");
     let name = body.text("node")?.ok_or_else(missing)?;
-    is_here(app, body, &name)?;
+    here(app, body)?;
+    without_agent(app, &name)?;
     if body.flag("skipnodeupdate")?
         && let Some(known) = on_node(app, &name).first().and_then(|own| own.echo.as_ref()?.node.clone())
     {
@@ -187,15 +189,45 @@ fn moved(own: &Registration, node: &Arc<EchoNode>) -> Result<Option<Registration
     Ok(Some(row))
 }
 
-/// Refuses a node of another datacenter, and one that is a member.
-fn is_here(app: &App, body: &Document, name: &str) -> Result<(), Failure> {
+/// Has all that this agent took in for a node say what the last word says of it: who registers beside others has not seen
+/// what they write.
+async fn agree(app: &App, name: &str) -> Result<(), Failure> {
+    let of = |own: &Registration| own.echo.as_ref().and_then(|echo| echo.node.clone());
+    let last = || {
+        let said = |own: &Arc<Registration>| (own.echo.as_ref().map_or(0, |echo| echo.said), own.id.clone());
+        on_node(app, name).iter().max_by_key(|own| said(own)).and_then(|own| of(own))
+    };
+    loop {
+        let node = last();
+        let mut behind = on_node(app, name);
+        behind.retain(|own| of(own) != node);
+        if behind.is_empty() {
+            return Ok(());
+        }
+        for own in behind {
+            let next = |before: Option<&Registration>| -> Result<Next, Failure> {
+                let (Some(before), Some(node)) = (before, last()) else { return Ok(Next::Same) };
+                Ok(moved(before, &node)?.map_or(Next::Same, |row| Next::Put(said(app, row))))
+            };
+            change(app, &own.id, next).await?;
+        }
+    }
+}
+
+/// Refuses what is about another datacenter.
+fn here(app: &App, body: &Document) -> Result<(), Failure> {
     let datacenter = body.text("datacenter")?;
     if datacenter.is_some_and(|asked| !asked.eq_ignore_ascii_case(&app.agent.config().datacenter)) {
         return Err(Failure::no_path());
     }
+    Ok(())
+}
+
+/// Refuses a node that is a member.
+fn without_agent(app: &App, name: &str) -> Result<(), Failure> {
     match app.agent.view().node(name) {
         Some(member) if member.state != MemberState::Left => Err(Failure::bad(format!(
-            "node {name:?} runs an agent and speaks for itself: register with that agent, /v1/agent/service/register"
+            "node {name:?} runs an agent and speaks for itself: ask that one, under /v1/agent"
         ))),
         _ => Ok(()),
     }
@@ -278,10 +310,10 @@ fn put_word(row: &mut Registration, word: &Word) -> Result<(), Failure> {
 }
 
 /// Withdraws a service, or else a check, or a node with all that stands on it. What is not there is withdrawn already; what
-/// another agent took in is that one's to withdraw.
+/// another agent took in is that one's to withdraw. What was taken in before its node ran an agent goes like the rest.
 pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
-    is_here(&app, &body, &name)?;
+    here(&app, &body)?;
     let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
     let meant = service.as_deref().map(|service| row_id(&name, Some(service))).transpose()?;
     let is_meant = |row: &Registration| {
@@ -292,7 +324,12 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
             && (meant.is_some() || check.as_ref().is_none_or(holds))
     };
     let going: Vec<_> = on_node(&app, &name).into_iter().filter(|own| is_meant(own)).collect();
-    if let Some(node) = going.first().and_then(|own| own.echo.as_ref()?.node.as_ref()).filter(|_| meant.is_some()) {
+    let alone = without_agent(&app, &name);
+    let taken_in = !going.is_empty();
+    if let Some(node) = going.first().and_then(|own| own.echo.as_ref()?.node.as_ref())
+        && meant.is_some()
+        && alone.is_ok()
+    {
         // It stays until it is withdrawn itself, whoever else takes away what stands on it.
         let next = |before: Option<&Registration>| match before {
             Some(_) => Ok(Next::Same),
@@ -324,6 +361,9 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
         let owners = Vec::from_iter(owners).join(", ");
         let why = format!("it stands by the word of {owners}, which took it in too: deregister it there as well");
         return Err(Failure::new(StatusCode::CONFLICT, why));
+    }
+    if !taken_in {
+        alone?;
     }
     Ok(yes())
 }

@@ -237,7 +237,7 @@ mod tests {
     use rand_pcg::Pcg32;
 
     use super::*;
-    use crate::{agent::View, http::native::fixtures};
+    use crate::{agent::View, http::native::fixtures, model::ServiceName};
 
     #[test]
     fn a_body_is_rendered_once_for_each_mark() {
@@ -304,8 +304,9 @@ mod tests {
                         view.set_node(&member.node.name.clone(), Some(member).filter(|_| random.random_ratio(2, 3)));
                     }
                     _ => {
-                        let some = rows.iter().filter(|_| random.random()).cloned().collect();
-                        let name = names[random.random_range(0..2)].try_into().unwrap();
+                        let name: ServiceName = names[random.random_range(0..2)].try_into().unwrap();
+                        let mut some: Vec<_> = rows.iter().filter(|_| random.random()).cloned().collect();
+                        some.iter_mut().for_each(|row| Arc::make_mut(&mut row.registration).name = name.clone());
                         view.set_service(&name, Some(some).filter(|_| random.random_ratio(2, 3)));
                     }
                 }
