@@ -13,15 +13,16 @@ use crate::{
     model::{Health, Host},
 };
 
-/// What Envoy asks, in proto3's JSON, which allows both spellings of a name. What else it says of itself is not needed.
+/// What Envoy asks, in proto3's JSON, which allows both spellings of a name, and null for what is not said. What else it
+/// says of itself is not needed.
 #[derive(Debug, Deserialize)]
 struct DiscoveryRequest {
-    #[serde(default, alias = "versionInfo")]
-    version_info: String,
-    #[serde(default, alias = "resourceNames")]
-    resource_names: Vec<String>,
-    #[serde(default, alias = "typeUrl")]
-    type_url: String,
+    #[serde(alias = "versionInfo")]
+    version_info: Option<String>,
+    #[serde(alias = "resourceNames")]
+    resource_names: Option<Vec<String>>,
+    #[serde(alias = "typeUrl")]
+    type_url: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,21 +123,22 @@ impl<'a> ClusterLoadAssignment<'a> {
 }
 
 async fn endpoints(State(app): Shared, Parsed(asked): Parsed<DiscoveryRequest>) -> Answer {
-    if !matches!(&*asked.type_url, "" | TYPE) {
-        return Err(Problem::field("type_url", &format!("is {:?}; only {TYPE} is served", asked.type_url)));
+    if let Some(other) = asked.type_url.filter(|asked| !matches!(&**asked, "" | TYPE)) {
+        return Err(Problem::field("type_url", &format!("is {other:?}; only {TYPE} is served")));
     }
-    if asked.resource_names.len() > MAX_CLUSTERS {
+    let names = asked.resource_names.unwrap_or_default();
+    if names.len() > MAX_CLUSTERS {
         return Err(Problem::field("resource_names", "holds more than 1000 clusters"));
     }
     app.ready()?;
-    let found: Vec<_> = asked.resource_names.iter().map(|name| (name, app.agent.view().service(name))).collect();
+    let found: Vec<_> = names.iter().map(|name| (name, app.agent.view().service(name))).collect();
     let resources: Vec<_> = found
         .iter()
         .map(|(name, service)| ClusterLoadAssignment::of(name, service.as_ref().map_or(&[], |found| &found.instances)))
         .collect();
     // The content is its own version: equal on every node that knows the same, across restarts.
     let version_info = format!("{:016x}", xxh3_64(&serde_json::to_vec(&resources).unwrap_or_default()));
-    if version_info == asked.version_info {
+    if asked.version_info.is_some_and(|known| known == version_info) {
         return Ok(StatusCode::NOT_MODIFIED.into_response());
     }
     Ok(Json(DiscoveryResponse { version_info, resources: &resources, type_url: TYPE }).into_response())
@@ -200,7 +202,10 @@ mod tests {
             r#"{"versionInfo": "v", "resourceNames": ["web"], "typeUrl": "t", "responseNonce": "n"}"#,
         ] {
             let asked: DiscoveryRequest = serde_json::from_str(text).unwrap();
-            assert_eq!((&*asked.version_info, &*asked.type_url, asked.resource_names.len()), ("v", "t", 1));
+            let texts = (asked.version_info.as_deref(), asked.type_url.as_deref());
+            assert_eq!((texts, asked.resource_names), ((Some("v"), Some("t")), Some(vec!["web".into()])));
         }
+        let unsaid = serde_json::from_str::<DiscoveryRequest>(r#"{"resource_names": null, "type_url": null}"#).unwrap();
+        assert!(unsaid.resource_names.is_none() && unsaid.version_info.is_none());
     }
 }
