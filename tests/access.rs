@@ -177,6 +177,20 @@ async fn consul_s_calls_are_held_to_the_same_policies() {
         assert_eq!(put(&web, path, body).await, 403, "{path} {body}");
         assert_eq!(put("", path, body).await, 403, "anonymous: {path} {body}");
     }
+    // Nor by an id that its own would be called by.
+    let by_id = r#"{"Name": "web", "ID": "alive:1", "Check": {"TTL": "1h"}}"#;
+    let two = r#"{"Name": "db", "ID": "alive", "Checks": [{"TTL": "1h"}, {"TTL": "1h"}]}"#;
+    assert_eq!(put(&root, "/v1/agent/service/register", two).await, 200);
+    assert_eq!(put(&web, "/v1/agent/service/register", by_id).await, 403);
+    assert_eq!(put(&root, "/v1/agent/service/deregister/alive", "").await, 200);
+    // Refused in Consul's words; what nobody may do, with the reason.
+    let (status, why) = a.call_with("", "PUT", "/v1/agent/leave", "").await;
+    assert!(status == 403 && why.contains("Permission denied: anonymous "), "{status} {why}");
+    assert_eq!(put(&web, "/v1/session/create", "{}").await, 501);
+    let by_query = async |path: &str| a.call("GET", &format!("{path}?token={web}"), "").await.0;
+    assert_eq!(by_query("/v1/catalog/nodes").await, 200);
+    assert_eq!(by_query("/api/v1/members").await, 401, "it is Consul's way alone");
+    assert!(!a.log().contains(&web), "a token is never logged");
     // Another word for the name is none.
     assert_eq!(put(&web, "/v1/agent/service/register", r#"{"Service": "db", "Port": 2}"#).await, 400);
     assert_eq!(put(&web, "/v1/agent/check/register", r#"{"Name": "x", "TTL": "1h", "ServiceID": "web"}"#).await, 200);

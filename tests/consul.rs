@@ -380,6 +380,17 @@ async fn a_check_is_told_apart_by_its_id_on_the_whole_node() {
 }
 
 #[tokio::test]
+async fn a_check_called_by_one_s_own_id_is_taken_from_whoever_had_such_an_id() {
+    let (_mesh, agent) = alone().await;
+    put(&agent, "/v1/agent/service/register", r#"{"ID": "a", "Name": "a", "Checks": [{"TTL": "1h"}, {"TTL": "1h"}]}"#)
+        .await;
+    put(&agent, "/v1/agent/service/register", r#"{"ID": "a:1", "Name": "b", "Check": {"TTL": "1h"}}"#).await;
+    let checks = read_own(&agent, "/v1/agent/checks").await;
+    let owners: Vec<_> = checks.as_object().unwrap().iter().map(|(id, check)| (&**id, &check["ServiceID"])).collect();
+    assert_eq!(owners, [("service:a:1", &json!("a:1")), ("service:a:2", &json!("a"))]);
+}
+
+#[tokio::test]
 async fn rows_of_our_own_are_neither_shown_nor_taken() {
     let (_mesh, agent) = alone().await;
     put(&agent, "/v1/agent/check/register", r#"{"Name": "disk", "TTL": "1h"}"#).await;

@@ -10,30 +10,16 @@ use aws_lc_rs::digest::{SHA256, digest};
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{Policy, Problem, audit::Audit, body, consul, guard::Via, revocation::Held};
+use super::{FixedToken, Policy, Problem, audit::Audit, body, consul, guard::Via, revocation::Held, token};
 use crate::agent::Agent;
-
-/// A token of the configuration: good on this node alone, and there before any mesh is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FixedToken {
-    /// What people call it.
-    pub name: String,
-    /// The SHA-256 of the token in hexadecimal, as `hobnob token create --offline` prints it.
-    #[serde(deserialize_with = "hexadecimal")]
-    pub sha256: [u8; 32],
-    /// What it allows.
-    pub policy: Policy,
-}
 
 /// What stands between the door and the handlers.
 #[derive(Debug)]
@@ -110,7 +96,7 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
     let via = request.extensions().get().copied().unwrap_or(Via::Unix);
     let need = Need::of(&method, &path);
     let (is_beat, is_read) = (need.is_beat(), matches!(method, Method::GET | Method::HEAD | Method::OPTIONS));
-    let (who, held, outcome) = match access.who(request.headers()) {
+    let (who, held, outcome) = match access.who(&request) {
         Ok(who) => {
             let allowed = access.allow(&who, need, request).await;
             (who.name, who.held, allowed)
@@ -140,24 +126,25 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
     }
 }
 
-/// Who could do better with another token is told so (RFC 6750 section 3); Consul's clients know but 403.
+/// Who could do better with another token is told so (RFC 6750 section 3). Consul's clients know but 403, and its words.
 fn refuse(problem: Problem, path: &str) -> Response {
+    let is_about_rights = matches!(problem.kind(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if is_about_rights && path.starts_with("/v1/") {
+        let (_, why) = problem.into_parts();
+        return (StatusCode::FORBIDDEN, format!("Permission denied: {why}")).into_response();
+    }
     let mut response = problem.into_response();
     if response.status() == StatusCode::UNAUTHORIZED {
-        if path.starts_with("/v1/") {
-            *response.status_mut() = StatusCode::FORBIDDEN;
-        } else {
-            let scheme = HeaderValue::from_static("Bearer realm=\"hobnob\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-        }
+        let scheme = HeaderValue::from_static("Bearer realm=\"hobnob\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
     }
     response
 }
 
 impl Access {
-    /// Whose token the headers show. All that are known are looked at, whichever it is: the time tells nothing.
-    fn who(&self, headers: &HeaderMap) -> Result<Who, &'static str> {
-        let Some(token) = shown(headers)? else {
+    /// Whose token a request shows. All that are known are looked at, whichever it is: the time tells nothing.
+    fn who(&self, request: &Request) -> Result<Who, &'static str> {
+        let Some(token) = token::shown(request)? else {
             let (name, policy) = ("anonymous".into(), self.anonymous.clone());
             return Ok(Who { name, policy, is_anonymous: true, held: None });
         };
@@ -215,8 +202,9 @@ impl Access {
             Aim::Body(id) => {
                 let said = Said::of(&mut request).await?;
                 let ids = id.iter().chain(&said.ids).chain(&said.names);
-                let named = ids.filter_map(|id| of_id(id)).chain(said.names.iter().cloned());
-                named.chain(said.checks.iter().filter_map(of_check)).collect()
+                let named = ids.clone().filter_map(|id| of_id(id)).chain(said.names.iter().cloned());
+                let derived = ids.filter(|_| said.derives).flat_map(|id| consul::services_of_derived(view, id));
+                named.chain(said.checks.iter().filter_map(of_check)).chain(derived).collect()
             }
             Aim::NewCheck => {
                 let said = Said::of(&mut request).await?;
@@ -242,6 +230,8 @@ struct Said {
     ids: Vec<String>,
     services: Vec<String>,
     checks: Vec<String>,
+    /// Whether checks may be called by the registration's id.
+    derives: bool,
 }
 
 impl Said {
@@ -268,6 +258,7 @@ impl Said {
     }
 
     fn name_checks(&mut self, checks: &[Value]) {
+        self.derives = true;
         for (key, value) in checks.iter().filter_map(Value::as_object).flatten() {
             if matches!(&*consul::folded(key), "id" | "checkid") {
                 self.checks.extend(value.as_str().map(String::from));
@@ -289,6 +280,10 @@ impl Need {
             _ if reads => Self::Read,
             // A question that Envoy asks by POST.
             ["v3", "discovery:endpoints"] => Self::Read,
+            // Refused to everybody, with the reason.
+            ["v1", "kv" | "session" | "txn" | "query" | "connect" | "discovery-chain", ..]
+            | ["v1", "config" | "operator" | "snapshot" | "acl", ..]
+            | ["v1", "agent", "connect" | "token", ..] => Self::Read,
             ["api", "v1", "registrations", id] if *method == Method::PUT => Self::Write(Aim::Body(Some((*id).into()))),
             ["api", "v1", "registrations" | "maintenance", id] => Self::Write(Aim::Instance((*id).into())),
             ["api", "v1", "registrations", id, "checks", _] => Self::Write(Aim::Beat((*id).into())),
@@ -314,40 +309,6 @@ impl Need {
 /// Whether a call needs no right, or only that to read.
 pub(super) fn is_open(method: &Method, path: &str) -> bool {
     matches!(Need::of(method, path), Need::Nothing | Need::Read)
-}
-
-/// The token that a request shows; an empty one is none.
-fn shown(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
-    const WHY: &str = "the Authorization header is not `Bearer TOKEN`";
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let text = value.to_str().map_err(|_| WHY)?;
-        let (scheme, token) = text.split_once(' ').ok_or(WHY)?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(WHY);
-        }
-        return Ok(Some(token.trim()).filter(|token| !token.is_empty()));
-    }
-    let consul = headers.get("x-consul-token").and_then(|value| value.to_str().ok()).map(str::trim);
-    Ok(consul.filter(|token| !token.is_empty()))
-}
-
-fn hexadecimal<'de, D: serde::Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
-    let text = String::deserialize(from)?;
-    parse_hash(&text).ok_or_else(|| serde::de::Error::custom("is not a SHA-256 in hexadecimal"))
-}
-
-/// A SHA-256 from its 64 hexadecimal digits.
-pub(super) fn parse_hash(text: &str) -> Option<[u8; 32]> {
-    let (digits, rest) = text.as_bytes().as_chunks::<2>();
-    let mut hash = [0; 32];
-    if digits.len() != hash.len() || !rest.is_empty() {
-        return None;
-    }
-    for (byte, [high, low]) in hash.iter_mut().zip(digits) {
-        let digit = |c: u8| char::from(c).to_digit(16);
-        *byte = u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?;
-    }
-    Some(hash)
 }
 
 #[cfg(test)]
@@ -384,7 +345,30 @@ mod tests {
             ],
         ),
         ("lease", &["/eureka/apps/{app}/{id}"]),
-        ("question", &["/v3/discovery:endpoints"]),
+        (
+            "question",
+            &[
+                "/v3/discovery:endpoints",
+                "/v1/acl",
+                "/v1/acl/{*rest}",
+                "/v1/agent/connect/{*rest}",
+                "/v1/agent/token/{*rest}",
+                "/v1/config",
+                "/v1/config/{*rest}",
+                "/v1/connect/{*rest}",
+                "/v1/discovery-chain/{*rest}",
+                "/v1/kv/",
+                "/v1/kv/{*key}",
+                "/v1/operator",
+                "/v1/operator/{*rest}",
+                "/v1/query",
+                "/v1/query/{*rest}",
+                "/v1/session",
+                "/v1/session/{*rest}",
+                "/v1/snapshot",
+                "/v1/txn",
+            ],
+        ),
         ("body", &["/api/v1/registrations/{id}", "/v1/agent/service/register"]),
         (
             "instance",
@@ -475,26 +459,6 @@ mod tests {
                 let is_open = matches!(Need::of(&method, &asked), Need::Nothing | Need::Read);
                 assert!(!is_open || what == "question", "{method} {path}");
             }
-        }
-    }
-
-    #[test]
-    fn a_token_is_shown_in_either_header_and_an_empty_one_is_none() {
-        let headers = |name: &'static str, value: &'static str| {
-            HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))])
-        };
-        assert_eq!(shown(&headers("authorization", "bearer abc")), Ok(Some("abc")));
-        assert_eq!(shown(&headers("x-consul-token", "abc")), Ok(Some("abc")));
-        assert_eq!(shown(&headers("x-consul-token", "")), Ok(None));
-        assert_eq!(shown(&HeaderMap::new()), Ok(None));
-        assert!(shown(&headers("authorization", "Basic abc")).is_err());
-    }
-
-    #[test]
-    fn a_hash_is_64_digits() {
-        assert_eq!(parse_hash(&"0f".repeat(32)), Some([15; 32]));
-        for bad in ["", "0f", &"0g".repeat(32), &"0f".repeat(33)] {
-            assert_eq!(parse_hash(bad), None);
         }
     }
 }

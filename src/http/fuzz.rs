@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, Policy, access, consul, door::Door, eureka, guard::Via, server};
+use super::{Config, Policy, access, consul, door::Door, eureka, guard::Via, server, token};
 use crate::{
     agent::{Agent, Secret, checks},
     model::{InstanceId, Registration},
@@ -51,7 +51,7 @@ pub fn policy(bytes: &[u8]) {
         let open = access::is_open(&method, text);
         assert!(!open || text.ends_with("discovery:endpoints"), "{method} {text:?} needs no right to write");
     }
-    if let Some(hash) = access::parse_hash(text) {
+    if let Some(hash) = token::parse_hash(text) {
         let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(digits.eq_ignore_ascii_case(text), "{text:?} is not {digits}");
     }

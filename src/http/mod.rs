@@ -38,6 +38,7 @@ mod requests;
 mod revocation;
 mod server;
 mod tls;
+mod token;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 
@@ -45,11 +46,11 @@ use axum::Router;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use tokio_util::sync::CancellationToken;
 
-pub use access::FixedToken;
 pub use native::{ReloadAsk, Reloaded, state};
 pub use policy::Policy;
 pub use server::{Bound, Running, bind, serve};
 pub use tls::Files;
+pub use token::FixedToken;
 
 use crate::{
     agent::{Agent, Tally},

@@ -44,7 +44,7 @@ pub(super) use check::node_checks;
 pub(super) use document::folded;
 pub(super) use own::is_reserved;
 pub(super) use read::{Bodies, again};
-pub(super) use reports::service_of_check;
+pub(super) use reports::{service_of_check, services_of_derived};
 
 use super::{App, door, requests::Requests};
 

@@ -43,8 +43,9 @@ impl Query {
             asked.index = (index > 0).then_some(index);
         }
         if let Some(wait) = asked.text("wait") {
-            // As Consul's, a wait that is less than none is the usual one.
+            // As Consul's, a wait that is less than none is the usual one, and none is in days.
             let wait = parse_duration(wait.strip_prefix('-').unwrap_or(wait))
+                .and_then(|time| if wait.contains('d') { Err("is in days") } else { Ok(time) })
                 .map(|time| if wait.starts_with('-') { Duration::ZERO } else { time })
                 .map_err(|_| Failure::bad("Invalid wait time"))?;
             asked.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
@@ -99,9 +100,9 @@ impl Query {
     }
 }
 
-/// The target without what only says how long to wait: for one that says no such thing, as it was written.
+/// The target without what only says how long to wait, or who asks: for one that says no such thing, as it was written.
 fn key(uri: &Uri) -> String {
-    let is_about_waiting = |pair: &&str| pair.starts_with("index=") || pair.starts_with("wait=");
+    let is_about_waiting = |pair: &&str| ["index=", "wait=", "token="].iter().any(|key| pair.starts_with(key));
     let mut key = uri.path().to_owned();
     let pairs = uri.query().into_iter().flat_map(|query| query.split('&')).filter(|pair| !is_about_waiting(pair));
     for (at, pair) in pairs.enumerate() {
@@ -158,6 +159,7 @@ mod tests {
             ("index=-1", "Invalid index"),
             ("wait=xyz", "Invalid wait time"),
             ("wait=-", "Invalid wait time"),
+            ("wait=1d", "Invalid wait time"),
             ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
         ] {
             assert_eq!(parse(query).unwrap_err(), Failure::bad(why), "{query}");

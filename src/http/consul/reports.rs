@@ -19,7 +19,7 @@ use crate::{
         App, Shared,
         change::{Next, change},
     },
-    model::{CheckKind, CheckName, Echo, Health, InstanceId, Registration, Role},
+    model::{CheckKind, CheckName, Echo, Health, InstanceId, MAX_CHECKS, Registration, Role},
 };
 
 /// A check of an instance, or of this node where no `ServiceID` says of which.
@@ -86,17 +86,19 @@ pub(super) fn others_with(
 ) -> Vec<(InstanceId, CheckName)> {
     let owner = &registration.id;
     let is_known = |id| before.and_then(|before| before.echo.as_ref()).is_some_and(|echo| echo.checks.contains_key(id));
-    // Made of the instance's own id, as most are: nobody else has it.
+    // Made of the instance's own id, as most are: only who has such an id too may have had it.
     let is_derived = |id: &CheckName| {
         let rest = id.as_str().strip_prefix("service:").and_then(|rest| rest.strip_prefix(owner.as_str()));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
     };
     let named = registration.echo.iter().flat_map(|echo| echo.checks.keys());
-    let named: Vec<_> = named.filter(|id| !is_known(*id) && !is_derived(id)).collect();
-    if named.is_empty() {
-        return Vec::new();
-    }
-    let others = view.registrations().into_iter().filter(|other| other.id != *owner && other.foreign().is_none());
+    let named: Vec<_> = named.filter(|id| !is_known(*id)).collect();
+    let others = if named.iter().all(|id| is_derived(id)) {
+        named.iter().flat_map(|id| likely(view, id.as_str())).collect()
+    } else {
+        view.registrations()
+    };
+    let others = others.into_iter().filter(|other| other.id != *owner && other.foreign().is_none());
     let with = |other: Arc<Registration>| {
         let called = |check: &&CheckName| named.iter().any(|id| is_called(&other, check, id.as_str()));
         let found = other.checks.iter().map(|check| &check.id).filter(called);
@@ -139,20 +141,33 @@ pub(in crate::http) fn service_of_check(view: &View, id: &str) -> Option<String>
     find(view, id).map(|(own, _)| own.name.to_string())
 }
 
+/// The services whose checks an instance takes that calls its own by its id.
+pub(in crate::http) fn services_of_derived(view: &View, instance: &str) -> Vec<String> {
+    let named = |own: &Registration, id: &str| own.checks.iter().any(|check| is_called(own, &check.id, id));
+    let ids = std::iter::once(format!("service:{instance}"));
+    let ids = ids.chain((1..=MAX_CHECKS).map(|number| format!("service:{instance}:{number}")));
+    let owners = |id: String| likely(view, &id).filter(|own| named(own, &id)).collect::<Vec<_>>();
+    ids.flat_map(owners).map(|own| own.name.to_string()).collect()
+}
+
 /// The instance and the check that an id means. Most ids say which instance: only the others are looked for.
 fn find(view: &View, id: &str) -> Option<(Arc<Registration>, CheckName)> {
     let named = |own: &Registration| {
         own.checks.iter().find(|check| is_called(own, &check.id, id)).map(|check| check.id.clone())
     };
+    likely(view, id).find_map(|own| named(&own).map(|check| (own, check))).or_else(|| {
+        let all = view.registrations().into_iter().filter(|own| own.foreign().is_none());
+        all.into_iter().find_map(|own| named(&own).map(|check| (own, check)))
+    })
+}
+
+/// Who may have a check of this id, by all that the id can mean.
+fn likely(view: &View, id: &str) -> impl Iterator<Item = Arc<Registration>> {
     let rest = id.strip_prefix("service:").unwrap_or(id);
     let shorter = rest.rsplit_once(':').map(|(instance, _)| instance);
     let likely = [Some(rest), shorter, Some(NODE_ROW)].into_iter().flatten();
     let likely = likely.filter_map(|instance| view.registration(&InstanceId::try_from(instance).ok()?));
-    let found = likely.filter(|own| own.foreign().is_none()).find_map(|own| named(&own).map(|check| (own, check)));
-    found.or_else(|| {
-        let all = view.registrations().into_iter().filter(|own| own.foreign().is_none());
-        all.into_iter().find_map(|own| named(&own).map(|check| (own, check)))
-    })
+    likely.filter(|own| own.foreign().is_none())
 }
 
 /// Whether a check has this id on its node: see [`super::check`].

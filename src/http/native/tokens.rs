@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{moment, openapi::Api, params::Segments};
 use crate::{
     agent::trust::{Edict, Token, Word},
-    http::{Answer, Policy, Problem, Shared, access::parse_hash, body::Parsed},
+    http::{Answer, Policy, Problem, Shared, body::Parsed, token::parse_hash},
     model::NodeName,
 };
 
