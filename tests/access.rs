@@ -67,6 +67,22 @@ async fn who_shows_no_token_may_do_what_anonymous_may() {
 }
 
 #[tokio::test]
+async fn a_token_has_one_name_and_some_time_before_it() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let create = async |name: &str, digit: &str, expires: &str| {
+        let sha256 = digit.repeat(64);
+        let wanted = format!(r#"{{"name": "{name}", "sha256": "{sha256}", "policy": "read", "expires": {expires}}}"#);
+        a.call("POST", "/api/v1/tokens", &wanted).await.0
+    };
+    assert_eq!(create("one", "1", "null").await, 201);
+    assert_eq!(create("another", "1", "null").await, 409);
+    assert_eq!(create("late", "2", "1").await, 400);
+    let names = a.get("/api/v1/tokens").await;
+    assert_eq!(names.as_array().unwrap().iter().map(|token| &token["name"]).collect::<Vec<_>>(), ["one"]);
+}
+
+#[tokio::test]
 async fn refusals_do_not_fill_the_log() {
     let mesh = Mesh::new();
     let (_, section) = first_token().await;

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{moment, openapi::Api, params::Segments};
 use crate::{
-    agent::trust::{Edict, Token, Word},
+    agent::{
+        trust::{Edict, Token, Word},
+        unix_millis,
+    },
     http::{Answer, Policy, Problem, Shared, body::Parsed, token::parse_hash},
     model::NodeName,
 };
@@ -61,6 +64,13 @@ pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -
     let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
     if app.agent.law().tokens().any(|token| token.name == wanted.name) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("there is a token called {:?} already", wanted.name)));
+    }
+    if let Some(same) = app.agent.law().tokens().find(|token| token.sha256 == sha256) {
+        let why = format!("this token is known already, as {:?}", same.name);
+        return Err(Problem::new(StatusCode::CONFLICT, why));
+    }
+    if wanted.expires.is_some_and(|at| at <= unix_millis()) {
+        return Err(Problem::field("expires", "is over already"));
     }
     let token = Token { name: wanted.name, sha256, policy: wanted.policy.to_string(), expires: wanted.expires };
     let shown = Shown::from(&token);
