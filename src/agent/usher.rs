@@ -50,7 +50,8 @@ async fn serve(trust: &Trust, view: &View, connection: &Connection) -> Result<No
     let asked: Request = read(&from.read_to_end(MAX_REQUEST).await.map_err(|why| format!("its request: {why}"))?)?;
     let has = |name: &NodeName| {
         let id = NodeId::of(trust.mesh(), name);
-        !view.nodes_where(|member| member.id == id && member.state != MemberState::Left).is_empty()
+        // Who has left may come back by that name.
+        !view.nodes_where(|member| member.id == id).is_empty()
     };
     let granted = trust.grant(&chain(connection).unwrap_or_default(), &asked, has).map_err(|why| why.to_string())?;
     to.write_all(&written(&granted)?).await.map_err(|why| why.to_string())?;

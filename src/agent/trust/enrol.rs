@@ -180,7 +180,7 @@ impl Trust {
         } else {
             granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
         }
-        self.guests.come(&key, fits)?;
+        self.guests.come(&key, &asked.node, fits)?;
         Ok(granted)
     }
 

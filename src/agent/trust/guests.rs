@@ -1,4 +1,4 @@
-//! Who was invited and has not come yet, by the key they will show. Kept on disk where there is one: a token outlives a
+//! Who was invited and has not come yet, by the key they will show, and which names were given away. Kept on disk where there is one: a token outlives a
 //! restart of the node that made it, and is good once, whatever happens in between. A key found there opens nothing, for
 //! its secret half was never here.
 
@@ -24,6 +24,8 @@ pub(super) struct Guests(Mutex<Book>);
 struct Book {
     file: Option<PathBuf>,
     guests: HashMap<Vec<u8>, Guest>,
+    /// The names of those who came, whom the mesh may not have seen yet, or not any more.
+    granted: Vec<NodeName>,
 }
 
 /// One invitation.
@@ -49,9 +51,11 @@ impl Guests {
     pub(super) fn open(&self, folder: &Path) {
         let path = folder.join(FILE);
         let kept = file::read(&path, MAX_KEPT).ok();
-        let kept = kept.and_then(|kept| rmp_serde::from_slice::<Vec<Guest>>(&kept).ok()).unwrap_or_default();
+        let kept = kept.and_then(|kept| rmp_serde::from_slice::<(Vec<Guest>, Vec<NodeName>)>(&kept).ok());
+        let (kept, granted) = kept.unwrap_or_default();
         let mut book = self.awaited();
         book.guests.extend(kept.into_iter().take(MAX_GUESTS).map(|guest| (guest.key.clone(), guest)));
+        book.granted.extend(granted.into_iter().take(MAX_GRANTED));
         book.file = Some(path);
     }
 
@@ -70,17 +74,30 @@ impl Guests {
         book.keep().inspect_err(|_| drop(book.guests.remove(&key)))
     }
 
-    /// One has come, and is awaited no more, unless what it asks for does not fit. On disk before anybody is told.
+    /// One has come by this name, and is awaited no more, unless what it asks for does not fit, or the name was given
+    /// away before and the invitation is not for it. On disk before anybody is told.
     pub(super) fn come(
         &self,
         key: &[u8],
+        name: &NodeName,
         fits: impl FnOnce(&Option<NodeName>) -> Result<(), Broken>,
     ) -> Result<(), Broken> {
         let mut book = self.awaited();
         let guest = book.guests.get(key).cloned().ok_or(Broken::Uninvited)?;
         fits(&guest.node)?;
+        if guest.node.is_none() && book.granted.contains(name) {
+            return Err(Broken::Taken(name.clone()));
+        }
+        let before = book.granted.clone();
         book.guests.remove(key);
-        book.keep().inspect_err(|_| drop(book.guests.insert(key.to_vec(), guest)))
+        book.granted.retain(|granted| granted != name);
+        book.granted.push(name.clone());
+        let forgotten = book.granted.len().saturating_sub(MAX_GRANTED);
+        book.granted.drain(..forgotten);
+        book.keep().inspect_err(|_| {
+            book.guests.insert(key.to_vec(), guest);
+            book.granted = before;
+        })
     }
 
     /// Those who may still come.
@@ -96,7 +113,7 @@ impl Book {
     fn keep(&self) -> Result<(), Broken> {
         let Some(file) = &self.file else { return Ok(()) };
         let all: Vec<_> = self.guests.values().collect();
-        let kept = rmp_serde::to_vec_named(&all).map_err(std::io::Error::other);
+        let kept = rmp_serde::to_vec_named(&(all, &self.granted)).map_err(std::io::Error::other);
         kept.and_then(|kept| keep::replace(file, &kept, keep::PRIVATE)).map_err(|why| Broken::Unkept(file.clone(), why))
     }
 }
@@ -104,6 +121,8 @@ impl Book {
 const FILE: &str = "guests";
 /// Invitations that wait: more machines than are set up at a time.
 const MAX_GUESTS: usize = 1000;
+/// Names that were given away: as many nodes as a mesh has. The oldest is forgotten first, and by then a member.
+const MAX_GRANTED: usize = 10_000;
 /// All of them, each with a key and a name.
 const MAX_KEPT: u64 = 1 << 20;
 
@@ -122,19 +141,24 @@ mod tests {
             guests
         };
         let hour = Duration::from_secs(3600);
-        let first = open();
+        let (first, web) = (open(), NodeName::try_from("web-1").unwrap());
         for key in [1, 2] {
-            first.expect(Guest::new(vec![key], hour, Some("web-1".try_into().unwrap()))).unwrap();
+            first.expect(Guest::new(vec![key], hour, Some(web.clone()))).unwrap();
         }
         first.expect(Guest::new(vec![3], Duration::ZERO, None)).unwrap();
-        let refused = first.come(&[2], |_| Err(Broken::Uninvited));
+        let refused = first.come(&[2], &web, |_| Err(Broken::Uninvited));
         assert!(refused.is_err() && first.awaits(&[2]), "refused, it stays good");
         let is_web = |node: &Option<NodeName>| node.as_ref().filter(|name| name.as_str() == "web-1").map(drop);
-        first.come(&[1], |node| is_web(node).ok_or(Broken::Uninvited)).unwrap();
+        first.come(&[1], &web, |node| is_web(node).ok_or(Broken::Uninvited)).unwrap();
         let second = open();
         assert_eq!([1, 2, 3].map(|key| second.awaits(&[key])), [false, true, false]);
-        second.come(&[2], |_| Ok(())).unwrap();
-        assert!(!open().awaits(&[2]));
+        // Both are for this name; an invitation for any is not good for one that was given away.
+        second.come(&[2], &web, |_| Ok(())).unwrap();
+        let third = open();
+        assert!(!third.awaits(&[2]));
+        third.expect(Guest::new(vec![4], hour, None)).unwrap();
+        assert!(matches!(third.come(&[4], &"WEB-1".try_into().unwrap(), |_| Ok(())), Err(Broken::Taken(_))));
+        third.come(&[4], &"web-2".try_into().unwrap(), |_| Ok(())).unwrap();
     }
 
     #[test]
