@@ -21,7 +21,11 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Broken, Edict, Said, Word, papers::Issued, san};
+use super::{
+    Broken, Edict, Said, Word,
+    papers::{Issued, says},
+    san,
+};
 use crate::{
     agent::Secret,
     model::{MeshName, NodeName},
@@ -117,6 +121,15 @@ impl Authority {
         Issued::new(vec![certificate], &private, Some(now + OWN_LIFETIME * 2 / 3))
     }
 
+    /// Until when it is good, and all that it issues.
+    ///
+    /// # Errors
+    /// When that is over.
+    pub fn until(&self, now: SystemTime) -> Result<SystemTime, Broken> {
+        let until = says(&self.certificate).ok_or(Broken::Pem("ca"))?.not_after;
+        if until > now { Ok(until) } else { Err(Broken::Expired(humantime::format_rfc3339_seconds(until).to_string())) }
+    }
+
     /// Signs a word for every node of `mesh`.
     ///
     /// # Errors
@@ -151,7 +164,7 @@ impl Authority {
         serial[0] &= 0x7f;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = (now + lifetime).into();
+        params.not_after = (now + lifetime).min(self.until(now)?).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         Ok(params.signed_by(key, &self.issuer)?.der().clone())
@@ -289,6 +302,18 @@ mod tests {
             // Version 0, and 32 bytes of key (RFC 8410 section 10.3).
             assert_eq!((&key.secret_pkcs8_der()[..5], key.secret_pkcs8_der().len()), (&[0x30, 46, 2, 1, 0][..], 48));
         }
+    }
+
+    #[test]
+    fn nothing_is_issued_for_longer_than_the_authority_lasts() {
+        let (mesh, node) = ("prod".try_into().unwrap(), "web-1".try_into().unwrap());
+        let year = Duration::from_secs(365 * 24 * 3600);
+        let (brief, files) = Authority::create(Duration::from_secs(3600)).unwrap();
+        let issued = brief.issue(&mesh, &node, year).unwrap();
+        let ends = |pem: &str| says(&CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()).unwrap().not_after;
+        assert_eq!(ends(&issued.certificate), ends(&files.certificate));
+        let (over, _) = Authority::create(Duration::ZERO).unwrap();
+        assert!(matches!(over.issue(&mesh, &node, year), Err(Broken::Expired(_))));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub enum Broken {
     /// This node has no authority's key to sign with.
     #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
     NoAuthority,
+    /// What it would sign, nobody would believe.
+    #[error("the authority has expired, at {0}: change it for a new one, as the walk-through of rotation says")]
+    Expired(String),
     /// TLS refused the result.
     #[error("TLS refuses the certificate: {0}")]
     Tls(#[from] Error),

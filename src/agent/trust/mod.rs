@@ -297,7 +297,9 @@ impl ClientCertVerifier for Trust {
             return Ok(ClientCertVerified::assertion());
         }
         self.check_name(certificate)?;
-        self.papers.load().clients.verify_client_cert(certificate, intermediates, now)
+        let papers = self.papers.load();
+        papers.in_time(certificate, intermediates, now)?;
+        papers.clients.verify_client_cert(certificate, intermediates, now)
     }
 
     fn verify_tls12_signature(

@@ -20,7 +20,7 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Authority, Broken, only_san, proven_name, san};
+use super::{Authority, Broken, guest::is_under, only_san, proven_name, san};
 use crate::{
     agent::{
         Secret,
@@ -139,7 +139,12 @@ impl Papers {
         let key = secret_text(&files.key)?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
-        let own = Issued::new(chain, &key, None)?;
+        let mut own = Issued::new(chain, &key, None)?;
+        // It is good for as long as the authority behind it, of which nobody else would tell in time.
+        let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Pem("cert"))?;
+        let behind = roots.iter().filter(|root| is_under(leaf, rest, root, UnixTime::now()).is_ok());
+        let until = behind.filter_map(says).map(|says| says.not_after).max();
+        own.says.not_after = until.map_or(own.says.not_after, |until| until.min(own.says.not_after));
         own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
         let authority = match &files.ca_key {
             Some(path) => Some(Authority::read(&super::authority::pem("CERTIFICATE", first), &secret_text(path)?)?),
@@ -184,7 +189,23 @@ impl Papers {
         use rustls::client::danger::ServerCertVerifier;
         let own = only_san(leaf).and_then(|san| ServerName::try_from(san).ok());
         let own = own.ok_or(rustls::CertificateError::BadEncoding)?;
-        self.servers.verify_server_cert(leaf, rest, &own, &[], now).map(drop)
+        self.servers.verify_server_cert(leaf, rest, &own, &[], now)?;
+        self.in_time(leaf, rest, now)
+    }
+
+    /// Whether an authority stands behind `leaf` that has not expired: webpki does not look at the time of those that it
+    /// believes.
+    pub(super) fn in_time(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let (good, over): (Vec<_>, Vec<_>) =
+            self.roots.iter().partition(|root| says(root).is_some_and(|says| moment <= says.not_after));
+        let is_good = over.is_empty() || good.iter().any(|root| is_under(leaf, rest, root, now).is_ok());
+        if is_good { Ok(()) } else { Err(rustls::CertificateError::Expired.into()) }
     }
 
     /// What this node shows now; one that it signs for itself is issued again when it has grown old. No timer, so no
@@ -239,3 +260,30 @@ const NO_CERTIFICATE: &str = "holds no certificate in PEM";
 const MAX_TEXT: u64 = 1 << 20;
 /// A key is a few hundred bytes; a megabyte of them is a mistake.
 const MAX_SECRET: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_is_believed_until_it_ends() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let [brief, lasting] = [1, 100].map(|long| Authority::create(hours(long)).unwrap().0);
+        let san = san(&"prod".try_into().unwrap(), &"a".try_into().unwrap());
+        let [old, new] = [&brief, &lasting].map(|authority| authority.issue_own(&san, SystemTime::now()).unwrap());
+        let [of_old, of_new] = [&old, &new].map(|issued| issued.key.cert[0].clone());
+        let roots = [brief.certificate.clone(), lasting.certificate.clone()];
+        let papers = Papers::assemble(&roots, new, None, Vec::new()).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        let [now, then] = [now, now + hours(2)].map(UnixTime::since_unix_epoch);
+        for (leaf, then_good) in [(of_old, false), (of_new, true)] {
+            assert_eq!(papers.in_time(&leaf, &[], now), Ok(()));
+            assert_eq!(
+                papers.in_time(&leaf, &[], then),
+                if then_good { Ok(()) } else { Err(CertificateError::Expired.into()) }
+            );
+        }
+    }
+}
