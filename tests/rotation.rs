@@ -4,7 +4,11 @@
 
 mod process;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+};
 
 use process::{Agent, Mesh, finish, hobnob, until};
 use tokio::process::Command;
@@ -36,8 +40,28 @@ async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
         if let Some(agent) = agent {
             shell.env("HOBNOB_API", format!("http://{}", agent.http));
         }
+        let before = owners(mesh, node);
         let done = finish(&mut shell).await;
         assert_eq!(done.code, Some(0), "{step}: {done:?}");
+        let now = owners(mesh, node);
+        assert!(before.iter().all(|file| now.contains(file)), "{step}: {before:?} {now:?}");
+    }
+}
+
+/// Whose the files are that the agent of a node reads, and who may read them.
+fn owners(mesh: &Mesh, node: &str) -> Vec<(&'static str, u32, u32)> {
+    let found = ["secret", "ca.pem", "node.pem", "node-key.pem"].map(|file| {
+        let found = fs::metadata(mesh.path(node).join("etc").join(file)).ok()?;
+        Some((file, found.uid(), found.mode()))
+    });
+    found.into_iter().flatten().collect()
+}
+
+/// A file that is the agent's, as it is where that runs as another user than the administrator.
+fn give_away(file: &Path) {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(file, Some(4711), None).unwrap();
     }
 }
 
@@ -76,6 +100,7 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     for node in NODES {
         fs::create_dir_all(mesh.path(node).join("etc")).unwrap();
         fs::copy(mesh.path("secret"), mesh.path(node).join("etc/secret")).unwrap();
+        give_away(&mesh.path(node).join("etc/secret"));
     }
     let papers = "secret_file = \"ETC/secret\"\n";
     let a = start(&mesh, "a", papers, &[]).await;
@@ -110,7 +135,7 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
             [("ca.pem", "ca.pem"), (&format!("{node}.pem"), "node.pem"), (&format!("{node}-key.pem"), "node-key.pem")]
         {
             fs::copy(ca.join(from), etc.join(to)).unwrap();
-            fs::set_permissions(etc.join(to), fs::Permissions::from_mode(0o600)).unwrap();
+            give_away(&etc.join(to));
         }
     }
     let papers = "[tls]\nca = \"ETC/ca.pem\"\ncert = \"ETC/node.pem\"\nkey = \"ETC/node-key.pem\"\n";

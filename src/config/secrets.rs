@@ -1,6 +1,6 @@
 //! Secret files: one secret a line, the first signs, all verify. What they hold is never repeated, in no error either.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use super::Error;
 use crate::agent::{
@@ -13,7 +13,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<Secret>, Error> {
     let place = path.display().to_string();
     let keygen = format!("hobnob keygen --out {place}");
     let text = file::secret(path, MAX_FILE).map_err(|why| match why {
-        Untold::Unread(error) => Error::new(&place, error.to_string()).next(&keygen),
+        Untold::Unread(error) if error.kind() == ErrorKind::NotFound => {
+            Error::new(&place, error.to_string()).next(&keygen)
+        }
+        Untold::Unread(error) => Error::io(path, &error),
         Untold::Readable(mode) => {
             let why = format!("others can read it (mode {mode:o}); a secret is for its owner alone");
             Error::new(&place, why).next(format!("chmod 600 {place}"))
