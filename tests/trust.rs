@@ -5,7 +5,10 @@
 
 mod process;
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+};
 
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use tokio::process::Command;
@@ -190,10 +193,17 @@ async fn a_key_or_a_token_that_others_can_read_is_not_used() {
 /// `node` joins the mesh of `host` with nothing but a token, and nobody else does with the same.
 async fn joins_once(mesh: &Mesh, host: &Agent, node: &str) {
     let token = token(host, &[]).await;
+    // Of the user whom its agent runs as, and root joins for him.
+    fs::create_dir(mesh.path(node)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(mesh.path(node), Some(4711), None).unwrap();
+    }
+    let home = fs::metadata(mesh.path(node)).unwrap();
     let joined = join(mesh, &token, node, node).await;
     assert_eq!(joined.code, Some(0), "{joined:?}");
     for file in joined.out.lines() {
-        assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+        let found = fs::metadata(file).unwrap();
+        assert_eq!((found.mode() & 0o777, found.uid()), (0o600, home.uid()), "{file}");
     }
     let again = join(mesh, &token, "somebody", "elsewhere").await;
     let (_, why, next) = again.failure(1);
@@ -233,6 +243,10 @@ async fn a_token_is_of_no_use_to_others_too_late_or_misspelled() {
         join(&mesh, &brief, "a", "b").await.failure(1).1.contains("has expired").then_some(())
     })
     .await;
+    // What an earlier join has left is not touched, and costs no token.
+    let left = mesh.file("b/secret", "");
+    assert!(join(&mesh, &open, "b", "b").await.failure(2).1.contains("is there already"));
+    fs::remove_file(left).unwrap();
     // Refused as often as it was, it was never used.
     assert_eq!(join(&mesh, &open, "b", "b").await.code, Some(0));
     assert!(join(&mesh, &open, "b", "b").await.failure(2).1.contains("has joined a mesh before"));
@@ -272,6 +286,8 @@ async fn a_token_outlives_a_kill_of_the_node_that_made_it_and_is_still_good_once
     let a = mesh.launch("a", mesh.agent("a", "a").args(["--listen", &address])).await;
     assert_eq!(a.mesh.to_string(), address);
     assert!(join(&mesh, &used, "c", "c").await.failure(1).1.contains("was used"));
+    // Nobody called b has been seen, and the name is given away all the same.
+    assert!(join(&mesh, &open, "b", "c").await.failure(1).1.contains("another node is called b"));
     assert_eq!(join(&mesh, &open, "c", "c").await.code, Some(0));
     assert!(join(&mesh, &open, "d", "d").await.failure(1).1.contains("was used"));
     // What is kept opens nothing: the secret half stands in the token alone.

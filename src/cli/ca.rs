@@ -5,10 +5,10 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::{Args, Subcommand};
@@ -125,6 +125,12 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
 fn issue(flags: &Issue) -> Result<[(PathBuf, Zeroizing<String>); 2], Failure> {
     let broken = |why| Failure::new(format!("cannot issue a certificate for {}", flags.node), why, "hobnob ca --help");
     let authority = flags.place.read()?;
+    let now = SystemTime::now();
+    let until = authority.until(now).map_err(broken)?;
+    if until < now + days(flags.days) {
+        let until = humantime::format_rfc3339_seconds(until);
+        output::say(format_args!("the authority ends before that, at {until}, and the certificate with it"));
+    }
     let Pair { certificate, key } = authority.issue(&flags.mesh, &flags.node, days(flags.days)).map_err(broken)?;
     let out = flags.out.as_ref().unwrap_or(&flags.place.dir);
     let file = |ending: &str| out.join(format!("{}{ending}", flags.node));
@@ -151,6 +157,11 @@ impl Place {
 
 /// Writes files that are not there yet, for their owner alone; all of them or none.
 pub(super) fn write_new(files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Failure> {
+    write_for(None, files)
+}
+
+/// The same for another owner: user and group.
+pub(super) fn write_for(owner: Option<(u32, u32)>, files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Failure> {
     let refuse = |path: &Path, error: &io::Error| {
         let what = format!("cannot write {}", path.display());
         let next = format!("ls -l {}; nothing is overwritten, give another folder", path.display());
@@ -158,7 +169,11 @@ pub(super) fn write_new(files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Fa
     };
     for (at, (path, text)) in files.iter().enumerate() {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        let written = file.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            owner.map_or(Ok(()), |(user, group)| fchown(&file, Some(user), Some(group)))?;
+            file.sync_all()
+        });
         if let Err(error) = written {
             // What was made for it is of no use alone; the file that was in the way stays.
             let ours = if error.kind() == io::ErrorKind::AlreadyExists { at } else { at + 1 };

@@ -6,18 +6,19 @@
 use std::{
     env, fs,
     io::{self, Read},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::Args;
 use hyper::Method;
+use rustix::process::geteuid;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
-    ca::write_new,
+    ca::{write_for, write_new},
     client::Client,
     failure::{Code, Failure},
     output,
@@ -87,14 +88,23 @@ async fn enrol(token: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {
         Failure::new(format!("cannot write to {}", folder.display()), error, "hobnob join TOKEN --data-dir DIR")
     })?;
+    if let Some(path) = PAPERS.map(|name| folder.join(name)).iter().find(|path| path.symlink_metadata().is_ok()) {
+        let (place, why) = (path.display(), "is there already, and nothing is overwritten; the token is still good");
+        let next = format!("rm {place}, if a join left it that was cut off; or hobnob join TOKEN --data-dir DIR");
+        return Err(Failure::new("cannot join with this token", format!("{place} {why}"), next).code(Code::Usage));
+    }
     let probe = [(folder.join("joining"), Zeroizing::default())];
+    let remove = || probe.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
+    remove();
     write_new(&probe)?;
-    probe.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
+    remove();
     let (granted, key) = agent::enrol(&invitation, &node).await.map_err(|why| {
         Failure::new("the mesh does not let this machine in", why, "hobnob token create, on a node of the mesh")
     })?;
     let files: Vec<_> = files(&folder, &node, &invitation, granted, key);
-    write_new(&files)?;
+    // What root writes there is for the user whom the agent runs as.
+    let owner = fs::metadata(&folder).ok().filter(|_| geteuid().is_root());
+    write_for(owner.map(|folder| (folder.uid(), folder.gid())), &files)?;
     output::print(&files.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join("\n"));
     output::say(format_args!("next: hobnob agent --data-dir {}", folder.display()));
     Ok(ExitCode::SUCCESS)
@@ -111,19 +121,21 @@ fn files(
     let path = |name: &str| folder.join(name);
     let place = |name: &str| path(name).display().to_string();
     let mut files = Vec::new();
+    let [ca, cert, own, secret] = PAPERS;
     let settings = if let Some(certificate) = granted.certificate {
-        let [ca, cert, own] = ["ca.pem", "node.pem", "node-key.pem"];
         files.extend([(path(ca), granted.ca.into()), (path(cert), certificate.into()), (path(own), key)]);
         let papers = [("tls.ca", place(ca)), ("tls.cert", place(cert)), ("tls.key", place(own))];
         joined::settings(node.as_str(), invitation, &papers)
     } else {
         let lines: String = granted.secrets.iter().flat_map(|secret| [secret.as_str(), "\n"]).collect();
-        files.push((path("secret"), lines.into()));
-        joined::settings(node.as_str(), invitation, &[("secret_file", place("secret"))])
+        files.push((path(secret), lines.into()));
+        joined::settings(node.as_str(), invitation, &[("secret_file", place(secret))])
     };
     files.push((path(JOINED), settings.into()));
     files
 }
 
+/// What it may write beside the settings: certificates, or a secret.
+const PAPERS: [&str; 4] = ["ca.pem", "node.pem", "node-key.pem", "secret"];
 /// More than any token has letters.
 const MAX_TOKEN: u64 = 8192;
