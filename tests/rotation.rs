@@ -11,6 +11,7 @@ use std::{
 };
 
 use process::{Agent, Mesh, finish, hobnob, until};
+use serde_json::json;
 use tokio::process::Command;
 
 const TEXT: &str = include_str!("../src/agent/trust/rotation.md");
@@ -108,11 +109,31 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     let c = start(&mesh, "c", papers, &[&a]).await;
     let agents = [&a, &b, &c];
     all_are_home(&agents, "before").await;
+    let token = json!({"name": "ops", "policy": "read", "sha256": "ab".repeat(32)}).to_string();
+    assert_eq!(a.call("POST", "/api/v1/tokens", &token).await.0, 201);
+    assert_eq!(a.call("POST", "/api/v1/denials", r#"{"serial": "00:f2:a2"}"#).await.0 / 100, 2);
     let steps = steps("Another secret");
     assert_eq!(steps.len(), 4);
     for step in steps {
         run(&mesh, step, &agents).await;
         all_are_home(&agents, step).await;
+    }
+    for agent in agents {
+        until("what was decreed is signed anew on the disk", async || {
+            agent.log().contains("edicts_signed").then_some(())
+        })
+        .await;
+    }
+    for agent in [a, b, c] {
+        agent.kill().await;
+    }
+    let a = start(&mesh, "a", papers, &[]).await;
+    let b = start(&mesh, "b", papers, &[&a]).await;
+    let c = start(&mesh, "c", papers, &[&a]).await;
+    all_are_home(&[&a, &b, &c], "after a restart of all").await;
+    for agent in [&a, &b, &c] {
+        assert_eq!(agent.get("/api/v1/tokens").await[0]["name"], "ops", "{}", agent.log());
+        assert_eq!(agent.get("/api/v1/denials").await["serials"], json!(["00:f2:a2"]));
     }
     let late = mesh.start("late", &[]).await;
     assert_eq!(late.call("POST", "/api/v1/join", &format!("{{\"addresses\": [\"{}\"]}}", a.mesh)).await.0 / 100, 2);

@@ -19,7 +19,7 @@ use rand_pcg::Pcg32;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
-    task::spawn_blocking,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
@@ -29,7 +29,7 @@ use super::{
     keep, link,
     peers::Arrival,
     traffic::Traffic,
-    trust::{Edict, Trust},
+    trust::{Edict, Law, MAX_OF_A_KIND, Taken, Trust},
 };
 use crate::{
     mesh::{Input, wire::MAX_MESSAGE},
@@ -56,6 +56,16 @@ struct Notice {
     asks: bool,
 }
 
+/// What a peer has cost us. It is forgotten at each of our offers.
+#[derive(Debug, Default)]
+struct Spent {
+    /// Edicts that nobody we believe has signed.
+    forged: usize,
+    /// How often it was sent all of ours, and the last time, which may go on.
+    answers: usize,
+    answering: Option<JoinHandle<()>>,
+}
+
 /// What one task owns.
 pub(super) struct Gazette {
     trust: Arc<Trust>,
@@ -63,6 +73,8 @@ pub(super) struct Gazette {
     file: Option<PathBuf>,
     /// By peer and connection: of two that cross, either may be the one that stays.
     links: HashMap<(NodeId, usize), Connection>,
+    /// What each peer has cost since the last offer.
+    spent: HashMap<NodeId, Spent>,
     arrivals: mpsc::Sender<Arrival>,
     random: Pcg32,
 }
@@ -84,8 +96,9 @@ impl Gazette {
                 tracing::warn!(event = "edict_forgotten", why);
             }
         }
-        let random = Pcg32::seed_from_u64(seed);
-        Self { trust, traffic, file, links: HashMap::new(), arrivals: arrivals.clone(), random }
+        trust.sign_again();
+        let (random, arrivals) = (Pcg32::seed_from_u64(seed), arrivals.clone());
+        Self { trust, traffic, file, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
     }
 
     /// Runs until the loop has ended.
@@ -102,6 +115,10 @@ impl Gazette {
                     Some(Heard::Decree(edict, reply)) => drop(reply.send(self.decree(edict).await)),
                     None => return,
                 },
+                () = self.trust.signed() => {
+                    self.keep().await;
+                    tracing::info!(event = "edicts_signed", "what is law stands by the authority that signs now");
+                }
                 _ = offers.tick() => self.offer(),
                 () = ended.closed() => return,
             }
@@ -110,7 +127,7 @@ impl Gazette {
 
     fn meet(&mut self, peer: NodeId, connection: Connection) {
         if !self.trust.law().is_empty() {
-            self.send(&connection, Vec::new(), true);
+            self.send(&connection, &[], true);
         }
         self.links.insert((peer, connection.stable_id()), connection);
         if self.links.len() > MAX_LINKS {
@@ -123,39 +140,52 @@ impl Gazette {
         from.set_max_depth(MAX_DEPTH);
         let Ok(notice) = Notice::deserialize(&mut from) else {
             self.traffic.edicts_refused.add(1);
-            let garbage = Input::Garbage(peer, "a notice that makes no sense");
-            let _ = self.arrivals.send(Arrival::Input(garbage)).await;
-            return;
+            return self.expel(peer, "a notice that makes no sense").await;
         };
         let answers = notice.edicts.is_empty();
         let (mut fresh, now) = (Vec::new(), now());
+        let spent = self.spent.entry(peer).or_default();
         for edict in notice.edicts {
-            match self.trust.take(&edict, now) {
-                Ok(true) => fresh.push(edict),
-                Ok(false) => {}
-                // Who has not heard of a new authority yet cannot tell its word from a forgery: counted, and let be.
+            // Who has not heard of a new authority yet cannot tell its word from a forgery: counted, and let be up to a
+            // number that costs little to verify.
+            let taken = if spent.forged < MAX_VERIFIED { self.trust.take(&edict, now) } else { Err("is one of many") };
+            match taken {
+                Ok(Taken::News) => fresh.push(edict),
+                Ok(Taken::Known | Taken::NoRoom) => {}
                 Err(why) => {
+                    spent.forged += 1;
                     self.traffic.edicts_refused.add(1);
                     tracing::debug!(event = "edict_refused", %peer, why);
                 }
             }
+        }
+        if spent.forged > MAX_FORGED {
+            return self.expel(peer, "edicts that no authority has signed").await;
         }
         if !fresh.is_empty() {
             self.enact(&fresh, Some(peer)).await;
         }
         if notice.asks && notice.summary != self.trust.law().summary() {
             // Two that cannot agree, since one does not believe the other's authority yet, must come to an end.
-            self.send_all(connection, answers);
+            self.send_all(peer, connection, answers);
         }
+    }
+
+    /// Has a peer's connection closed, with the reason.
+    async fn expel(&self, peer: NodeId, why: &'static str) {
+        let _ = self.arrivals.send(Arrival::Input(Input::Garbage(peer, why))).await;
     }
 
     async fn decree(&mut self, edict: Edict) -> Result<(), String> {
         match self.trust.take(&edict, now()) {
-            Ok(true) => {
+            Ok(Taken::News) => {
                 self.enact(&[edict], None).await;
                 Ok(())
             }
-            Ok(false) => Err("says nothing new, or the mesh has no room for more".into()),
+            Ok(Taken::Known) => Err("says nothing new: the same or a later word stands".into()),
+            Ok(Taken::NoRoom) => Err(format!(
+                "finds no room: {MAX_OF_A_KIND} tokens, or as many denials, stand; tokens go a day after they expire"
+            )),
             Err(why) => Err(why.into()),
         }
     }
@@ -164,14 +194,12 @@ impl Gazette {
     async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) {
         tracing::info!(event = "edicts", count = fresh.len(), "new words of the authority");
         self.traffic.edicts_taken.add(fresh.len());
-        if let Err(why) = self.keep().await {
-            tracing::error!(event = "edicts_not_kept", %why, "they hold, but a restart has to hear them again");
-        }
+        self.keep().await;
         self.links.retain(|_, link| link.close_reason().is_none());
         let others = self.links.iter().filter(|((peer, _), _)| Some(*peer) != from).map(|(_, link)| link.clone());
         for link in others.sample(&mut self.random, FANOUT) {
             for part in fresh.chunks(PART) {
-                self.send(&link, part.to_vec(), false);
+                self.send(&link, part, false);
             }
         }
         let _ = self.arrivals.send(Arrival::Renewed).await;
@@ -179,52 +207,77 @@ impl Gazette {
 
     /// Compares the law with one random peer.
     fn offer(&mut self) {
+        self.spent.clear();
+        self.trust.forget(now());
         if self.trust.law().is_empty() {
             return;
         }
         self.links.retain(|_, link| link.close_reason().is_none());
         if let Some(link) = self.links.values().choose(&mut self.random).cloned() {
-            self.send(&link, Vec::new(), true);
+            self.send(&link, &[], true);
         }
     }
 
-    /// Sends all of ours, and asks for what we lack unless the other has just sent all of its own.
-    fn send_all(&self, to: &Connection, asks: bool) {
-        let all: Vec<_> = self.trust.law().edicts().cloned().collect();
-        let parts = all.chunks(PART).map(<[_]>::to_vec).collect::<Vec<_>>();
-        // The last part asks: only then the other has all of ours to compare with.
-        let last = parts.len();
-        for (at, part) in parts.into_iter().enumerate() {
-            self.send(to, part, asks && at + 1 == last);
+    /// Sends all of ours, one part after the other, and asks for what we lack unless the other has just sent all of its
+    /// own. Once at a time, and a few times between two offers: who asks for more is not heard.
+    fn send_all(&mut self, peer: NodeId, to: &Connection, asks: bool) {
+        let spent = self.spent.entry(peer).or_default();
+        if spent.answers >= MAX_ANSWERS || spent.answering.as_ref().is_some_and(|answer| !answer.is_finished()) {
+            return;
         }
-        if last == 0 && asks {
-            self.send(to, Vec::new(), true);
-        }
-    }
-
-    fn send(&self, to: &Connection, edicts: Vec<Edict>, asks: bool) {
-        let notice = Notice { summary: self.trust.law().summary(), edicts, asks };
-        let mut bytes = vec![NOTICE];
-        // Writing to memory cannot fail, and no type of ours refuses to be written.
-        bytes.extend(rmp_serde::to_vec_named(&notice).unwrap_or_default());
-        debug_assert!(bytes.len() <= MAX_MESSAGE, "a notice outgrew its limit");
-        let (to, traffic) = (to.clone(), Arc::clone(&self.traffic));
-        tokio::spawn(async move {
-            match link::write_all(&to, bytes.into()).await {
-                Some(()) => traffic.notices_sent.add(1),
-                None => traffic.streams_failed.add(1),
+        spent.answers += 1;
+        let (law, to, traffic) = (self.trust.law(), to.clone(), Arc::clone(&self.traffic));
+        spent.answering = Some(tokio::spawn(async move {
+            let all: Vec<_> = law.edicts().cloned().collect();
+            let mut parts = all.chunks(PART).peekable();
+            while let Some(part) = parts.next() {
+                // The last part asks: only then the other has all of ours to compare with.
+                if !send(&to, &traffic, render(&law, part, asks && parts.peek().is_none())).await {
+                    return;
+                }
             }
-        });
+            if all.is_empty() && asks {
+                send(&to, &traffic, render(&law, &[], true)).await;
+            }
+        }));
+    }
+
+    fn send(&self, to: &Connection, edicts: &[Edict], asks: bool) {
+        let (to, traffic, notice) = (to.clone(), Arc::clone(&self.traffic), render(&self.trust.law(), edicts, asks));
+        tokio::spawn(async move { send(&to, &traffic, notice).await });
     }
 
     /// Writes all of them to the disk, in place of what was there.
-    async fn keep(&self) -> io::Result<()> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
-        let all: Vec<_> = self.trust.law().edicts().cloned().collect();
-        let bytes = rmp_serde::to_vec_named(&all).map_err(io::Error::other)?;
+    async fn keep(&self) {
+        let Some(file) = self.file.clone() else { return };
+        let law = self.trust.law();
         // A disk may be slow, and the links are not to wait for it.
-        spawn_blocking(move || keep::replace(&file, &bytes, keep::PRIVATE)).await?
+        let kept = spawn_blocking(move || {
+            let all: Vec<_> = law.edicts().collect();
+            keep::replace(&file, &rmp_serde::to_vec_named(&all).map_err(io::Error::other)?, keep::PRIVATE)
+        });
+        if let Err(why) = kept.await.unwrap_or_else(|why| Err(why.into())) {
+            tracing::error!(event = "edicts_not_kept", %why, "they hold, but a restart has to hear them again");
+        }
     }
+}
+
+/// A notice as it travels.
+fn render(law: &Law, edicts: &[Edict], asks: bool) -> Bytes {
+    let notice = Notice { summary: law.summary(), edicts: edicts.to_vec(), asks };
+    let mut bytes = vec![NOTICE];
+    // Writing to memory cannot fail, and no type of ours refuses to be written.
+    bytes.extend(rmp_serde::to_vec_named(&notice).unwrap_or_default());
+    debug_assert!(bytes.len() <= MAX_MESSAGE, "a notice outgrew its limit");
+    bytes.into()
+}
+
+/// Whether the peer has taken it.
+async fn send(to: &Connection, traffic: &Traffic, notice: Bytes) -> bool {
+    let sent = link::write_all(to, notice).await.is_some();
+    let count = if sent { &traffic.notices_sent } else { &traffic.streams_failed };
+    count.add(1);
+    sent
 }
 
 /// The wall clock in unix milliseconds.
@@ -245,7 +298,13 @@ const PART: usize = 50;
 const OFFER_EVERY: Duration = Duration::from_secs(15);
 /// Above it those that have ended are cleared away.
 const MAX_LINKS: usize = 2000;
+/// Between two offers, that many forged edicts of a peer are verified, at 60 µs each.
+const MAX_VERIFIED: usize = 256;
+/// And with so many it is shut out: who only believes another authority sends all of its law a few times.
+const MAX_FORGED: usize = 8 * 2 * MAX_OF_A_KIND;
+/// Times that a peer is sent all of ours between two offers: when it connects, at its own offer, and what crosses.
+const MAX_ANSWERS: usize = 4;
 /// All edicts there may be, at their largest.
-const MAX_KEPT: u64 = 4 << 20;
+const MAX_KEPT: u64 = 8 << 20;
 /// A notice nests three deep.
 const MAX_DEPTH: usize = 16;

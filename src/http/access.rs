@@ -159,9 +159,8 @@ impl Access {
         }
         let now = crate::agent::unix_millis();
         for token in self.agent.law().tokens() {
-            let is_good = token.expires.is_none_or(|at| now < at);
             if same(&token.sha256)
-                && is_good
+                && token.is_good(now)
                 && let Ok(policy) = token.policy.parse()
             {
                 let held = Held { agent: self.agent.clone(), sha256: token.sha256, expires: token.expires };

@@ -60,6 +60,14 @@ pub struct Token {
     pub expires: Option<u64>,
 }
 
+impl Token {
+    /// Whether it has not expired, at this time in unix milliseconds.
+    #[must_use]
+    pub fn is_good(&self, now: u64) -> bool {
+        self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
 impl Edict {
     /// As text, for a file or a request.
     #[must_use]
@@ -77,6 +85,17 @@ impl Edict {
     }
 }
 
+impl Word {
+    /// Which earlier word it takes the place of.
+    fn matter(&self) -> Matter {
+        match self {
+            Self::DenyNode(name) => (NODE, name.as_str().to_ascii_lowercase().into_bytes()),
+            Self::DenySerial(serial) => (SERIAL, serial_number(serial).into_bytes()),
+            Self::Token(token) => (TOKEN, token.sha256.to_vec()),
+        }
+    }
+}
+
 impl Said {
     /// What is wrong with it, if it cannot be decreed.
     ///
@@ -90,14 +109,11 @@ impl Said {
             |text: &str| !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(|b| b > b' ' && b < 127);
         match &self.word {
             Word::DenyNode(_) => Ok(()),
-            Word::DenySerial(serial) if serial.len() <= MAX_TEXT && serial.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                if serial.is_empty() {
-                    Err("has an empty serial number")
-                } else {
-                    Ok(())
-                }
-            }
-            Word::DenySerial(_) => Err("has a serial number that is not hexadecimal"),
+            Word::DenySerial(serial) => match serial_number(serial) {
+                number if number.is_empty() => Err("has an empty serial number"),
+                number if serial.len() <= MAX_TEXT && number.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(()),
+                _ => Err("has a serial number that is not hexadecimal"),
+            },
             Word::Token(token) if printable(&token.name) && printable(&token.policy) => Ok(()),
             Word::Token(_) => {
                 Err("has a name or a policy that is empty, over 128 bytes or not plain ASCII without spaces")
@@ -105,13 +121,9 @@ impl Said {
         }
     }
 
-    /// Which earlier word it takes the place of.
-    fn matter(&self) -> Matter {
-        match &self.word {
-            Word::DenyNode(name) => (0, name.as_str().to_ascii_lowercase().into_bytes()),
-            Word::DenySerial(serial) => (1, serial.to_ascii_lowercase().into_bytes()),
-            Word::Token(token) => (2, token.sha256.to_vec()),
-        }
+    /// Whether it is of no use any more, wherever a clock may stand: a token long after its time.
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        matches!(&self.word, Word::Token(Token { expires: Some(expires), .. }) if expires.saturating_add(MAX_AHEAD) < now)
     }
 
     /// What is signed: it cannot be taken for anything else that the key signs.
@@ -136,6 +148,26 @@ impl Said {
 /// What a word is about: its kind, and whom it names.
 type Matter = (u8, Vec<u8>);
 
+const NODE: u8 = 0;
+const SERIAL: u8 = 1;
+const TOKEN: u8 = 2;
+
+/// A serial number as it is compared. It may be written with zeros before it, as DER does where the first bit is set, and
+/// with colons, as OpenSSL does.
+fn serial_number(text: &str) -> String {
+    text.replace(':', "").trim_start_matches('0').to_ascii_lowercase()
+}
+
+/// What a word did to the law.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum Taken {
+    News,
+    /// The same or a later word stands.
+    Known,
+    /// As many tokens, or as many denials, stand as may.
+    NoRoom,
+}
+
 /// All edicts that count.
 #[derive(Clone, Debug, Default)]
 pub struct Law {
@@ -143,19 +175,36 @@ pub struct Law {
 }
 
 impl Law {
-    /// Takes a word whose signature was verified. False if it tells nothing new, or there is no room.
-    pub(super) fn take(&mut self, edict: Edict, said: Said) -> bool {
-        let matter = said.matter();
-        let known = self.edicts.get(&matter);
-        let rank = |edict: &Edict, said: &Said| (said.at, edict.text.clone());
-        if known.is_some_and(|known| rank(&known.0, &known.1) >= rank(&edict, &said)) {
-            return false;
+    /// What a word would do to the law.
+    pub(super) fn weigh(&self, edict: &Edict, said: &Said) -> Taken {
+        let (matter, rank) = (said.word.matter(), |edict: &Edict, said: &Said| (said.at, edict.text.clone()));
+        let is_token = |matter: &Matter| matter.0 == TOKEN;
+        match self.edicts.get(&matter) {
+            Some(known) if rank(&known.0, &known.1) >= rank(edict, said) => Taken::Known,
+            None if self.edicts.keys().filter(|one| is_token(one) == is_token(&matter)).count() >= MAX_OF_A_KIND => {
+                Taken::NoRoom
+            }
+            _ => Taken::News,
         }
-        if known.is_none() && self.edicts.len() >= MAX_EDICTS {
-            return false;
+    }
+
+    /// Takes a word whose signature was verified.
+    pub(super) fn take(&mut self, edict: Edict, said: Said) -> Taken {
+        let taken = self.weigh(&edict, &said);
+        if taken == Taken::News {
+            self.edicts.insert(said.word.matter(), Arc::new((edict, said)));
         }
-        self.edicts.insert(matter, Arc::new((edict, said)));
-        true
+        taken
+    }
+
+    /// Forgets what is over.
+    pub(super) fn forget(&mut self, now: u64) {
+        self.edicts.retain(|_, kept| !kept.1.is_over(now));
+    }
+
+    /// The time from which on a word on the same matter counts.
+    pub(super) fn free_from(&self, word: &Word) -> u64 {
+        self.edicts.get(&word.matter()).map_or(0, |known| known.1.at + 1)
     }
 
     /// Puts other signatures under what stands.
@@ -170,10 +219,10 @@ impl Law {
 
     /// Whether a node of this name, or with this certificate, is not let in.
     pub(super) fn denies(&self, node: &NodeName, serial: &str) -> bool {
-        let holds = |kind, matter: &str| {
-            self.edicts.get(&(kind, matter.to_ascii_lowercase().into_bytes())).is_some_and(|kept| !kept.1.void)
-        };
-        !self.edicts.is_empty() && (holds(0, node.as_str()) || holds(1, serial))
+        let holds =
+            |kind, matter: String| self.edicts.get(&(kind, matter.into_bytes())).is_some_and(|kept| !kept.1.void);
+        !self.edicts.is_empty()
+            && (holds(NODE, node.as_str().to_ascii_lowercase()) || holds(SERIAL, serial_number(serial)))
     }
 
     /// Everything that stands.
@@ -228,8 +277,9 @@ mod bytes_of {
 pub(super) const LABEL: &[u8] = b"hobnob edict, version 1: ";
 /// A word with every field at its limit.
 const MAX_EDICT: usize = 1024;
-/// The most matters: tokens of a large firm and its stolen machines; two megabytes at worst.
-const MAX_EDICTS: usize = 2048;
+/// The most tokens, and apart from them the most denials, so that no crowd of tokens keeps a stolen machine in: those of a
+/// large firm; two megabytes each at worst.
+pub(in crate::agent) const MAX_OF_A_KIND: usize = 2048;
 /// Of names, policies and serial numbers.
 const MAX_TEXT: usize = 128;
 /// How far two machines' clocks may differ.
@@ -263,19 +313,51 @@ mod tests {
         let [one, other] = laws;
         assert_eq!(one.summary(), other.summary());
         assert!(one.denies(&"B".try_into().unwrap(), ""));
-        assert!(!one.clone().take(words[0].0.clone(), words[0].1.clone()), "an old word tells nothing new");
+        assert_eq!(
+            one.clone().take(words[0].0.clone(), words[0].1.clone()),
+            Taken::Known,
+            "an old word tells nothing new"
+        );
     }
 
     #[test]
     fn a_serial_number_is_denied_and_given_back() {
         let mut law = Law::default();
         let (edict, word) = said(Word::DenySerial("0aFF".into()), false, 1);
-        assert!(law.take(edict, word));
+        assert_eq!(law.take(edict, word), Taken::News);
         let node = "a".try_into().unwrap();
-        assert!(law.denies(&node, "0aff") && !law.denies(&node, "0afe"));
-        let (edict, word) = said(Word::DenySerial("0aff".into()), true, 2);
-        assert!(law.take(edict, word));
+        assert!(
+            ["0aff", "aff", "000AFF", "0a:ff"].iter().all(|serial| law.denies(&node, serial))
+                && !law.denies(&node, "0afe")
+        );
+        let (edict, word) = said(Word::DenySerial("aff".into()), true, 2);
+        assert_eq!(law.take(edict, word), Taken::News);
         assert!(!law.denies(&node, "0aff"));
+    }
+
+    fn token(number: usize, expires: Option<u64>) -> Word {
+        let mut sha256 = [0; 32];
+        sha256[..8].copy_from_slice(&number.to_be_bytes());
+        Word::Token(Token { name: "ci".into(), sha256, policy: "read".into(), expires })
+    }
+
+    #[test]
+    fn no_crowd_of_tokens_keeps_a_denial_out_and_those_that_are_over_make_room() {
+        let mut law = Law::default();
+        for number in 0..MAX_OF_A_KIND {
+            let (edict, word) = said(token(number, Some(5)), false, 1);
+            assert_eq!(law.take(edict, word), Taken::News);
+        }
+        let (one_more, word) = said(token(MAX_OF_A_KIND, None), false, 1);
+        assert_eq!(law.weigh(&one_more, &word), Taken::NoRoom);
+        let (denial, stolen) = deny("stolen", false, 1);
+        assert_eq!(law.take(denial, stolen), Taken::News);
+        law.forget(5 + MAX_AHEAD);
+        assert_eq!(law.weigh(&one_more, &word), Taken::NoRoom, "somebody's clock may say that they are good");
+        law.forget(6 + MAX_AHEAD);
+        assert_eq!(law.take(one_more, word), Taken::News);
+        assert_eq!(law.tokens().count(), 1);
+        assert!(law.denies(&"stolen".try_into().unwrap(), ""));
     }
 
     #[test]
@@ -292,7 +374,7 @@ mod tests {
     fn what_makes_no_sense_is_not_decreed() {
         let far = said(Word::DenySerial("0a".into()), false, u64::MAX).1;
         assert!(far.check(0).is_err());
-        for serial in ["", "xyz", &"0".repeat(129)] {
+        for serial in ["", "0", ":", "xyz", &"a".repeat(129)] {
             assert!(said(Word::DenySerial(serial.into()), false, 0).1.check(0).is_err(), "{serial}");
         }
         let token = Token { name: "a b".into(), sha256: [0; 32], policy: "read".into(), expires: None };

@@ -61,7 +61,7 @@ pub fn edict(bytes: &[u8]) {
             assert!(said.render() == edict.text, "S13: an edict says one thing");
             let _ = said.check(0);
         }
-        assert!(NODE.take(&edict, u64::MAX / 2) != Ok(true), "nobody has signed it: {edict:?}");
+        assert!(NODE.take(&edict, u64::MAX / 2) != Ok(super::Taken::News), "nobody has signed it: {edict:?}");
     }
     assert!(NODE.law().is_empty());
 }

@@ -42,6 +42,7 @@ use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 pub use authority::{Authority, Pair};
 pub use broken::Broken;
 pub use edict::{Edict, Law, Said, Token, Word};
+pub(super) use edict::{MAX_OF_A_KIND, Taken};
 pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
 pub use papers::{Files, Says};
@@ -76,6 +77,8 @@ pub(super) struct Trust {
     guests: Guests,
     /// Links are to be looked at again.
     renewed: Notify,
+    /// What is law has other signatures than on the disk.
+    signed_again: Notify,
 }
 
 /// Both sides of TLS for one node.
@@ -105,6 +108,7 @@ impl Trust {
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
             renewed: Notify::new(),
+            signed_again: Notify::new(),
         }
     }
 
@@ -117,20 +121,40 @@ impl Trust {
 
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
-        let papers = Arc::new(Self::papers(&self.mesh, &self.node, proof)?);
-        if let Some(authority) = &papers.authority {
-            // What an authority that goes decreed stands by the word of the one that comes.
-            let fresh = |edict: &Edict| !has_signed(&authority.certificate, &edict.text, &edict.signature);
-            let sign = |edict: &Edict| fresh(edict).then(|| authority.sign(&edict.text).ok()).flatten();
+        self.papers.store(Arc::new(Self::papers(&self.mesh, &self.node, proof)?));
+        self.sign_again();
+        self.renewed.notify_one();
+        Ok(())
+    }
+
+    /// What an authority that goes decreed stands by the word of the one that comes, where this node may sign.
+    pub(super) fn sign_again(&self) {
+        let papers = self.papers.load();
+        let Some(authority) = &papers.authority else { return };
+        let stale = |edict: &Edict| !has_signed(&authority.certificate, &edict.text, &edict.signature);
+        if self.law.load().edicts().any(stale) {
+            let sign = |edict: &Edict| stale(edict).then(|| authority.sign(&edict.text).ok()).flatten();
             self.law.rcu(|law| {
                 let mut law = Law::clone(law);
                 law.sign_again(sign);
                 law
             });
+            self.signed_again.notify_one();
         }
-        self.papers.store(papers);
-        self.renewed.notify_one();
-        Ok(())
+    }
+
+    /// Wakes when what is law has to be kept again.
+    pub(super) async fn signed(&self) {
+        self.signed_again.notified().await;
+    }
+
+    /// Forgets what is over.
+    pub(super) fn forget(&self, now: u64) {
+        self.law.rcu(|law| {
+            let mut law = Law::clone(law);
+            law.forget(now);
+            law
+        });
     }
 
     /// What this node's certificate says.
@@ -185,33 +209,39 @@ impl Trust {
         self.law_changed.subscribe()
     }
 
-    /// Signs a word, where this node may.
+    /// Signs a word, where this node may: later than what stands, whoever's clock was ahead when that was said.
     pub(super) fn decree(&self, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
         let papers = self.papers.load();
-        papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, now)
+        let at = now.max(self.law.load().free_from(&word));
+        papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, at)
     }
 
-    /// Takes a word in, if an authority that is believed here has signed it. False if it tells nothing new.
-    pub(super) fn take(&self, edict: &Edict, now: u64) -> Result<bool, &'static str> {
+    /// Takes a word in, if an authority that is believed here has signed it.
+    pub(super) fn take(&self, edict: &Edict, now: u64) -> Result<Taken, &'static str> {
         let said = Said::read(&edict.text).ok_or("is no edict that this version knows")?;
         if said.mesh != self.mesh {
             return Err("is of another mesh");
         }
         said.check(now)?;
-        // Asked first: what is known already is not verified again.
-        if !Law::clone(&self.law.load()).take(edict.clone(), said.clone()) {
-            return Ok(false);
+        if said.is_over(now) {
+            return Ok(Taken::Known);
+        }
+        // Asked first: what tells nothing new is not verified.
+        match self.law.load().weigh(edict, &said) {
+            Taken::News => {}
+            known => return Ok(known),
         }
         if !self.papers.load().roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature)) {
             return Err("is not signed by an authority of this mesh");
         }
+        let mut taken = Taken::Known;
         self.law.rcu(|law| {
             let mut law = Law::clone(law);
-            law.take(edict.clone(), said.clone());
+            taken = law.take(edict.clone(), said.clone());
             law
         });
         self.law_changed.send_replace(());
-        Ok(true)
+        Ok(taken)
     }
 
     /// Both sides of TLS, as QUIC wants them.

@@ -55,14 +55,14 @@ impl From<&Token> for Shown {
 
 pub(super) async fn list(State(app): Shared) -> Response {
     let law = app.agent.law();
-    let mut tokens: Vec<Shown> = law.tokens().map(Into::into).collect();
+    let mut tokens: Vec<Shown> = law.tokens().filter(|token| token.is_good(unix_millis())).map(Into::into).collect();
     tokens.sort_by(|a, b| a.name.cmp(&b.name));
     Json(tokens).into_response()
 }
 
 pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -> Answer {
     let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
-    if app.agent.law().tokens().any(|token| token.name == wanted.name) {
+    if app.agent.law().tokens().any(|token| token.name == wanted.name && token.is_good(unix_millis())) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("there is a token called {:?} already", wanted.name)));
     }
     if let Some(same) = app.agent.law().tokens().find(|token| token.sha256 == sha256) {
