@@ -83,6 +83,17 @@ async fn a_token_has_one_name_and_some_time_before_it() {
 }
 
 #[tokio::test]
+async fn what_the_mesh_says_of_a_token_of_this_node_s_settings_does_not_count_here() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"all\"\n{section}"), &[]).await;
+    let sha256 = section.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap();
+    let wanted = format!(r#"{{"name": "weak", "sha256": {sha256}, "policy": "read"}}"#);
+    assert_eq!(a.call("POST", "/api/v1/tokens", &wanted).await.0, 201);
+    assert_eq!(ask(&a, &root, &["register", "web", "--port", "80"]).await.code, Some(0));
+}
+
+#[tokio::test]
 async fn refusals_do_not_fill_the_log() {
     let mesh = Mesh::new();
     let (_, section) = first_token().await;

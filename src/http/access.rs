@@ -142,7 +142,7 @@ fn refuse(problem: Problem, path: &str) -> Response {
 }
 
 impl Access {
-    /// Whose token a request shows. All that are known are looked at, whichever it is: the time tells nothing.
+    /// Whose token a request shows, this node's own before the mesh's. All are looked at: the time tells nothing.
     fn who(&self, request: &Request) -> Result<Who, &'static str> {
         let Some(token) = token::shown(request)? else {
             let (name, policy) = ("anonymous".into(), self.anonymous.clone());
@@ -164,7 +164,7 @@ impl Access {
                 && let Ok(policy) = token.policy.parse()
             {
                 let held = Held { agent: self.agent.clone(), sha256: token.sha256, expires: token.expires };
-                found = Some(Who { name: token.name.clone(), policy, is_anonymous: false, held: Some(held) });
+                found.get_or_insert(Who { name: token.name.clone(), policy, is_anonymous: false, held: Some(held) });
             }
         }
         found.ok_or("the token is not known here, or has expired")
