@@ -59,7 +59,8 @@ struct Notice {
 /// What a peer has cost us. It is forgotten at each of our offers.
 #[derive(Debug, Default)]
 struct Spent {
-    /// Edicts that nobody we believe has signed.
+    /// Edicts that it has sent, and those of them that nobody we believe has signed.
+    heard: usize,
     forged: usize,
     /// How often it was sent all of ours, and the last time, which may go on.
     answers: usize,
@@ -115,10 +116,7 @@ impl Gazette {
                     Some(Heard::Decree(edict, reply)) => drop(reply.send(self.decree(edict).await)),
                     None => return,
                 },
-                () = self.trust.signed() => {
-                    self.keep().await;
-                    tracing::info!(event = "edicts_signed", "what is law stands by the authority that signs now");
-                }
+                () = self.trust.signed() => self.proclaim().await,
                 _ = offers.tick() => self.offer(),
                 () = ended.closed() => return,
             }
@@ -145,6 +143,10 @@ impl Gazette {
         let answers = notice.edicts.is_empty();
         let (mut fresh, now) = (Vec::new(), now());
         let spent = self.spent.entry(peer).or_default();
+        spent.heard += notice.edicts.len();
+        if spent.heard > MAX_HEARD {
+            return self.expel(peer, "more edicts than a law can have").await;
+        }
         for edict in notice.edicts {
             // Who has not heard of a new authority yet cannot tell its word from a forgery: counted, and let be up to a
             // number that costs little to verify.
@@ -158,9 +160,6 @@ impl Gazette {
                     tracing::debug!(event = "edict_refused", %peer, why);
                 }
             }
-        }
-        if spent.forged > MAX_FORGED {
-            return self.expel(peer, "edicts that no authority has signed").await;
         }
         if !fresh.is_empty() {
             self.enact(&fresh, Some(peer)).await;
@@ -203,6 +202,17 @@ impl Gazette {
             }
         }
         let _ = self.arrivals.send(Arrival::Renewed).await;
+    }
+
+    /// Keeps what was signed again, and tells it to those who cannot sign.
+    async fn proclaim(&mut self) {
+        if self.trust.signs_for_others() {
+            let all: Vec<_> = self.trust.law().edicts().cloned().collect();
+            self.enact(&all, None).await;
+        } else {
+            self.keep().await;
+        }
+        tracing::info!(event = "edicts_signed", "what is law stands by the authority that signs now");
     }
 
     /// Compares the law with one random peer.
@@ -300,8 +310,8 @@ const OFFER_EVERY: Duration = Duration::from_secs(15);
 const MAX_LINKS: usize = 2000;
 /// Between two offers, that many forged edicts of a peer are verified, at 60 µs each.
 const MAX_VERIFIED: usize = 256;
-/// And with so many it is shut out: who only believes another authority sends all of its law a few times.
-const MAX_FORGED: usize = 8 * 2 * MAX_OF_A_KIND;
+/// With more than so many in all it is shut out: an honest one sends all of its law a few times.
+const MAX_HEARD: usize = 8 * 2 * MAX_OF_A_KIND;
 /// Times that a peer is sent all of ours between two offers: when it connects, at its own offer, and what crosses.
 const MAX_ANSWERS: usize = 4;
 /// All edicts there may be, at their largest.

@@ -304,6 +304,8 @@ impl Writes {
     ) -> Option<Told> {
         if outcome.is_err() && matches!(write, Pending::Mend(_) | Pending::Reports(..) | Pending::Maintain(..)) {
             self.again_at = Some(Instant::now() + TRY_AGAIN);
+            // The next try is no reason to have anybody wait.
+            self.witnesses.drain(..).for_each(|reply| Told::Other(reply, Ok(())).send());
         }
         let stored = match (outcome, write.id()) {
             (Ok(()), Some(id)) => {
@@ -336,12 +338,10 @@ impl Writes {
                 }
                 Some(Told::Other(reply, done))
             }
-            Pending::Reports(kept, mut witnesses) => {
+            Pending::Reports(kept, witnesses) => {
                 self.keeping = false;
                 if stored.is_err() {
                     self.unkept.extend(kept);
-                    // Nor is the next try a reason to have others wait.
-                    witnesses.append(&mut self.witnesses);
                 }
                 witnesses.into_iter().for_each(|reply| Told::Other(reply, Ok(())).send());
                 None

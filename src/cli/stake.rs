@@ -98,7 +98,7 @@ impl<'a> Stake<'a> {
     /// Without a heart it is there for good, until whoever registered it says otherwise.
     fn foreign(&self) -> Failure {
         let what = format!("cannot register {:?}: something else has registered this id", self.id);
-        let next = format!("hobnob deregister {0}, or hobnob run {1} --id {0}-2", self.id, self.draft.name);
+        let next = format!("hobnob run {1} --id {0}-2, or hobnob deregister {0} first", self.id, self.draft.name);
         Failure::new(what, "no `hobnob run` holds it, so it is not for one to overwrite and to withdraw", next)
     }
 

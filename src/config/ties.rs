@@ -69,7 +69,7 @@ fn relative(path: &Path) -> Option<String> {
 fn missing(program: &str) -> Option<String> {
     let runs = |path: &Path| path.metadata().map(|found| found.is_file() && found.permissions().mode() & 0o111 != 0);
     if !program.contains('/') {
-        let folders = env::var_os("PATH").unwrap_or_default();
+        let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
         let found = env::split_paths(&folders).any(|folder| runs(&folder.join(program)).unwrap_or_default());
         return (!found).then(|| format!("{program} is in no folder of PATH"));
     }

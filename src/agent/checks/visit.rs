@@ -50,6 +50,8 @@ pub(super) async fn visit(
         over = timeout_at(begun + spec.timeout, slow).await.unwrap_or(over);
     }
     let word = match over {
+        // It has something to tell of what hung.
+        Ok(Ok(finding)) if begun.elapsed() >= spec.timeout => Word::Hung(finding),
         Ok(Ok(finding)) => Word::Found(finding),
         Ok(Err(_)) => Finding::critical("the check panicked, which is a defect; the log tells more").into(),
         Err((waited, crowd)) => {

@@ -202,6 +202,11 @@ impl Law {
         self.edicts.retain(|_, kept| !kept.1.is_over(now));
     }
 
+    /// What stands on the same matter.
+    pub(super) fn on(&self, word: &Word) -> Option<&Edict> {
+        self.edicts.get(&word.matter()).map(|kept| &kept.0)
+    }
+
     /// The time from which on a word on the same matter counts.
     pub(super) fn free_from(&self, word: &Word) -> u64 {
         self.edicts.get(&word.matter()).map_or(0, |known| known.1.at + 1)

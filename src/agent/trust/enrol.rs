@@ -184,7 +184,8 @@ impl Trust {
         Ok(granted)
     }
 
-    /// A newer certificate for a member that shows its own, for the same name, key and time.
+    /// A newer certificate for a member that shows its own, for the same name and key. For the same time too, unless that
+    /// was cut short by an authority's end: it would stay short under the next one.
     fn grant_again(&self, chain: &[CertificateDer<'_>], asked: &Request) -> Result<Granted, Broken> {
         let papers = self.papers.load();
         let authority = papers.authority.as_ref().filter(|_| papers.secrets.is_empty()).ok_or(Broken::NoAuthority)?;
@@ -195,7 +196,10 @@ impl Trust {
         }
         let says = papers::says(leaf).ok_or(Broken::Uninvited)?;
         let lifetime = says.not_after.duration_since(says.not_before + authority::CLOCK_SKEW).unwrap_or_default();
-        let certificate = authority.issue_for(&san(&self.mesh, &name), &asked.key, lifetime.min(GRANTED))?;
+        let ends = papers.roots.iter().filter_map(|root| papers::says(root)).map(|root| root.not_after);
+        let lifetime =
+            if ends.min().is_some_and(|end| end <= says.not_after) { GRANTED } else { lifetime.min(GRANTED) };
+        let certificate = authority.issue_for(&san(&self.mesh, &name), &asked.key, lifetime)?;
         Ok(Granted { ca: String::new(), certificate: Some(certificate), secrets: Vec::new() })
     }
 
@@ -257,18 +261,78 @@ const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 mod tests {
-    use std::{slice::from_ref, sync::Arc};
+    use std::{path::Path, slice::from_ref, sync::Arc};
 
     use rustls::sign::SingleCertAndKey;
 
     use super::*;
-    use crate::agent::trust::{Error, Tls, guest_tls, proven_name, tests::*};
+    use crate::agent::{
+        keep,
+        trust::{Authority, Error, Files, Pair, Proof, Taken, Tls, Word, guest_tls, proven_name, tests::*},
+    };
 
     fn invited(by: &Trust, ttl: Duration) -> Invitation {
         by.invite(vec!["127.0.0.1:7946".parse().unwrap()], None, ttl).unwrap()
     }
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    /// The files of a node that believes these authorities, with a certificate of the first.
+    fn files(folder: &Path, node: &str, authorities: &[&(Authority, Pair)], signs: bool) -> Files {
+        let at = |file: &str| folder.join(format!("{node}-{file}"));
+        let (signer, pair) = authorities[0];
+        let own = signer.issue(&"prod".try_into().unwrap(), &node.try_into().unwrap(), HOUR).unwrap();
+        let ca: String = authorities.iter().map(|(_, pair)| pair.certificate.as_str()).collect();
+        for (file, text) in [("ca", &ca), ("cert", &own.certificate), ("key", &own.key), ("ca-key", &pair.key)] {
+            keep::replace(&at(file), text.as_bytes(), keep::PRIVATE).unwrap();
+        }
+        let ca_key = signs.then(|| at("ca-key"));
+        Files { ca: at("ca"), cert: at("cert"), key: at("key"), ca_key, renew: false }
+    }
+
+    fn certified(node: &str, files: &Files) -> Trust {
+        Trust::new(&"prod".try_into().unwrap(), &node.try_into().unwrap(), Proof::Files(files)).unwrap()
+    }
+
+    #[test]
+    fn what_is_law_stands_by_the_younger_authority_also_where_nobody_can_sign() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = |node, authorities: &[_], signs| files(folder.path(), node, authorities, signs);
+        let [old, new] = [1, 2].map(|hours| Authority::create(hours * HOUR).unwrap());
+        let (signs, hears) = (certified("a", &files("a", &[&old], true)), certified("b", &files("b", &[&old], false)));
+        let now = crate::agent::unix_millis();
+        let word = signs.decree(Word::DenyNode("stolen".try_into().unwrap()), false, now).unwrap();
+        assert_eq!([signs.take(&word, now), hears.take(&word, now)], [Ok(Taken::News); 2]);
+        hears.renew(Proof::Files(&files("b", &[&old, &new], false))).unwrap();
+        signs.renew(Proof::Files(&files("a", &[&new, &old], true))).unwrap();
+        let again = signs.law().edicts().next().cloned().unwrap();
+        assert!(again.text == word.text && again.signature != word.signature);
+        assert_eq!(hears.take(&again, now), Ok(Taken::News));
+        for known in [&again, &word] {
+            assert_eq!(hears.take(known, now), Ok(Taken::Known), "nothing goes back and forth");
+        }
+        let late = certified("c", &files("c", &[&new], false));
+        assert!(late.take(&word, now).is_err());
+        assert_eq!(late.take(hears.law().edicts().next().unwrap(), now), Ok(Taken::News));
+        assert!(late.take(&word, now).is_err(), "a signature that nobody believes is counted as one");
+    }
+
+    #[test]
+    fn a_certificate_cut_short_by_its_authority_is_long_again_under_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = [1, 3].map(|days| Authority::create(days * 24 * HOUR).unwrap());
+        let host = certified("a", &files(folder.path(), "a", &[&new, &old], true));
+        let (mesh, node) = ("prod".try_into().unwrap(), "b".try_into().unwrap());
+        for (lifetime, hours) in [(365 * 24 * HOUR, 71..73), (2 * HOUR, 2..3)] {
+            let shown = old.0.issue(&mesh, &node, lifetime).unwrap();
+            let leaf = CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap();
+            let asked = Request { node: node.clone(), key: public_key(&leaf).unwrap() };
+            let granted = host.grant(from_ref(&leaf), &asked, |_| true).unwrap().certificate.unwrap();
+            let says = papers::says(&CertificateDer::from_pem_slice(granted.as_bytes()).unwrap()).unwrap();
+            let left = says.not_after.duration_since(std::time::SystemTime::now()).unwrap() + Duration::from_secs(60);
+            assert!(hours.contains(&(left.as_secs() / 3600)), "{left:?}");
+        }
+    }
 
     /// The side of somebody who was invited.
     fn guest(invitation: &Invitation, host: &Arc<Trust>) -> Tls {

@@ -1,6 +1,6 @@
-//! Who was invited and has not come yet, by the key they will show, and which names were given away. Kept on disk where there is one: a token outlives a
-//! restart of the node that made it, and is good once, whatever happens in between. A key found there opens nothing, for
-//! its secret half was never here.
+//! Who was invited and has not come yet, by the key they will show, and which names were given away. Kept on disk where
+//! there is one: a token outlives a restart of the node that made it, and is good once, whatever happens in between. A
+//! key found there opens nothing, for its secret half was never here.
 
 use std::{
     collections::HashMap,
@@ -51,8 +51,14 @@ impl Guests {
     pub(super) fn open(&self, folder: &Path) {
         let path = folder.join(FILE);
         let kept = file::read(&path, MAX_KEPT).ok();
-        let kept = kept.and_then(|kept| rmp_serde::from_slice::<(Vec<Guest>, Vec<NodeName>)>(&kept).ok());
-        let (kept, granted) = kept.unwrap_or_default();
+        let kept = kept.map(|kept| rmp_serde::from_slice::<(Vec<Guest>, Vec<NodeName>)>(&kept));
+        let (kept, granted) = kept
+            .transpose()
+            .unwrap_or_else(|why| {
+                tracing::warn!(event = "guests_forgotten", %why, "tokens made before are good no more: make others");
+                None
+            })
+            .unwrap_or_default();
         let mut book = self.awaited();
         book.guests.extend(kept.into_iter().take(MAX_GUESTS).map(|guest| (guest.key.clone(), guest)));
         book.granted.extend(granted.into_iter().take(MAX_GRANTED));

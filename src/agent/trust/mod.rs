@@ -229,10 +229,11 @@ impl Trust {
         // Asked first: what tells nothing new is not verified.
         match self.law.load().weigh(edict, &said) {
             Taken::News => {}
-            known => return Ok(known),
+            Taken::Known => return self.take_signature(edict, &said.word),
+            Taken::NoRoom => return Ok(Taken::NoRoom),
         }
         if !self.papers.load().roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature)) {
-            return Err("is not signed by an authority of this mesh");
+            return Err(UNSIGNED);
         }
         let mut taken = Taken::Known;
         self.law.rcu(|law| {
@@ -242,6 +243,33 @@ impl Trust {
         });
         self.law_changed.send_replace(());
         Ok(taken)
+    }
+
+    /// Takes the signature of a younger authority under what stands already: so that a change of authorities reaches who
+    /// cannot sign. With a shared secret everybody signs for himself.
+    fn take_signature(&self, edict: &Edict, word: &Word) -> Result<Taken, &'static str> {
+        let (law, papers) = (self.law.load(), self.papers.load());
+        let old = law.on(word).filter(|old| old.text == edict.text && old.signature != edict.signature);
+        let Some(old) = old.filter(|_| papers.secrets.is_empty()) else { return Ok(Taken::Known) };
+        let signer = |edict: &Edict| {
+            let signers = papers.roots.iter().filter(|root| has_signed(root, &edict.text, &edict.signature));
+            signers.filter_map(papers::says).map(|says| (says.not_before, says.not_after)).max()
+        };
+        let younger = signer(edict).ok_or(UNSIGNED)?;
+        if signer(old).is_some_and(|old| old >= younger) {
+            return Ok(Taken::Known);
+        }
+        self.law.rcu(|law| {
+            let mut law = Law::clone(law);
+            law.sign_again(|kept| (kept.text == edict.text).then(|| edict.signature.clone()));
+            law
+        });
+        Ok(Taken::News)
+    }
+
+    /// Whether what this node signs again is to be told to those who cannot sign.
+    pub(super) fn signs_for_others(&self) -> bool {
+        self.papers.load().secrets.is_empty()
     }
 
     /// Both sides of TLS, as QUIC wants them.
@@ -370,6 +398,7 @@ fn san(mesh: &MeshName, node: &NodeName) -> String {
 }
 
 const SUFFIX: &str = ".hobnob";
+const UNSIGNED: &str = "is not signed by an authority of this mesh";
 
 #[cfg(test)]
 pub(super) mod tests {
