@@ -78,6 +78,8 @@ async fn a_token_has_one_name_and_some_time_before_it() {
     assert_eq!(create("one", "1", "null").await, 201);
     assert_eq!(create("another", "1", "null").await, 409);
     assert_eq!(create("late", "2", "1").await, 400);
+    assert_eq!(create("two words", "3", "null").await, 400);
+    assert_eq!(a.call("POST", "/api/v1/denials", r#"{"serial": "no number"}"#).await.0, 400);
     let names = a.get("/api/v1/tokens").await;
     assert_eq!(names.as_array().unwrap().iter().map(|token| &token["name"]).collect::<Vec<_>>(), ["one"]);
 }
@@ -89,7 +91,19 @@ async fn what_the_mesh_says_of_a_token_of_this_node_s_settings_does_not_count_he
     let a = start(&mesh, "a", &format!("anonymous = \"all\"\n{section}"), &[]).await;
     let sha256 = section.lines().find_map(|line| line.strip_prefix("sha256 = ")).unwrap();
     let wanted = format!(r#"{{"name": "weak", "sha256": {sha256}, "policy": "read"}}"#);
-    assert_eq!(a.call("POST", "/api/v1/tokens", &wanted).await.0, 201);
+    let again = format!(r#"{{"name": "root", "sha256": "{}", "policy": "read"}}"#, "1".repeat(64));
+    for (path, taken) in [("/api/v1/tokens", &wanted), ("/api/v1/tokens", &again), ("/api/v1/tokens/root", &again)] {
+        let method = if path.ends_with("root") { "DELETE" } else { "POST" };
+        let (status, said) = a.call(method, path, taken).await;
+        assert!(status == 409 && said["detail"].as_str().unwrap().contains("[[http.tokens]]"), "{status} {said}");
+    }
+    // Another node knows nothing of these settings.
+    let b = mesh.start("b", &[&a]).await;
+    assert_eq!(b.call("POST", "/api/v1/tokens", &wanted).await.0, 201);
+    until("a has heard of it", async || {
+        a.get("/api/v1/tokens").await.as_array()?.iter().any(|one| one["name"] == "weak").then_some(())
+    })
+    .await;
     assert_eq!(ask(&a, &root, &["register", "web", "--port", "80"]).await.code, Some(0));
 }
 
@@ -263,11 +277,18 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
         agent.until_seen("c", "down").await;
     }
     until("c is told why", async || c.log().contains("not accepted any more").then_some(())).await;
+    let doctor = ask(&c, "", &["doctor"]).await;
+    let (_, why, next) = doctor.failure(3);
+    assert!(why.contains("let in no more since") && why.contains("revoked") && next.contains("--undo"), "{doctor:?}");
     let itself = ask(&a, "", &["ca", "revoke", "a"]).await;
     assert!(itself.failure(2).1.contains("itself"));
     assert_eq!(ask(&b, "", &["ca", "revoke", "c", "--undo"]).await.code, Some(0));
     a.until_seen("c", "alive").await;
     b.until_seen("c", "alive").await;
+    until("c knows that it is back", async || {
+        (!ask(&c, "", &["doctor"]).await.out.contains("membership")).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -225,6 +225,37 @@ async fn a_nat_that_forgets_a_mapping_takes_nobody_down() {
 }
 
 #[tokio::test]
+async fn a_node_whose_address_changes_is_found_at_the_new_one() {
+    let Some(mut field) = Field::new() else { return };
+    for _ in 0..3 {
+        field.add_anywhere().await;
+    }
+    for (node, from, to) in [(2, "10.77.0.3", "10.77.9.3"), (0, "10.77.0.1", "10.77.9.1")] {
+        let moving = &field.posts[node];
+        moving.register(&moving.node).await;
+        field.until_all_resolve(&moving.node, from).await;
+        moving.run(&format!("ip addr del {from}/16 dev eth0"));
+        moving.run(&format!("ip addr add {to}/16 dev eth0"));
+        field.until_all_resolve(&moving.node, to).await;
+        field.until_all_see("alive", &field.nodes()).await;
+    }
+    news_travel(&field, 0, "after").await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_there_before_its_network_is_found_once_that_is() {
+    let Some(mut field) = Field::new() else { return };
+    for _ in 0..2 {
+        field.add_anywhere().await;
+    }
+    let (address, early) = field.add_too_early().await;
+    early.register("web").await;
+    early.until_resolved("web", "127.0.0.1").await;
+    early.run(&format!("ip addr add {address}/16 dev eth0"));
+    field.until_all_resolve("web", &address).await;
+}
+
+#[tokio::test]
 async fn who_runs_out_of_file_descriptors_stays_in_the_mesh_and_recovers() {
     let Some(field) = Field::of(3).await else { return };
     let starved = &field.posts[2];

@@ -16,7 +16,7 @@ use std::{
 
 use process::{Agent, Mesh, until};
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process, test_kill_process_group};
 use serde_json::{Value, json};
 use targets::{Target, grpc, http, nowhere, resolver, tls, tls_as, udp};
 
@@ -139,8 +139,12 @@ async fn certificates_are_verified_unless_that_is_waived() {
             (json!({"http": url}), "critical", "TLS failed: invalid peer certificate: UnknownIssuer"),
             (json!({"http": url, "tls": {"ca": other, "server_name": "web.example"}}), "critical", "TLS failed"),
             (json!({"http": url, "tls": {"ca": ca, "server_name": "db.example"}}), "critical", "not valid for name"),
-            (json!({"http": url, "tls": {"ca": "/no/such.pem"}}), "critical", "/no/such.pem cannot be read"),
-            (json!({"http": url, "tls": {"ca": "/dev/zero"}}), "critical", "is no regular file"),
+            (
+                json!({"http": url, "tls": {"ca": "/no/such.pem"}}),
+                "critical",
+                "/no/such.pem cannot be read, or holds no",
+            ),
+            (json!({"http": url, "tls": {"ca": "/dev/zero"}}), "critical", "/dev/zero cannot be read, or holds no"),
             (json!({"tcp": at.to_string(), "tls": named}), "passing", "connected"),
             (json!({"tcp": at.to_string(), "tls": {}}), "critical", "TLS failed"),
             (json!({"http": format!("http://{at}/")}), "critical", "no HTTP answer"),
@@ -229,7 +233,7 @@ async fn a_process_that_is_killed_is_gone_from_another_node() {
     let file = mesh.path("web.pid");
     let checks = json!([{"id": "file", "pid_file": file, "interval": "100ms", "rise": 2, "fall": 2}]);
     assert_eq!(put(&a, checks).await.0, 200);
-    until_said(&b, "web", "file", "critical", "No such file").await;
+    until_said(&b, "web", "file", "critical", "cannot be read, or names no process").await;
     for _ in 0..2 {
         let mut victim = Victim::sleeping();
         fs::write(&file, format!("{}\n", victim.pid())).unwrap();
@@ -428,26 +432,55 @@ async fn a_ttl_that_ran_out_while_its_agent_was_down_is_critical() {
     until_said(&agent, "web", "beat", "passing", "all well").await;
 }
 
+/// The number in a file, once that holds a whole line.
+async fn written(path: &Path) -> Pid {
+    let whole = async || fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'));
+    Pid::from_raw(until("a number is written", whole).await.trim().parse().unwrap()).unwrap()
+}
+
+/// Whether a process runs, or waits for its burial.
+fn is_there(pid: Pid) -> bool {
+    test_kill_process(pid).is_ok()
+}
+
 #[tokio::test]
-async fn a_script_ends_with_the_agent_however_that_ends() {
-    for kills in [false, true] {
+async fn a_script_ends_with_the_agent_and_with_all_it_started_however_that_ends() {
+    for end in ["told", "told alone", "killed", "orphaned"] {
         let mesh = Mesh::new();
-        let pid = mesh.path("pid");
-        let line = format!("echo $$ > {}; exec sleep 1000", pid.display());
+        let [group, left, daemon] = ["group", "left", "daemon"].map(|name| mesh.path(name));
+        let script = |id: &str, line: String| {
+            let argv = format!("script = [\"/bin/sh\", \"-c\", '''{line}''']\ntimeout = \"1h\"\ninterval = \"1h\"\n");
+            format!("[[services.checks]]\nid = \"{id}\"\n{argv}")
+        };
+        let detached = "> /dev/null 2>&1 &";
+        let checks = [
+            script("runs", format!("sleep 1000 & echo $$ > {}; wait", group.display())),
+            script("leaves", format!("sleep 1000 {detached} echo $! > {}", left.display())),
+            script("detaches", format!("setsid sh -c 'echo $$ > {}; exec sleep 1000' {detached}", daemon.display())),
+        ];
         mesh.file("etc/hobnob.toml", "script_checks = true\n");
-        let check = format!("[[services.checks]]\nscript = [\"/bin/sh\", \"-c\", \"{line}\"]\ntimeout = \"1h\"\n");
-        mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{check}"));
-        let mut agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(mesh.path("etc"))).await;
-        let text =
-            until("the script runs", async || fs::read_to_string(&pid).ok().filter(|text| text.ends_with('\n'))).await;
-        let group = Pid::from_raw(text.trim().parse().unwrap()).unwrap();
-        if kills {
+        mesh.file("etc/services.d/web.toml", &format!("[[services]]\nname = \"web\"\nport = 7\n{}", checks.concat()));
+        let mut command = mesh.agent("a", "a");
+        command.arg("--config").arg(mesh.path("etc")).args((end == "told alone").then_some("--no-will"));
+        let mut agent = mesh.launch("a", &mut command).await;
+        let (group, left, daemon) = (written(&group).await, written(&left).await, written(&daemon).await);
+        for check in ["leaves", "detaches"] {
+            until_said(&agent, "web", check, "passing", "").await;
+        }
+        if end == "killed" {
+            // Whom nobody waits for is buried while the agent lives.
+            kill_process(left, Signal::KILL).unwrap();
+            until("it is buried", async || (!is_there(left)).then_some(())).await;
             agent.kill().await;
         } else {
-            agent.signal(Signal::TERM);
-            assert_eq!(agent.ended().await.code(), Some(0));
+            let (whom, signal) =
+                if end == "orphaned" { (agent.parent(), Signal::KILL) } else { (agent.pid(), Signal::TERM) };
+            kill_process(whom, signal).unwrap();
+            assert_eq!(agent.ended().await.success(), signal == Signal::TERM);
+            kill_process(left, Signal::KILL).expect("what an ended script has left goes on");
         }
-        let gone = async || rustix::process::test_kill_process_group(group).is_err().then_some(());
-        until("the script is gone", gone).await;
+        let gone = async || test_kill_process_group(group).is_err().then_some(());
+        until("the script is gone, with its child", gone).await;
+        kill_process(daemon, Signal::KILL).expect("a daemon goes on");
     }
 }

@@ -117,6 +117,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("service a\u{7f}b", 2, "name"),
         ("resolve nobody", 1, "NXDOMAIN"),
         ("resolve a..b", 2, "a..b"),
+        ("resolve web --zone nosuch", 2, "none of the agent's zones"),
         ("join nowhere:0", 2, "port 0"),
         ("join nowhere.invalid:1", 2, "nowhere.invalid"),
         ("completions fishy", 2, "hobnob completions --help"),

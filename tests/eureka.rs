@@ -84,6 +84,25 @@ async fn an_instance_lives_in_json_and_is_seen_by_every_face() {
     assert_eq!(curl(&one, "PUT", &format!("{renew}100"), &[]).await.0, 200);
     assert_eq!(curl(&one, "PUT", &format!("{renew}101"), &[]).await.0, 404);
     assert_eq!(curl(&two, "PUT", &format!("{renew}100"), &[]).await.0, 404);
+    // A client that is moved registers again, and is shown once; it goes where it is registered.
+    let mut moved = web(8080);
+    moved["leaseInfo"] = json!({"renewalIntervalInSecs": 7, "durationInSecs": "21"});
+    register(&two, "WEB", &moved).await;
+    until("n1 has heard of the newer lease", async || {
+        let shown = json(&one, "/eureka/apps/WEB").await["application"]["instance"].take();
+        let lease = &shown[0]["leaseInfo"];
+        assert_eq!(shown.as_array().unwrap().len(), 1, "{shown}");
+        (lease["renewalIntervalInSecs"] == 7 && lease["durationInSecs"] == 21).then_some(())
+    })
+    .await;
+    for status in [200, 404] {
+        assert_eq!(curl(&two, "DELETE", "/eureka/apps/WEB/host:web:8080", &[]).await.0, status);
+    }
+    until("n1 shows its own lease", async || {
+        let shown = json(&one, "/eureka/apps/WEB").await["application"]["instance"].take();
+        (shown[0]["leaseInfo"]["renewalIntervalInSecs"] == 30).then_some(())
+    })
+    .await;
     let (path, metadata) = ("/eureka/apps/WEB/host:web:8080", "/eureka/apps/WEB/host:web:8080/metadata?colour=red");
     assert_eq!(curl(&one, "PUT", metadata, &[]).await.0, 200);
     assert_eq!(json(&one, path).await["instance"]["metadata"], json!({"zone": "a", "colour": "red"}));
@@ -120,6 +139,8 @@ async fn an_operator_s_word_takes_an_instance_out_in_xml() {
     assert!(agent.resolve("pay").await.is_empty());
     assert_eq!(curl(&agent, "PUT", &format!("{status}?value=GREAT"), &[]).await.0, 400);
     assert_eq!(curl(&agent, "PUT", status, &[]).await.0, 400);
+    let (refused, why) = curl(&agent, "POST", status, &[]).await;
+    assert!(refused == 405 && why.contains("the header Allow"), "{refused} {why}");
     assert_eq!(curl(&agent, "DELETE", &format!("{status}?value=UP"), &[]).await.0, 200);
     agent.until_resolved("pay", &["81"]).await;
     let all = curl(&agent, "GET", "/eureka/apps", &[]).await.1;

@@ -117,7 +117,13 @@ async fn a_certificate_is_shown_and_replaced_while_connections_stand() {
     let good = status(&mesh, &a, &[("--api-ca", "one-ca.pem")]).await;
     assert_eq!(good.code, Some(0), "{good:?}");
     let strange = status(&mesh, &a, &[]).await;
-    assert!(strange.failure(4).1.contains("certificate"), "{strange:?}");
+    assert!(strange.failure(4).1.contains("certificate") && strange.failure(4).2.contains("--api-ca"), "{strange:?}");
+    let elsewhere = format!("https://127.0.0.1:{}", a.http.port());
+    let misnamed =
+        finish(hobnob().args(["status", "--api", &elsewhere, "--api-ca"]).arg(mesh.path("one-ca.pem"))).await;
+    let (_, why, next) = misnamed.failure(4);
+    assert!(why.contains("not for 127.0.0.1, it is for localhost"), "{misnamed:?}");
+    assert!(next.contains(&format!("--api https://localhost:{}", a.http.port())), "{misnamed:?}");
     let (code, said) = a.call("GET", "/livez", "").await;
     assert!(code == 400 && said["detail"].as_str().unwrap().contains("HTTPS"), "{code} {said}");
 

@@ -1,5 +1,6 @@
 //! Programs that are run for this one: checks and hooks. Each leads a process group of its own, which is killed as a whole
-//! when nobody waits for it any more, and none outlives this process, whatever becomes of that.
+//! when nobody waits for it any more, and none outlives this process, whatever becomes of that. What
+//! they have started themselves is killed with them, when this process is killed by its executor, if it has one.
 
 use std::io;
 
@@ -22,8 +23,8 @@ pub(crate) fn without_secrets(command: &mut Command) -> &mut Command {
     command.env_remove("HOBNOB_SECRET").env_remove("HOBNOB_TOKEN")
 }
 
-/// Has a program killed when this process is, for nobody would end it then (PR_SET_PDEATHSIG, prctl(2)). What the program
-/// has started itself is its own affair.
+/// Has a program killed when this process is (PR_SET_PDEATHSIG, prctl(2)): nobody else would end it where this process has
+/// no executor. What the program has started itself goes on there.
 #[allow(unsafe_code, reason = "what runs between fork and exec are system calls alone")]
 fn die_with_us(command: &mut Command) {
     let us = getpid();

@@ -261,6 +261,7 @@ impl Drive {
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.peers.recheck(),
+            Arrival::Moved(addresses) => return self.moved(addresses),
         };
         for input in inputs {
             self.handle(input);
@@ -280,7 +281,7 @@ impl Drive {
     }
 
     /// One mutation, then drain: the first law.
-    fn handle(&mut self, input: Input) {
+    pub(super) fn handle(&mut self, input: Input) {
         self.mesh.handle(self.clock.now(), input);
         self.drain();
     }

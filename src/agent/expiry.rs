@@ -4,9 +4,17 @@ use std::time::{Duration, SystemTime};
 
 use super::{Paper, trust::Says};
 
-/// What was told of one certificate's end.
+/// What was told of the end of a certificate, and of those after it that end at the same moment.
 #[derive(Debug, Default)]
-pub(crate) struct Expiry(Option<(Stage, SystemTime)>);
+pub(crate) struct Expiry(Option<Told>);
+
+/// Of which end, and when.
+#[derive(Debug)]
+struct Told {
+    stage: Stage,
+    end: SystemTime,
+    at: SystemTime,
+}
 
 /// How near the end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,18 +34,20 @@ impl Expiry {
             }
             () => return None,
         };
-        let is_told =
-            |(told, at): (Stage, SystemTime)| told == stage && now.duration_since(at).unwrap_or_default() <= AGAIN;
-        if self.0.is_some_and(is_told) {
+        let end = says.not_after;
+        let is_told = |told: &Told| {
+            (told.stage, told.end) == (stage, end) && now.duration_since(told.at).unwrap_or_default() <= AGAIN
+        };
+        if self.0.as_ref().is_some_and(is_told) {
             return None;
         }
-        self.0 = Some((stage, now));
+        self.0 = Some(Told { stage, end, at: now });
         Some(paper)
     }
 }
 
 /// A warning that is read is read once a day.
-const AGAIN: Duration = Duration::from_secs(24 * 3600);
+pub(super) const AGAIN: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests {
@@ -58,5 +68,8 @@ mod tests {
             }
         }
         assert_eq!((soon, over), (2, 1));
+        let next = Says { serial: "2".into(), not_before: day(9), ..says };
+        assert!(expiry.due(&next, day(11)).is_none(), "the next ends with it: its end was told of");
+        assert!(expiry.due(&Says { not_after: day(12), ..next }, day(12)).is_some());
     }
 }

@@ -6,11 +6,15 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::{
     ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
     rustls::pki_types::CertificateDer,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 use super::{
     gazette::Heard,
@@ -64,6 +68,10 @@ pub(super) enum Missed {
     TimedOut,
     #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
     Stranger(ConnectionError),
+    #[error(
+        "one of the two takes the other's certificate for expired or not valid yet: their clocks differ, or it is old ({0})"
+    )]
+    Untimely(ConnectionError),
     #[error("{0}")]
     Connection(ConnectionError),
     #[error("{0}")]
@@ -81,6 +89,7 @@ impl Missed {
         matches!(
             self,
             Self::Stranger(ConnectionError::ConnectionClosed(_))
+                | Self::Untimely(ConnectionError::ConnectionClosed(_))
                 | Self::Connection(ConnectionError::ConnectionClosed(_))
         )
     }
@@ -93,7 +102,11 @@ impl From<ConnectionError> for Missed {
             ConnectionError::ConnectionClosed(theirs) => u64::from(theirs.error_code),
             _ => 0,
         };
-        if TLS_ALERTS.contains(&code) { Self::Stranger(why) } else { Self::Connection(why) }
+        match code {
+            EXPIRED => Self::Untimely(why),
+            code if TLS_ALERTS.contains(&code) => Self::Stranger(why),
+            _ => Self::Connection(why),
+        }
     }
 }
 
@@ -119,7 +132,13 @@ impl Greeter {
             let hello = self.greet(&connection).await;
             self.settle(connection, hello, expected, Side::Dialler)
         });
-        self.count(met.await)
+        let met = self.count(met.await);
+        if let Err(Missed::Stranger(ConnectionError::ConnectionClosed(theirs))) = &met
+            && u64::from(theirs.error_code) == REVOKED
+        {
+            self.trust.shut_out(address, "it is revoked");
+        }
+        met
     }
 
     /// Answers a call.
@@ -135,9 +154,9 @@ impl Greeter {
         self.count(met.await)
     }
 
-    /// Whether the peer of a connection that stands would be let in today.
-    pub(super) fn accepts(&self, connection: &Connection) -> bool {
-        chain(connection).is_some_and(|chain| self.trust.still_accepts(&chain))
+    /// Why the peer of a connection that stands would not be let in today.
+    pub(super) fn objection(&self, connection: &Connection) -> Option<&'static str> {
+        self.trust.objection(&chain(connection).unwrap_or_default())
     }
 
     fn count(&self, met: Result<Result<Met, Missed>, tokio::time::error::Elapsed>) -> Result<Met, Missed> {
@@ -145,6 +164,9 @@ impl Greeter {
         let is_ok = matches!(met, Ok(_) | Err(Missed::Guest(_)));
         let counter = if is_ok { &self.traffic.handshakes } else { &self.traffic.handshakes_failed };
         counter.add(1);
+        if met.is_ok() {
+            self.trust.let_in();
+        }
         met
     }
 
@@ -237,8 +259,38 @@ impl Greeter {
     }
 }
 
+/// Dials one address after the other, the next as soon as the one before has failed or had its head start: some of a
+/// machine's addresses may lead nowhere, and silently (RFC 8305 section 5). The first that answers wins.
+pub(super) async fn dial_any(
+    greeter: &Greeter,
+    addresses: &[SocketAddr],
+    expected: Option<NodeId>,
+) -> Result<Met, Missed> {
+    let mut missed = Missed::Protocol("has no address");
+    let (mut rest, mut dials) = (addresses.iter(), FuturesUnordered::new());
+    loop {
+        match rest.next() {
+            Some(address) => dials.push(greeter.dial(*address, expected)),
+            None if dials.is_empty() => return Err(missed),
+            None => {}
+        }
+        tokio::select! {
+            Some(met) = dials.next() => match met {
+                Ok(met) => return Ok(met),
+                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(_))) => return Err(why),
+                Err(why) => missed = why,
+            },
+            () = sleep(HEAD_START), if rest.len() > 0 => {}
+        }
+    }
+}
+
 /// The codes that carry a TLS alert (RFC 9001 section 4.8).
 pub(super) const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
+/// The one of a certificate that is revoked (RFC 8446 section 6).
+const REVOKED: u64 = TLS_ALERTS.start + 44;
+/// The alert for a certificate that has expired or is not valid yet (RFC 8446 section 6.2).
+const EXPIRED: u64 = TLS_ALERTS.start + 45;
 /// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
 pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
     std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
@@ -303,6 +355,8 @@ const ANY_NAME: &str = "node.hobnob";
 const MAX_HEARD: usize = 64;
 /// Dial, handshake and both Hellos together.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
+/// How long an address has to answer before the next is tried too (RFC 8305 section 8).
+const HEAD_START: Duration = Duration::from_millis(250);
 /// A Hello with every field at its limit, certificates of a chain included.
 const MAX_HELLO: usize = 16 << 10;
 /// A Hello nests three deep; a deeper one would only exhaust the stack.
@@ -360,6 +414,17 @@ pub(super) mod tests {
         assert_eq!(a_met.hello, **b.hello.load());
         assert_eq!(b_met.hello, **a.hello.load());
         assert!(a_met.dialled && !b_met.dialled);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_from_a_wrong_secret() {
+        let alert = |number| {
+            let error_code = quinn::TransportErrorCode::crypto(number);
+            let close = quinn::ConnectionClose { error_code, frame_type: None, reason: bytes::Bytes::new() };
+            Missed::from(ConnectionError::ConnectionClosed(close))
+        };
+        assert!(matches!(alert(45), Missed::Untimely(_)) && alert(45).is_hung_up());
+        assert!(matches!(alert(48), Missed::Stranger(_)));
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use super::{
     peers::Arrival,
     quic::{Code, MAX_STREAMS, canonical},
     traffic::Traffic,
+    trust::{NOT_ACCEPTED, Trust},
 };
 use crate::{
     mesh::{Gone, Input, wire::MAX_MESSAGE},
@@ -44,6 +45,7 @@ pub(super) struct Link {
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) gazette: mpsc::Sender<Heard>,
+    pub(super) trust: Arc<Trust>,
 }
 
 impl Link {
@@ -167,6 +169,9 @@ impl Link {
                 Some(Code::Protocol | Code::Expelled) => {
                     let why = String::from_utf8_lossy(&close.reason);
                     tracing::warn!(event = "expelled", peer = %self.peer, by = "the peer", ?why);
+                    if why.starts_with(NOT_ACCEPTED) {
+                        self.trust.shut_out(canonical(self.connection.remote_address()), &why);
+                    }
                     Gone::Expelled
                 }
                 _ => Gone::Closed,
@@ -253,6 +258,7 @@ mod tests {
             arrivals: arrivals.clone(),
             traffic: Arc::default(),
             gazette: mpsc::channel(8).0,
+            trust: Arc::clone(&greeter("c", 3, &Secret::random()).trust),
         };
         tokio::spawn(link.run(queue));
         orders

@@ -114,6 +114,13 @@ impl Agent {
         }
     }
 
+    /// Why seeds are of no use, in sentences: since they were tried last, or since nobody is connected.
+    #[must_use]
+    pub fn unjoined(&self) -> Vec<String> {
+        let (troubles, failed) = (self.shared.status.troubles.load(), self.shared.status.failed.load());
+        troubles.iter().chain(failed.iter()).cloned().collect()
+    }
+
     /// Knocks at a member and waits for its answer: the round trip from this agent's loop to the other's and back. `None`
     /// if it is silent for [`PATIENCE`], or is not known, or is this node.
     pub async fn ping(&self, id: NodeId) -> Option<Duration> {

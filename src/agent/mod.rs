@@ -7,7 +7,9 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the driver brings clock, chance and sockets")]
 
+mod address;
 mod atlas;
+pub(crate) mod backlog;
 mod basis;
 pub(crate) mod birth;
 mod builder;
@@ -73,7 +75,7 @@ pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;
 pub use registered::Registered;
 pub use secret::Secret;
-pub use store::OPENING;
+pub use store::{FILE as STORE, OPENING, Unusable};
 pub(crate) use traffic::counters;
 pub use traffic::{Counter, Tally, Traffic};
 pub use usher::enrol;
@@ -134,7 +136,7 @@ pub enum StartError {
         /// The directory.
         path: PathBuf,
         /// What is wrong.
-        why: String,
+        why: Unusable,
     },
     /// Another process uses the data directory.
     #[error(
@@ -410,8 +412,7 @@ impl Agent {
         if self.shared.status.held.load(Ordering::Relaxed) {
             return vec!["what this node's own files define is being registered".into()];
         }
-        let mut reasons = self.shared.status.troubles.load().to_vec();
-        reasons.extend(self.shared.status.failed.load().iter().cloned());
+        let mut reasons = self.unjoined();
         reasons.push(format!(
             "the first sync with a peer is not done; what is stored is served after {} s",
             self.shared.config.ready_after.as_secs_f32()

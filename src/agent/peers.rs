@@ -11,18 +11,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::Connection;
 use rand::RngExt;
 use rand_pcg::Pcg32;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
-    hello::{GREETING, Greeter, Met, Missed},
+    hello::{GREETING, Greeter, Met, Missed, dial_any},
     link::{Link, Order, PING_TIMEOUT, ping},
     quic::{Code, canonical},
 };
@@ -45,6 +44,8 @@ pub(super) enum Arrival {
     Judged(Box<Met>, Option<SocketAddr>),
     /// This node has other papers.
     Renewed,
+    /// This node has other addresses.
+    Moved(Vec<SocketAddr>),
     /// Where to look for the mesh.
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
@@ -182,14 +183,24 @@ impl Peers {
         }
     }
 
+    /// Dials whoever has dialled this node: after a move, those connections lead to where it was.
+    pub(super) fn redial(&mut self, addresses: impl Fn(NodeId) -> Vec<SocketAddr>) {
+        let called = |peer: &Peer| !peer.dialling && peer.link.as_ref().is_some_and(|link| !link.dialled);
+        let called: Vec<_> = self.table.iter().filter(|(_, peer)| called(peer)).map(|(id, _)| *id).collect();
+        for id in called {
+            self.table.entry(id).or_default().dialling = true;
+            self.dial(Target::Peer(id), addresses(id));
+        }
+    }
+
     /// Closes every link whose peer would not be let in today.
     pub(super) fn recheck(&self) {
         tracing::info!(event = "links_rechecked", "those whose peers are still accepted stay");
         for link in self.table.values().filter_map(|peer| peer.link.as_ref()) {
-            if !self.greeter.accepts(&link.connection) {
+            if let Some(why) = self.greeter.objection(&link.connection) {
                 tracing::warn!(event = "expelled", at = %link.address(), "its certificate is not accepted any more");
                 // Its task reports the end.
-                link.connection.close(Code::Expelled.into(), b"your certificate is not accepted any more");
+                link.connection.close(Code::Expelled.into(), why.as_bytes());
             }
         }
     }
@@ -351,6 +362,7 @@ impl Peers {
             arrivals: self.arrivals.clone(),
             traffic: Arc::clone(&self.greeter.traffic),
             gazette: self.greeter.gazette.clone(),
+            trust: Arc::clone(&self.greeter.trust),
         };
         self.link_tasks.spawn(link.run(queue));
         orders
@@ -430,32 +442,6 @@ impl Holder {
     }
 }
 
-/// Dials one address after the other, the next as soon as the one before has failed or had its head start: some of a
-/// machine's addresses may lead nowhere, and silently (RFC 8305 section 5). The first that answers wins.
-pub(super) async fn dial_any(
-    greeter: &Greeter,
-    addresses: &[SocketAddr],
-    expected: Option<NodeId>,
-) -> Result<Met, Missed> {
-    let mut missed = Missed::Protocol("has no address");
-    let (mut rest, mut dials) = (addresses.iter(), FuturesUnordered::new());
-    loop {
-        match rest.next() {
-            Some(address) => dials.push(greeter.dial(*address, expected)),
-            None if dials.is_empty() => return Err(missed),
-            None => {}
-        }
-        tokio::select! {
-            Some(met) = dials.next() => match met {
-                Ok(met) => return Ok(met),
-                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(_))) => return Err(why),
-                Err(why) => missed = why,
-            },
-            () = sleep(HEAD_START), if rest.len() > 0 => {}
-        }
-    }
-}
-
 /// Where another process of the newcomer's name answers, if it does so soon.
 async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
     let met = timeout(PING_TIMEOUT, dial_any(greeter, &addresses, Some(newcomer.hello.id))).await.ok()?.ok()?;
@@ -474,8 +460,6 @@ pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arri
     }
 }
 
-/// How long an address has to answer before the next is tried too (RFC 8305 section 8).
-const HEAD_START: Duration = Duration::from_millis(250);
 /// Parcels that wait for a dial: a round of packets, not more, since they grow stale.
 const MAX_WAITING: usize = 64;
 /// Messages that wait on a link.

@@ -1,8 +1,8 @@
-//! The UDP socket and QUIC upon it: limits, keys, and the addresses that others are told.
+//! The UDP socket and QUIC upon it: limits and keys.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -16,10 +16,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{StartError, store::Keys, trust::Tls};
-use crate::{
-    mesh::wire::{MAX_MESSAGE, MAX_PACKET},
-    model::Node,
-};
+use crate::mesh::wire::{MAX_MESSAGE, MAX_PACKET};
 
 /// Why we closed a connection. On the wire: never change a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,60 +126,11 @@ fn transport() -> TransportConfig {
     transport
 }
 
-/// The addresses to tell others, best first; at least one.
-pub(super) fn advertised(bound: SocketAddr, advertise: Option<SocketAddr>) -> Vec<SocketAddr> {
-    if let Some(address) = advertise {
-        return vec![address];
-    }
-    if !bound.ip().is_unspecified() {
-        return vec![bound];
-    }
-    let mut found: Vec<_> = if_addrs::get_if_addrs()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|interface| bound.is_ipv6() || interface.ip().is_ipv4())
-        .filter_map(|interface| Some((rank(&interface.name, interface.ip())?, interface.ip())))
-        .collect();
-    found.sort();
-    // Loopback reaches nobody else: only a machine without a network is told by it.
-    if found.iter().any(|(rank, _)| *rank < Rank::Loopback) {
-        found.retain(|(rank, _)| *rank < Rank::Loopback);
-    }
-    let mut addresses: Vec<_> =
-        found.into_iter().map(|(_, ip)| SocketAddr::new(ip, bound.port())).take(Node::MAX_ADDRESSES).collect();
-    if addresses.is_empty() {
-        addresses.push((Ipv4Addr::LOCALHOST, bound.port()).into());
-    }
-    addresses
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    V4,
-    V6,
-    /// The machine's own bridges: every machine has the same addresses there.
-    Bridge,
-    Loopback,
-}
-
-/// How likely others reach this address; `None` if they cannot, since it needs a scope.
-fn rank(interface: &str, ip: IpAddr) -> Option<Rank> {
-    match ip {
-        _ if ip.is_loopback() => Some(Rank::Loopback),
-        IpAddr::V4(v4) if v4.is_link_local() => None,
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
-        _ if BRIDGES.iter().any(|prefix| interface.starts_with(prefix)) => Some(Rank::Bridge),
-        IpAddr::V4(_) => Some(Rank::V4),
-        IpAddr::V6(_) => Some(Rank::V6),
-    }
-}
-
 /// An address as people write it: IPv4 heard on an IPv6 socket is IPv4.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-const BRIDGES: [&str; 6] = ["docker", "br-", "veth", "virbr", "cni", "lxc"];
 /// EAFNOSUPPORT, which the standard library has no kind for.
 const NO_FAMILY: i32 = rustix::io::Errno::AFNOSUPPORT.raw_os_error();
 /// The bursts to many peers that the default of 208 KiB drops.
@@ -201,19 +149,3 @@ pub(super) const MAX_STREAMS: u32 = 4;
 const DATAGRAM_BUFFER: usize = 128 * MAX_PACKET;
 /// The most connections that wait to be looked at; each costs little until then.
 const MAX_INCOMING: usize = 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_are_told_what_reaches_us() {
-        let [any, given] = ["0.0.0.0:7946", "10.1.2.3:9"].map(|a| a.parse::<SocketAddr>().unwrap());
-        assert_eq!(advertised(given, None), [given]);
-        assert_eq!(advertised(any, Some(given)), [given]);
-        let found = advertised(any, None);
-        assert!(!found.is_empty() && found.iter().all(|a| a.is_ipv4() && a.port() == 7946), "{found:?}");
-        assert!(rank("docker0", [172, 17, 0, 1].into()) > rank("eth0", [10, 0, 0, 1].into()));
-        assert!(rank("eth0", "fe80::1".parse().unwrap()).is_none());
-    }
-}

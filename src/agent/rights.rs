@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
-use super::{Agent, Refused, Secret, gazette, quic, trust};
+use super::{Agent, Refused, Secret, gazette, trust};
 use crate::model::NodeName;
 
 impl Agent {
@@ -43,7 +43,7 @@ impl Agent {
     /// # Errors
     /// When this node does not hold the authority's key.
     pub fn invite(&self, node: Option<NodeName>, ttl: Duration) -> Result<trust::Invitation, trust::Broken> {
-        let seeds = quic::advertised(self.shared.address, self.shared.config.advertise);
+        let seeds = self.shared.view.this().map_or_else(Vec::new, |this| this.node.addresses.clone());
         self.shared.trust.invite(seeds, node, ttl)
     }
 
@@ -56,6 +56,14 @@ impl Agent {
         let heard = gazette::Heard::Decree(edict, reply);
         self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped.to_string())?;
         answer.await.unwrap_or_else(|_| Err(Refused::Stopped.to_string()))
+    }
+
+    /// Whether this node is let in no more, as far as it knows.
+    #[must_use]
+    pub fn outcast(&self) -> Option<trust::Outcast> {
+        let this = self.view().this().map(|this| this.id);
+        let is_alone = self.view().nodes_where(|member| member.state.is_shown() && Some(member.id) != this).is_empty();
+        self.shared.trust.outcast(is_alone)
     }
 
     /// What this node's own certificate says.

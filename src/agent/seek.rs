@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{peers::Arrival, status::Status};
+use super::{hello::Greeter, peers::Arrival, status::Status};
 
 /// Where to look for the mesh.
 pub(super) struct Seek {
@@ -19,8 +19,9 @@ pub(super) struct Seek {
     pub(super) seeds: Vec<String>,
     /// Addresses of peers from the store.
     pub(super) stored: Vec<SocketAddr>,
-    /// Where this node itself answers: a node in its own list of seeds is usual.
-    pub(super) own: Vec<SocketAddr>,
+    /// Where this node itself answers, as it says itself: a node in its own list of seeds is usual.
+    pub(super) bound: SocketAddr,
+    pub(super) greeter: Arc<Greeter>,
 }
 
 impl Seek {
@@ -80,7 +81,9 @@ impl Seek {
         let all_resolved = troubles.is_empty();
         status.troubles.store(Arc::new(troubles));
         // Before it is asked whether anybody was found: a list of seeds that holds only oneself names nobody.
-        found.retain(|address| !self.own.contains(address));
+        let own = self.greeter.hello.load();
+        found.retain(|address| *address != self.bound && !own.node.addresses.contains(address));
+        drop(own);
         if round > 0 || found.is_empty() {
             let first = round * STORED_AT_ONCE % self.stored.len().max(1);
             found.extend(self.stored.iter().cycle().skip(first).take(STORED_AT_ONCE.min(self.stored.len())));

@@ -1,6 +1,6 @@
 //! Putting an agent together: every part that can fail first, then the tasks, so that a failed start leaves none behind.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Agent, Config, Shared, StartError, View,
+    address::Whereabouts,
     checks::Checks,
     clock::Clock,
     door,
@@ -19,7 +20,7 @@ use super::{
     quic,
     seek::Seek,
     status::Status,
-    store::{Found, Store},
+    store::{FILE, Found, Store, Unusable},
     trust::{self, Proof, Seal, Trust},
     vigil::Vigil,
     writes::Writes,
@@ -39,9 +40,9 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
-    let core = core(&config, bound, found.epoch, &clock, &trust)?;
-    let (own, seed) = ([core.node.addresses.clone(), vec![bound]].concat(), core.seed);
-    let mut mesh = Mesh::new(core, found.registrations.clone(), clock.now());
+    let whereabouts = Whereabouts::of(&config, bound);
+    let core = core(&config, &whereabouts, found.epoch, &clock, &trust)?;
+    let (seed, mut mesh) = (core.seed, Mesh::new(core, found.registrations.clone(), clock.now()));
     restore(&mut mesh, (found.reports, found.lived_until), config.protect_for, &clock);
     let held: Vec<_> = found.registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
@@ -51,11 +52,10 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let (asks, asked) = mpsc::channel(MAX_ASKS);
     let ((looks, looked), (arrivals, arrived)) = (mpsc::channel(1), mpsc::channel(MAX_ARRIVALS));
     let (view, status, journal) = (Arc::<View>::default(), Arc::<Status>::default(), Arc::<Journal>::default());
-    let (links, links_seen) = watch::channel(0);
+    let (link_tasks, (links, links_seen)) = (TaskTracker::new(), watch::channel(0));
     let ((seeds, more_seeds), (ended, stopped)) = (mpsc::channel(1), watch::channel(None));
     let stored = found.peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect();
-    let seek = Seek { seeds: config.join.clone(), stored, own };
-    let link_tasks = TaskTracker::new();
+    let seek = Seek { seeds: config.join.clone(), stored, bound, greeter: Arc::clone(&greeter) };
     let checks = Checks::start(&config.checks, &view, &greeter.traffic, arrivals.clone());
     let mut drive = Drive {
         mesh,
@@ -74,6 +74,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     drive.begin(&seek);
 
     keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
+    tokio::spawn(whereabouts.watch(arrivals.clone()));
     tokio::spawn(door::listen(Arc::clone(&greeter), Arc::clone(&view), links_seen.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
@@ -151,14 +152,14 @@ fn identify(config: &Config) -> Result<Trust, StartError> {
 /// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
 fn core(
     config: &Config,
-    bound: SocketAddr,
+    whereabouts: &Whereabouts,
     epoch: Epoch,
     clock: &Clock,
     trust: &Arc<Trust>,
 ) -> Result<mesh::Config, StartError> {
     let blame = |why| StartError::Config { field: "node", why: format!("has no randomness to start with: {why}") };
     let [boot, seed] = [getrandom::u64().map_err(blame)?, getrandom::u64().map_err(blame)?];
-    let (mesh, node) = (config.mesh.clone(), describe(config, bound));
+    let (mesh, node) = (config.mesh.clone(), describe(config, whereabouts));
     let seal = Seal::new(Arc::clone(trust))
         .map_err(|why| StartError::Config { field: "node", why: format!("cannot have a key for its book: {why}") })?;
     Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis, notary: Arc::new(seal) })
@@ -195,16 +196,16 @@ async fn open_store(
     opening.await.unwrap_or_else(|why| {
         Err(StartError::Data {
             path: config.data_dir.clone().unwrap_or_default(),
-            why: format!("its database is damaged ({why}): restore a backup, or move it away to start empty"),
+            why: Unusable::Corrupt { what: FILE, why: why.to_string() },
         })
     })
 }
 
 /// What this node says of itself.
-fn describe(config: &Config, bound: SocketAddr) -> Node {
+fn describe(config: &Config, whereabouts: &Whereabouts) -> Node {
     Node {
         name: config.node.clone(),
-        addresses: quic::advertised(bound, config.advertise),
+        addresses: whereabouts.told.addresses.clone(),
         datacenter: config.datacenter.as_str().into(),
         zone: config.zone.as_str().into(),
         version: env!("CARGO_PKG_VERSION").into(),

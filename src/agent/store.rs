@@ -127,7 +127,7 @@ impl Store {
         };
         let blame = |why: Unusable| match why {
             Unusable::Locked => StartError::InUse { path: directory.to_owned() },
-            why => StartError::Data { path: directory.to_owned(), why: why.to_string() },
+            why => StartError::Data { path: directory.to_owned(), why },
         };
         let made = (!directory.join(FILE).exists()).then(|| directory.to_owned());
         let opened = guarded(|| {
@@ -199,17 +199,32 @@ fn has_ttl(registration: &Registration) -> bool {
 
 /// Why a data directory cannot be used; nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
-enum Unusable {
+pub enum Unusable {
+    /// It has an owner who lives.
     #[error("another agent is using it")]
     Locked,
+    /// It is another node's.
     #[error(
         "it belongs to node {node:?} of mesh {mesh:?}: start with --node {node} --mesh {mesh}, or give another --data-dir"
     )]
-    Foreign { node: NodeName, mesh: MeshName },
+    Foreign {
+        /// Whose it is.
+        node: NodeName,
+        /// In which mesh.
+        mesh: MeshName,
+    },
+    /// What it holds makes no sense.
     #[error("its {what} cannot be read ({why}): restore a backup, or move the file away to start empty")]
-    Corrupt { what: &'static str, why: String },
+    Corrupt {
+        /// Which part of it.
+        what: &'static str,
+        /// How that shows.
+        why: String,
+    },
+    /// The system does not let us.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The library that keeps it does not take it.
     #[error("{0}")]
     Database(String),
 }
@@ -257,7 +272,7 @@ fn open_file(directory: &Path) -> Result<Database, Unusable> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let (path, fresh) = (directory.join(FILE), directory.join(FRESH));
     if path.exists() {
-        return database(open(&path)?);
+        return stored(&path);
     }
     // Under another name until it is a store: a first start that is cut short leaves nothing that the next one trips over.
     let file = open(&fresh)?;
@@ -267,13 +282,22 @@ fn open_file(directory: &Path) -> Result<Database, Unusable> {
     if path.exists() {
         // Another's first start has ended between the two looks, and this name was made anew.
         fs::remove_file(fresh)?;
-        return database(open(&path)?);
+        return stored(&path);
     }
     file.set_len(0)?;
     let database = database(file)?;
     fs::rename(fresh, path)?;
     File::open(directory)?.sync_all()?;
     Ok(database)
+}
+
+/// A store that was one before: redb would take an empty file for a new one.
+fn stored(path: &Path) -> Result<Database, Unusable> {
+    let file = open(path)?;
+    match file.metadata()?.len() {
+        0 => Err(Unusable::Corrupt { what: FILE, why: "it is empty".into() }),
+        _ => database(file),
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -457,8 +481,9 @@ fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Un
 
 /// Where a store is opened. Who reports panics may leave out this thread's: they become an error.
 pub const OPENING: &str = "hobnob-opening";
-const FILE: &str = "hobnob.redb";
-/// What it is called until it is one.
+/// The store's file in the data directory.
+pub const FILE: &str = "hobnob.redb";
+/// What the store is called until it is one.
 const FRESH: &str = "hobnob.redb.new";
 const IDENTITY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("identity");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");

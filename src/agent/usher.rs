@@ -2,7 +2,7 @@
 //!
 //! On the mesh's own port, under a protocol name of its own, so that an invited machine is never taken for a member.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use quinn::{
@@ -94,12 +94,13 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
         .filter_map(|member| member.address())
         .sample(&mut rand_pcg::Pcg32::new(own.0 ^ gazette::now(), 0), MAX_ASKED);
     let mut why = "nobody else is there".to_owned();
-    for address in seeds.chain(members) {
+    let mut asked = BTreeSet::new();
+    for address in seeds.chain(members).filter(|address| asked.insert(*address)) {
         match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {
-            Ok(Ok(Granted { certificate: Some(certificate), .. })) => {
-                greeter.trust.fits(&certificate).map_err(|why| format!("{address} grants one of no use: {why}"))?;
-                return Ok(certificate);
-            }
+            Ok(Ok(Granted { certificate: Some(certificate), .. })) => match greeter.trust.fits(&certificate) {
+                Ok(()) => return Ok(certificate),
+                Err(useless) => why = format!("{address} grants one of no use: {useless}"),
+            },
             Ok(Ok(_)) => why = format!("{address} grants no certificate"),
             Ok(Err(refusal)) => why = format!("{address}: {refusal}"),
             Err(_) => why = format!("{address} does not answer within {} s", PATIENCE.as_secs()),

@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     Config, View,
-    expiry::Expiry,
+    expiry::{AGAIN, Expiry},
     gazette,
     hello::Greeter,
     journal::{Journal, News, Paper},
@@ -40,13 +40,16 @@ pub(super) struct Vigil {
     expiry: Expiry,
     /// Before this no newer certificate is asked for.
     ask_at: SystemTime,
+    /// When it was told last that none is granted; none once one was.
+    told_at: Option<SystemTime>,
 }
 
 impl Vigil {
     pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
         let seen = files.as_ref().map(stamps);
-        Self { greeter, view, journal, files, seeds, seen, expiry: Expiry::default(), ask_at: SystemTime::UNIX_EPOCH }
+        let (expiry, ask_at) = (Expiry::default(), SystemTime::UNIX_EPOCH);
+        Self { greeter, view, journal, files, seeds, seen, expiry, ask_at, told_at: None }
     }
 
     /// Runs until the loop has ended.
@@ -84,7 +87,6 @@ impl Vigil {
         self.seen = Some(now);
         match renewed {
             Ok(()) => {
-                self.expiry = Expiry::default();
                 let serial = self.greeter.trust.says().serial;
                 tracing::info!(event = "certificate_reloaded", serial);
                 self.write(Paper::Reloaded { serial });
@@ -100,7 +102,7 @@ impl Vigil {
     /// Tells that the certificate's end is near, or past, now and then.
     fn warn(&mut self, now: SystemTime) {
         let Some(paper) = self.expiry.due(&self.greeter.trust.says(), now) else { return };
-        let next = "issue a new one: hobnob ca issue NODE";
+        let next = if self.files.is_some() { "issue a new one: hobnob ca issue NODE" } else { "hobnob reload" };
         match &paper {
             Paper::Expires { serial, left } => {
                 let left = humantime::format_duration(*left);
@@ -131,8 +133,15 @@ impl Vigil {
         };
         match written {
             // The next look finds it.
-            Ok(()) => tracing::info!(event = "certificate_renewed", file = %files.cert.display()),
+            Ok(()) => {
+                self.told_at = None;
+                tracing::info!(event = "certificate_renewed", file = %files.cert.display());
+            }
+            Err(why) if self.told_at.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= AGAIN) => {
+                tracing::debug!(event = "certificate_not_renewed", why);
+            }
             Err(why) => {
+                self.told_at = Some(now);
                 tracing::warn!(event = "certificate_not_renewed", why, "a node that holds tls.ca_key grants it");
                 self.write(Paper::NotRenewed { why });
             }

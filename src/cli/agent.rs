@@ -1,6 +1,6 @@
 //! `hobnob agent`: a node from its first word to its goodbye.
 
-use std::{env, ffi::OsString, fs, io, panic, path::PathBuf, process::ExitCode, thread};
+use std::{env, ffi::OsString, fs, io, panic, path::PathBuf, process::ExitCode, thread, time::Duration};
 
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -35,7 +35,8 @@ pub(super) struct Flags {
     /// Write where it listens to this file, as JSON, once it is ready
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Do not start a parent process that tells the peers when this one dies without a goodbye
+    /// Do not start a parent process that tells the peers when this one dies without a goodbye, and ends what the programs
+    /// of its checks and hooks have started
     #[arg(long)]
     no_will: bool,
     /// The standard input leads to the parent: said by the parent alone
@@ -133,8 +134,8 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(unstarted)?;
     let outcome = runtime.block_on(serve(flags, sources, config));
-    // Who said it twice does not wait for what still blocks, a disk or a resolver.
-    runtime.shutdown_background();
+    // What still runs is ended with all it started. Who said it twice does not wait for what blocks, a disk or a resolver.
+    runtime.shutdown_timeout(PATIENCE);
     match outcome? {
         None => Ok(ExitCode::SUCCESS),
         Some(will) => {
@@ -404,3 +405,6 @@ impl Signals {
         self.reload = reload;
     }
 }
+
+/// What it takes to drop whatever runs, and far more.
+const PATIENCE: Duration = Duration::from_millis(500);

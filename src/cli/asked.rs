@@ -18,6 +18,8 @@ pub(super) struct Asked {
     datacenter: Option<String>,
     /// Whether it means the datacenter of who answers, where it names none.
     is_local: bool,
+    /// Whether it lies in a zone: of all others the agent knows nothing itself.
+    pub(super) is_within: bool,
 }
 
 /// Where an instance stands, and who answers.
@@ -33,14 +35,14 @@ impl Asked {
         let mut labels = labels(name);
         let zones = zones.into_iter().map(|zone| (self::labels(zone).len(), zone));
         let zone = zones.filter(|(_, zone)| is_end(&labels, &self::labels(zone))).max();
-        let is_consul = |zone| Zone::try_from(zone).is_ok_and(|zone| zone.dialect == Dialect::Consul);
-        let is_local = zone.is_some_and(|(_, zone)| is_consul(zone));
-        labels.truncate(labels.len() - zone.map_or(0, |(depth, _)| depth));
+        let Some((depth, zone)) = zone else { return Self::default() };
+        let is_local = Zone::try_from(zone).is_ok_and(|zone| zone.dialect == Dialect::Consul);
+        labels.truncate(labels.len() - depth);
         let instance = labels.first().filter(|label| dns::is_instance_label(label)).cloned();
         let at = labels.iter().skip(1).position(|label| label.eq_ignore_ascii_case("service")).map(|before| before + 1);
         let (before, after) = labels.split_at(at.unwrap_or(labels.len()));
-        let datacenter = after.get(1).filter(|_| zone.is_some()).cloned();
-        let asked = Self { instance, datacenter, is_local, ..Self::default() };
+        let datacenter = after.get(1).cloned();
+        let asked = Self { instance, datacenter, is_local, is_within: true, ..Self::default() };
         match before {
             // RFC 2782: the service, and what it is spoken over or a tag; or a port of it, and then the service.
             [.., port, over, service] if at.is_some() && over.starts_with('_') && !service.starts_with('_') => {
@@ -143,7 +145,7 @@ mod tests {
             "_web._tcp.mesh.internal",
             "_web._tcp.service.consul",
             "_http._tcp.web.service.mesh.internal",
-            "i-0123456789ab.web.service.other.zone.",
+            "i-0123456789ab.web.service.mesh.internal.",
         ] {
             assert_eq!(service(name).as_deref(), Some("web"), "{name}");
         }
@@ -151,7 +153,7 @@ mod tests {
             let name = domain_of(service, "mesh.internal");
             assert_eq!(Asked::of(&name, ZONES).service.as_deref(), Some(service), "{name}");
         }
-        for name in ["a.b", "web.node.mesh.internal", "0a000001.addr.mesh.internal", "www.example.com", "."] {
+        for name in ["a.b", "web.node.mesh.internal", "0a000001.addr.mesh.internal", "web.service.other.zone", "."] {
             assert_eq!(service(name), None, "{name}");
         }
     }

@@ -181,7 +181,11 @@ impl Client {
                 let stream = TcpStream::connect(authority).await.map_err(|error| self.unreachable(&error))?;
                 let Some(connector) = &self.connector else { return Err(self.unreachable(&"there is no TLS")) };
                 let stream = tls::connect(connector, authority, stream).await;
-                self.exchange(stream.map_err(|why| self.unreachable(&why))?, request).await
+                let mistrusted = |tls::Mistrust { why, next }| {
+                    let failure = self.unreachable(&why);
+                    next.into_iter().fold(failure, Failure::instead)
+                };
+                self.exchange(stream.map_err(mistrusted)?, request).await
             }
             Place::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|error| self.unreachable(&error))?;
@@ -276,9 +280,13 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         }
         StatusCode::CONFLICT => (Code::Runtime, "hobnob status; mend what stands in the way, then the same again"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
+        StatusCode::GATEWAY_TIMEOUT if call.contains("/ping/") => (Code::Runtime, "hobnob explain NODE"),
+        StatusCode::UNPROCESSABLE_ENTITY if call.contains("/reload") => (Code::Usage, "hobnob config check"),
+        StatusCode::BAD_REQUEST if call.ends_with("/api/v1/join") => (Code::Usage, "hobnob join HOST:PORT"),
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),
         _ => (Code::Runtime, "the agent's log says more"),
     };
+    let next = next.replace("NODE", call.rsplit('/').next().unwrap_or("NODE"));
     let failure = Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code);
     let passes = status.is_server_error() || status == StatusCode::PRECONDITION_FAILED;
     if passes { failure.transient() } else { failure }

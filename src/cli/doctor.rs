@@ -1,6 +1,13 @@
 //! `hobnob doctor`: what is wrong with a node and its surroundings, each with what to do. Exit code 3 when something is.
 
-use std::{fmt::Display, fs, net::SocketAddr, process::ExitCode, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    fs, io,
+    net::{SocketAddr, UdpSocket},
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use humantime::parse_rfc3339;
 use serde_json::{Value, json};
@@ -27,8 +34,11 @@ pub(super) async fn run(client: &Client, reading: &Reading) -> Result<ExitCode, 
 async fn examine(client: &Client) -> Result<Value, Failure> {
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
-    let mut found = vec![ready(&status), peers(&status, &members), agreement(&status), versions(&members)];
-    found.push(certificate("certificate", &status["certificate"], ISSUE, SystemTime::now()));
+    let mut found: Vec<_> = outcast(&status).into_iter().collect();
+    found.extend([ready(&status), peers(&status, &members), address(&status, &members)]);
+    found.extend([agreement(&status), versions(&members)]);
+    let next = if status["certificate"]["from_files"] == false { "hobnob reload" } else { ISSUE };
+    found.push(certificate("certificate", &status["certificate"], next, SystemTime::now()));
     if !status["http_certificate"].is_null() {
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
@@ -71,9 +81,42 @@ fn peers(status: &Value, members: &Value) -> Value {
         (_, suspect, _) if suspect > 0 => {
             finding("peers", "warning", format!("{said}: {}", of("suspect")), "hobnob explain NODE")
         }
-        (1, ..) => finding("peers", "warning", "this node is alone", "hobnob join ADDR"),
+        (1, ..) => match status["unjoined"][0].as_str() {
+            Some(why) => {
+                finding("peers", "warning", format!("this node is alone: {why}"), "mend that, or hobnob join ADDR")
+            }
+            None => finding("peers", "warning", "this node is alone", "hobnob join ADDR"),
+        },
         _ => finding("peers", "ok", said, ""),
     }
+}
+
+/// Whether others, who are told this node's address, find this node there.
+fn address(status: &Value, members: &Value) -> Value {
+    let (mut holders, mut own) = (BTreeMap::<SocketAddr, Vec<&str>>::new(), None);
+    for member in members.as_array().into_iter().flatten().filter(|member| member["state"] == "alive") {
+        let at = member["address"].as_str().and_then(|at| at.parse().ok());
+        let (Some(at), Some(node)) = (at, member["node"].as_str()) else { continue };
+        holders.entry(at).or_default().push(node);
+        own = own.or_else(|| (member["node"] == status["node"]).then_some(at));
+    }
+    let bad = |status, said| finding("address", status, said, "hobnob agent --advertise ADDR, where others find it");
+    let Some(own) = own else { return finding("address", "ok", "others are told of none yet", "") };
+    if own.ip().is_loopback() && holders.keys().any(|at| !at.ip().is_loopback()) {
+        return bad("bad", format!("others are told {own}, where each finds itself"));
+    }
+    if let Some((at, nodes)) = holders.iter().find(|(_, nodes)| nodes.len() > 1) {
+        let nodes = nodes.iter().take(FEW).copied().collect::<Vec<_>>().join(", ");
+        return bad("warning", format!("{nodes} all say that they are at {at}"));
+    }
+    let is_elsewhere = |why: io::Error| why.kind() == io::ErrorKind::AddrNotAvailable;
+    if UdpSocket::bind((own.ip(), 0)).is_err_and(is_elsewhere) {
+        return bad(
+            "warning",
+            format!("others are told {own}, which this machine does not have: right behind a NAT alone"),
+        );
+    }
+    finding("address", "ok", format!("others are told {own}"), "")
 }
 
 fn agreement(status: &Value) -> Value {
@@ -105,6 +148,14 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
         Ok(_) if said["expires_soon"] == true => finding(check, "warning", format!("expires at {until}"), next),
         Ok(_) => finding(check, "ok", format!("good until {until}"), ""),
     }
+}
+
+/// That the mesh lets this node in no more: whatever else is well, it is alone.
+fn outcast(status: &Value) -> Option<Value> {
+    let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
+    let node = status["node"].as_str().unwrap_or("NODE");
+    let next = format!("hobnob ca revoke {node} --undo, on a node that is let in; or a certificate that is accepted");
+    Some(finding("membership", "bad", format!("this node is let in no more since {since}, by {by}"), &next))
 }
 
 /// Whether the last write to the store is on the disk.
@@ -191,7 +242,20 @@ mod tests {
             let (alive, suspect, down) = members;
             assert_eq!(peers(&status(alive, suspect, down), &json!([]))["status"], expected, "{members:?}");
         }
+        let alone = json!({"members": {"alive": 1}, "unjoined": ["seed a:1 cannot be joined: their clocks differ"]});
+        assert!(peers(&alone, &json!([]))["finding"].as_str().unwrap().ends_with("their clocks differ"));
         assert_eq!(ready(&json!({"ready": false}))["status"], "bad");
+        let member = |node: &str, address: &str| json!({"node": node, "address": address, "state": "alive"});
+        for (own, other, expected) in [
+            ("127.0.0.1:7946", "127.0.0.1:7947", "ok"),
+            ("127.0.0.1:7946", "127.0.0.1:7946", "warning"),
+            ("127.0.0.1:7946", "10.9.0.2:7946", "bad"),
+            // Of nobody's machine (RFC 5737).
+            ("192.0.2.1:7946", "10.9.0.2:7946", "warning"),
+        ] {
+            let told = address(&json!({"node": "a"}), &json!([member("a", own), member("b", other)]));
+            assert_eq!(told["status"], expected, "{told}");
+        }
         let until = |not_after: &str, soon: bool| {
             let said = json!({"not_after": not_after, "expires_soon": soon});
             certificate("certificate", &said, ISSUE, SystemTime::now())

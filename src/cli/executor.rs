@@ -1,8 +1,8 @@
 //! The executor: the tiny parent of `hobnob agent`, which outlives it and tells its peers when it dies without a goodbye.
 //!
 //! It holds nothing but the agent's last will, which the agent hands it through a socket and writes anew as members come
-//! and go. It passes signals on, tells systemd what the agent says, reaps what is left to it where it is PID 1 of a
-//! container, and ends with the agent's own exit code (128 and the signal's number where one ended it, as shells say it).
+//! and go. It passes signals on, tells systemd what the agent says, takes in its orphans, ends with it what it still ran,
+//! and ends with the agent's own exit code (128 and the signal's number where one ended it, as shells say it).
 //! It has one thread and no cryptography in memory until there is something to say.
 
 use std::{
@@ -13,17 +13,19 @@ use std::{
     },
     path::PathBuf,
     process::{Command, ExitCode},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
+use futures_util::future::OptionFuture;
+use rustix::process::{Pid, WaitStatus};
 use sd_notify::NotifyState;
-use tokio::{io::AsyncWriteExt, net::UnixStream, runtime::Builder, signal::unix::SignalKind};
+use tokio::{io::AsyncWriteExt, net::UnixStream, runtime::Builder, signal::unix::SignalKind, time::timeout};
 use tracing::{error, info, warn};
 
 use super::{
     failure::Failure,
     logs::{self, LogFormat},
+    orphans::{self, End},
     output,
     parent::{self, Frames, Said, Word},
 };
@@ -33,21 +35,32 @@ use crate::agent::Will;
 pub(super) fn run(log: LogFormat) -> Result<ExitCode, Failure> {
     let begun = |error: io::Error| Failure::new("cannot start the agent", error, "hobnob agent --no-will");
     let runtime = Builder::new_current_thread().enable_all().build().map_err(begun)?;
-    let (ended, will) = runtime
+    let (mut end, will, mut signals) = runtime
         .block_on(async {
             // Before there is a child, so that no death goes unnoticed.
-            let signals = Signals::listen()?;
+            let mut signals = Signals::listen()?;
+            orphans::adopt();
             let (ours, theirs) = Pair::pair()?;
             ours.set_nonblocking(true)?;
             let child = spawn(theirs)?;
-            attend(child, UnixStream::from_std(ours)?, signals).await
+            let (end, will) = attend(child, UnixStream::from_std(ours)?, &mut signals).await?;
+            Ok((end, will, signals))
         })
         .map_err(begun)?;
-    if let Some(will) = will {
+    if will.is_some() {
         logs::start(log, logs::DEFAULT)?;
-        runtime.block_on(execute(&will, ended));
     }
-    Ok(ExitCode::from(code(ended)))
+    let how = end.how;
+    runtime.block_on(async {
+        let told = OptionFuture::from(will.as_ref().map(|will| execute(will, how)));
+        let buried = async {
+            while !end.bury() {
+                signals.next().await;
+            }
+        };
+        let _ = tokio::join!(told, timeout(PATIENCE, buried));
+    });
+    Ok(ExitCode::from(code(how)))
 }
 
 /// This program again, with the same words, and one more that says where its parent is.
@@ -72,16 +85,16 @@ fn program() -> io::Result<PathBuf> {
     Ok(if fs::exists(&path)? { path } else { "/proc/self/exe".into() })
 }
 
-/// Waits for the child's end, and passes on what is said: how it ended, and its will unless it was taken back.
-async fn attend(child: Pid, mut line: UnixStream, mut signals: Signals) -> io::Result<(WaitStatus, Option<Vec<u8>>)> {
+/// Waits for the child's end, and passes on what is said: that end, and its will unless it was taken back.
+async fn attend(child: Pid, mut line: UnixStream, signals: &mut Signals) -> io::Result<(End, Option<Vec<u8>>)> {
     let (mut frames, mut will) = (Frames::default(), None);
     let mut open = true;
-    let ended = loop {
+    let end = loop {
         tokio::select! {
             heard = signals.next() => match heard {
                 Heard::Death => {
-                    if let Some(ended) = reap(child)? {
-                        break ended;
+                    if let Some(end) = orphans::reap(child, &line)? {
+                        break end;
                     }
                 }
                 // Who does not listen any more is about to end.
@@ -96,7 +109,7 @@ async fn attend(child: Pid, mut line: UnixStream, mut signals: Signals) -> io::R
     // What it said last is there already: nothing is waited for.
     frames.drain(&line);
     take(&mut frames, &mut will);
-    Ok((ended, will))
+    Ok((end, will))
 }
 
 fn take(frames: &mut Frames, will: &mut Option<Vec<u8>>) {
@@ -114,19 +127,6 @@ fn take(frames: &mut Frames, will: &mut Option<Vec<u8>>) {
 pub(super) fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         output::say(format_args!("hobnob: cannot tell systemd: {error}"));
-    }
-}
-
-/// Takes in every child that has ended, ours or (as PID 1) anybody's: how ours did.
-fn reap(child: Pid) -> io::Result<Option<WaitStatus>> {
-    let mut ours = None;
-    loop {
-        match wait(WaitOptions::NOHANG) {
-            Ok(Some((pid, status))) if pid == child => ours = Some(status),
-            Ok(Some(_)) => {}
-            Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(ours),
-            Err(why) => return Err(why.into()),
-        }
     }
 }
 
@@ -181,6 +181,8 @@ impl Signals {
     }
 }
 
+/// What was killed is dead at once, unless it waits for a disk that hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How many milliseconds the allocator keeps what is free. It looks when something large is asked for: an agent that
 /// has read its files and is idle would keep all that the parser took.
 const PURGE: &str = "MIMALLOC_PURGE_DELAY";

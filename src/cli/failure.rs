@@ -57,6 +57,11 @@ impl Failure {
         Self { code, ..self }
     }
 
+    /// The same with something else to type next.
+    pub(super) fn instead(self, next: String) -> Self {
+        Self { next, ..self }
+    }
+
     /// The same as one that may pass by itself: the agent is away, or not ready.
     pub(super) fn transient(self) -> Self {
         Self { transient: true, ..self }

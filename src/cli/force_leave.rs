@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use hyper::Method;
 
 use super::{client::Client, failure::Failure, output};
@@ -10,6 +10,7 @@ use super::{client::Client, failure::Failure, output};
 #[derive(Debug, Args)]
 pub(super) struct Flags {
     /// The node to forget; it must be down
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     node: String,
 }
 

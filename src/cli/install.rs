@@ -117,7 +117,9 @@ fn store(path: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder)?;
     }
-    keep::replace(path, text.as_bytes(), keep::PUBLIC)
+    // Whoever keeps the file elsewhere and links to it keeps the link.
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    keep::replace(&place, text.as_bytes(), keep::PUBLIC)
 }
 
 impl Which {
@@ -217,6 +219,10 @@ mod tests {
         store(&path, &text).unwrap();
         store(&path, &format!("{MARK}\nnew\n")).unwrap();
         assert!(fs::read_to_string(&path).unwrap().ends_with("new\n"));
+        let link = path.with_extension("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        store(&link, &text).unwrap();
+        assert!(link.is_symlink() && fs::read_to_string(&path).unwrap() == text);
         fs::write(&path, "mine").unwrap();
         assert!(store(&path, &text).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "mine");

@@ -33,6 +33,7 @@ mod maintenance;
 mod man;
 mod members;
 mod node;
+mod orphans;
 mod output;
 mod parent;
 mod program;

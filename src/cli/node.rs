@@ -1,6 +1,6 @@
 //! A whole node: the agent and its two faces, started and stopped as one.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io::ErrorKind, net::SocketAddr, path::Path, sync::Arc};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure::{Code, Failure};
 use crate::{
-    agent::{Agent, StartError, Tally},
+    agent::{Agent, STORE, StartError, Tally, Unusable},
     config::Config,
     dns,
     http::{self, ReloadAsk},
@@ -79,13 +79,57 @@ fn unstarted(error: StartError) -> Failure {
     let (code, next) = match &error {
         StartError::Config { .. } => (Code::Usage, "hobnob config show".into()),
         StartError::InUse { .. } => (Code::Runtime, "hobnob agent --data-dir DIR".into()),
-        StartError::Data { path, .. } => (Code::Usage, format!("ls -ld {}", path.display())),
+        StartError::Data { path, why } => unusable(path, why),
         StartError::Listen { address, .. } => (Code::Runtime, format!("hobnob agent --listen {}", any_port(*address))),
     };
     Failure::new("the node did not start", error, next).code(code)
 }
 
+/// What helps against a data directory that cannot be used. A full disk is no mistake in the settings.
+fn unusable(path: &Path, why: &Unusable) -> (Code, String) {
+    let at = path.display();
+    match why {
+        Unusable::Io(why) if matches!(why.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            (Code::Runtime, format!("df {at}"))
+        }
+        Unusable::Corrupt { .. } => (Code::Usage, format!("mv {at}/{STORE} {at}/{STORE}.damaged")),
+        Unusable::Foreign { node, mesh } => (Code::Usage, format!("hobnob agent --node {node} --mesh {mesh}")),
+        _ => (Code::Usage, format!("ls -ld {at}")),
+    }
+}
+
 /// The same address with a port that is free.
 fn any_port(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_helps_fits_what_is_wrong_with_a_data_directory() {
+        for (why, code, next) in [
+            (
+                Unusable::Io(io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error())),
+                Code::Runtime,
+                "df /d",
+            ),
+            (Unusable::Io(ErrorKind::PermissionDenied.into()), Code::Usage, "ls -ld /d"),
+            (
+                Unusable::Corrupt { what: "identity", why: "it is empty".into() },
+                Code::Usage,
+                "mv /d/hobnob.redb /d/hobnob.redb.damaged",
+            ),
+            (
+                Unusable::Foreign { node: "n3".try_into().unwrap(), mesh: "prod".try_into().unwrap() },
+                Code::Usage,
+                "hobnob agent --node n3 --mesh prod",
+            ),
+        ] {
+            assert_eq!(unusable(Path::new("/d"), &why), (code, next.into()), "{why}");
+        }
+    }
 }

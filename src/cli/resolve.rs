@@ -54,6 +54,12 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let server = server(client, &status).await?;
     let zones: Vec<&str> = status["zones"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let zone = flags.zone.as_deref().or(zones.first().copied()).unwrap_or("mesh.internal");
+    let is_served = |zone: &str| zones.iter().any(|own| own.trim_end_matches('.').eq_ignore_ascii_case(zone));
+    if !is_whole && !is_served(zone.trim_end_matches('.')) {
+        let what = format!("{zone} is none of the agent's zones, which are {}", zones.join(", "));
+        let why = "others would be asked for it, who do not know the mesh";
+        return Err(Failure::new(what, why, "dns.zones in the agent's settings").code(Code::Usage));
+    }
     let question = if is_whole { flags.name.clone() } else { domain_of(&flags.name, zone) };
     let asked = Asked::of(&question, zones.iter().copied());
     let look = async || {
@@ -74,9 +80,10 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
         let meant = is_whole && !instances(client, &flags.name).await?.is_empty();
         let meant = meant.then(|| domain_of(&flags.name, zone));
         let explained = found.iter().map(|instance| explain(instance, &asked, &known, &reply, flags.kind));
-        let explained: Vec<Value> = explained.collect();
+        let mut explained: Vec<Value> = explained.collect();
+        explained.extend(unlisted(&known, &found));
         Ok(json!({ "question": question, "service": asked.service, "server": server, "reply": reply,
-                   "instances": explained, "service_of_that_name": meant }))
+                   "instances": explained, "service_of_that_name": meant, "in_zone": asked.is_within }))
     };
     let seen = output::follow(&flags.reading, look, |seen| show(seen, flags.reading.format)).await?;
     outcome(&flags.name, &seen)
@@ -125,6 +132,10 @@ fn outcome(name: &str, seen: &Value) -> Result<ExitCode, Failure> {
             "hobnob config show",
         ),
         "SERVFAIL" => ("the agent is not ready, or the resolvers that it forwards to do not answer", "hobnob status"),
+        _ if seen["in_zone"] == false => (
+            "it is in none of the agent's zones (dns.zones), and so say the resolvers in dns.forward",
+            "hobnob config show",
+        ),
         _ if seen["service"].is_null() => ("there is no such node", "hobnob members"),
         _ if seen["instances"] == json!([]) => ("nobody registers a service of that name", "hobnob services"),
         _ => ("the name leaves out all of its instances, or none is healthy: see above", "hobnob services"),
@@ -171,19 +182,26 @@ async fn instances(client: &Client, service: &str) -> Result<Vec<Value>, Failure
 }
 
 /// Why the agent shows each instance or not, by node and id.
-async fn reasons(client: &Client, service: &str) -> Result<BTreeMap<(String, String), String>, Failure> {
+async fn reasons(client: &Client, service: &str) -> Result<BTreeMap<(String, String), Reason>, Failure> {
     let path = format!("/api/v1/explain/{}?kind=service", client::segment(service));
     let answer = client.call(Method::GET, &path, None).await?;
     let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
     let rows = answer.body["instances"].as_array().cloned().unwrap_or_default();
-    Ok(rows.iter().map(|row| ((text(row, "node"), text(row, "id")), text(row, "why"))).collect())
+    let reason = |row: &Value| Reason { shown: row["shown"] == true, why: text(row, "why") };
+    Ok(rows.iter().map(|row| ((text(row, "node"), text(row, "id")), reason(row))).collect())
+}
+
+/// Why the agent shows an instance or not.
+struct Reason {
+    shown: bool,
+    why: String,
 }
 
 /// What is known of the instances besides themselves.
 #[derive(Default)]
 struct Known {
     /// Why the agent shows each or not, by node and id.
-    reasons: BTreeMap<(String, String), String>,
+    reasons: BTreeMap<(String, String), Reason>,
     datacenters: BTreeMap<String, String>,
     /// The datacenter of the agent itself.
     agent: Option<String>,
@@ -200,7 +218,7 @@ fn explain(instance: &Value, asked: &Asked, known: &Known, reply: &dns::Reply, k
         Kind::Aaaa => address.parse::<std::net::Ipv4Addr>().is_ok(),
         Kind::Srv | Kind::Txt => false,
     };
-    let reason = known.reasons.get(&(text("node").into(), text("id").into())).cloned();
+    let reason = known.reasons.get(&(text("node").into(), text("id").into())).map(|reason| reason.why.clone());
     let places =
         Places { instance: known.datacenters.get(text("node")).map(String::as_str), agent: known.agent.as_deref() };
     let left_out = asked.leaves_out(instance, places);
@@ -227,6 +245,14 @@ fn explain(instance: &Value, asked: &Asked, known: &Known, reply: &dns::Reply, k
     };
     json!({ "id": instance["id"], "node": instance["node"], "address": address, "port": asked.port_of(instance),
             "answered": answered, "why": why })
+}
+
+/// Those that no list shows, since their nodes are down or came back too often.
+fn unlisted(known: &Known, found: &[Value]) -> Vec<Value> {
+    let is_listed = |(node, id): &(String, String)| found.iter().any(|one| one["node"] == **node && one["id"] == **id);
+    let hidden = known.reasons.iter().filter(|(place, reason)| !reason.shown && !is_listed(place));
+    let row = |((node, id), reason): (&(String, String), &Reason)| json!({ "id": id, "node": node, "address": null, "port": null, "answered": false, "why": reason.why });
+    hidden.map(row).collect()
 }
 
 /// Whether a record of the answer tells of an instance.
@@ -311,7 +337,8 @@ mod tests {
         let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
         let why = |address: &str, health: &str| {
             let instance = json!({ "id": "web", "address": address, "port": 80, "health": health, "member": "alive" });
-            let reasons = BTreeMap::from([((String::new(), "down".into()), "check http-1 is critical".into())]);
+            let reason = Reason { shown: false, why: "check http-1 is critical".into() };
+            let reasons = BTreeMap::from([((String::new(), "down".into()), reason)]);
             let known = Known { reasons, ..Known::default() };
             let explained = explain(&instance, &Asked::default(), &known, &reply, Kind::A);
             (explained["answered"] == true, explained["why"].as_str().unwrap().to_owned())

@@ -37,7 +37,7 @@ pub(super) struct Flags {
 pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(flags) => {
-            let config = match Config::load(&flags.settings.sources()).and_then(Config::tied) {
+            let config = match Config::check(&flags.settings.sources()) {
                 Ok(config) => config,
                 Err(mistakes) => {
                     // Data, for editors and pipelines to read; the failure that follows names the first alone.

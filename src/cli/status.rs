@@ -9,7 +9,10 @@ use super::{
 };
 
 pub(super) async fn run(client: &Client, reading: &Reading) -> Result<ExitCode, Failure> {
-    output::read(client, reading, "/api/v1/status", &SHAPE).await?;
+    let seen = output::read(client, reading, "/api/v1/status", &SHAPE).await?;
+    if seen["members"]["down"].as_u64() > seen["members"]["alive"].as_u64() {
+        output::say("more nodes are down than alive: this one may be cut off; hobnob doctor");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,10 +1,10 @@
 //! TLS to an agent: whom to believe, and what to show where the agent asks for a certificate.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::Ipv6Addr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, RootCertStore,
     crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
@@ -70,16 +70,49 @@ impl Papers {
     }
 }
 
-/// A handshake with the host of `authority`; a sentence if it fails.
+/// Why there is no TLS, and what to type instead where that is known.
+#[derive(Debug)]
+pub(super) struct Mistrust {
+    pub(super) why: String,
+    pub(super) next: Option<String>,
+}
+
+/// A handshake with the host of `authority`.
 pub(super) async fn connect(
     connector: &TlsConnector,
     authority: &str,
     stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, String> {
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+) -> Result<TlsStream<TcpStream>, Mistrust> {
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host).map_err(|why| why.to_string())?;
-    connector.connect(name, stream).await.map_err(|why| why.to_string())
+    let name = ServerName::try_from(host.clone()).map_err(|why| Mistrust { why: why.to_string(), next: None })?;
+    connector.connect(name, stream).await.map_err(|why| match why.get_ref().and_then(|why| why.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(wrong)) => mistrust(wrong, &host, port),
+        _ => Mistrust { why: why.to_string(), next: None },
+    })
+}
+
+/// What is wrong with the certificate of an agent that was looked for at `host`.
+fn mistrust(wrong: &CertificateError, host: &str, port: &str) -> Mistrust {
+    let usual = format!("the agent's certificate is not believed: {wrong}");
+    match wrong {
+        CertificateError::UnknownIssuer => Mistrust {
+            why: usual,
+            next: Some("--api-ca FILE, or HOBNOB_API_CA, with the authority that signed it".into()),
+        },
+        CertificateError::NotValidForNameContext { presented, .. } => {
+            // Each is written as `Kind("name")`.
+            let bare = |name: &String| Some(name.split_once('(')?.1.trim_end_matches(')').trim_matches('"').to_owned());
+            let names: Vec<_> = presented.iter().filter_map(bare).collect();
+            let is_for = if names.is_empty() { "no host at all".into() } else { names.join(", ") };
+            let next = names.iter().find(|name| !name.contains('*')).map(|name| match name.parse::<Ipv6Addr>() {
+                Ok(v6) => format!("--api https://[{v6}]:{port}"),
+                Err(_) => format!("--api https://{name}:{port}"),
+            });
+            Mistrust { why: format!("the agent's certificate is not for {host}, it is for {is_for}"), next }
+        }
+        _ => Mistrust { why: usual, next: None },
+    }
 }
 
 fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {

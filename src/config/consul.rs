@@ -216,14 +216,16 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
     {
         ours.insert(renamed(&key, "alias".into()), node);
     }
-    let new = |value| Spanned::new(span.clone(), value);
+    // Empty, so that nobody takes it for a place in the file, and not the one of what is named later.
+    let within = span.start + 1..span.start + 1;
+    let new = |key: &'t str, value| (Spanned::new(within.clone(), key.into()), Spanned::new(within.clone(), value));
     let http = ours.get("http").map(|url| url.get_ref().as_str().is_some_and(|url| url.starts_with("https:")));
     // As Consul does: TLS is for https alone, and up to ten redirects are followed.
     if let Some(tls) = tls.filter(|_| http != Some(false)) {
-        ours.insert(Spanned::new(span.clone(), "tls".into()), new(DeValue::Table(tls)));
+        ours.extend([new("tls", DeValue::Table(tls))]);
     }
     if let Some(ten) = DeValue::parse("10").ok().filter(|_| http.is_some() && follows) {
-        ours.insert(Spanned::new(span.clone(), "redirects".into()), new(ten.into_inner()));
+        ours.extend([new("redirects", ten.into_inner())]);
     }
     Some(Spanned::new(span, ours))
 }

@@ -3,7 +3,12 @@
 //! To find every mistake and not just the first, what serde or a limit of ours complains about is noted with its line and
 //! struck out of the tree, and the rest is read again, until nothing is left to complain about.
 
-use std::{borrow::Cow, collections::BTreeSet, fmt, ops::Range};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::Range,
+};
 
 use serde::{
     Deserialize, Deserializer,
@@ -93,6 +98,15 @@ impl<'t> Document<'t> {
     /// Each key that is still there, and where it stands.
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, usize)> {
         self.root.get_ref().keys().map(|key| (key.get_ref().as_ref(), key.span().start))
+    }
+
+    /// Where each part of it that is still there stands, by its path: `tls.ca`, `hooks[1].command`.
+    pub(super) fn places(&self) -> BTreeMap<String, String> {
+        let mut found = Vec::new();
+        paths(self.root.get_ref(), "", &mut found);
+        found.sort_by_key(|(_, at)| *at);
+        let mut line = Line::FIRST;
+        found.into_iter().map(|(path, at)| (path, self.source.place(at, &mut line))).collect()
     }
 
     /// What the rest of it says. Every mistake is noted; `None` when there is nothing to go on with.
@@ -216,6 +230,26 @@ fn strike_in(value: &mut DeValue<'_>, span: &Range<usize>) -> Option<String> {
             })
         }
         _ => None,
+    }
+}
+
+/// The paths of all parts of a tree, and where each begins.
+fn paths(table: &DeTable<'_>, above: &str, found: &mut Vec<(String, usize)>) {
+    for (key, value) in table {
+        let path = format!("{above}{}", key.get_ref());
+        match value.get_ref() {
+            DeValue::Table(table) => paths(table, &format!("{path}."), found),
+            DeValue::Array(items) => {
+                for (n, item) in items.iter().enumerate() {
+                    if let DeValue::Table(table) = item.get_ref() {
+                        paths(table, &format!("{path}[{n}]."), found);
+                        found.push((format!("{path}[{n}]"), item.span().start));
+                    }
+                }
+            }
+            _ => {}
+        }
+        found.push((path, key.span().start));
     }
 }
 

@@ -5,7 +5,10 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use rustix::process::geteuid;
 use toml::{Table, Value};
 
-use super::{layer, mistake::Error};
+use super::{
+    layer::{self, Layer},
+    mistake::Error,
+};
 use crate::agent::trust::Invitation;
 
 /// The file's name.
@@ -34,22 +37,23 @@ pub(crate) fn settings(node: &str, invitation: &Invitation, papers: &[(&str, Str
 }
 
 /// Lays all that was given over what an invitation brought, where one was used for this data directory.
-pub(super) fn lay_under(table: &mut Table, mistakes: &mut Vec<Error>) {
-    let Some(file) = table.get("data_dir").and_then(Value::as_str).map(|dir| Path::new(dir).join(JOINED)) else {
+pub(super) fn lay_under(all: &mut Layer, mistakes: &mut Vec<Error>) {
+    let Some(file) = all.table.get("data_dir").and_then(Value::as_str).map(|dir| Path::new(dir).join(JOINED)) else {
         return;
     };
     if file.exists() {
         let mut under = match ours(&file) {
-            Ok(()) => layer::file(&file, mistakes).table,
+            Ok(()) => layer::file(&file, mistakes),
             Err(why) => return mistakes.push(why),
         };
         // Programs, for one, are run only at the word of settings that the administrator has written.
-        for key in under.keys().filter(|key| !BROUGHT.contains(&key.as_str())) {
+        for key in under.table.keys().filter(|key| !BROUGHT.contains(&key.as_str())) {
             let why = format!("{key}: an invitation brings no such setting");
             mistakes.push(Error::new(file.display().to_string(), why).next("move it to a file of --config"));
         }
-        layer::lay_over(&mut under, std::mem::take(table));
-        *table = under;
+        (under.services, under.torn) = (Vec::new(), false);
+        under.take(std::mem::take(all));
+        *all = under;
     }
 }
 
@@ -95,11 +99,11 @@ mod tests {
             for (path, mode) in [(folder.path(), 0o750), (&file, 0o640)].iter().chain(open) {
                 fs::set_permissions(path, fs::Permissions::from_mode(*mode)).unwrap();
             }
-            let mut table = Table::from_iter([("data_dir".to_owned(), folder.path().to_str().unwrap().into())]);
-            let mut mistakes = Vec::new();
-            lay_under(&mut table, &mut mistakes);
+            let table = Table::from_iter([("data_dir".to_owned(), folder.path().to_str().unwrap().into())]);
+            let (mut all, mut mistakes) = (Layer { table, ..Layer::default() }, Vec::new());
+            lay_under(&mut all, &mut mistakes);
             let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-            (table.contains_key("node"), mistakes.join("; "))
+            (all.table.contains_key("node"), mistakes.join("; "))
         };
         let brought = "node = \"n\"\njoin = []\n[tls]\nrenew = true\n";
         assert_eq!(read(brought, &[]), (true, String::new()));

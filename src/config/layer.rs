@@ -1,6 +1,6 @@
 //! One layer of settings: a TOML table, checked where it comes from, then laid over the others.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -19,6 +19,8 @@ use crate::model::with_hint;
 pub(super) struct Layer {
     pub(super) table: Table,
     pub(super) services: Vec<Wanted>,
+    /// Where each setting stands, by its path.
+    pub(super) lines: BTreeMap<String, String>,
     /// Whether a mistake has cost a part of the settings: what seems to be missing may stand there.
     pub(super) torn: bool,
 }
@@ -26,6 +28,21 @@ pub(super) struct Layer {
 impl Layer {
     fn lost() -> Self {
         Self { torn: true, ..Self::default() }
+    }
+
+    /// Lays `over` over it.
+    pub(super) fn take(&mut self, over: Self) {
+        lay_over(&mut self.table, over.table);
+        // A list replaces the whole of another.
+        self.lines.retain(|path, _| path.split_once('[').is_none_or(|(list, _)| !over.lines.contains_key(list)));
+        self.lines.extend(over.lines);
+        self.services.extend(over.services);
+        self.torn |= over.torn;
+    }
+
+    /// The same of one setting that stands in no file.
+    pub(super) fn take_one(&mut self, path: String, place: &str, table: Table) {
+        self.take(Self { table, lines: BTreeMap::from([(path, place.to_owned())]), ..Self::default() });
     }
 }
 
@@ -51,7 +68,7 @@ pub(super) fn parse(source: Source<'_>, mistakes: &mut Vec<Error>) -> Layer {
     let sound = document.read::<Settings>(mistakes).and_then(|_| document.read::<Table>(mistakes));
     let torn = mistakes.len() > of_services;
     by_line(&mut mistakes[before..]);
-    Layer { table: sound.unwrap_or_default(), services, torn }
+    Layer { table: sound.unwrap_or_default(), services, lines: document.places(), torn }
 }
 
 /// A variable as a layer: `HOBNOB_LISTEN__HTTP` sets `listen.http`. `None` if it is not a setting.
@@ -60,7 +77,7 @@ pub(super) fn variable(name: &str, value: &str) -> Result<Option<Table>, Error> 
     if is_of_kubernetes(key, value) || NOT_SETTINGS.contains(&name) {
         return Ok(None);
     }
-    let path = key.to_ascii_lowercase().replace("__", ".");
+    let path = path(key);
     // A variable is text; which of its readings is meant, the setting's type decides.
     let as_toml = toml::from_str::<Table>(&format!("v = {value}")).ok().and_then(|mut table| table.remove("v"));
     let as_list = value.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -75,6 +92,11 @@ pub(super) fn variable(name: &str, value: &str) -> Result<Option<Table>, Error> 
         }
     }
     Err(Error::new(name, mistake.unwrap_or_default()).next(format!("unset {name}, or give it a value that fits")))
+}
+
+/// The setting that is meant by what follows `HOBNOB_`.
+pub(super) fn path(key: &str) -> String {
+    key.to_ascii_lowercase().replace("__", ".")
 }
 
 /// Kubernetes tells every pod of each service, in variables that begin with the service's name: of one called `hobnob`,

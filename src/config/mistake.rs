@@ -1,7 +1,7 @@
 //! What is wrong with settings, and whom to blame: the file and line, the variable or the flag. All of it is told at
 //! once, so that nobody has to mend a file by trying again and again.
 
-use std::{fmt, io, path::Path};
+use std::{collections::BTreeMap, fmt, io, iter, path::Path};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +26,16 @@ impl Error {
 
     pub(super) fn io(path: &Path, error: &io::Error) -> Self {
         Self::new(path.display().to_string(), error.to_string()).next(format!("ls -l {}", path.display()))
+    }
+
+    /// This, where it names a setting, blamed on where that stands, or the part that it is missing from.
+    pub(super) fn located(self, lines: &BTreeMap<String, String>) -> Self {
+        let mut paths = iter::successors(Some(&*self.place), |path| Some(path.rsplit_once(['.', '['])?.0));
+        let place = paths.find_map(|path| lines.get(path));
+        match place.cloned() {
+            Some(place) => Self { why: format!("{}: {}", self.place, self.why), place, ..self },
+            None => self,
+        }
     }
 
     /// The line its place ends in.

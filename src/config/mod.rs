@@ -57,12 +57,15 @@ pub struct Config {
     pub services: Vec<Arc<Registration>>,
     /// The file that asks for each of them.
     pub files: BTreeMap<InstanceId, String>,
-    /// Whether a parent process is to tell the peers when the agent dies without a goodbye.
+    /// Whether a parent process is to tell the peers when the agent dies without a goodbye, and to end what the programs of
+    /// its checks and hooks have started. Without one that goes on when the agent is killed.
     pub will: bool,
     /// What it runs when a service changes.
     pub hooks: Vec<Hook>,
     /// Where in its file each of them stands.
     places: BTreeMap<InstanceId, String>,
+    /// Where each setting stands, by its path.
+    lines: BTreeMap<String, String>,
     /// The settings as they were given, layers laid over each other.
     effective: Table,
 }
@@ -110,10 +113,18 @@ impl Config {
     /// # Errors
     /// All mistakes, and whom to blame for each.
     pub fn load(sources: &Sources) -> Result<Self, Mistakes> {
-        let mut mistakes = Vec::new();
-        let given = read(sources, &mut mistakes);
-        let config = assemble(sources, given, &mut mistakes);
+        let (config, mistakes) = Self::gather(sources);
         Mistakes::unless(mistakes, config)
+    }
+
+    /// As much of it as can be made out, and all that is wrong.
+    fn gather(sources: &Sources) -> (Option<Self>, Vec<Error>) {
+        let (mut mistakes, mut wrong) = (Vec::new(), Vec::new());
+        let given = read(sources, &mut mistakes);
+        let lines = given.lines.clone();
+        let config = assemble(sources, given, &mut wrong);
+        mistakes.extend(wrong.into_iter().map(|mistake| mistake.located(&lines)));
+        (config, mistakes)
     }
 
     /// Whether `newer` says the same.
@@ -134,7 +145,7 @@ impl Config {
         }
         let agent = agent::Config { join: newer.agent.join, ..self.agent.clone() };
         let (services, files, places, hooks) = (newer.services, newer.files, newer.places, newer.hooks);
-        Self { agent, services, files, places, hooks, effective, ..self.clone() }
+        Self { agent, services, files, places, hooks, lines: newer.lines, effective, ..self.clone() }
     }
 
     /// The settings that differ in `newer` and that a running node cannot take over.
@@ -149,10 +160,10 @@ impl Config {
 
 /// Makes what an agent needs of the laid-out layers.
 fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Option<Config> {
-    let Layer { table, services, torn } = given;
+    let Layer { table, services, lines, torn } = given;
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
-    let tls = find_files(&settings).map_err(|error| mistakes.push(error)).ok()?;
-    let secrets = if tls.is_some() { Ok(Vec::new()) } else { find_secrets(sources, &settings) };
+    let tls = find_files(&settings, mistakes);
+    let secrets = if settings.tls.is_empty() { find_secrets(sources, &settings) } else { Ok(Vec::new()) };
     let secrets =
         secrets.map_err(|error| mistakes.extend(Some(error).filter(|error| !torn || error.place != NO_SECRET)));
     if let Err(why) = settings.http.check_place(settings.listen.http) {
@@ -176,7 +187,7 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
         listen: settings.listen.mesh,
         advertise: settings.advertise,
         join: settings.join.into_iter().map(String::from).collect(),
-        secrets: secrets.ok()?,
+        secrets: secrets.unwrap_or_default(),
         tls,
         data_dir: settings.data_dir,
         ready_after: settings.ready_after,
@@ -213,6 +224,7 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
         places,
         hooks: settings.hooks,
         will: settings.will,
+        lines,
         effective: table,
     })
 }
@@ -265,23 +277,26 @@ fn read(sources: &Sources, mistakes: &mut Vec<Error>) -> Layer {
     let mut all = Layer { table: defaults(sources), ..Layer::default() };
     let places = Places::find(sources, mistakes);
     for path in &places.settings {
-        let found = layer::file(path, mistakes);
-        layer::lay_over(&mut all.table, found.table);
-        all.services.extend(found.services);
-        all.torn |= found.torn;
+        all.take(layer::file(path, mistakes));
     }
     for path in &places.services {
         all.services.extend(services::file(path, mistakes));
     }
-    let variables = sources.environment.iter().map(|(name, value)| layer::variable(name, value));
-    let flags = sources.flags.iter().map(|(flag, path, value)| layer::flag(flag, path, value).map(Some));
-    for layer in variables.chain(flags) {
+    let variables = sources.environment.iter().map(|(name, value)| {
+        let path = layer::path(name.trim_start_matches("HOBNOB_"));
+        (path, name.as_str(), layer::variable(name, value))
+    });
+    let flags = sources.flags.iter().map(|(flag, path, value)| {
+        let layer = layer::flag(flag, path, value).map(Some);
+        ((*path).to_owned(), *flag, layer)
+    });
+    for (path, place, layer) in variables.chain(flags) {
         match layer {
-            Ok(layer) => layer::lay_over(&mut all.table, layer.unwrap_or_default()),
+            Ok(layer) => layer.into_iter().for_each(|table| all.take_one(path.clone(), place, table)),
             Err(error) => mistakes.push(error),
         }
     }
-    joined::lay_under(&mut all.table, mistakes);
+    joined::lay_under(&mut all, mistakes);
     let mut places = BTreeMap::new();
     for service in &all.services {
         if let Some(first) = places.insert(service.id(), &service.place) {
@@ -331,15 +346,17 @@ fn defaults(sources: &Sources) -> Table {
 }
 
 /// The files of certificate mode, if that is the mode.
-fn find_files(settings: &Settings) -> Result<Option<Files>, Error> {
+fn find_files(settings: &Settings, mistakes: &mut Vec<Error>) -> Option<Files> {
     if settings.tls.is_empty() {
-        return Ok(None);
+        return None;
     }
     if settings.secret_file.is_some() {
-        return Err(Error::new("secret_file", "stands beside [tls]: a mesh lives by its secret or by certificates"));
+        let why = "stands beside [tls]: a mesh lives by its secret or by certificates";
+        mistakes.push(Error::new("secret_file", why));
     }
     let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
-    settings.tls.clone().files().map(Some).map_err(|key| missing(key).next("hobnob ca issue NODE"))
+    let missing = |key| missing(key).next("hobnob ca issue NODE");
+    settings.tls.clone().files().map_err(|keys| mistakes.extend(keys.into_iter().map(missing))).ok()
 }
 
 fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, Error> {

@@ -98,10 +98,17 @@ impl Tls {
         *self == Self::default()
     }
 
-    /// The files, or the key that is missing.
-    pub(super) fn files(self) -> Result<Files, &'static str> {
-        let Self { ca, cert, key, ca_key, renew } = self;
-        Ok(Files { ca: ca.ok_or("ca")?, cert: cert.ok_or("cert")?, key: key.ok_or("key")?, ca_key, renew })
+    /// The files, or the keys that are missing.
+    pub(super) fn files(self) -> Result<Files, Vec<&'static str>> {
+        match self {
+            Self { ca: Some(ca), cert: Some(cert), key: Some(key), ca_key, renew } => {
+                Ok(Files { ca, cert, key, ca_key, renew })
+            }
+            Self { ca, cert, key, .. } => {
+                let all = [("ca", ca), ("cert", cert), ("key", key)];
+                Err(all.into_iter().filter(|(_, path)| path.is_none()).map(|(key, _)| key).collect())
+            }
+        }
     }
 }
 
@@ -157,7 +164,9 @@ impl std::str::FromStr for Seed {
             return Ok(Self(SocketAddr::new(address, MESH_PORT).to_string()));
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) => (host, port.parse::<u16>().map_err(|error| wrong(&format!("port {error}")))?),
+            Some((host, port)) => {
+                (host, port.parse::<u16>().map_err(|_| wrong(&"a port is a number from 1 to 65535"))?)
+            }
             None => (text, MESH_PORT),
         };
         if port == 0 {

@@ -211,6 +211,12 @@ fn every_mistake_of_consul_s_json_is_told_with_its_line() {
     {
         assert_eq!(mistakes(&format!("services.d/{name}.json"), text)[0].0, line, "{text}");
     }
+    let one = "{\"service\": {\"name\": \"w\", \"port\": 1,\n\"check\": {\"http\": \"x\"}}}";
+    let found = mistakes("services.d/one.json", one);
+    assert!(
+        found.len() == 1 && found[0].1.contains("\"x\" is no URL"),
+        "what follows from a mistake is none: {found:?}"
+    );
     let deep = "[".repeat(100_000);
     assert_eq!(mistakes("services.d/e.json", &deep).len(), 1);
 }
@@ -273,9 +279,10 @@ fn mistakes_of_all_sources_are_told_together() {
 #[test]
 fn what_the_agent_would_refuse_is_found_before_it_starts() {
     for (text, place) in [
-        ("advertise = \"0.0.0.0:7946\"\n", "advertise"),
-        ("advertise = \"10.0.0.1:0\"\n", "advertise"),
-        ("datacenter = \"a b\"\n", "datacenter"),
+        ("advertise = \"0.0.0.0:7946\"\n", "hobnob.toml, line 1"),
+        ("\nadvertise = \"10.0.0.1:0\"\n", "hobnob.toml, line 2"),
+        ("zone = \"a\"\ndatacenter = \"a b\"\n", "hobnob.toml, line 2"),
+        ("node = \"a\"\n[listen]\nhttp = \"0.0.0.0:8500\"\n", "hobnob.toml, line 3"),
         ("[http]\nsocket = \"\"\n", "hobnob.toml, line 2"),
     ] {
         let error = refusal(&[("hobnob.toml", text)]);
@@ -307,8 +314,7 @@ fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
                 {script = [\"/no/x\"]}, {script = [\"/etc\"]}, {script = [\"bin/x\"]}, {script = [\"sh\"]}]\n";
     let settings = "script_checks = true\n[[hooks]]\nservice = \"a\"\ncommand = [\"no-such-program\"]\n";
     let files = [("hobnob.toml", settings), ("services.d/a.toml", text)];
-    let config = Config::load(&sources(&folder(&files))).unwrap();
-    let found = config.tied().unwrap_err();
+    let found = Config::check(&sources(&folder(&files))).unwrap_err();
     let said: Vec<_> = found.all().iter().map(|error| error.why.as_str()).collect();
     let expected = [
         "pid_file a.pid is relative",
@@ -318,7 +324,7 @@ fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
         "script /no/x: ",
         "script /etc is no program",
         "script bin/x is relative",
-        "no-such-program is in no folder",
+        "hooks[0].command: no-such-program is in no folder",
     ];
     assert_eq!(said.len(), expected.len(), "{found}");
     for (why, words) in said.iter().zip(expected) {
@@ -326,7 +332,59 @@ fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
     }
     let (hook, checks) = found.all().split_last().unwrap();
     assert!(checks.iter().all(|error| error.place.ends_with("a.toml, line 1")), "{found}");
-    assert_eq!(hook.place, "hooks[0].command");
+    assert!(hook.place.ends_with("hobnob.toml, line 4"), "{found}");
+}
+
+#[test]
+fn a_setting_that_leads_nowhere_is_blamed_on_the_line_that_counts() {
+    let hooks = "[[hooks]]\nservice = \"a\"\ncommand = [\"true\"]\n[[hooks]]\nservice = \"b\"\ncommand = [\"/no/x\"]\n";
+    let folder = folder(&[
+        ("hobnob.toml", &format!("[tls]\nca = \"/no/old\"\ncert = \"/no/cert\"\nkey = \"key.pem\"\n\n{hooks}")),
+        ("conf.d/10.toml", "\n[tls]\nca = \"/no/ca\"\nca_key = \"/no/ca_key\"\n"),
+    ]);
+    let mut sources = sources(&folder);
+    let at = |sources: &Sources| {
+        let found = Config::check(sources).unwrap_err();
+        let place = |error: &Error| error.place.rsplit('/').next().unwrap().to_owned();
+        let word = |error: &Error| error.why.split(' ').next().unwrap().to_owned();
+        found.all().iter().map(|error| (place(error), word(error))).collect::<Vec<_>>()
+    };
+    let pair = |(place, word): (&str, &str)| (place.to_owned(), word.to_owned());
+    let all = [
+        ("10.toml, line 3", "tls.ca:"),
+        ("hobnob.toml, line 3", "tls.cert:"),
+        ("hobnob.toml, line 4", "tls.key:"),
+        ("10.toml, line 4", "tls.ca_key:"),
+        ("hobnob.toml, line 8", "hooks[1].command:"),
+    ];
+    assert_eq!(at(&sources)[..4], all[..4].iter().copied().map(pair).collect::<Vec<_>>()[..]);
+    assert_eq!(at(&sources).len(), all.len());
+    sources.environment.insert("HOBNOB_TLS__CERT".into(), "/no/where".into());
+    assert_eq!(at(&sources)[1], pair(("HOBNOB_TLS__CERT", "tls.cert:")));
+    // Where all are there, what they hold.
+    for file in ["c", "k"] {
+        fs::write(folder.path().join(file), "no PEM").unwrap();
+        fs::set_permissions(folder.path().join(file), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (c, k) = (path("c"), path("k"));
+    let papers =
+        format!("[http.tls]\ncert = \"{c}\"\nkey = \"{k}\"\n[tls]\nca = \"{c}\"\ncert = \"{c}\"\nkey = \"{k}\"\n");
+    fs::write(folder.path().join("hobnob.toml"), papers).unwrap();
+    fs::write(folder.path().join("conf.d/10.toml"), "").unwrap();
+    sources.environment.clear();
+    assert_eq!(at(&sources), [("hobnob.toml, line 4", "tls:"), ("hobnob.toml, line 1", "http.tls:")].map(pair));
+    // All that is missing, beside all that leads nowhere and all that is wrong in other files.
+    fs::write(folder.path().join("hobnob.toml"), format!("zone = \"a\"\n[tls]\nrenew = true\n{hooks}")).unwrap();
+    fs::write(folder.path().join("conf.d/10.toml"), "datacentre = \"a\"\n").unwrap();
+    let all = [
+        ("10.toml, line 1", "unknown"),
+        ("hobnob.toml, line 2", "tls.ca:"),
+        ("hobnob.toml, line 2", "tls.cert:"),
+        ("hobnob.toml, line 2", "tls.key:"),
+        ("hobnob.toml, line 9", "hooks[1].command:"),
+    ];
+    assert_eq!(at(&sources), all.map(pair));
 }
 
 #[test]

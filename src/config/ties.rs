@@ -1,27 +1,46 @@
 //! The files and programs that settings lead to. An agent starts without those of its checks, which may come later, and
 //! tries them at each check; who checks the settings wants to hear of them now.
 
-use std::{env, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    env,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
-use super::{Config, Error, MAX_FILE, Mistakes};
+use super::{Config, Error, MAX_FILE, Mistakes, Sources};
 use crate::{
     agent::file,
     model::{CheckKind, CheckSpec, ProcessRef},
 };
 
 impl Config {
-    /// This, if all that it leads to is there.
+    /// As [`Config::load`], if all that it leads to is there.
     ///
     /// # Errors
-    /// Each file that cannot be read, each program that is none, and each whose place depends on where the agent is started.
-    pub fn tied(self) -> Result<Self, Mistakes> {
+    /// All mistakes, and each file that cannot be read, each program that is none, and each whose place depends on where the
+    /// agent is started.
+    pub fn check(sources: &Sources) -> Result<Self, Mistakes> {
+        let (config, mut mistakes) = Self::gather(sources);
+        mistakes.extend(config.iter().flat_map(Self::ties));
+        Mistakes::unless(mistakes, config)
+    }
+
+    /// What is not there.
+    fn ties(&self) -> Vec<Error> {
         let mut mistakes = Vec::new();
         if let Some(tls) = &self.agent.tls {
-            let all = [("ca", Some(&tls.ca)), ("cert", Some(&tls.cert)), ("key", Some(&tls.key))];
-            for (key, path) in all.into_iter().chain([("ca_key", tls.ca_key.as_ref())]) {
-                let why = path.and_then(|path| unreadable(path));
-                mistakes.extend(why.map(|why| Error::new(format!("tls.{key}"), why)));
-            }
+            let all = [
+                ("ca", Some(&tls.ca)),
+                ("cert", Some(&tls.cert)),
+                ("key", Some(&tls.key)),
+                ("ca_key", tls.ca_key.as_ref()),
+            ];
+            let held = || tls.check(&self.agent.mesh, &self.agent.node).map_err(|why| why.to_string());
+            mistakes.extend(papers("tls", &all, held));
+        }
+        if let Some(tls) = &self.http.tls {
+            let all = [("cert", Some(&tls.cert)), ("key", Some(&tls.key)), ("client_ca", tls.client_ca.as_ref())];
+            mistakes.extend(papers("http.tls", &all, || tls.check().map_err(|why| why.to_string())));
         }
         for service in &self.services {
             let place = self.places.get(&service.id).map_or("services", String::as_str);
@@ -33,8 +52,17 @@ impl Config {
             let why = hook.command.first().and_then(|program| missing(program));
             mistakes.extend(why.map(|why| Error::new(format!("hooks[{n}].command"), why)));
         }
-        Mistakes::unless(mistakes, Some(self))
+        mistakes.into_iter().map(|mistake| mistake.located(&self.lines)).collect()
     }
+}
+
+/// What is wrong with the files of a section, or else with what they hold.
+fn papers(section: &str, files: &[(&str, Option<&PathBuf>)], held: impl FnOnce() -> Result<(), String>) -> Vec<Error> {
+    let lost = |(key, path): &(&str, Option<&PathBuf>)| {
+        Some(Error::new(format!("{section}.{key}"), unreadable(path.as_deref()?)?))
+    };
+    let all: Vec<_> = files.iter().filter_map(lost).collect();
+    if all.is_empty() { held().err().map(|why| Error::new(section, why)).into_iter().collect() } else { all }
 }
 
 /// What a check leads to that is not there.

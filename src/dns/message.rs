@@ -109,7 +109,7 @@ impl Face {
         Some(written)
     }
 
-    /// What we know ourselves of a name within our zones.
+    /// What we know ourselves of a name within our zones, with all aliases within them.
     pub(super) fn known(&self, name: &Name, kind: RecordType) -> Option<Message> {
         self.config.zone_of(name)?;
         let found = answer(&self.view, &self.config, &Query::query(name.to_lowercase(), kind), usize::from(MIN_SIZE));

@@ -32,6 +32,7 @@ mod server;
 mod service;
 mod settings;
 mod shortage;
+mod special;
 mod tcp;
 mod traffic;
 mod udp;

@@ -1,6 +1,7 @@
 //! The server: one port, UDP and TCP on it, and nothing that a client can make grow.
 
 use std::{
+    collections::VecDeque,
     io,
     net::{SocketAddr, UdpSocket},
     sync::Arc,
@@ -9,17 +10,18 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::mpsc::{self, error::TrySendError},
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Config, Face,
-    forward::{Forwarder, Question},
+    forward::{Forwarder, Question, Way},
     tcp,
     traffic::Traffic,
     udp,
 };
-use crate::agent::{View, limit::Limiter};
+use crate::agent::{View, backlog, limit::Limiter};
 
 /// A running DNS server. Dropping it does not stop it; the token it was given does.
 #[derive(Debug)]
@@ -96,11 +98,11 @@ impl Bound {
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let seed = getrandom::u64().map_err(io::Error::other)?;
         let (questions, mut asked) = mpsc::channel(MAX_FORWARDED);
-        let forwarder = Forwarder::new(&config).map(Arc::new);
+        let forwarder = Forwarder::new(&config);
         let limiter = Limiter::new(config.rate_limit, seed);
         let face = Face::new(view, config, secret);
         let tasks = TaskTracker::new();
-        let shared = Arc::new(Shared { face, limiter, traffic, seed, questions, stop: stop.clone() });
+        let shared = Arc::new(Shared { face, limiter, traffic, seed, forwarder, questions, stop: stop.clone() });
         for socket in udp {
             let worker = udp::start(&shared, socket, &tasks)?;
             let stop = stop.clone();
@@ -109,10 +111,9 @@ impl Bound {
                 drop(worker);
             });
         }
-        if let Some(forwarder) = forwarder {
-            let stop = stop.clone();
-            let shared = Arc::clone(&shared);
-            tasks.spawn(async move { stop.run_until_cancelled(forward(&forwarder, &shared, &mut asked)).await });
+        if shared.forwarder.is_some() {
+            let (stop, shared) = (stop.clone(), Arc::clone(&shared));
+            tasks.spawn(async move { stop.run_until_cancelled(forward(&shared, &mut asked)).await });
         }
         let accepting = tasks.clone();
         tasks.spawn(async move { stop.run_until_cancelled_owned(tcp::accept(&shared, &tcp, &accepting)).await });
@@ -128,30 +129,51 @@ pub(super) struct Shared {
     pub(super) limiter: Limiter,
     pub(super) traffic: Arc<Traffic>,
     pub(super) seed: u64,
-    questions: mpsc::Sender<Question>,
+    forwarder: Option<Forwarder>,
+    questions: mpsc::Sender<(Question, Way)>,
     pub(super) stop: CancellationToken,
 }
 
 impl Shared {
+    /// What is known already of a name of others.
+    pub(super) fn answer_at_once(&self, question: &Question) -> Option<Vec<u8>> {
+        self.forwarder.as_ref()?.answer_at_once(&self.face, question)
+    }
+
     /// Has others asked. What cannot be taken is dropped: its client asks again.
-    pub(super) fn forward(&self, question: Question) {
-        match self.questions.try_send(question) {
+    pub(super) fn forward(&self, question: Question, way: Way) {
+        match self.questions.try_send((question, way)) {
             Ok(()) => self.traffic.forwarded.add(1),
             Err(TrySendError::Full(_) | TrySendError::Closed(_)) => self.traffic.unforwarded.add(1),
         }
     }
 }
 
-/// Forwards what is asked, many at a time.
-async fn forward(forwarder: &Arc<Forwarder>, shared: &Arc<Shared>, asked: &mut mpsc::Receiver<Question>) {
-    let mut under_way = tokio::task::JoinSet::new();
-    while let Some(question) = asked.recv().await {
-        while under_way.len() >= MAX_FORWARDED {
-            under_way.join_next().await;
+/// Forwards what is asked, many at a time. Where they are too many, who has waited longest gives place: a name that can be
+/// found out takes milliseconds, and one that nobody answers for would keep its place for seconds.
+async fn forward(shared: &Arc<Shared>, asked: &mut mpsc::Receiver<(Question, Way)>) {
+    let (mut under_way, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
+    while let Some((question, way)) = asked.recv().await {
+        if question.is_late() {
+            shared.traffic.unforwarded.add(1);
+            continue;
         }
         while under_way.try_join_next().is_some() {}
-        let (forwarder, shared) = (Arc::clone(forwarder), Arc::clone(shared));
-        under_way.spawn(async move { forwarder.answer(&shared.face, question).await });
+        while oldest.front().is_some_and(AbortHandle::is_finished) {
+            oldest.pop_front();
+        }
+        if under_way.len() >= MAX_UNDER_WAY
+            && let Some(given_up) = oldest.pop_front()
+        {
+            given_up.abort();
+            shared.traffic.unforwarded.add(1);
+        }
+        let shared = Arc::clone(shared);
+        oldest.push_back(under_way.spawn(async move {
+            if let Some(forwarder) = &shared.forwarder {
+                forwarder.answer(&shared.face, &question, way).await;
+            }
+        }));
     }
 }
 
@@ -161,6 +183,7 @@ async fn open(listen: SocketAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
     loop {
         // TCP's socket is ours alone: it keeps a second agent off the port that UDP would let it share.
         let tcp = TcpListener::bind(listen).await?;
+        backlog::deepen(&tcp);
         let address = tcp.local_addr()?;
         tries -= 1;
         match (0..udp::width()).map(|_| udp::open(address)).collect() {
@@ -172,5 +195,7 @@ async fn open(listen: SocketAddr) -> io::Result<(Vec<UdpSocket>, TcpListener)> {
 }
 
 const BIND_TRIES: u32 = 16;
-/// Each waits for a few seconds at most; a thousand at a time is far more than one host's programs ask.
+/// Questions that wait to be forwarded.
 const MAX_FORWARDED: usize = 1_024;
+/// Each has a socket to one or more resolvers, for some seconds at most: more than one host's programs ask at a time.
+const MAX_UNDER_WAY: usize = 256;

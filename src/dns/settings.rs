@@ -92,8 +92,8 @@ impl Config {
     /// What does not.
     pub fn check_place(&self, listen: SocketAddr) -> Result<(), String> {
         let is_this = |server: &&SocketAddr| {
-            server.port() == listen.port()
-                && (server.ip() == listen.ip() || listen.ip().is_unspecified() && server.ip().is_loopback())
+            let [server_ip, own] = [server.ip(), listen.ip()].map(|ip| ip.to_canonical());
+            server.port() == listen.port() && (server_ip == own || own.is_unspecified() && server_ip.is_loopback())
         };
         match self.forward.iter().find(is_this) {
             Some(server) => Err(format!("{server} is this very server, which would ask itself")),

@@ -146,13 +146,18 @@ async fn listen(
         while let Some(said) = abroad.try_join_next() {
             said??;
         }
+        let asked = Question::new(&question, client);
+        if let Some(reply) = shared.answer_at_once(&asked) {
+            say(writer, &reply).await?;
+            continue;
+        }
         if abroad.len() >= MAX_ABROAD {
             shared.traffic.unforwarded.add(1);
             say(writer, &failed(written.bytes)).await?;
             continue;
         }
         let (back, answer) = oneshot::channel();
-        shared.forward(Question::new(&question, client, Way::Stream(back)));
+        shared.forward(asked, Way::Stream(back));
         let writer = Arc::clone(writer);
         abroad.spawn(async move {
             // Dropped where it was not forwarded.
@@ -162,10 +167,11 @@ async fn listen(
     }
 }
 
-/// What others know cannot be found out now: the same with that status.
+/// What others know cannot be found out now: the same with that status, which is not for us to say with authority.
 fn failed(mut reply: Vec<u8>) -> Vec<u8> {
-    if let Some(flags) = reply.get_mut(3) {
-        *flags = *flags & !RCODE | SERVFAIL;
+    if let Some([high, low]) = reply.get_mut(2..4) {
+        *high &= !AUTHORITATIVE;
+        *low = *low & !RCODE | SERVFAIL;
     }
     reply
 }
@@ -187,9 +193,10 @@ async fn say(writer: &Writer, reply: &[u8]) -> io::Result<()> {
 /// A question of one name with every EDNS option in use takes less than 1 KiB.
 const MAX_QUESTION: usize = 4096;
 /// Questions of one connection that others are asked about at a time; those beyond fail at once, for no other may wait
-/// behind them. Eight such connections take all that is forwarded.
+/// behind them.
 const MAX_ABROAD: usize = 128;
 /// RFC 1035 section 4.1.1.
+const AUTHORITATIVE: u8 = 0x04;
 const RCODE: u8 = 0x0f;
 const SERVFAIL: u8 = 2;
 /// Caddy and the like hold one connection for each worker; each costs us 4 KiB while it idles.

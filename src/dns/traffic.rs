@@ -23,6 +23,6 @@ counters! {
     turned_away,
     /// Questions forwarded to other resolvers.
     forwarded,
-    /// Questions not forwarded because too many were on their way.
+    /// Questions not forwarded, or given up, because too many were on their way.
     unforwarded,
 }

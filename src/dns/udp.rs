@@ -115,7 +115,11 @@ fn answer_each(shared: &Shared, socket: &Arc<UdpSocket>, batch: &mut Batch, cach
         });
         if next == Next::Forward {
             let way = Way::Datagram(Box::new(*batch.envelope(at)), Arc::clone(socket));
-            shared.forward(Question::new(batch.packet(at), client, way));
+            let question = Question::new(batch.packet(at), client);
+            match shared.answer_at_once(&question) {
+                Some(reply) => way.say(reply),
+                None => shared.forward(question, way),
+            }
         }
     }
     shared.traffic.udp.add(count);
@@ -155,6 +159,12 @@ fn judge(shared: &Shared, said: Option<Said>, client: Client, now: u64, reply: &
         shared.traffic.limited.add(1);
         // The id is the client's own randomness: it tosses the coin.
         let slips = reply.get(1).is_some_and(|byte| byte & 1 == 1);
+        if said.foreign
+            && let Some(code) = reply.get_mut(3)
+        {
+            // It is not known yet, and a resolver that is refused does not look whether that was cut.
+            *code &= 0xf0;
+        }
         return Next::Cut(if slips { cut(reply) } else { 0 });
     }
     if said.foreign { Next::Forward } else { Next::Send }

@@ -18,7 +18,9 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use subtle::ConstantTimeEq;
 
-use super::{FixedToken, Policy, Problem, audit::Audit, body, consul, guard::Via, revocation::Held, token};
+use super::{
+    FixedToken, Policy, Problem, audit::Audit, body, consul, guard::Via, requests::Classes, revocation::Held, token,
+};
 use crate::agent::Agent;
 
 /// What stands between the door and the handlers.
@@ -26,8 +28,10 @@ use crate::agent::Agent;
 pub(super) struct Access {
     pub(super) agent: Agent,
     pub(super) anonymous: Policy,
-    pub(super) fixed: Vec<FixedToken>,
+    pub(super) fixed: Arc<[FixedToken]>,
     pub(super) audit: Arc<Audit>,
+    /// Counts those who are sent away here.
+    pub(super) refused: Arc<Classes>,
 }
 
 /// Whoever asks.
@@ -89,9 +93,6 @@ impl Need {
 
 /// The layer over all routes.
 pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    if access.anonymous.is_all() {
-        return next.run(request).await;
-    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let via = request.extensions().get().copied().unwrap_or(Via::Unix);
     let need = Need::of(&method, &path);
@@ -120,6 +121,7 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
         }
         Err(problem) => {
             let refused = refuse(problem, &path);
+            access.refused.add(&refused);
             access.audit.refused(via, Some(&who), &method, &path, refused.status());
             refused
         }
@@ -151,7 +153,7 @@ impl Access {
         let hash = digest(&SHA256, token.as_bytes());
         let same = |known: &[u8; 32]| bool::from(known.as_slice().ct_eq(hash.as_ref()));
         let mut found = None;
-        for token in &self.fixed {
+        for token in &*self.fixed {
             if same(&token.sha256) {
                 let (name, policy) = (token.name.clone(), token.policy.clone());
                 found = Some(Who { name, policy, is_anonymous: false, held: None });

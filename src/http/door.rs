@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    mem,
     net::Ipv4Addr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -26,12 +27,12 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::ServiceExt;
+use tower::{ServiceExt, util::Oneshot};
 
 use super::{
     App, Problem,
     audit::Audit,
-    budget::Budget,
+    budget::{Budget, Taken},
     clients::{Clients, Held},
     consul,
     crowd::{Crowd, CutOff},
@@ -197,8 +198,8 @@ impl Door {
     async fn turn_away(&self, io: impl AsyncRead + AsyncWrite + Unpin, problem: Problem) {
         let word = problem.as_last_word();
         self.refused.add(&problem.into_response());
-        // Who does not even listen is left.
-        let _ = timeout(LAST_WORD, doorstep::turn_away(io, &word)).await;
+        // Who does not even listen is left. Boxed, as few come to this.
+        let _ = Box::pin(timeout(LAST_WORD, doorstep::turn_away(io, &word))).await;
     }
 
     /// Serves requests on one connection until it ends.
@@ -225,37 +226,59 @@ impl Door {
         }
     }
 
-    /// Answers one request.
-    pub(super) async fn answer(&self, via: Via, mut request: Request<Body>) -> Result<Response, Infallible> {
-        let refuse = |problem: Problem| {
-            let response = problem.into_response();
-            self.refused.add(&response);
-            Ok(response)
-        };
+    /// Answers one request. Who waits for the answer keeps nothing of the request but what its handler does.
+    pub(super) fn answer(
+        &self,
+        via: Via,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + Send {
+        let coding = Coding::of(request.headers());
+        let mut begun = self.begin(via, request, coding);
+        async move {
+            let response = match &mut begun {
+                Begun::Known(response) => mem::take(response),
+                Begun::Asked(asked, _) => {
+                    let Ok(response) = asked.await;
+                    response
+                }
+            };
+            let held = self.budget.hold(coding.encode(response).await).await;
+            Ok(held.unwrap_or_else(|spent| self.refusal(spent.into())))
+        }
+    }
+
+    /// Refuses, repeats, or has a handler asked.
+    fn begin(&self, via: Via, mut request: Request<Body>, coding: Coding) -> Begun {
         let passed = self.rate.check(via).inspect_err(|_| self.crowd.cut_off(CutOff::Rate));
         if let Err(problem) = passed.and_then(|()| guard::check(via, &self.hosts, &request)) {
             self.audit.refused(via, None, request.method(), request.uri().path(), problem.kind());
-            return refuse(problem);
+            return Begun::Known(self.refusal(problem));
         }
         request.extensions_mut().insert(via);
-        let coding = Coding::of(request.headers());
-        let again = self
-            .kept
-            .as_ref()
-            .and_then(|(app, count)| consul::again(app, &request, coding).inspect(|response| count.add(response)));
-        let (response, _taken) = match again {
-            Some(response) => (response, None),
-            None => {
+        let kept = self.kept.as_ref();
+        let again =
+            kept.and_then(|(app, count)| consul::again(app, &request, coding).inspect(|again| count.add(again)));
+        again.map_or_else(
+            || {
                 let (request, taken) = self.budget.meter(request);
-                let Ok(response) = self.router.clone().oneshot(request).await;
-                (response, Some(taken))
-            }
-        };
-        match self.budget.hold(coding.encode(response).await).await {
-            Ok(response) => Ok(response),
-            Err(spent) => refuse(spent.into()),
-        }
+                Begun::Asked(self.router.clone().oneshot(request), taken)
+            },
+            Begun::Known,
+        )
     }
+
+    fn refusal(&self, problem: Problem) -> Response {
+        let response = problem.into_response();
+        self.refused.add(&response);
+        response
+    }
+}
+
+/// A request on its way.
+enum Begun {
+    Known(Response),
+    /// A handler is asked, and what its body took of the budget is held until the answer is made.
+    Asked(Oneshot<Router, Request<Body>>, #[expect(dead_code, reason = "held, not read")] Taken),
 }
 
 /// A connection while it is counted.

@@ -7,7 +7,7 @@ use axum::{Json, Router, extract::State, http::StatusCode, response::IntoRespons
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Answer, App, Problem, Shared, body::Parsed, requests::Requests};
+use super::{Answer, App, Problem, Shared, body::Parsed, native, requests::Requests};
 use crate::{
     mesh::Instance,
     model::{Health, Host},
@@ -147,7 +147,7 @@ async fn endpoints(State(app): Shared, Parsed(asked): Parsed<DiscoveryRequest>) 
 /// What Envoy's REST client asks.
 pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
     const PATH: &str = "/v3/discovery:endpoints";
-    Router::new().route(PATH, requests.counted(PATH, post(endpoints)))
+    Router::new().route(PATH, requests.counted(PATH, post(endpoints).fallback(native::no_such_method)))
 }
 
 /// The type of all resources here.

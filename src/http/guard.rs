@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, Method, Request, StatusCode, Uri, Version, header};
 
 use super::problem::Problem;
 use crate::model::Host;
@@ -36,6 +36,7 @@ impl Via {
 
 /// Lets a request pass, or says why not. `hosts` are the names allowed besides our own.
 pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result<(), Problem> {
+    check_target(request.method(), request.uri())?;
     let host = host(request)?;
     if let (Via::Tcp { ours, .. }, Some(host)) = (via, host)
         && ours.to_canonical().is_loopback()
@@ -60,6 +61,22 @@ pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result
         }
         _ => Ok(()),
     }
+}
+
+/// What is asked for is a path, or the server as a whole (RFC 9112 section 3.2): the others are for proxies. A path that
+/// cannot be decoded means nothing, and would be taken for a name that looks like it.
+fn check_target(method: &Method, target: &Uri) -> Result<(), Problem> {
+    let path = target.path();
+    if !path.starts_with('/') && (method != Method::OPTIONS || path != "*") {
+        let why = "the target of the request is not a path, which begins with /: this is no proxy";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, why));
+    }
+    let mut escapes = path.split('%').skip(1).map(str::as_bytes);
+    if !escapes.all(|rest| matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())) {
+        let why = "the path has a % without two hexadecimal digits behind it; a % itself is %25";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, why));
+    }
+    Ok(())
 }
 
 /// Whom the request is meant for: the target's authority before the Host header (RFC 9112 section 3.2.2).
@@ -160,6 +177,25 @@ mod tests {
         }
         assert_eq!(status(LOOPBACK, "GET", &[]), 400);
         assert_eq!(status(LOOPBACK, "GET", &[("host", "localhost"), ("host", "evil.example")]), 400);
+    }
+
+    #[test]
+    fn a_target_is_a_path_that_can_be_decoded() {
+        for (method, target, is_one) in [
+            ("GET", "/v1/kv/a%2fb%25?%", true),
+            ("GET", "http://localhost", true),
+            ("OPTIONS", "*", true),
+            ("GET", "*", false),
+            ("PRI", "*", false),
+            ("CONNECT", "localhost:80", false),
+            ("GET", "localhost", false),
+            ("GET", "/v1/kv/%", false),
+            ("GET", "/v1/kv/a%2", false),
+            ("GET", "/v1/kv/%zz", false),
+        ] {
+            let checked = check_target(&method.parse().unwrap(), &target.parse().unwrap());
+            assert_eq!(checked.is_ok(), is_one, "{method} {target}");
+        }
     }
 
     #[test]

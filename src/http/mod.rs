@@ -143,6 +143,8 @@ struct App {
     /// Counters of other faces.
     tallies: Vec<Tally>,
     crowd: Arc<Crowd>,
+    /// The tokens of the configuration.
+    fixed: Arc<[FixedToken]>,
     /// Answers in Consul's words, ready to be sent again.
     bodies: consul::Bodies,
     renderings: native::Renderings,

@@ -5,7 +5,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use axum::{extract::State, middleware, response::Response, routing::MethodRouter};
+use axum::{response::Response, routing::MethodRouter};
+use tower::util::MapResponseLayer;
 
 /// The counts of all routes.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +30,11 @@ impl Requests {
         path: &'static str,
         methods: MethodRouter<S>,
     ) -> MethodRouter<S> {
-        methods.layer(middleware::map_response_with_state(self.route(path), count))
+        let classes = self.route(path);
+        methods.layer(MapResponseLayer::new(move |response: Response| {
+            classes.add(&response);
+            response
+        }))
     }
 
     /// Every route's path.
@@ -59,11 +64,6 @@ impl Classes {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-async fn count(State(classes): State<Arc<Classes>>, response: Response) -> Response {
-    classes.add(&response);
-    response
 }
 
 const NAMES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];

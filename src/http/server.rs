@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    App, Config, ReloadAsk,
+    App, Config, FixedToken, ReloadAsk,
     access::{self, Access},
     audit::Audit,
     budget::Budget,
@@ -33,7 +33,7 @@ use super::{
     routes,
     tls::{self, Tls},
 };
-use crate::agent::{Agent, Tally};
+use crate::agent::{Agent, Tally, backlog};
 
 /// A server at work.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
         .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, format!("listen.http {why}")))?;
     let tls = config.tls.clone().map(Tls::read).transpose().map_err(|why| tls::unusable(&why))?.map(Arc::new);
     let tcp = TcpListener::bind(listen).await.map_err(|why| cannot(&listen, &why))?;
+    backlog::deepen(&tcp);
     let address = tcp.local_addr()?;
     let unix = match &config.socket {
         Some(path) => {
@@ -152,9 +153,15 @@ pub(super) fn open(
     let routes = routes(&mut requests, &config);
     let (refused, again) = (requests.route("refused"), requests.route("again"));
     let crowd = Arc::<Crowd>::default();
-    let (anonymous, fixed) = (config.anonymous, config.tokens);
+    let (anonymous, fixed) = (config.anonymous, Arc::<[FixedToken]>::from(config.tokens));
     let audit = Arc::<Audit>::default();
-    let access = Arc::new(Access { agent: agent.clone(), anonymous, fixed, audit: Arc::clone(&audit) });
+    let access = Arc::new(Access {
+        agent: agent.clone(),
+        anonymous,
+        fixed: Arc::clone(&fixed),
+        audit: Arc::clone(&audit),
+        refused: Arc::clone(&refused),
+    });
     let app = Arc::new(App {
         agent,
         tls: tls.clone(),
@@ -163,16 +170,20 @@ pub(super) fn open(
         requests,
         tallies,
         crowd: Arc::clone(&crowd),
+        fixed,
         bodies: consul::Bodies::default(),
         renderings: native::Renderings::default(),
         started: SystemTime::now(),
         reloads,
         stop: stop.clone(),
     });
-    let kept = access.anonymous.is_all().then(|| (Arc::clone(&app), again));
+    let is_open = access.anonymous.is_all();
+    let kept = is_open.then(|| (Arc::clone(&app), again));
+    let routes = routes.with_state(app);
     Arc::new(Door {
         kept,
-        router: routes.with_state(app).layer(middleware::from_fn_with_state(access, access::check)),
+        // Who waits pays for each layer, with memory.
+        router: if is_open { routes } else { routes.layer(middleware::from_fn_with_state(access, access::check)) },
         hosts: config.hosts,
         clients: Clients::new(config.max_connections_per_client),
         rate: Rate::new(config.rate_limit),
@@ -195,6 +206,7 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
     }
     let listener = UnixListener::bind(path)?;
+    backlog::deepen(&listener);
     fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
     Ok(listener)
 }

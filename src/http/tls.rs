@@ -42,6 +42,16 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
+impl Files {
+    /// Whether HTTPS can be served with what they hold.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn check(&self) -> Result<(), Broken> {
+        Shown::read(self).map(drop)
+    }
+}
+
 /// What the port shows now.
 pub(super) struct Tls {
     files: Files,
@@ -121,7 +131,6 @@ impl Tls {
                 Ok(shown) => {
                     let serial = shown.says.as_ref().map(|says| says.serial.clone()).unwrap_or_default();
                     self.current.store(Arc::new(shown));
-                    expiry = Expiry::default();
                     tracing::info!(event = "http_certificate_reloaded", serial);
                     write(Paper::Reloaded { serial });
                 }

@@ -148,7 +148,7 @@ pub enum Rejected {
     Full(&'static str),
     /// The member is seen alive: only itself can say that it leaves.
     #[error("{0} is {1} here: only a member that is down can be made to leave; an alive one leaves by itself")]
-    Alive(NodeId, MemberState),
+    Alive(String, MemberState),
     /// The node is leaving and takes no more writes.
     #[error("this node is leaving the mesh and takes no more registrations")]
     Leaving,

@@ -16,11 +16,29 @@ use crate::model::{NodeId, Time};
 /// How often a member fell and came back.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flaps {
-    returns: Vec<Time>,
+    returns: Vec<(Time, Way)>,
     hidden_until: Option<Time>,
     /// The generation that fell last, and whether it fell alone.
     fell: Generation,
     alone: bool,
+}
+
+/// How it came back: each has its own credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The same process as before: its link is to blame.
+    Link,
+    Restart,
+}
+
+impl Way {
+    /// Returns that cost nothing.
+    const fn credit(self) -> usize {
+        match self {
+            Self::Link => FREE_RETURNS,
+            Self::Restart => FREE_RESTARTS,
+        }
+    }
 }
 
 impl Flaps {
@@ -34,24 +52,33 @@ impl Flaps {
         self.alone = false;
     }
 
+    /// It said goodbye: who leaves by its own word did not fall.
+    pub(super) const fn leave(&mut self) {
+        self.hidden_until = None;
+    }
+
     /// The same for those who ask why.
     pub(super) fn report(&self, now: Time) -> Flapping {
-        let returns = self.returns.iter().filter(|at| now.since(**at) < MEMORY).count();
+        let returns = self.returns.iter().filter(|(at, _)| now.since(*at) < MEMORY).count();
         Flapping { returns, hidden_until: self.hidden_until }
     }
 
     /// It is back: how long it stays hidden.
     fn returned(&mut self, now: Time, generation: Generation) -> Duration {
-        self.returns.retain(|at| now.since(*at) < MEMORY);
+        self.returns.retain(|(at, _)| now.since(*at) < MEMORY);
         if !self.alone {
             return Duration::ZERO;
         }
         if self.returns.len() >= MAX_RETURNS {
             self.returns.remove(0);
         }
-        self.returns.push(now);
-        let free = if generation.epoch() > self.fell.epoch() { FREE_RESTARTS } else { FREE_RETURNS };
-        delay(self.returns.len().saturating_sub(free))
+        let way = if generation.epoch() > self.fell.epoch() { Way::Restart } else { Way::Link };
+        self.returns.push((now, way));
+        let over = |way: Way| {
+            let returns = self.returns.iter().filter(|(_, by)| *by == way).count();
+            returns.saturating_sub(way.credit())
+        };
+        delay(over(Way::Link).max(over(Way::Restart)))
     }
 }
 
@@ -133,6 +160,9 @@ mod tests {
         assert_eq!(link.returned(at(700), same).as_secs(), 0, "ten minutes later all is forgotten");
         let mut restarts = fallen();
         assert_eq!([1, 2, 3, 4, 5, 6].map(|n| restarts.returned(at(n), later).as_secs()), [0, 0, 0, 0, 0, 30]);
+        let mut both = fallen();
+        assert!((1..5).all(|n| both.returned(at(n), later).is_zero()));
+        assert_eq!([5, 6, 7].map(|n| both.returned(at(n), same).as_secs()), [0, 0, 30], "restarts are no lost links");
         let mut together = Flaps { alone: false, ..fallen() };
         assert!((1..9).all(|n| together.returned(at(n), same).is_zero()));
     }

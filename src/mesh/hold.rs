@@ -1,8 +1,10 @@
 //! The partition guard: when more than half of the mesh goes silent at once, this node is the one cut off.
 //!
 //! A second suspicion beside the first is reason enough for a roll call, and the first one where the mesh is small: a
-//! sample of the members, all of them in a small mesh, is looked for before anybody is judged. When more than half of
-//! those asked do not answer, whoever goes Down is held: it is Down, and what it serves is shown as it last was, marked.
+//! sample of the members, all of them in a small mesh, is looked for before anybody is judged. Whoever answers after the
+//! suspect had fallen silent did not go with it, and nor did one that was missed before the suspect last answered: deaths
+//! one after the other are deaths. When more than half of those asked can have gone at one moment with the suspect, who
+//! went then is held: it is Down, and what it serves is shown as it last was, marked. Who is gone already stays gone.
 //! That ends when the mesh is back, or when its rows would be forgotten anyway.
 
 use std::{
@@ -12,17 +14,19 @@ use std::{
 
 use super::{
     Mesh, ROWS_KEPT, Timer,
-    event::{Cause, Event, Output},
+    event::{Event, Output},
     look::Purpose,
-    roster::Seen,
 };
 use crate::model::{MemberState, NodeId, Time};
 
 /// What the guard watches.
 #[derive(Debug, Default)]
 pub(super) struct Guard {
-    roll: Option<Roll>,
+    /// The last roll call, and the one before: one at a time is under way.
+    rolls: VecDeque<Roll>,
     cut_off: Option<CutOff>,
+    /// Whoever gave no sign of life since then went with those that are cut off.
+    parted: Time,
     /// Who went Down lately, by silence.
     downs: VecDeque<(Time, NodeId)>,
 }
@@ -32,6 +36,30 @@ pub(super) struct Guard {
 struct Roll {
     at: Time,
     asked: Vec<NodeId>,
+}
+
+impl Roll {
+    /// Whether whoever lives has answered.
+    fn is_over(&self, now: Time) -> bool {
+        now.since(self.at) >= ROLL_TAKES
+    }
+}
+
+impl Guard {
+    /// A roll call that is over and was begun no earlier than `by`.
+    fn answered(&self, now: Time, by: Time) -> Option<&Roll> {
+        self.rolls.iter().rev().find(|roll| roll.at >= by && roll.is_over(now))
+    }
+}
+
+/// A member that does not answer: when it had fallen silent, as far as this node can tell.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silence {
+    pub(super) id: NodeId,
+    /// Its last sign of life.
+    pub(super) from: Time,
+    /// When it was missed first.
+    pub(super) by: Time,
 }
 
 /// This node is cut off from most of its mesh.
@@ -52,29 +80,35 @@ impl Mesh {
         self.guard.cut_off
     }
 
-    /// Somebody is suspected: looks around, unless that was just done.
-    pub(super) fn call_the_roll(&mut self, now: Time) {
+    /// Somebody is suspected: looks around, unless that was done since it fell silent. Until when to wait for the answers.
+    pub(super) fn call_the_roll(&mut self, now: Time, id: NodeId) -> Option<Time> {
         self.guard.downs.retain(|(at, _)| now.since(*at) < WINDOW);
+        let by = self.roster.get(id)?.silent_by()?;
+        if self.guard.answered(now, by).is_some() {
+            return None;
+        }
+        if let Some(last) = self.guard.rolls.back().filter(|roll| !roll.is_over(now)) {
+            return Some(last.at + ROLL_TAKES);
+        }
         let suspects = self.roster.iter().filter(|(_, seen)| seen.state == MemberState::Suspect).count();
-        let fresh = self.guard.roll.as_ref().is_some_and(|roll| now.since(roll.at) < WINDOW);
         let enough = if self.roster.shown() < ROLL { 1 } else { SEVERAL };
-        if fresh || suspects + self.guard.downs.len() < enough {
-            return;
+        if suspects + self.guard.downs.len() < enough {
+            return None;
         }
         let asked = self.sample();
         for id in &asked {
-            if self.roster.get(*id).is_some_and(|seen| seen.state.is_shown() && now.since(seen.answered) >= LATELY) {
-                self.look(now, *id, Purpose::Rumor);
-            }
+            self.look(now, *id, Purpose::Rumor);
         }
-        self.guard.roll = Some(Roll { at: now, asked });
+        while self.guard.rolls.len() > 1 {
+            self.guard.rolls.pop_front();
+        }
+        self.guard.rolls.push_back(Roll { at: now, asked });
+        Some(now + ROLL_TAKES)
     }
 
-    /// Members to ask: those linked, alive or lost a moment ago.
+    /// Members to ask: those met.
     fn sample(&mut self) -> Vec<NodeId> {
-        let lost = |id| self.guard.downs.iter().any(|(_, lost)| *lost == id);
-        let candidates =
-            self.roster.iter().filter(|(id, seen)| (seen.state.is_shown() && seen.is_known()) || lost(*id));
+        let candidates = self.roster.iter().filter(|(_, seen)| seen.state.is_shown() && seen.is_known());
         let mut candidates: Vec<NodeId> = candidates.map(|(id, _)| id).collect();
         for at in 0..candidates.len().min(ROLL) {
             let other = at + self.index_below(candidates.len() - at);
@@ -84,47 +118,39 @@ impl Mesh {
         candidates
     }
 
-    /// Until when the roll call under way has to be waited for.
-    pub(super) fn roll_takes_until(&self, now: Time) -> Option<Time> {
-        let roll = self.guard.roll.as_ref()?;
-        let until = roll.at + ROLL_TAKES;
-        (until > now).then_some(until)
-    }
-
-    /// How many of the last roll call are missing, of how many, this node counted.
-    fn missing(&self, now: Time) -> Option<(usize, usize)> {
-        let roll = self.guard.roll.as_ref().filter(|roll| now.since(roll.at) < WINDOW * 2)?;
-        let silent = |seen: &Seen| match seen.state {
-            MemberState::Alive | MemberState::Suspect => seen.sign_of_life() < roll.at.before(LATELY),
-            MemberState::Down => seen.cause != Cause::Will,
-            MemberState::Left => false,
-        };
-        let missing = roll.asked.iter().filter(|id| self.roster.get(**id).is_some_and(silent)).count();
-        Some((missing, roll.asked.len() + 1))
+    /// How many can have gone at one moment with a member that has now gone, of how many, this node counted; and which
+    /// roll call says so.
+    fn gone_with(&self, now: Time, gone: &Silence) -> Option<(usize, usize, Time)> {
+        let roll = self.guard.answered(now, gone.by)?;
+        let (mut missing, mut of) = (0, 1);
+        for id in &roll.asked {
+            let Some(seen) = self.roster.get(*id) else { continue };
+            let went = seen.state.is_shown() && {
+                let by = seen.silent_by().unwrap_or(roll.at);
+                seen.sign_of_life() <= gone.by && gone.from <= by
+            };
+            let is_it = *id == gone.id;
+            missing += usize::from(went || is_it);
+            of += usize::from(seen.state.is_shown() || is_it);
+        }
+        Some((missing, of, roll.at))
     }
 
     /// A member goes Down by silence: notes it, and holds it where the fault is on this side.
-    pub(super) fn note_silence(&mut self, now: Time, id: NodeId) {
-        self.guard.downs.push_back((now, id));
+    pub(super) fn note_silence(&mut self, now: Time, gone: &Silence) {
+        self.guard.downs.push_back((now, gone.id));
         if self.guard.downs.len() > MAX_DOWNS {
             self.guard.downs.pop_front();
         }
-        if self.guard.cut_off.is_none()
-            && let Some((missing, of)) = self.missing(now).filter(|(missing, of)| missing * 2 > *of)
-        {
-            self.guard.cut_off = Some(CutOff { since: now, missing, of });
-            self.outbox.push(Output::Event(Event::PartitionBegan { missing, of }));
-        }
-        if self.guard.cut_off.is_none() {
-            return;
-        }
-        // Those who went a moment earlier went for the same reason.
-        let lost: Vec<NodeId> = self.guard.downs.iter().map(|(_, id)| *id).collect();
-        for id in lost {
-            if let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.state == MemberState::Down) {
-                seen.held.get_or_insert(now);
-                self.show(id);
+        if let Some((missing, of, asked)) = self.gone_with(now, gone).filter(|(missing, of, _)| missing * 2 > *of) {
+            self.guard.parted = asked;
+            if self.guard.cut_off.is_none() {
+                self.guard.cut_off = Some(CutOff { since: now, missing, of });
+                self.outbox.push(Output::Event(Event::PartitionBegan { missing, of }));
             }
+        }
+        if self.guard.cut_off.is_some() && gone.from <= self.guard.parted {
+            self.roster.get_mut(gone.id).into_iter().for_each(|seen| seen.held = Some(now));
         }
     }
 
@@ -171,9 +197,8 @@ impl Mesh {
             self.expect_lapse(now, *id);
         }
         self.guard.downs.clear();
-        self.guard.roll = None;
+        self.guard.rolls.clear();
         self.outbox.push(Output::Event(Event::PartitionEnded { missing: held.len() }));
-        self.call_the_roll(now);
     }
 
     /// Whether a member that goes Down goes alone: not with a part of the mesh, whose fault it would not be.
@@ -196,8 +221,6 @@ impl Mesh {
 const WINDOW: Duration = Duration::from_secs(5);
 /// So many suspects at once are more than an accident.
 const SEVERAL: usize = 2;
-/// Who was heard from so lately is there.
-const LATELY: Duration = Duration::from_millis(200);
 /// Members asked: of a larger mesh a sample, which errs about the half once in a thousand times where three quarters live.
 const ROLL: usize = 32;
 /// How long a roll call is waited for: as long as a look takes that nobody answers, and a little.

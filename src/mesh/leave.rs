@@ -22,12 +22,16 @@ impl Mesh {
     /// An operator says that a member which is Down will not come back.
     pub(super) fn force_leave(&mut self, now: Time, id: NodeId) -> Result<Done, Rejected> {
         let by = self.id;
+        let alive = |state| {
+            let name = self.member(id).map_or_else(|| id.to_string(), |member| member.node.name.to_string());
+            Err(Rejected::Alive(name, state))
+        };
         if id == by {
-            return Err(Rejected::Alive(id, MemberState::Alive));
+            return alive(MemberState::Alive);
         }
         let Some(seen) = self.roster.get(id) else { return Err(Rejected::NotFound(format!("member {id}"))) };
         match seen.state {
-            MemberState::Alive | MemberState::Suspect => Err(Rejected::Alive(id, seen.state)),
+            MemberState::Alive | MemberState::Suspect => alive(seen.state),
             MemberState::Left => Ok(Done::Unchanged),
             MemberState::Down => {
                 let left = Fact { state: MemberState::Left, by, ..seen.fact(id, by) };

@@ -132,6 +132,9 @@ impl Mesh {
 
     fn unanswered(&mut self, now: Time, id: NodeId) {
         let Some(look) = self.looks.remove(&id) else { return };
+        if let Some(seen) = self.roster.get_mut(id).filter(|seen| seen.missed < Some(seen.sign_of_life())) {
+            seen.missed = Some(look.began);
+        }
         let silent = |(helper, at): &&(NodeId, Time)| self.roster.get(*helper).is_none_or(|seen| seen.heard < *at);
         let missed = look.asked.iter().filter(silent).count();
         if missed > 0 {

@@ -199,6 +199,7 @@ impl Mesh {
     fn bury(&mut self, now: Time, id: NodeId, state: MemberState) {
         if let Some(seen) = self.roster.get_mut(id) {
             seen.linked = false;
+            seen.flaps.iter_mut().filter(|_| state == MemberState::Left).for_each(|flaps| flaps.leave());
         }
         self.send_copies_of_the_gone(now, id);
         self.outbox.push(Output::Drop(id));

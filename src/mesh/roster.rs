@@ -34,6 +34,8 @@ pub(super) struct Seen {
     pub(super) answered: Time,
     /// When another member last vouched for it.
     pub(super) vouched: Time,
+    /// When the first look at it began that it did not answer since then.
+    pub(super) missed: Option<Time>,
     /// While Suspect: who says so, and until when it may refute.
     pub(super) suspicion: Option<Box<Suspicion>>,
     pub(super) distance: Option<Box<Distance>>,
@@ -96,6 +98,7 @@ impl Seen {
             heard: Time::ZERO,
             answered: Time::ZERO,
             vouched: Time::ZERO,
+            missed: None,
             suspicion: None,
             distance: None,
             held: None,

@@ -11,6 +11,7 @@ use super::{
     Mesh, Timer,
     event::{Cause, Generation},
     explain::Suspected,
+    hold::Silence,
     look::Purpose,
     roster::Seen,
     rumor::Rumor,
@@ -105,6 +106,12 @@ impl Seen {
         let at = self.suspicion.as_ref().and_then(|suspicion| suspicion.witnessed);
         at.is_some_and(|at| at >= self.sign_of_life() && then.since(at) <= FRESH)
     }
+
+    /// By when it had fallen silent: when the first look that it did not answer began, or somebody said so.
+    pub(super) fn silent_by(&self) -> Option<Time> {
+        let accused = self.suspicion.iter().flat_map(|suspicion| [Some(suspicion.since), suspicion.witnessed]);
+        accused.chain([self.missed]).flatten().filter(|at| *at >= self.sign_of_life()).min()
+    }
 }
 
 impl Mesh {
@@ -135,7 +142,7 @@ impl Mesh {
         let witnessed = (by == this).then_some(now);
         seen.suspicion = Some(Box::new(Suspicion { witnessed, ..Suspicion::new(now, by) }));
         self.await_verdict(now, id);
-        self.call_the_roll(now);
+        self.call_the_roll(now, id);
         if by == this {
             self.tell_the_suspect(id);
         }
@@ -214,21 +221,22 @@ impl Mesh {
         if !seen.is_witnessed(now.max(due)) || seen.lived_within(now, HEARD_LATELY) {
             if unseen || due <= now + seen.look_takes() {
                 self.look(now, id, Purpose::Witness);
+                self.call_the_roll(now, id);
             }
             return;
         }
         if due > now {
             return;
         }
-        self.call_the_roll(now);
-        if let Some(until) = self.roll_takes_until(now) {
+        if let Some(until) = self.call_the_roll(now, id) {
             // Where several are suspected at once, the fault may be here.
             return self.timers.set(until, Timer::Suspicion(id, generation));
         }
         let Some(seen) = self.roster.get_mut(id) else { return };
         let fact = Fact { state: MemberState::Down, ..seen.fact(id, this) };
+        let silence = Silence { id, from: seen.sign_of_life(), by: seen.silent_by().unwrap_or(now) };
         seen.end(now, &fact);
-        self.note_silence(now, id);
+        self.note_silence(now, &silence);
         self.changed(now, &fact, Some(MemberState::Suspect), Cause::SuspicionExpired);
     }
 

@@ -296,8 +296,9 @@ fn who_is_down_can_be_made_to_leave_and_who_is_alive_cannot() {
     let (mut wired, ids) = Wired::of(5);
     wired.run(Duration::from_secs(5));
     let now = wired.now;
+    let name = wired.nodes[&ids[2]].hello().node.name.to_string();
     let refused = wired.at(ids[0]).command(now, Command::ForceLeave(ids[2])).unwrap_err();
-    assert_eq!(refused, Rejected::Alive(ids[2], MemberState::Alive));
+    assert_eq!(refused, Rejected::Alive(name, MemberState::Alive));
     wired.dead.insert(ids[2]);
     wired.run(Duration::from_secs(8));
     wired.order(ids[0], Command::ForceLeave(ids[2]));

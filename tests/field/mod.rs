@@ -14,7 +14,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use crate::process::{Agent, Mesh, installed, until};
+use crate::process::{Agent, Mesh, finish, installed, until};
 
 /// Agents and the network between them.
 pub(crate) struct Field {
@@ -30,6 +30,9 @@ pub(crate) struct Post {
     socket: PathBuf,
     pub(crate) agent: Agent,
 }
+
+/// Where the first agent's mesh port is.
+const FIRST: &str = "10.77.0.1:7946";
 
 /// Tells one field of this process from another.
 static FIELDS: AtomicU32 = AtomicU32::new(0);
@@ -110,6 +113,28 @@ impl Field {
         self.start(&format!("n{number}"), &space, &address, &[]).await
     }
 
+    /// One more agent, which listens wherever it has an address, as an agent does that is not told otherwise.
+    pub(crate) async fn add_anywhere(&mut self) -> &Post {
+        let number = self.posts.len();
+        let (space, _) = self.space(number);
+        self.start(&format!("n{number}"), &space, "[::]", &[]).await
+    }
+
+    /// The same before its network is there; its address on that comes later.
+    pub(crate) async fn add_too_early(&mut self) -> (String, &Post) {
+        let number = self.posts.len();
+        let (space, address) = self.space(number);
+        must(&format!("ip -n {space} addr flush dev eth0"));
+        (address, self.start(&format!("n{number}"), &space, "[::]", &["env", "HOBNOB_READY_AFTER=100ms"]).await)
+    }
+
+    /// Waits until every node's DNS has this one address for a service.
+    pub(crate) async fn until_all_resolve(&self, service: &str, address: &str) {
+        for post in &self.posts {
+            post.until_resolved(service, address).await;
+        }
+    }
+
     /// One more agent, on a disk that has room for little.
     pub(crate) async fn add_on_a_small_disk(&mut self) -> &Post {
         let number = self.posts.len();
@@ -135,8 +160,8 @@ impl Field {
             .arg(agent.as_std().get_program())
             .args(agent.as_std().get_args());
         command.args(["--listen", &format!("{address}:7946")]).env("HOBNOB_HTTP__SOCKET", &socket);
-        if let Some(first) = self.posts.first() {
-            command.args(["--join", &first.agent.mesh.to_string()]);
+        if !self.posts.is_empty() {
+            command.args(["--join", FIRST]);
         }
         let agent = self.mesh.launch(node, command.stdin(Stdio::null())).await;
         self.posts.push(Post { node: node.into(), space: space.into(), socket, agent });
@@ -307,6 +332,18 @@ impl Post {
     pub(crate) async fn until_shown(&self, service: &str, wanted: bool) {
         let what = format!("{} shows {service}: {wanted}", self.node);
         until(&what, async || (self.shows(service).await == wanted).then_some(())).await;
+    }
+
+    /// Waits until its DNS has this one address for a service. Whoever asks must be in its namespace.
+    pub(crate) async fn until_resolved(&self, service: &str, address: &str) {
+        let what = format!("{service} is at {address} by {}", self.node);
+        until(&what, async || {
+            let (api, program) = (format!("http://{}", self.agent.http), env!("CARGO_BIN_EXE_hobnob"));
+            let mut ask = tokio::process::Command::new("ip");
+            ask.args(["netns", "exec", &self.space, program, "resolve", service, "--format", "name", "--api", &api]);
+            (finish(&mut ask).await.out.trim() == address).then_some(())
+        })
+        .await;
     }
 
     pub(crate) async fn until_seen(&self, node: &str, state: &str) {

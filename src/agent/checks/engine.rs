@@ -3,13 +3,12 @@
 //! A check starts at its own moment of each interval, derived from its name, so that thousands spread out, and the next
 //! start is counted from that moment, not from the last end, so that nothing drifts. Those moments lie on ticks, so that
 //! a wake of the engine, which costs as much as a run, is shared. A run that is not over when its next is due has that
-//! one skipped. Each target, a host and a port, has a lane: what is over the lane's limit waits there and nowhere else.
-//! A run holds its place there for [`HOLD`](super::visit::HOLD) at most: what takes longer goes on without one, as one of the slow, so that who
+//! one skipped. A run waits in its lane for a place, and holds that for [`HOLD`](super::visit::HOLD) at most: what takes longer goes on without one, as one of the slow, so that who
 //! hangs delays others by that and no more.
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -23,11 +22,16 @@ use tokio::{
 };
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Finding, Home, Means, Order, alias, process, tcp, visit::visit};
+use super::{
+    Finding, Home, Means, Order, alias,
+    lanes::{LaneName, Lanes},
+    process, tcp,
+    visit::visit,
+};
 use crate::{
     agent::peers::Arrival,
     mesh::Input,
-    model::{CheckKind, CheckSpec, Host, InstanceId, Port, Recipe, Registration},
+    model::{CheckKind, CheckSpec, Host, InstanceId, Recipe, Registration},
 };
 
 /// What a run or a watch tells the engine: of which check, and what.
@@ -55,11 +59,7 @@ pub(super) struct Engine {
     serials: HashMap<InstanceId, Vec<u64>>,
     next_serial: u64,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
-    lanes: HashMap<LaneName, Lane>,
-    /// How many hold a place in a lane.
-    running: usize,
-    /// Lanes with room whose checks wait for others to end.
-    parked: VecDeque<LaneName>,
+    lanes: Lanes,
     /// The moment that the phases of all checks are counted from.
     origin: Instant,
     /// When the next first run may start.
@@ -84,7 +84,7 @@ struct Check {
 
 impl Check {
     fn lane(&self) -> Option<LaneName> {
-        lane(&self.recipe.kind, &self.home)
+        LaneName::of(&self.recipe.kind, &self.home)
     }
 
     /// Takes in what it found; what is to be told of it.
@@ -123,15 +123,6 @@ impl State {
 /// A task that lives as long as this.
 struct Task(AbortHandle);
 
-/// What shares a limit.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum LaneName {
-    Target(Host, Option<Port>),
-    /// The machine's own.
-    Resolver,
-    Scripts,
-}
-
 impl Task {
     fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(work).abort_handle())
@@ -142,13 +133,6 @@ impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
-}
-
-/// The runs against one target.
-#[derive(Default)]
-struct Lane {
-    running: usize,
-    waiting: VecDeque<u64>,
 }
 
 impl Engine {
@@ -162,9 +146,7 @@ impl Engine {
             serials: HashMap::new(),
             next_serial: 0,
             due: BinaryHeap::new(),
-            lanes: HashMap::new(),
-            running: 0,
-            parked: VecDeque::new(),
+            lanes: Lanes::default(),
             origin: now,
             first_at: now,
         }
@@ -246,6 +228,7 @@ impl Engine {
                 State::Idle
             }
         };
+        LaneName::of(&spec.kind, home).iter().for_each(|name| self.lanes.join(name));
         let (phase, home, due) = (phase(&home.instance, spec), Arc::clone(home), self.first_at);
         self.checks.insert(serial, Check { recipe, home, phase, state, due, hung: false, last: None, same: 0 });
         serial
@@ -254,15 +237,10 @@ impl Engine {
     fn end(&mut self, serial: u64) {
         let Some(check) = self.checks.remove(&serial) else { return };
         let Some(name) = check.lane() else { return };
-        match check.state {
-            State::Running { has_place: true, .. } => self.leave(name),
-            State::Waiting => {
-                if let Some(lane) = self.lanes.get_mut(&name) {
-                    lane.waiting.retain(|waiting| *waiting != serial);
-                }
-            }
-            State::Running { .. } | State::Idle => {}
+        if let State::Running { has_place: true, .. } = check.state {
+            self.leave(&name);
         }
+        self.lanes.quit(&name, serial);
     }
 
     /// Starts all whose time has come, or has them wait for their lane.
@@ -277,42 +255,29 @@ impl Engine {
                 continue;
             };
             (check.state, check.due) = (State::Waiting, at);
-            self.lanes.entry(name.clone()).or_default().waiting.push_back(serial);
-            self.admit(name);
+            self.lanes.wait(&name, serial);
+            self.admit(&name);
         }
     }
 
     /// Starts what waits in a lane, as far as there is room.
-    fn admit(&mut self, name: LaneName) {
-        let Some(lane) = self.lanes.get_mut(&name) else { return };
-        let most = if name == LaneName::Scripts { MAX_SCRIPTS } else { MAX_PER_TARGET };
-        while lane.running < most {
-            if self.running >= MAX_RUNNING && !lane.waiting.is_empty() {
-                return self.parked.push_back(name);
-            }
-            let Some(serial) = lane.waiting.pop_front() else { break };
-            let Some(check) = self.checks.get_mut(&serial) else { continue };
-            lane.running += 1;
-            self.running += 1;
+    fn admit(&mut self, name: &LaneName) {
+        while let Some(serial) = self.lanes.next(name) {
+            let Some(check) = self.checks.get_mut(&serial) else { unreachable!("who ends waits no more") };
             self.means.traffic.checks_run.add(1);
             self.means.traffic.checks_late.add(usize::from(check.due.elapsed() > LATE));
             let (recipe, home, means) = (check.recipe.clone(), Arc::clone(&check.home), Arc::clone(&self.means));
-            let task = start(visit(recipe, home, means, serial, check.hung, self.told.0.clone()), check);
+            let room = self.lanes.slow(name);
+            let task = start(visit(recipe, home, means, room, serial, check.hung, self.told.0.clone()), check);
             check.state = State::Running { has_place: true, _task: task };
-        }
-        if lane.running == 0 && lane.waiting.is_empty() {
-            self.lanes.remove(&name);
         }
     }
 
     /// A run is over, or others have waited for it long enough: they may start.
-    fn leave(&mut self, name: LaneName) {
-        self.running -= 1;
-        if let Some(lane) = self.lanes.get_mut(&name) {
-            lane.running -= 1;
-        }
-        if let Some(parked) = self.parked.pop_front() {
-            self.admit(parked);
+    fn leave(&mut self, name: &LaneName) {
+        self.lanes.leave(name);
+        while let Some(parked) = self.lanes.unpark() {
+            self.admit(&parked);
         }
         self.admit(name);
     }
@@ -331,7 +296,7 @@ impl Engine {
                 check.take(finding)
             }
         };
-        left.into_iter().for_each(|lane| self.leave(lane));
+        left.iter().for_each(|lane| self.leave(lane));
         found
     }
 }
@@ -368,31 +333,6 @@ fn next_start(origin: Instant, at: Instant, now: Instant, interval: Duration, ph
     origin + Duration::from_nanos(next).min(FAR)
 }
 
-/// Whose limit a run counts against: all that goes to one target share one, and all scripts. `None` for what is reported
-/// or watched, rather than run at intervals.
-fn lane(kind: &CheckKind, home: &Home) -> Option<LaneName> {
-    let target = match kind {
-        CheckKind::Http(check) => &check.url.target,
-        CheckKind::Tcp(check) => &check.target,
-        CheckKind::Udp(check) => &check.target,
-        CheckKind::Grpc(check) => &check.target,
-        CheckKind::Dns(check) => match &check.server {
-            Some(server) => server,
-            None => return Some(LaneName::Resolver),
-        },
-        CheckKind::Script(_) => return Some(LaneName::Scripts),
-        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => return None,
-    };
-    let host = target.host.as_ref().unwrap_or(&home.host);
-    Some(LaneName::Target(host.clone(), target.port.or(home.port)))
-}
-
-/// Runs at a time, without the slow: each is a socket.
-const MAX_RUNNING: usize = 1024;
-/// Runs at a time against one target: a sixteenth, so that it takes sixteen that hang to slow down the rest.
-const MAX_PER_TARGET: usize = 64;
-/// Scripts at a time, without the slow: each is a process.
-const MAX_SCRIPTS: usize = 16;
 /// Findings that wait for the engine; beyond it runs do.
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.

@@ -11,6 +11,7 @@ mod dns;
 mod engine;
 mod grpc;
 mod http;
+mod lanes;
 mod policy;
 mod process;
 mod script;

@@ -1,7 +1,8 @@
 //! The check `process`: a pidfd becomes readable when its process ends (pidfd_open(2)), so that a death is seen at once
 //! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one:
 //! not while the agent runs, and after its restart not where the process was there when the check was registered. A pid file
-//! is believed: by the clock on the wall, which jumps, its age proves nothing, and a healthy process is never called dead.
+//! is believed until the process that it names was found missing, and again once it is written anew: by the clock on the
+//! wall, which jumps, its age proves nothing, and a healthy process is never called dead.
 
 use std::{
     io,
@@ -13,6 +14,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use tokio::{
@@ -30,6 +32,9 @@ use crate::{
 /// The process that was meant at some moment: an id, and when it was written into the pid file.
 type Meant = (i32, Option<SystemTime>);
 
+/// Who has ended, and how that is said. Whoever has that id later is another one.
+type Ended = (Meant, String);
+
 /// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that. A pid
 /// file is read again then, and sooner after a death: twice as late each time, so that a successor is seen when it has
 /// been there for no longer than it took to come. One that takes over while its forerunner still lives is followed too, as
@@ -39,7 +44,7 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut ended, mut soon, mut due) = (None, every, true);
     loop {
-        match find(&process, ended.as_ref()) {
+        match find(&process, &mut ended) {
             Ok((meant, fd)) => {
                 let runs = Finding::passing(format!("process {} runs", meant.0));
                 due = loop {
@@ -53,7 +58,7 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
                         _ = again.tick() => if is_replaced(&process, &meant) { break false },
                     }
                 };
-                ended = due.then_some(meant).or(ended);
+                ended = due.then(|| (meant, gone(meant.0))).or(ended);
                 soon = SOON;
                 continue;
             }
@@ -102,52 +107,65 @@ fn vague(registration: &Registration) -> Registration {
     written
 }
 
-/// The process that is meant now, unless that has ended.
-fn find(process: &ProcessRef, ended: Option<&Meant>) -> Result<(Meant, AsyncFd<OwnedFd>), String> {
+/// The process that is meant now, unless that has ended, or was never there.
+fn find(process: &ProcessRef, ended: &mut Option<Ended>) -> Result<(Meant, AsyncFd<OwnedFd>), String> {
     let meant = match process {
         ProcessRef::Pid(pid) | ProcessRef::Born(pid, _) => (*pid, None),
-        ProcessRef::File(path) => read(path)?,
+        ProcessRef::File(path) => read(path).ok_or_else(|| useless(path))?,
     };
-    let gone = || format!("process {} has ended", meant.0);
-    if ended == Some(&meant) {
-        return Err(gone());
+    if let Some((_, why)) = ended.as_ref().filter(|(known, _)| *known == meant) {
+        return Err(why.clone());
     }
-    let fd = open(meant.0)?;
+    let of_file = |why| if let ProcessRef::File(path) = process { useless(path) } else { why };
+    let Some(fd) = open(meant.0).map_err(of_file)? else {
+        return Err(ended.insert((meant, of_file(format!("there is no process {}", meant.0)))).1.clone());
+    };
     // Asked while the descriptor stands for whoever has the id.
     let is_meant = match process {
         ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
         ProcessRef::Pid(_) | ProcessRef::File(_) => true,
     };
     let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
-    if is_meant && !waits_for_burial { Ok((meant, fd)) } else { Err(gone()) }
+    if is_meant && !waits_for_burial {
+        return Ok((meant, fd));
+    }
+    Err(ended.insert((meant, of_file(gone(meant.0)))).1.clone())
+}
+
+fn gone(pid: i32) -> String {
+    format!("process {pid} has ended")
 }
 
 /// Whether a pid file means another process by now.
 fn is_replaced(process: &ProcessRef, meant: &Meant) -> bool {
-    matches!(process, ProcessRef::File(path) if read(path).is_ok_and(|now| now != *meant))
+    matches!(process, ProcessRef::File(path) if read(path).is_some_and(|now| now != *meant))
 }
 
-fn read(path: &Path) -> Result<Meant, String> {
-    let wrong = |why: &dyn std::fmt::Display| format!("pid file {}: {why}", path.display());
+fn read(path: &Path) -> Option<Meant> {
     let written = path.metadata().and_then(|found| found.modified()).ok();
-    let bytes = file::read(path, MAX_PID_FILE).map_err(|why| wrong(&why))?;
-    let text = String::from_utf8_lossy(&bytes);
-    let first = text.split_whitespace().next().unwrap_or_default();
-    let pid = first.parse().map_err(|_| wrong(&"does not begin with a process's id"))?;
-    Ok((pid, written))
+    let bytes = file::read(path, MAX_PID_FILE).ok()?;
+    let pid = String::from_utf8_lossy(&bytes).split_whitespace().next()?.parse().ok()?;
+    Some((pid, written))
 }
 
-fn open(pid: i32) -> Result<AsyncFd<OwnedFd>, String> {
-    let none = || format!("there is no process {pid}");
-    let id = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(none)?;
-    let fd = pidfd_open(id, PidfdFlags::NONBLOCK).map_err(|why| match why {
-        rustix::io::Errno::SRCH => none(),
-        why => format!("process {pid} cannot be watched: {}", io::Error::from(why)),
-    })?;
+/// The same of a file that is not there, may not be read, or holds something else: more would tell whoever may register
+/// which files this machine has, and what is in them.
+fn useless(path: &Path) -> String {
+    format!("pid file {} cannot be read, or names no process that runs", path.display())
+}
+
+/// `None` if there is no such process.
+fn open(pid: i32) -> Result<Option<AsyncFd<OwnedFd>>, String> {
+    let Some(id) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Ok(None) };
+    let fd = match pidfd_open(id, PidfdFlags::NONBLOCK) {
+        Ok(fd) => fd,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(why) => return Err(format!("process {pid} cannot be watched: {}", io::Error::from(why))),
+    };
     // What is deprecated is unsound for descriptors that somebody else may close; this one is owned.
     #[expect(deprecated, reason = "its successor is unsafe to call, and an owned descriptor needs no such promise")]
     let watched = AsyncFd::with_interest(fd, Interest::READABLE);
-    watched.map_err(|why| format!("process {pid} cannot be watched: {why}"))
+    watched.map(Some).map_err(|why| format!("process {pid} cannot be watched: {why}"))
 }
 
 /// When a process began, and in which realm; `None` where that cannot be known. Nobody else ever has both this and its id.
@@ -163,3 +181,36 @@ fn is_of_now(birth: &str) -> bool {
 const MAX_PID_FILE: u64 = 4096;
 /// How soon after a death a pid file is read again: many programs are started anew at once.
 const SOON: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_the_id_of_a_process_that_was_missing_is_not_believed_until_the_pid_file_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let file = ProcessRef::File(path.clone());
+        let mut dead = Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        fs::write(&path, dead.id().to_string()).unwrap();
+        let mut ended = None;
+        let why = find(&file, &mut ended).unwrap_err();
+        assert_eq!(why, useless(&path));
+        let Some(((pid, written), _)) = &mut ended else { panic!("{why}") };
+        assert_eq!(u32::try_from(*pid).unwrap(), dead.id());
+        // No test can have an id given anew: another process's is put in its place, there and in the file.
+        fs::write(&path, std::process::id().to_string()).unwrap();
+        (*pid, *written) = read(&path).unwrap();
+        assert_eq!(find(&file, &mut ended).unwrap_err(), why, "said as before");
+        let later = written_at(&ended) + Duration::from_secs(1);
+        fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        assert!(find(&file, &mut ended).is_ok());
+    }
+
+    fn written_at(ended: &Option<Ended>) -> SystemTime {
+        ended.as_ref().and_then(|((_, written), _)| *written).unwrap()
+    }
+}

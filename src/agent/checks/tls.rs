@@ -55,9 +55,12 @@ fn config(options: &TlsOptions, name: &ServerName<'static>) -> Result<ClientConf
         (_, false) => believe(builder, Anybody, provider),
         (None, true) => builder.with_root_certificates(Arc::clone(system())),
         (Some(path), true) => {
-            let listed = certificates(path)?;
-            let usual = WebPkiServerVerifier::builder_with_provider(authorities(path, &listed)?, Arc::clone(&provider));
-            let usual = usual.build().map_err(|why| unreadable(path, &why))?;
+            // Why it is of no use would tell whoever may register which files this machine has.
+            let useless = || format!("{} cannot be read, or holds no certificate of an authority", path.display());
+            let listed = certificates(path).map_err(|_| useless())?;
+            let roots = authorities(&listed).ok_or_else(useless)?;
+            let usual = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
+            let usual = usual.build().map_err(|_| useless())?;
             believe(builder, Listed { listed, usual, name: name.clone() }, provider)
         }
     };
@@ -79,10 +82,10 @@ fn believe(
     builder.dangerous().with_custom_certificate_verifier(Arc::new(Judged { judge, crypto }))
 }
 
-fn authorities(path: &Path, listed: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, String> {
+fn authorities(listed: &[CertificateDer<'static>]) -> Option<Arc<RootCertStore>> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(listed.iter().cloned());
-    if added == 0 { Err(format!("{} holds no certificate", path.display())) } else { Ok(Arc::new(roots)) }
+    (added > 0).then(|| Arc::new(roots))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -2,9 +2,9 @@
 
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
@@ -15,11 +15,13 @@ use super::{
 };
 use crate::model::{CheckKind, Recipe, format_duration};
 
-/// Runs it, and tells what it found; whether it hung when it was run last counts where many do.
+/// Runs it, and tells what it found; whether it hung when it was run last counts where many do. `room` is what its host has
+/// for the slow.
 pub(super) async fn visit(
     recipe: Recipe,
     home: Arc<Home>,
     means: Arc<Means>,
+    room: Option<Arc<Semaphore>>,
     serial: u64,
     hung: bool,
     told: mpsc::Sender<Told>,
@@ -37,10 +39,14 @@ pub(super) async fn visit(
             // While there are too many of its like it keeps its place, but not beyond its next start; and who hung before
             // not at all, for it is known how that ends.
             let patience = if hung { HOLD } else { spec.interval };
+            let enter = async {
+                let near = OptionFuture::from(room.as_ref().map(|room| room.acquire())).await;
+                (near, like.acquire().await)
+            };
             let _one_of_them = tokio::select! {
                 biased;
                 ran = &mut ran => return Ok(ran),
-                permit = like.acquire(), if !hung || like.available_permits() > most / 4 => permit,
+                permits = enter, if !hung || like.available_permits() > most / 4 => permits,
                 () = sleep_until(begun + patience) => return Err((patience, CROWD)),
             };
             // Nobody listens only while the agent stops.
@@ -71,7 +77,6 @@ const CROWD: &str = ", and too many others hang as well";
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::Semaphore;
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
@@ -81,7 +86,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn who_hung_before_takes_no_more_than_its_share_of_the_room_for_the_slow() {
+    async fn who_hung_before_takes_no_more_than_its_share_of_the_room_for_the_slow_and_its_host_no_more_than_its_own() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let draft =
             CheckDraft { expect: Some("x".into()), ..CheckDraft::tcp(&silent.local_addr().unwrap().to_string()) };
@@ -89,9 +94,12 @@ mod tests {
         let web =
             Arc::new(Registration::new("web", 1).unwrap().check(draft.every(hour).within(hour).build(0, "").unwrap()));
         let home = Arc::new(Home { instance: web.id.clone(), host: Host::Address([127, 0, 0, 1].into()), port: None });
-        for (free, hung, is_let_in) in
-            [(MAX_SLOW / 4, true, false), (MAX_SLOW / 4, false, true), (MAX_SLOW, true, true)]
-        {
+        for (free, near, hung, is_let_in) in [
+            (MAX_SLOW / 4, 1, true, false),
+            (MAX_SLOW / 4, 1, false, true),
+            (MAX_SLOW, 1, true, true),
+            (MAX_SLOW, 0, true, false),
+        ] {
             let means = Arc::new(Means {
                 dial: Dial::new(Policy::new(&Config::default())),
                 scripts: false,
@@ -102,7 +110,9 @@ mod tests {
             });
             let (told, mut heard) = mpsc::channel(1);
             let recipe = Recipe::all(&web).next().unwrap();
-            let _run = AbortOnDropHandle::new(tokio::spawn(visit(recipe, Arc::clone(&home), means, 1, hung, told)));
+            let room = Some(Arc::new(Semaphore::new(near)));
+            let _run =
+                AbortOnDropHandle::new(tokio::spawn(visit(recipe, Arc::clone(&home), means, room, 1, hung, told)));
             match heard.recv().await.unwrap().1 {
                 Word::Slow => assert!(is_let_in),
                 Word::Hung(finding) => {

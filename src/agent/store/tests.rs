@@ -86,6 +86,15 @@ fn a_damaged_file_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_store_that_was_emptied_is_damage_and_no_new_node() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path(), "a").unwrap().0.close();
+    std::fs::write(directory.path().join(FILE), "").unwrap();
+    let why = open(directory.path(), "a").err().unwrap().to_string();
+    assert!(why.contains("hobnob.redb cannot be read (it is empty)") && why.contains("move the file away"), "{why}");
+}
+
+#[test]
 fn a_file_that_is_damaged_inside_is_refused_whatever_redb_does() {
     for (from, step) in [(512, 7), (4_096, 1), (4_096, 7), (4_096, 13), (8_192, 7)] {
         let directory = tempfile::tempdir().unwrap();

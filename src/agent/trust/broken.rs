@@ -33,6 +33,9 @@ pub enum Broken {
     /// The name is let in no more.
     #[error("{0} is revoked in this mesh: choose another --node, or `hobnob ca revoke {0} --undo`")]
     Denied(NodeName),
+    /// A certificate that is granted brings nothing.
+    #[error("it ends no later than the one in use, as the authority does: that is to be changed for a new one")]
+    NoLater,
     /// A member asks for another's certificate.
     #[error("a member has its own certificate renewed, with its own key, and this is {0}")]
     NotYours(NodeName),

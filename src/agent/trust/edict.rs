@@ -224,10 +224,16 @@ impl Law {
 
     /// Whether a node of this name, or with this certificate, is not let in.
     pub(super) fn denies(&self, node: &NodeName, serial: &str) -> bool {
-        let holds =
-            |kind, matter: String| self.edicts.get(&(kind, matter.into_bytes())).is_some_and(|kept| !kept.1.void);
-        !self.edicts.is_empty()
-            && (holds(NODE, node.as_str().to_ascii_lowercase()) || holds(SERIAL, serial_number(serial)))
+        self.denial(node, serial).is_some()
+    }
+
+    /// The word by which it is not.
+    pub(super) fn denial(&self, node: &NodeName, serial: &str) -> Option<&Said> {
+        let on = |kind, matter: String| {
+            let said = self.edicts.get(&(kind, matter.into_bytes())).map(|kept| &kept.1);
+            said.filter(|said| !said.void)
+        };
+        on(NODE, node.as_str().to_ascii_lowercase()).or_else(|| on(SERIAL, serial_number(serial)))
     }
 
     /// Everything that stands.

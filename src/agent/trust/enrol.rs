@@ -210,14 +210,17 @@ impl Trust {
         Ok(Request { node: self.node.clone(), key })
     }
 
-    /// Whether a certificate that was granted is of use: ours by name and key, and good under who is believed here.
+    /// Whether a certificate that was granted is of use: ours by name and key, good under who is believed here, and for
+    /// longer than the one in use.
     pub(in crate::agent) fn fits(&self, pem: &str) -> Result<(), Broken> {
         let fresh = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
         let own = self.request_again()?;
         if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
             return Err(Broken::Apart("key", "cert"));
         }
-        Ok(self.papers.load().verify(&fresh, &[], UnixTime::now())?)
+        self.papers.load().verify(&fresh, &[], UnixTime::now())?;
+        let ends = papers::says(&fresh).map(|says| says.not_after);
+        if ends > Some(self.says().not_after) { Ok(()) } else { Err(Broken::NoLater) }
     }
 }
 

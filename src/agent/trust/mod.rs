@@ -19,11 +19,12 @@ pub mod fuzz;
 mod guest;
 mod guests;
 mod notary;
+mod outcast;
 mod papers;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
     client::{Resumption, danger::HandshakeSignatureValid},
@@ -45,6 +46,7 @@ pub use edict::{Edict, Law, Said, Token, Word};
 pub(super) use edict::{MAX_OF_A_KIND, Taken};
 pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
+pub use outcast::Outcast;
 pub use papers::{Files, Says};
 pub(crate) use papers::{says, secret_text, text};
 
@@ -66,6 +68,9 @@ pub(super) const ALPN: &[u8] = b"hobnob/1";
 /// The protocol of those who were invited and do not belong yet.
 pub(super) const JOIN_ALPN: &[u8] = b"hobnob-join/1";
 
+/// How an objection to a certificate begins.
+pub(super) const NOT_ACCEPTED: &str = "your certificate is not accepted any more";
+
 /// What one node trusts and shows, shared by all of its connections.
 pub(super) struct Trust {
     mesh: MeshName,
@@ -75,6 +80,8 @@ pub(super) struct Trust {
     /// Wakes whoever acts by the law when it changes.
     law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
+    /// The word of the last peer that hung up since it does not accept this node any more; none once one has let it in.
+    shut_out: ArcSwapOption<Outcast>,
     /// Links are to be looked at again.
     renewed: Notify,
     /// What is law has other signatures than on the disk.
@@ -107,6 +114,7 @@ impl Trust {
             law: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
+            shut_out: ArcSwapOption::empty(),
             renewed: Notify::new(),
             signed_again: Notify::new(),
         }
@@ -173,6 +181,17 @@ impl Trust {
     /// Whether a chain that was accepted once would be accepted now.
     pub(super) fn still_accepts(&self, chain: &[CertificateDer<'_>]) -> bool {
         self.accepts_at(chain, UnixTime::now())
+    }
+
+    /// What to tell whoever shows a chain that would not be.
+    pub(super) fn objection(&self, chain: &[CertificateDer<'_>]) -> Option<&'static str> {
+        match chain.split_first().map(|(leaf, rest)| self.accept(leaf, rest, UnixTime::now())) {
+            Some(Ok(())) => None,
+            Some(Err(Error::InvalidCertificate(CertificateError::Revoked))) => {
+                Some("your certificate is not accepted any more: it is revoked")
+            }
+            _ => Some(NOT_ACCEPTED),
+        }
     }
 
     fn accepts_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {

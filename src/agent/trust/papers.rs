@@ -51,6 +51,14 @@ impl Files {
         let text = text(&self.cert).ok()?;
         proven_name(&CertificateDer::from_pem_slice(text.as_bytes()).ok()?, mesh)
     }
+
+    /// Whether a node can prove itself with what they hold.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub fn check(&self, mesh: &MeshName, node: &NodeName) -> Result<(), Broken> {
+        Papers::read(mesh, node, self).map(drop)
+    }
 }
 
 /// A certificate with its key, and what the certificate says.

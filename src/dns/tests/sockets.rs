@@ -34,6 +34,7 @@ async fn start_with(set: impl FnOnce(&mut Config)) -> (Running, CancellationToke
     set(&mut world.config);
     world.service("web", vec![on("n1", web("10.0.0.5"))]);
     world.service("public", vec![on("n1", web("192.0.2.5"))]);
+    world.service("abroad", vec![on("n1", web("end.example.com"))]);
     let stop = CancellationToken::new();
     let local: SocketAddr = ([127, 0, 0, 1], 0).into();
     (serve(world.view, world.config, local, stop.clone()).await.unwrap(), stop)
@@ -97,13 +98,14 @@ async fn nobody_waits_behind_a_name_of_others() {
     let (server, _stop) = start_with(|config| config.forward = vec![upstream]).await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     // One more than may be on their way, then one of ours.
-    let names = std::iter::repeat_n("slow.example.com.", 129).chain(["web.service.mesh.internal."]);
+    let names = std::iter::repeat_n("abroad.service.mesh.internal.", 129).chain(["web.service.mesh.internal."]);
     let asked: Vec<u8> =
         names.zip(1..).flat_map(|(name, id)| framed(&question(name, RecordType::A, id, None))).collect();
     stream.write_all(&asked).await.unwrap();
     let mut told = Vec::new();
     for _ in 0..130 {
         let reply = timeout(PATIENCE * 4, read(&mut stream)).await.unwrap();
+        assert_eq!(reply.metadata.authoritative, reply.metadata.response_code == ResponseCode::NoError);
         told.push((reply.metadata.id, reply.metadata.response_code));
     }
     assert_eq!(told[..2], [(129, ResponseCode::ServFail), (130, ResponseCode::NoError)]);
@@ -190,7 +192,7 @@ async fn laconic() -> SocketAddr {
             let alias = |name: &str| RData::CNAME(rdata::CNAME(Name::from_ascii(name).unwrap()));
             let data = match owner.to_string().as_str() {
                 // Aliased or not: its answer says that what was asked for does not exist.
-                name @ ("dangling.example.com." | "nothing.example.com." | "web.service.mesh.internal.") => {
+                name @ ("dangling.example.com." | "nothing.example.com.") => {
                     let (is_alias, kind) = (name.starts_with('d'), message.queries[0].query_type);
                     let alias = Record::from_rdata(owner.clone(), 300, alias("nothing.example.com."));
                     message.answers.extend(is_alias.then_some(alias));
@@ -202,8 +204,21 @@ async fn laconic() -> SocketAddr {
                     socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
                     continue;
                 }
+                // Nobody home.
+                name if name.starts_with("silent") => continue,
+                name if name.starts_with('c') => match name[1..].split('.').next().map(str::parse::<u8>) {
+                    Some(Ok(12)) => RData::A(rdata::A::new(203, 0, 113, 12)),
+                    Some(Ok(n)) => alias(&format!("c{}.example.com.", n + 1)),
+                    _ => panic!("nobody asked for {name}"),
+                },
+                "local.example.com." => {
+                    let lie = RData::A(rdata::A::new(203, 0, 113, 6));
+                    message.answers.push(Record::from_rdata(Name::from_ascii("localhost.").unwrap(), 300, lie));
+                    alias("localhost.")
+                }
                 "end.example.com." => RData::A(rdata::A::new(203, 0, 113, 5)),
                 "back.example.com." => alias("web.service.mesh.internal."),
+                "through.example.com." => alias("abroad.service.mesh.internal."),
                 "one.example.com." | "two.example.com." => alias("end.example.com."),
                 "here.example.com." => alias("there.example.com."),
                 "there.example.com." => alias("here.example.com."),
@@ -230,10 +245,87 @@ async fn aliases_of_others_are_told_from_the_name_that_was_asked_to_the_end() {
     let reply = ask(&server, "back.example.com.").await;
     let data: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();
     assert_eq!(data, ["web.service.mesh.internal.", "10.0.0.5"], "whatever others say of our names");
+    let reply = ask(&server, "through.example.com.").await;
+    let data: Vec<_> = reply.answers.iter().map(|record| record.data.to_string()).collect();
+    assert_eq!(data, ["abroad.service.mesh.internal.", "end.example.com.", "203.0.113.5"], "there and back again");
+    assert_eq!(ask(&server, "c1.example.com.").await.answers.len(), 12, "a long chain");
+    let reply = ask(&server, "local.example.com.").await;
+    assert_eq!(reply.answers.last().unwrap().data.to_string(), "127.0.0.1", "whatever others say of this host");
     for (name, aliases) in [("dangling.example.com.", 1), ("nothing.example.com.", 0)] {
         let reply = ask(&server, name).await;
         assert_eq!((reply.metadata.response_code, reply.answers.len()), (ResponseCode::NXDomain, aliases), "{reply}");
         assert_eq!(reply.authorities.len(), 1);
     }
     assert_eq!(ask(&server, "here.example.com.").await.metadata.response_code, ResponseCode::ServFail, "a circle");
+}
+
+/// A resolver that says nothing but this, or to questions without EDNS what `knowing` says.
+async fn surly(code: ResponseCode, knowing: Option<SocketAddr>) -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut packet = [0; 4096];
+        while let Ok((length, client)) = socket.recv_from(&mut packet).await {
+            let mut message = Message::from_vec(&packet[..length]).unwrap();
+            let reply = match knowing.filter(|_| message.edns.is_none()) {
+                Some(knowing) => {
+                    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                    other.send_to(&packet[..length], knowing).await.unwrap();
+                    let length = other.recv(&mut packet).await.unwrap();
+                    packet[..length].to_vec()
+                }
+                None => {
+                    message.metadata.message_type = MessageType::Response;
+                    message.metadata.response_code = code;
+                    message.to_vec().unwrap()
+                }
+            };
+            socket.send_to(&reply, client).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_resolver_that_fails_does_not_speak_for_the_others() {
+    let knowing = laconic().await;
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let closed: SocketAddr = ([127, 0, 0, 1], 1).into();
+    let (refusing, failing) = (surly(ResponseCode::Refused, None).await, surly(ResponseCode::ServFail, None).await);
+    let old = surly(ResponseCode::FormErr, Some(knowing)).await;
+    let silent = silent.local_addr().unwrap();
+    for forward in [vec![refusing, failing, knowing], vec![silent, closed, knowing], vec![refusing, old], vec![old]] {
+        let (server, _stop) = start_with(|config| config.forward = forward.clone()).await;
+        for name in ["one.example.com.", "end.example.com."] {
+            let reply = ask(&server, name).await;
+            assert_eq!(reply.answers.last().unwrap().data.to_string(), "203.0.113.5", "{forward:?}");
+        }
+    }
+    let (server, _stop) = start_with(|config| config.forward = vec![refusing, failing]).await;
+    assert_eq!(ask(&server, "end.example.com.").await.metadata.response_code, ResponseCode::ServFail);
+}
+
+#[tokio::test]
+async fn names_that_nobody_answers_for_keep_no_place_from_others() {
+    let upstream = laconic().await;
+    let (server, _stop) = start_with(|config| config.forward = vec![upstream]).await;
+    ask(&server, "end.example.com.").await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for n in 0..1_200 {
+        let packet = question(&format!("silent{n}.example.com."), RecordType::A, 9, None);
+        client.send_to(&packet, server.address()).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    for name in ["end.example.com.", "two.example.com.", "localhost."] {
+        assert!(!ask(&server, name).await.answers.is_empty(), "{name}");
+    }
+    // All at once on one connection, and more than it may have on their way.
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let asked: Vec<u8> =
+        (1..=500).flat_map(|id| framed(&question("end.example.com.", RecordType::A, id, None))).collect();
+    stream.write_all(&asked).await.unwrap();
+    for _ in 1..=500 {
+        let reply = timeout(PATIENCE, read(&mut stream)).await.unwrap();
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    }
 }

@@ -264,7 +264,7 @@ impl Reader<'_> {
             return Ok(Some((begin, Token::Sign(sign))));
         }
         if first == '"' || first == '`' {
-            let (text, length) = quoted(rest, first).ok_or_else(|| self.wrong(begin, "a text has no end".into()))?;
+            let (text, length) = quoted(rest, first).map_err(|(at, why)| self.wrong(begin + at, why.into()))?;
             self.at = begin + length;
             return Ok(Some((begin, Token::Text(text))));
         }
@@ -298,23 +298,62 @@ enum Place {
     After(Operator),
 }
 
-/// The text between quotes, and how many bytes it takes with them. Only double quotes know `\"` and `\\`.
-fn quoted(rest: &str, quote: char) -> Option<(String, usize)> {
-    let mut text = String::new();
-    let mut characters = rest.char_indices().skip(1);
-    while let Some((at, c)) = characters.next() {
-        match c {
-            c if c == quote => return Some((text, at + c.len_utf8())),
-            '\\' if quote == '"' => match characters.next()?.1 {
-                c @ ('"' | '\\') => text.push(c),
-                other => text.extend(['\\', other]),
-            },
-            c => text.push(c),
+/// The text between quotes, and how many bytes it takes with them; or what is wrong, and where. It is written as Go's are.
+fn quoted(rest: &str, quote: char) -> Result<(String, usize), (usize, &'static str)> {
+    let mut end = 1;
+    loop {
+        match rest[end..].chars().next().ok_or((0, "a text has no end"))? {
+            c if c == quote => break,
+            '\\' if quote == '"' => end += 1 + rest[end + 1..].chars().next().map_or(0, char::len_utf8),
+            c => end += c.len_utf8(),
         }
     }
-    None
+    let inner = &rest[1..end];
+    let text =
+        if quote == '"' { unescaped(inner).map_err(|(at, why)| (at + 1, why))? } else { inner.replace('\r', "") };
+    Ok((text, end + 1))
 }
 
+/// What stands between double quotes, with the escapes of Go resolved.
+fn unescaped(inner: &str) -> Result<String, (usize, &'static str)> {
+    let (mut bytes, mut at) = (Vec::with_capacity(inner.len()), 0);
+    while let Some(first) = inner[at..].chars().next() {
+        match first {
+            '\\' => {
+                let (meant, length) = escape(&inner[at + 1..])
+                    .ok_or((at, r#"a backslash begins \a \b \f \n \r \t \v \\ \" \ooo \xhh \uhhhh or \Uhhhhhhhh"#))?;
+                bytes.extend(meant);
+                at += 1 + length;
+            }
+            '\n' => return Err((at, "a text in double quotes ends in its line: write \\n")),
+            other => {
+                bytes.extend_from_slice(other.encode_utf8(&mut [0; 4]).as_bytes());
+                at += other.len_utf8();
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| (0, "is no UTF-8 once its escapes are resolved"))
+}
+
+/// What the letters after a backslash mean, and how many bytes they take.
+fn escape(rest: &str) -> Option<(Vec<u8>, usize)> {
+    let number = |from: usize, digits: usize, radix: u32| {
+        let digits = rest.get(from..from + digits).filter(|text| text.chars().all(|digit| digit.is_digit(radix)))?;
+        u32::from_str_radix(digits, radix).ok()
+    };
+    let byte = |number: u32| Some(vec![u8::try_from(number).ok()?]);
+    let letter = |number: u32| Some(char::from_u32(number)?.to_string().into_bytes());
+    Some(match rest.chars().next()? {
+        'x' => (byte(number(1, 2, 16)?)?, 3),
+        'u' => (letter(number(1, 4, 16)?)?, 5),
+        'U' => (letter(number(1, 8, 16)?)?, 9),
+        '0'..='7' => (byte(number(0, 3, 8)?)?, 3),
+        c => (vec![ESCAPES.iter().find(|(escaped, _)| *escaped == c)?.1], 1),
+    })
+}
+
+const ESCAPES: [(char, u8); 9] =
+    [('a', 7), ('b', 8), ('f', 12), ('n', b'\n'), ('r', b'\r'), ('t', b'\t'), ('v', 11), ('\\', b'\\'), ('"', b'"')];
 const OPERATORS: &str =
     r#"no match found, expected: "!=", "==", "contains", "in", "is", "matches" or "not", each with what it needs"#;
 /// Far beyond what a person writes, and short to read.
@@ -356,6 +395,34 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_written_as_in_go() {
+        for (text, meant) in [
+            (r#""\u00e9\U0001F600\x41\101""#, "é😀AA"),
+            (r#""\xc3\xa9""#, "é"),
+            (r#""\a\b\f\n\r\t\v\\\"""#, "\u{7}\u{8}\u{c}\n\r\t\u{b}\\\""),
+            (r"`\u00e9\`", r"\u00e9\"),
+            ("`a\r\n`", "a\n"),
+            ("\"\"", ""),
+        ] {
+            assert_eq!(quoted(&format!("{text} rest"), text.chars().next().unwrap()), Ok((meant.into(), text.len())));
+        }
+        for (text, place) in [
+            (r#"ServiceID == "é\d""#, "1:16 (16): a backslash"),
+            (r#"ServiceID == "\ud800""#, "1:15 (14)"),
+            (r#"ServiceID == "\x+1""#, "1:15 (14)"),
+            (r#"ServiceID == "\400""#, "1:15 (14)"),
+            (r#"ServiceID == "a\'""#, "1:16 (15)"),
+            (r#"ServiceID == "\u12""#, "1:15 (14)"),
+            (r#"ServiceID == "\xff""#, "1:15 (14): is no UTF-8"),
+            ("ServiceID == \"a\nb\"", "1:16 (15): a text in double quotes ends"),
+            (r#"ServiceID == "a\"#, "1:14 (13): a text has no end"),
+            (r#"ServiceID == "a\""#, "1:14 (13): a text has no end"),
+        ] {
+            assert!(wrong(text).starts_with(place), "{text}: {}", wrong(text));
+        }
+    }
+
+    #[test]
     fn depth_and_length_are_bounded() {
         assert!(wrong(&"(".repeat(4000)).contains("nested deeper"));
         assert!(wrong(&"not ".repeat(1000)).contains("nested deeper"));
@@ -364,7 +431,8 @@ mod tests {
 
     #[test]
     fn no_text_makes_it_panic() {
-        let pieces = ["(", ")", "not", " ", "and", "==", "ServiceID", "\"", "`", "\\", "é", "[", "]", "in", "is", "."];
+        let pieces =
+            ["(", ")", "not", " ", "and", "==", "ServiceID", "\"", "`", "\\", "\\u00", "é", "[", "]", "in", "is", "."];
         let mut state = 7_u64;
         for _ in 0..20_000 {
             let mut text = String::new();

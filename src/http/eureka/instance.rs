@@ -56,8 +56,10 @@ pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -
     if let Some(long) = words.iter().find(|(_, word)| word.len() > MAX_WORD) {
         return Err(Problem::field(long.0, "is longer than 512 bytes"));
     }
-    let duration = body.get("leaseInfo").and_then(|lease| text(lease, "durationInSecs"));
-    words.insert(DURATION.into(), duration.map_or_else(|| "90".into(), Cow::into_owned));
+    for (key, usual) in [(DURATION, "90"), (INTERVAL, "30")] {
+        let said = body.get("leaseInfo").and_then(|lease| text(lease, key));
+        words.insert(key.into(), said.map_or_else(|| usual.into(), Cow::into_owned));
+    }
     words.entry(STATUS.into()).or_insert_with(|| "UP".into());
     // Clients spell it in two ways; UNKNOWN is nobody's word.
     let given = text(body, OVERRIDE).or(text(body, "overriddenstatus")).filter(|word| word != "UNKNOWN");
@@ -78,11 +80,13 @@ fn say(registration: &mut Registration, words: BTreeMap<String, String>) -> Resu
             return Err(Problem::field(key, &format!("is {word:?}; it is one of {}", STATUSES.join(", "))));
         }
     }
-    let seconds = words.get(DURATION).and_then(|text| text.parse::<u64>().ok());
-    let seconds = seconds.filter(|seconds| (1..=MAX_LEASE).contains(seconds));
-    let lease = Duration::from_secs(seconds.ok_or_else(|| {
-        Problem::field(format!("leaseInfo.{DURATION}"), "is not a number of seconds from 1 to 86400")
-    })?);
+    let seconds = |key: &str, usual| {
+        let said = words.get(key).map_or(Some(usual), |text| text.parse::<u64>().ok());
+        let said = said.filter(|seconds| (1..=MAX_LEASE).contains(seconds));
+        said.ok_or_else(|| Problem::field(format!("leaseInfo.{key}"), "is not a number of seconds from 1 to 86400"))
+    };
+    seconds(INTERVAL, 30)?;
+    let lease = Duration::from_secs(seconds(DURATION, 90)?);
     registration.echo = Some(Arc::new(Echo { eureka: words, ..Echo::default() }));
     let is_up = status_word(registration) == "UP";
     registration.checks = vec![
@@ -174,6 +178,7 @@ pub(super) fn show(instance: &Instance) -> Value {
     let asked = &*instance.registration;
     let address = instance.address().to_string();
     let since = lease(instance).map_or(0, |(_, since)| since);
+    let seconds = |key, usual: u64| word(asked, key).and_then(|text| text.parse().ok()).unwrap_or(usual);
     let secure = asked.ports.iter().find(|(name, _)| name.as_str() == "https").map(|(_, port)| *port);
     let plain = asked.port.filter(|port| Some(*port) != secure);
     let mut shown = json!({
@@ -188,7 +193,7 @@ pub(super) fn show(instance: &Instance) -> Value {
         "countryId": 1,
         "dataCenterInfo": {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
         "leaseInfo": {
-            "renewalIntervalInSecs": 30, "durationInSecs": word(asked, DURATION).and_then(|text| text.parse().ok()).unwrap_or(90),
+            "renewalIntervalInSecs": seconds(INTERVAL, 30), "durationInSecs": seconds(DURATION, 90),
             "registrationTimestamp": since, "lastRenewalTimestamp": since, "evictionTimestamp": 0,
             "serviceUpTimestamp": since,
         },
@@ -261,6 +266,7 @@ pub(super) const LEASE: &str = "lease";
 const STATUS: &str = "status";
 const OVERRIDE: &str = "overriddenStatus";
 const DURATION: &str = "durationInSecs";
+const INTERVAL: &str = "renewalIntervalInSecs";
 /// What is read back as it was written.
 const KEPT: [&str; 11] = [
     "hostName",
@@ -341,6 +347,7 @@ mod tests {
             ("vipAddress", json!("x".repeat(513))),
             ("leaseInfo", json!({"durationInSecs": 0})),
             ("leaseInfo", json!({"durationInSecs": "soon"})),
+            ("leaseInfo", json!({"renewalIntervalInSecs": -1})),
             ("instanceId", json!("x".repeat(300))),
         ] {
             let mut document = good();

@@ -3,6 +3,14 @@
 //!
 //! The delta is all there is, as additions: clients put it over what they have, and where something has gone since they
 //! find that the hash differs, and fetch all by themselves.
+//!
+//! A lease is the agent's that granted it. Any other answers a renewal or a cancellation with 404: a client that was moved,
+//! by a load balancer or a list of addresses, registers there again, and of the two leases this API shows the one that was
+//! granted last. The other runs out unrenewed; until then DNS and the other APIs show both, at the same address. Who cancels
+//! where he is not registered is gone once his lease is over. So it is best for a client to have one agent, its host's own.
+//!
+//! `lastRenewalTimestamp` and the times like it say since when the lease is good: a renewal that changes nothing is news
+//! for nobody, and does not travel.
 
 pub(super) mod fuzz;
 mod instance;
@@ -21,7 +29,7 @@ use axum::{
 };
 use serde_json::Value;
 
-use super::{App, door, requests::Requests};
+use super::{App, door, native, requests::Requests};
 
 /// All routes, each under both of its paths; their answers are counted in `requests`.
 pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
@@ -44,7 +52,8 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/eureka/svips/{name}", "/eureka/v2/svips/{name}", get(read::secure_vip)),
     ];
     table.into_iter().fold(Router::new(), |router, (path, second, methods)| {
-        let methods = requests.counted(path, methods.layer(middleware::from_fn(in_time)));
+        let methods = methods.fallback(native::no_such_method).layer(middleware::from_fn(in_time));
+        let methods = requests.counted(path, methods);
         router.route(path, methods.clone()).route(second, methods)
     })
 }

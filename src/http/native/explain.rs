@@ -1,7 +1,7 @@
 //! `GET /api/v1/explain/{node or service}`: why it is shown or not. Of a node: how this node sees it and on what evidence,
 //! and what every other node answers that is asked now. Of a service: each instance with the reason, and its nodes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use futures_util::future::join_all;
@@ -25,6 +25,13 @@ use super::{
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Moment(#[serde(serialize_with = "super::moment")] u64);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A formatter serializes text as it is.
+        super::moment(&self.0, out)
+    }
+}
 
 #[derive(Serialize)]
 struct Node {
@@ -200,8 +207,9 @@ fn in_maintenance(reason: &str) -> String {
     if reason.is_empty() { "in maintenance, no reason given".into() } else { format!("in maintenance: {reason}") }
 }
 
-/// Why one instance is shown or not.
-fn shown(instance: &Instance) -> Shown {
+/// Why one instance is shown or not. `owner` is how its node is seen: alive, though its rows are hidden, where it came back
+/// too often.
+fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>) -> Shown {
     let health = instance.health();
     let shown = instance.member.is_shown() && matches!(health, Health::Passing | Health::Warning);
     let failing = instance.report.checks.iter().filter(|check| check.status != Health::Passing);
@@ -219,14 +227,19 @@ fn shown(instance: &Instance) -> Shown {
             "kept: its node is down, and so is most of the mesh: this node is the one cut off".into()
         }
         (Some(Held::Protected(_)), ..) => "kept: most of its service turned critical within moments".into(),
-        _ if !instance.member.is_shown() => format!("its node is {}", instance.member),
+        _ if !instance.member.is_shown() && owner.is_shown() => {
+            let again = hidden_until.map_or_else(|| "once it has stayed".into(), |at| format!("at {at}"));
+            format!("its node is {owner}, and came back too often lately: shown again {again}")
+        }
+        _ if !instance.member.is_shown() => format!("its node is {owner}"),
         (_, Some(reason), _) if own.is_none() => format!("its node is {}", in_maintenance(reason)),
         (_, Some(reason), _) => in_maintenance(reason),
         (.., Some(check)) => format!("check {} is {}: {}", check.id, check.status, check.output),
         _ => format!("its health is {health}, its node is {}", instance.member),
     };
     let (id, node) = (instance.registration.id.clone(), instance.node.name.clone());
-    Shown { id, node, health, member: instance.member, shown, why, checks }
+    let member = if instance.member.is_shown() { instance.member } else { owner };
+    Shown { id, node, health, member, shown, why, checks }
 }
 
 /// A node of that name before a service, unless `kind=service` or `kind=node` says which is meant.
@@ -251,7 +264,13 @@ pub(super) async fn explain(State(app): Shared, Segments(name): Segments<String>
     let rows = || service.instances.iter().chain(&service.beside);
     let owners: BTreeMap<_, _> = rows().filter_map(|row| Some((row.owner, view.node_by_id(row.owner)?))).collect();
     let nodes = join_all(owners.values().take(MAX_NODES).map(|owner| node(agent, owner))).await;
-    let instances = rows().map(|row| shown(&now(view, row))).collect();
+    let hidden: BTreeMap<_, _> =
+        owners.keys().zip(nodes.iter().map(|node| node.flapping.hidden_until.as_ref())).collect();
+    let instances = rows().map(|row| {
+        let state = owners.get(&row.owner).map_or(row.member, |owner| owner.state);
+        shown(&now(view, row), state, hidden.get(&row.owner).copied().flatten())
+    });
+    let instances = instances.collect();
     let body = Service { kind: "service", service: service.name.to_string(), instances, nodes };
     Ok(Json(body).into_response())
 }
@@ -279,11 +298,24 @@ mod tests {
     fn each_instance_has_its_reason() {
         let view = fixtures::view();
         let service = view.service("web").unwrap();
-        let rows: Vec<_> = service.instances.iter().chain(&service.beside).map(shown).collect();
+        let rows: Vec<_> =
+            service.instances.iter().chain(&service.beside).map(|row| shown(row, row.member, None)).collect();
         let whys: Vec<_> = rows.iter().map(|row| (row.node.as_str(), row.shown, row.why.as_str())).collect();
         assert!(whys.contains(&("a", true, "its health is passing, its node is alive")), "{whys:?}");
         assert!(whys.iter().any(|(node, shown, why)| *node == "b" && !shown && why.starts_with("check ")), "{whys:?}");
         assert!(rows.iter().all(|row| row.shown || !row.why.is_empty()));
+    }
+
+    #[test]
+    fn who_came_back_too_often_is_not_called_down() {
+        let row = Instance { member: MemberState::Down, ..fixtures::web().instances[0].clone() };
+        let said = shown(&row, MemberState::Alive, Some(&Moment(0)));
+        assert_eq!((said.member, said.shown), (MemberState::Alive, false));
+        assert!(
+            said.why.ends_with("came back too often lately: shown again at 1970-01-01T00:00:00.000Z"),
+            "{}",
+            said.why
+        );
     }
 
     #[test]

@@ -28,7 +28,11 @@ pub(super) async fn join(State(app): Shared, Parsed(seeds): Parsed<Seeds>) -> An
     if seeds.addresses.is_empty() || seeds.addresses.len() > MAX_SEEDS {
         return Err(Problem::field("addresses", "must hold 1 to 64 texts such as \"10.0.0.1:7946\""));
     }
-    let resolved = app.agent.join(&seeds.addresses).await.map_err(|why| Problem::field("addresses", &why))?;
+    let resolved = app
+        .agent
+        .join(&seeds.addresses)
+        .await
+        .map_err(|why| Problem::field("addresses", &format!("cannot be used: {why}")))?;
     Ok(Json(Joining { resolved }).into_response())
 }
 

@@ -30,7 +30,7 @@ use std::{
 use axum::{
     Router,
     extract::Request,
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, delete, get, post, put},
@@ -121,13 +121,18 @@ async fn in_time(request: Request, next: Next) -> Response {
     door::in_time(next.run(request)).await
 }
 
-async fn no_such_path() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "there is nothing under this path; the API begins at /api/v1/status")
+async fn no_such_path(method: Method, target: Uri) -> Response {
+    // What the server takes as a whole (RFC 9110 section 9.3.7).
+    if (&method, target.path()) == (&Method::OPTIONS, "*") {
+        return (StatusCode::NO_CONTENT, [(header::ALLOW, "GET,HEAD,PUT,POST,DELETE,OPTIONS")]).into_response();
+    }
+    let why = "there is nothing under this path; the API begins at /api/v1/status";
+    Problem::new(StatusCode::NOT_FOUND, why).into_response()
 }
 
 /// The router adds the header Allow (RFC 9110 section 15.5.6), which is also all that OPTIONS asks for. A page of another
 /// origin that asks by OPTIONS whether it may call us is told nothing, which means no.
-async fn no_such_method(method: Method) -> Response {
+pub(super) async fn no_such_method(method: Method) -> Response {
     const DETAIL: &str = "this path does not take that method; the header Allow lists what it takes";
     match method {
         Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
@@ -158,6 +163,7 @@ mod tests {
             ("PUT", "/", 405, Some("GET,HEAD")),
             ("GET", "/nowhere", 404, None),
             ("PUT", "/nowhere", 404, None),
+            ("OPTIONS", "*", 204, Some("GET,HEAD,PUT,POST,DELETE,OPTIONS")),
             ("HEAD", "/livez", 200, None),
             ("OPTIONS", "/livez", 204, Some("GET,HEAD")),
         ] {
@@ -170,6 +176,9 @@ mod tests {
             assert_eq!(is_problem, status >= 400, "{method} {path}");
         }
         let counts: Vec<_> = requests.each().collect();
-        assert_eq!(counts, [("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 2)]);
+        assert_eq!(
+            counts,
+            [("none", "2xx", 1), ("none", "4xx", 2), ("/", "2xx", 1), ("/", "4xx", 1), ("/livez", "2xx", 2)]
+        );
     }
 }

@@ -37,6 +37,9 @@ struct Status<'a> {
     addresses: Addresses,
     /// What this node proves itself with on the mesh.
     certificate: Certificate,
+    /// That the mesh lets this node in no more, as far as it knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcast: Option<Outcast>,
     /// What its HTTP port shows, where that is not plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_certificate: Option<Certificate>,
@@ -47,6 +50,9 @@ struct Status<'a> {
     /// Why the last write to its store failed; left out once one has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     unstored: Option<String>,
+    /// Why seeds are of no use; left out where none has failed, or it no longer matters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unjoined: Vec<String>,
 }
 
 /// A certificate of this node's.
@@ -61,6 +67,18 @@ struct Certificate {
     not_after: u64,
     /// Less than a fifth of its lifetime is left.
     expires_soon: bool,
+    /// Whether it comes from files; else the node makes it of the mesh's secret.
+    from_files: bool,
+}
+
+/// That this node is let in no more.
+#[derive(Serialize, JsonSchema)]
+struct Outcast {
+    #[serde(serialize_with = "moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    since: u64,
+    /// Who says so, and why.
+    by: String,
 }
 
 impl From<Says> for Certificate {
@@ -73,6 +91,7 @@ impl From<Says> for Certificate {
             not_before: millis(says.not_before),
             not_after: millis(says.not_after),
             serial: says.serial,
+            from_files: true,
         }
     }
 }
@@ -123,11 +142,13 @@ pub(super) async fn status(State(app): Shared) -> Response {
         instances: services.iter().map(|service| service.instances.len()).sum(),
         fingerprint: format!("{:016x}", app.agent.fingerprint()),
         agreement: app.agent.agreement(),
-        certificate: app.agent.certificate().into(),
+        certificate: Certificate { from_files: config.tls.is_some(), ..app.agent.certificate().into() },
+        outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by }),
         http_certificate: app.tls.as_ref().and_then(|tls| tls.says()).map(Certificate::from),
         zones: &app.zones,
         files: Descriptors::now(),
         unstored: app.agent.unstored(),
+        unjoined: app.agent.unjoined(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()

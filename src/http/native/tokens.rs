@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::{moment, openapi::Api, params::Segments};
 use crate::{
     agent::{
-        trust::{Edict, Token, Word},
+        trust::{Edict, Said, Token, Word},
         unix_millis,
     },
-    http::{Answer, Policy, Problem, Shared, body::Parsed, token::parse_hash},
+    http::{Answer, App, Policy, Problem, Shared, body::Parsed, token::parse_hash},
     model::NodeName,
 };
 
@@ -62,6 +62,9 @@ pub(super) async fn list(State(app): Shared) -> Response {
 
 pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -> Answer {
     let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
+    if let Some(fixed) = app.fixed.iter().find(|fixed| fixed.name == wanted.name || fixed.sha256 == sha256) {
+        return Err(of_settings(&fixed.name));
+    }
     if app.agent.law().tokens().any(|token| token.name == wanted.name && token.is_good(unix_millis())) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("there is a token called {:?} already", wanted.name)));
     }
@@ -74,20 +77,37 @@ pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -
     }
     let token = Token { name: wanted.name, sha256, policy: wanted.policy.to_string(), expires: wanted.expires };
     let shown = Shown::from(&token);
-    app.agent.decree(Word::Token(token), false).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    decree(&app, Word::Token(token), false).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
 pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>) -> Answer {
     let law = app.agent.law();
     let named: Vec<_> = law.tokens().filter(|token| token.name == name).cloned().collect();
+    if named.is_empty() && app.fixed.iter().any(|fixed| fixed.name == name) {
+        return Err(of_settings(&name));
+    }
     if named.is_empty() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no token called {name:?}")));
     }
     for token in named {
-        app.agent.decree(Word::Token(token), true).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+        decree(&app, Word::Token(token), true).await?;
     }
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A token of this node's settings stands here whatever the mesh says, and goes with them.
+fn of_settings(name: &str) -> Problem {
+    let why = format!("the token {name:?} stands in this node's settings, under [[http.tokens]]");
+    Problem::new(StatusCode::CONFLICT, why)
+}
+
+/// Decrees a word that makes sense.
+async fn decree(app: &App, word: Word, void: bool) -> Result<(), Problem> {
+    let said = Said { mesh: app.agent.config().mesh.clone(), word, void, at: 0 };
+    said.check(unix_millis())
+        .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("what is asked for {why}")))?;
+    app.agent.decree(said.word, void).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))
 }
 
 /// Who is not let in: `{"node": "web-1"}` or `{"serial": "0a..."}`; `void` lets him in again.
@@ -128,7 +148,7 @@ pub(super) async fn deny(State(app): Shared, Parsed(denial): Parsed<Denial>) -> 
         (None, Some(serial)) => Word::DenySerial(serial),
         _ => return Err(Problem::field("node", "or serial must be given, and not both")),
     };
-    app.agent.decree(word, denial.void).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    decree(&app, word, denial.void).await?;
     Ok(denied(State(app)).await)
 }
 

@@ -1,0 +1,96 @@
+//! Orphans: processes whose parents have ended before them. Those among an agent's descendants come to its executor.
+//!
+//! What an ended program has left behind, it meant to: it goes on when the agent stops, and is buried when it ends. What the
+//! agent still runs when it is killed is to end with it: each run leads a process group of its own, and nobody else is
+//! left who would end the whole of it. A daemon that leads a group without a session cannot be told from a run then.
+
+use std::{fmt, fs, io, iter};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{
+        Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, set_child_subreaper, test_kill_process_group,
+        wait, waitpgid, waitpid,
+    },
+};
+use tokio::net::UnixStream;
+
+/// Has them come to this process (PR_SET_CHILD_SUBREAPER, prctl(2)) as they come to PID 1.
+pub(super) fn adopt() {
+    // Where that is not to be had, they go on as they would without a parent.
+    let _ = set_child_subreaper(Some(getpid()));
+}
+
+/// The end of an agent.
+pub(super) struct End {
+    /// How it ended.
+    pub(super) how: WaitStatus,
+    /// The groups of what it ran then, which are killed.
+    left: Vec<Pid>,
+}
+
+impl End {
+    /// Buries those of them that are dead; whether they all are. Who outlives this process may come to one that buries nobody.
+    pub(super) fn bury(&mut self) -> bool {
+        self.left.retain(|group| {
+            while let Ok(Some(_)) = waitpgid(*group, WaitOptions::NOHANG) {}
+            test_kill_process_group(*group).is_ok()
+        });
+        self.left.is_empty()
+    }
+}
+
+/// Takes in whoever has ended: the end of `agent`, if it has. What it ran then is killed.
+pub(super) fn reap(agent: Pid, line: &UnixStream) -> io::Result<Option<End>> {
+    let here = children();
+    // An agent that dies lets go of its line before its children are left to us: whoever was here until now is none of
+    // them, and they are to stay as they are until it is known whom they led.
+    let is_dying = poll(&mut [PollFd::new(line, PollFlags::empty())], Some(&Timespec::default())) == Ok(1);
+    match waitpid(Some(agent), WaitOptions::NOHANG) {
+        Ok(Some((_, how))) => {
+            // Who stops as he should has ended what he ran.
+            let left = if how.exit_status() == Some(0) { Vec::new() } else { children().unwrap_or_default() };
+            return Ok(Some(End { how, left: left.into_iter().filter(|child| kill(*child)).collect() }));
+        }
+        Ok(None) => {}
+        Err(why) => return Err(why.into()),
+    }
+    match here {
+        Some(here) if !is_dying => {
+            for child in here.into_iter().filter(|child| *child != agent) {
+                let _ = waitpid(Some(child), WaitOptions::NOHANG);
+            }
+        }
+        Some(_) => {}
+        // Where they cannot be told apart, they are buried all the same.
+        None => return Ok(bury_all(agent).map(|how| End { how, left: Vec::new() })),
+    }
+    Ok(None)
+}
+
+fn bury_all(agent: Pid) -> Option<WaitStatus> {
+    let mut ended = iter::from_fn(|| wait(WaitOptions::NOHANG).ok().flatten());
+    ended.find_map(|(pid, status)| (pid == agent).then_some(status))
+}
+
+/// Kills the group of a run, if `child` leads one. A daemon leads a session of its own.
+fn kill(child: Pid) -> bool {
+    let pid = child.as_raw_pid();
+    let own = place("self").map(|(_, session)| session);
+    let leads = place(pid).is_some_and(|(group, session)| group == pid && Some(session) == own);
+    leads && kill_process_group(child, Signal::KILL).is_ok()
+}
+
+/// The group and the session of a process (proc_pid_stat(5)), also where they began outside of our namespace: then they are 0.
+fn place(pid: impl fmt::Display) -> Option<(i32, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // State and parent come first, behind a name that may hold anything.
+    let mut words = stat.rsplit_once(')')?.1.split_whitespace().skip(2).map_while(|word| word.parse().ok());
+    Some((words.next()?, words.next()?))
+}
+
+/// Those of this process, which has one thread; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).
+fn children() -> Option<Vec<Pid>> {
+    let list = fs::read_to_string("/proc/thread-self/children").ok()?;
+    Some(list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect())
+}
