@@ -78,6 +78,30 @@ fn who_dies_one_after_the_other_is_dead() {
     }
 }
 
+/// A rack that goes machine after machine: each is gone as soon as if it had died alone.
+#[test]
+fn one_death_does_not_hold_up_the_next() {
+    for settings in seeds() {
+        for (machines, dead, gap) in [(10, 5, 1000), (10, 4, 300), (20, 10, 300), (30, 12, 100)] {
+            let (seed, mut world) = (settings.seed, standing(settings.clone(), machines));
+            let living = machines - dead;
+            let mut died = Vec::new();
+            for n in living..machines {
+                world.crash(n);
+                died.push((n, world.now()));
+                let until = world.now() + Duration::from_millis(if n + 1 == machines { 4000 } else { gap });
+                while world.now() < until {
+                    world.run(SECOND / 20);
+                    died.retain(|(n, _)| (0..living).any(|m| shown(&world, m).0.contains(n)));
+                    let longest = died.iter().map(|(_, at)| world.now().since(*at)).max().unwrap_or_default();
+                    assert!(longest <= SECOND * 7 / 2, "seed {seed}, {machines}, {gap} ms: {longest:?}");
+                }
+            }
+            assert!(died.is_empty(), "seed {seed}, {machines}, {gap} ms: {died:?}");
+        }
+    }
+}
+
 #[test]
 fn who_is_cut_off_loses_nobody_who_lives() {
     for settings in seeds() {

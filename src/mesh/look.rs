@@ -30,7 +30,7 @@ pub(super) struct Look {
 pub(super) enum Purpose {
     /// Before this node agrees with those who suspect the member: a verdict needs evidence of one's own.
     Witness,
-    /// Somebody holds it for Down.
+    /// Somebody holds it for Down, or a roll was called.
     Rumor,
     /// It is this node's to watch, or its connection broke: a failure is told to all.
     Watch,
@@ -137,8 +137,9 @@ impl Mesh {
         }
         let silent = |(helper, at): &&(NodeId, Time)| self.roster.get(*helper).is_none_or(|seen| seen.heard < *at);
         let missed = look.asked.iter().filter(silent).count();
-        if missed > 0 {
-            // Lifeguard's missed nack: a helper that does not even say that it was asked makes this node doubt itself.
+        if missed * 2 > look.asked.len() {
+            // Lifeguard's missed nack: helpers that do not even say that they were asked make this node doubt itself. Most
+            // of them have to: one may have died with whom it was to look for.
             self.swim.doubt.raise();
         }
         if missed >= ALONE && missed == look.asked.len() && !look.repeated {
@@ -148,6 +149,8 @@ impl Mesh {
         }
         match look.purpose {
             Purpose::Watch => self.accuse(now, id),
+            // A roll call found it: nobody else has said so yet.
+            Purpose::Rumor if look.voices.is_empty() => self.accuse(now, id),
             Purpose::Rumor => self.agree(now, id, &look.voices),
             Purpose::Witness => self.bear_witness(now, id),
             Purpose::Goodbye => self.believe_goodbye(now, id),
