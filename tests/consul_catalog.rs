@@ -274,3 +274,61 @@ async fn an_event_carries_what_serf_lets_it() {
     assert_eq!(heard[0]["Payload"], format!("{}eHg=", "eHh4".repeat(170)));
     assert_eq!(write(&agent, "/v1/event/fire/deploy", &"x".repeat(513)).await.0, 413);
 }
+
+#[tokio::test]
+async fn no_two_foreign_instances_are_taken_for_one() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    let on = |node: &str, id: &str, service: &str| json!({"Node": node, "Address": "10.0.0.1", "Service": {"Service": service, "ID": id, "Port": 2}});
+    let ids = async |service: &str| {
+        let found = agent.get(&format!("/v1/catalog/service/{service}")).await;
+        let ids = |row: &Value| (row["Node"].clone(), row["ServiceID"].clone());
+        found.as_array().unwrap().iter().map(ids).collect::<Vec<_>>()
+    };
+    for (node, id, service) in [("a", "b/c", "one"), ("a/b", "c", "two"), ("a%2fb", "c", "three")] {
+        put(&agent, "/v1/catalog/register", &on(node, id, service)).await;
+    }
+    for (node, id, service) in [("a", "b/c", "one"), ("a/b", "c", "two"), ("a%2fb", "c", "three")] {
+        assert_eq!(ids(service).await, [(json!(node), json!(id))]);
+    }
+    // A node is the same however it is spelled, and shown as it was written last.
+    for node in ["Foo", "foo"] {
+        put(&agent, "/v1/catalog/register", &on(node, "x", "cs")).await;
+    }
+    assert_eq!(ids("cs").await, [(json!("foo"), json!("x"))]);
+    put(&agent, "/v1/catalog/deregister", &json!({"Node": "FOO"})).await;
+    assert_eq!(ids("cs").await, []);
+    // One that looks like an event is none.
+    let like =
+        json!({"Node": "event", "Address": "10.0.0.9", "Service": {"Service": "ev", "ID": "z", "Meta": {"time": "0"}}});
+    put(&agent, "/v1/catalog/register", &like).await;
+    for _ in 0..20 {
+        assert_eq!(write(&agent, "/v1/event/fire/x", "").await.0, 200);
+    }
+    assert_eq!(ids("ev").await, [(json!("event"), json!("z"))]);
+}
+
+#[tokio::test]
+async fn a_foreign_instance_of_an_agent_that_is_gone_does_not_pass() {
+    let mesh = Mesh::new();
+    let one = mesh.start("n1", &[]).await;
+    let two = mesh.start("n2", &[&one]).await;
+    two.until_seen("n1", "alive").await;
+    let check = json!({"Node": "fx", "CheckID": "c", "Name": "c", "ServiceID": "fx1", "Status": "passing"});
+    let service = json!({"Service": "fxs", "ID": "fx1", "Port": 4});
+    put(
+        &one,
+        "/v1/catalog/register",
+        &json!({"Node": "fx", "Address": "10.0.0.1", "Service": service, "Check": check}),
+    )
+    .await;
+    let passing = async || two.get("/v1/health/service/fxs?passing").await.as_array().unwrap().len();
+    until("it passes", async || (passing().await == 1).then_some(())).await;
+    one.kill().await;
+    until("it does not", async || (passing().await == 0).then_some(())).await;
+    let all = two.get("/v1/health/service/fxs").await;
+    let why = all[0]["Checks"].as_array().unwrap().iter().find(|check| check["Status"] == "critical").unwrap();
+    assert_eq!((&why["CheckID"], &why["ServiceID"]), (&json!("_agent:fx1"), &json!("fx1")), "{all}");
+    let critical = two.get("/v1/health/state/critical").await;
+    assert!(critical.as_array().unwrap().contains(why), "{critical}");
+}

@@ -126,8 +126,7 @@ impl View {
         let hosted = self.atlas.hosted(&name)?;
         let services: Vec<_> = hosted.services.iter().filter_map(|service| self.service(service)).collect();
         let is_it = |row: &&Instance| {
-            row.registration.foreign().is_some_and(|node| node.name.eq_ignore_ascii_case(&name))
-                && is_there(&row.node.datacenter)
+            row.registration.foreign().is_some_and(|node| node.is_called(&name)) && is_there(&row.node.datacenter)
         };
         let rows = services.iter().flat_map(|service| service.rows()).filter(is_it);
         rows.max_by_key(|row| row.precedence()).cloned()
@@ -278,7 +277,7 @@ impl View {
         if row.registration.has_role() {
             // What is said of a node is said of all that stands on it.
             let same = |other: &Instance| match (foreign, other.registration.foreign()) {
-                (Some(node), Some(other)) => node.name == other.name,
+                (Some(node), Some(other)) => node.is_called(&other.name),
                 _ => other.owner == row.owner,
             };
             let stands = |service: &Service| service.rows().any(same);

@@ -219,7 +219,8 @@ fn keep_last_words(rows: &mut Vec<Instance>) {
     let (mut last, mut older) = (BTreeMap::new(), BTreeSet::new());
     for (at, row) in rows.iter().enumerate() {
         let Some(node) = row.registration.foreign() else { continue };
-        let known = last.entry((&row.node.datacenter, &node.name, &row.registration.id)).or_insert(at);
+        let node = node.name.to_ascii_lowercase();
+        let known = last.entry((&row.node.datacenter, node, &row.registration.id)).or_insert(at);
         if *known != at {
             let is_later = row.precedence() > rows[*known].precedence();
             older.insert(if is_later { std::mem::replace(known, at) } else { at });

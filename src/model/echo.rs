@@ -71,6 +71,14 @@ pub struct EchoNode {
     pub meta: Option<BTreeMap<String, String>>,
 }
 
+impl EchoNode {
+    /// Whether this is the node of that name, however it is spelled.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
+    }
+}
+
 /// A row that stands for something else than an instance of a service, and is not shown as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

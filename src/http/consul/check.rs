@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::View,
     mesh::Instance,
-    model::{CheckStatus, Health, Node, NodeId, Role, ServiceName, Tag},
+    model::{CheckStatus, Health, Node, Role, ServiceName, Tag},
 };
 
 /// A check in any list.
@@ -64,11 +64,8 @@ impl<'a> Check<'a> {
 
     /// What the mesh knows of a node: whether it is reached and, if it is out of service, why.
     pub(super) fn of_member(node: &'a Node, reached: bool, mark: u64) -> impl Iterator<Item = Self> {
-        let (status, output) = if reached {
-            (Health::Passing, "Agent alive and reachable")
-        } else {
-            (Health::Critical, "Agent not live or unreachable")
-        };
+        let (status, output) =
+            if reached { (Health::Passing, "Agent alive and reachable") } else { (Health::Critical, UNREACHED) };
         let name = node.name.as_str();
         let serf = Self::of_node(name, SERF, "Serf Health Status", status, output, mark);
         let maintenance = node.maintenance.as_deref().map(|notes| Self {
@@ -99,7 +96,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The checks of a row, by id: its own, and maintenance if it is in that.
+/// The checks of a row, by id: its own, maintenance if it is in that, and for what stands on a node without an agent that
+/// the agent which took it in is gone, if it is.
 pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
     let asked = &*row.registration;
     let (service_id, service_name, service_tags) = match asked.echo.as_ref().and_then(|echo| echo.role) {
@@ -124,22 +122,23 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
             modify_index: mark,
         }
     });
-    let maintenance = row.report.maintenance.as_deref().map(|reason| Check {
-        node: node::name(row),
-        id: format!("_service_maintenance:{service_id}").into(),
-        name: "Service Maintenance Mode".into(),
-        status: Health::Critical,
-        notes: reason,
-        output: "",
+    let critical = |kind, name, (notes, output), r#type| Check {
         service_id,
         service_name,
         service_tags,
-        r#type: MAINTENANCE,
-        definition: Empty {},
-        create_index: mark,
-        modify_index: mark,
-    });
-    let mut all: Vec<_> = checks.chain(maintenance).collect();
+        notes,
+        r#type,
+        id: format!("{kind}:{service_id}").into(),
+        ..Check::of_node(node::name(row), "", name, Health::Critical, output, mark)
+    };
+    let maintenance = row
+        .report
+        .maintenance
+        .as_deref()
+        .map(|reason| critical("_service_maintenance", "Service Maintenance Mode", (reason, ""), MAINTENANCE));
+    let orphan = (asked.foreign().is_some() && !row.member.is_shown())
+        .then(|| critical("_agent", "Agent Of The Node", ("", UNREACHED), ""));
+    let mut all: Vec<_> = checks.chain(maintenance).chain(orphan).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
 }
@@ -186,14 +185,12 @@ impl NodeRows {
 
     /// Those for the node that a row stands on.
     fn of<'a>(&'a self, row: &'a Instance) -> impl Iterator<Item = &'a Instance> {
-        // Of a foreign node another agent may have said it.
-        fn place(row: &Instance) -> (Option<(&str, &str)>, Option<NodeId>) {
-            match row.registration.foreign() {
-                Some(node) => (Some((&row.node.datacenter, &node.name)), None),
-                None => (None, Some(row.owner)),
-            }
-        }
-        self.all().filter(move |other| place(other) == place(row))
+        self.all().filter(move |other| match (other.registration.foreign(), row.registration.foreign()) {
+            // Of a foreign node another agent may have said it.
+            (Some(node), Some(own)) => node.is_called(&own.name) && other.node.datacenter == row.node.datacenter,
+            (None, None) => other.owner == row.owner,
+            _ => false,
+        })
     }
 }
 
@@ -202,6 +199,8 @@ pub(super) fn worst<'a>(checks: impl IntoIterator<Item = &'a Check<'a>>) -> Heal
     checks.into_iter().map(|check| check.status).max().unwrap_or_default()
 }
 
+/// What is said of an agent that is gone.
+const UNREACHED: &str = "Agent not live or unreachable";
 /// The name under which rows for nodes themselves stand in the books.
 pub(in crate::http) fn node_checks() -> ServiceName {
     NODE_CHECKS.try_into().expect("it is a label")

@@ -17,7 +17,6 @@ use super::{
 use crate::{
     agent::{Topic, View},
     http::{App, Shared, body},
-    mesh::Instance,
     model::{Echo, MAX_META_BYTES, Registration, Role},
 };
 
@@ -39,6 +38,7 @@ struct Event<'a> {
 
 impl<'a> Event<'a> {
     fn of(row: &'a Registration) -> Option<Self> {
+        row.echo.as_ref().filter(|echo| echo.role == Some(Role::Event))?;
         let word = |key: &str| row.meta.get(key).map_or("", String::as_str);
         Some(Self {
             id: row.id.as_str().strip_prefix(PREFIX)?,
@@ -121,8 +121,7 @@ pub(super) async fn list(State(app): Shared, query: Query) -> Answer {
 fn events<T>(view: &View, then: impl FnOnce(Vec<Event<'_>>) -> T) -> T {
     let found = view.service(NAME);
     let rows = found.iter().flat_map(|service| service.rows());
-    let is_event = |row: &&Instance| row.registration.echo.as_ref().is_some_and(|echo| echo.role == Some(Role::Event));
-    then(rows.filter(is_event).filter_map(|row| Event::of(&row.registration)).collect())
+    then(rows.filter_map(|row| Event::of(&row.registration)).collect())
 }
 
 fn pattern(text: &str) -> Result<regex::Regex, regex::Error> {

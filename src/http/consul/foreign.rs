@@ -174,7 +174,7 @@ fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
 /// What this agent took in for a node.
 fn on_node(app: &App, name: &str) -> Vec<Arc<Registration>> {
     let mut own = app.agent.view().registrations();
-    own.retain(|own| own.foreign().is_some_and(|node| node.name == name));
+    own.retain(|own| own.foreign().is_some_and(|node| node.is_called(name)));
     own
 }
 
@@ -319,7 +319,7 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     let is_meant = |row: &Registration| {
         let checks = row.echo.iter().flat_map(|echo| echo.checks.keys());
         let holds = |check: &String| checks.clone().any(|known| known.as_str() == check);
-        row.foreign().is_some_and(|node| node.name == name)
+        row.foreign().is_some_and(|node| node.is_called(&name))
             && meant.as_ref().is_none_or(|id| row.id == *id)
             && (meant.is_some() || check.as_ref().is_none_or(holds))
     };

@@ -182,15 +182,16 @@ impl<'a> Flat<'a> {
 /// An instance's id; that of one on a node without an agent is kept behind the node's name.
 pub(super) fn id(asked: &Registration) -> &str {
     let id = asked.id.as_str();
-    let Some(node) = asked.foreign() else { return id };
-    id.strip_prefix(FOREIGN)
-        .and_then(|id| id.strip_prefix(&*node.name))
-        .and_then(|id| id.strip_prefix('/'))
-        .unwrap_or(id)
+    if asked.foreign().is_none() {
+        return id;
+    }
+    id.strip_prefix(FOREIGN).and_then(|id| id.split_once('/')).map_or(id, |(_, id)| id)
 }
 
-/// The id in our book of a service on a node without an agent.
+/// The id in our book of a service on a node without an agent: no two of them share one, and a node is the same however
+/// its name is spelled.
 pub(super) fn foreign_id(node: &str, service: &str) -> String {
+    let node = node.to_ascii_lowercase().replace('%', "%25").replace('/', "%2f");
     format!("{FOREIGN}{node}/{service}")
 }
 
