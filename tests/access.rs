@@ -4,9 +4,11 @@
 
 mod process;
 
+use std::fs;
+
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
 
@@ -346,4 +348,30 @@ async fn what_waits_or_streams_by_a_token_ends_when_it_is_revoked() {
             assert!(!matches!(goes_on, Ok(0)), "another's goes on");
         }
     }
+}
+
+#[tokio::test]
+async fn a_right_that_is_lost_ends_no_command_and_may_be_given_again() {
+    let mesh = Mesh::new();
+    let (root, section) = first_token().await;
+    let a = start(&mesh, "a", &format!("anonymous = \"read\"\n{section}"), &[]).await;
+    let file = mesh.file("token", &create(&a, &root, "write:job*", "first").await);
+    let mut running = hobnob();
+    running.args(["run", "job", "--port", "80", "--api", &format!("http://{}", a.http), "--token-file"]).arg(&file);
+    let mut running = running
+        .args(["--", "sh", "-c", "while kill -0 $PPID; do sleep 0.05; done"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    a.until_resolved("job", &["80"]).await;
+    assert_eq!(ask(&a, &root, &["token", "revoke", "first"]).await.code, Some(0));
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
+    let _registered = said.next_line().await.unwrap();
+    let complaint = said.next_line().await.unwrap().unwrap();
+    assert!(complaint.contains("401") && complaint.contains("trying again"), "{complaint}");
+    a.until_resolved("job", &[]).await;
+    assert!(running.try_wait().unwrap().is_none(), "the command goes on");
+    fs::write(&file, create(&a, &root, "write:job*", "second").await).unwrap();
+    a.until_resolved("job", &["80"]).await;
+    running.start_kill().unwrap();
 }

@@ -47,7 +47,8 @@ pub(super) struct Client {
     place: Place,
     /// For https.
     connector: Option<TlsConnector>,
-    token: Option<Zeroizing<String>>,
+    /// Read for each call: who is given another one goes on with that.
+    token_file: Option<PathBuf>,
 }
 
 /// Without the token.
@@ -84,7 +85,8 @@ impl Client {
             Failure::new(format!("{api:?} is no API to talk to"), why, format!("--api {DEFAULT}")).code(Code::Usage)
         })?;
         let connector = matches!(place, Place::Tls(_)).then(|| target.papers.connector()).transpose()?;
-        Ok(Self { place, connector, token: token(target.token_file.as_deref())? })
+        token(target.token_file.as_deref())?;
+        Ok(Self { place, connector, token_file: target.token_file.clone() })
     }
 
     /// What stands at `path`; that nothing does is a failure.
@@ -156,7 +158,7 @@ impl Client {
         };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
         request = request.header(header::ACCEPT, "application/json");
-        if let Some(token) = &self.token {
+        if let Some(token) = token(self.token_file.as_deref()).map_err(Failure::transient)? {
             request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.as_str()));
         }
         if body.is_some() {
@@ -279,6 +281,7 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
             (Code::Runtime, "hobnob leave, on that node; or hobnob explain NODE, for why it is not taken for dead")
         }
         StatusCode::CONFLICT => (Code::Runtime, "hobnob status; mend what stands in the way, then the same again"),
+        StatusCode::TOO_MANY_REQUESTS => (Code::Runtime, "the same again, in a while; or raise http.rate_limit"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
         StatusCode::GATEWAY_TIMEOUT if call.contains("/ping/") => (Code::Runtime, "hobnob explain NODE"),
         StatusCode::UNPROCESSABLE_ENTITY if call.contains("/reload") => (Code::Usage, "hobnob config check"),
@@ -288,9 +291,13 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
     };
     let next = next.replace("NODE", call.rsplit('/').next().unwrap_or("NODE"));
     let failure = Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code);
-    let passes = status.is_server_error() || status == StatusCode::PRECONDITION_FAILED;
+    let passes = status.is_server_error() || PASSES.contains(&status);
     if passes { failure.transient() } else { failure }
 }
+
+/// What a client is answered that passes by itself, beside what is the agent's own fault.
+const PASSES: [StatusCode; 3] =
+    [StatusCode::REQUEST_TIMEOUT, StatusCode::PRECONDITION_FAILED, StatusCode::TOO_MANY_REQUESTS];
 
 /// `text` as one segment of a path (RFC 3986 section 2.3).
 pub(super) fn segment(text: &str) -> String {

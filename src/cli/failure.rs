@@ -77,6 +77,11 @@ impl Failure {
         self.code == Code::Unreachable
     }
 
+    /// Whether the agent does not allow it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.code == Code::Forbidden
+    }
+
     /// Whether what was asked for makes no sense.
     pub(super) fn is_usage(&self) -> bool {
         self.code == Code::Usage

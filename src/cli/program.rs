@@ -1,7 +1,7 @@
 //! A program that is run whenever a state is another: the state as JSON on its standard input, one run at a time, each
 //! limited in time. What changes during a run is made up for by one more run with the last state.
 
-use std::{process::Stdio, time::Duration};
+use std::{future::pending, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -75,12 +75,19 @@ impl Program {
         let (mut child, group) = child::spawn(&mut command).map_err(|why| format!("cannot run {program:?}: {why}"))?;
         let input = child.stdin.take();
         let feed = async {
-            // A program need not read what it is told.
+            // A program need not read what it is told, and may leave its input to what it leaves behind.
             if let Some(mut input) = input {
                 let _ = input.write_all(format!("{state}\n").as_bytes()).await;
             }
+            pending().await
         };
-        let ended = timeout(self.timeout, async { tokio::join!(feed, child.wait()).1 }).await;
+        let ended = async {
+            tokio::select! {
+                ended = child.wait() => ended,
+                never = feed => never,
+            }
+        };
+        let ended = timeout(self.timeout, ended).await;
         if ended.is_ok() {
             group.ended();
         }
@@ -180,6 +187,15 @@ mod tests {
         while !folder.path().join("went").exists() {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_run_leaves_behind_may_hold_its_input() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = json!("more than a pipe holds".repeat(10_000));
+        let leave = "exec 3<&0; (while ! [ -e go ]; do sleep 0.01; done; touch went) <&3 > /dev/null 2>&1 &";
+        shell(leave, folder.path()).run(&state).await.unwrap();
+        fs::write(folder.path().join("go"), "").unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ pub(super) struct Flags {
     /// How long the command may take to end once it was told; then it is killed
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     grace: Duration,
-    /// The command and its arguments; without HOBNOB_SECRET and HOBNOB_TOKEN in its environment
+    /// The command and its arguments; it is told to end when somebody else takes the instance's id. Without HOBNOB_SECRET and HOBNOB_TOKEN in its environment
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
@@ -103,9 +103,10 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
 }
 
 /// Keeps an instance registered and its heart beating until it is told to stop. Ends early only when the agent refuses,
-/// for good.
+/// for good: somebody else has the id, or this program never had the right. A right that is lost is no reason to end a
+/// healthy command, and may be given again.
 async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure> {
-    let (mut pause, mut registered, mut told) = (AGAIN, false, false);
+    let (mut pause, mut registered, mut entered, mut told) = (AGAIN, false, false, false);
     while !stop.is_cancelled() {
         let outcome = if registered { stake.beat().await } else { stake.enter().await.map(|()| true) };
         let wait = match outcome {
@@ -113,9 +114,10 @@ async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure
                 (pause, told) = (AGAIN, false);
                 let lost = registered && !known;
                 registered = known;
+                entered = true;
                 if lost { Duration::ZERO } else { BEAT }
             }
-            Err(failure) if failure.is_transient() => {
+            Err(failure) if failure.is_transient() || entered && failure.is_forbidden() => {
                 if !std::mem::replace(&mut told, true) {
                     output::say(format_args!("hobnob: {}; trying again", failure.sentence()));
                 }

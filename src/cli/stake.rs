@@ -12,7 +12,7 @@ use super::{
     heart::{BEAT, Heart, KIND},
     register, services,
 };
-use crate::model::RegistrationDraft;
+use crate::model::{Health, RegistrationDraft};
 
 /// An instance that is ours to register, feed and withdraw.
 pub(super) struct Stake<'a> {
@@ -71,14 +71,32 @@ impl<'a> Stake<'a> {
 
     /// One beat; whether the agent knows the instance as ours.
     pub(super) async fn beat(&self) -> Result<bool, Failure> {
+        self.report(Health::Passing).await
+    }
+
+    async fn report(&self, status: Health) -> Result<bool, Failure> {
         let [id, heart] = [&self.id, &self.heart.to_string()].map(|text| client::segment(text));
         let path = format!("/api/v1/registrations/{id}/checks/{heart}");
-        let answer = self.client.call(Method::PUT, &path, Some(&json!({ "status": "passing" }))).await?;
+        let answer = self.client.call(Method::PUT, &path, Some(&json!({ "status": status }))).await?;
         Ok(answer.status != StatusCode::NOT_FOUND)
     }
 
-    /// Takes it out of every answer, if it is still ours.
+    /// Takes it out of every answer, if it is still ours. Where it cannot be withdrawn, for the agent's disk is full say,
+    /// it is at least sick.
     pub(super) async fn withdraw(&self) -> Result<(), Failure> {
+        loop {
+            let refused = match self.remove().await {
+                Err(failure) if !failure.is_unreachable() => failure,
+                ended => return ended,
+            };
+            match self.report(Health::Critical).await {
+                Err(failure) if failure.is_transient() && !failure.is_unreachable() => sleep(AGAIN).await,
+                _ => return Err(refused),
+            }
+        }
+    }
+
+    async fn remove(&self) -> Result<(), Failure> {
         let found = register::read(self.client, &self.id).await?;
         if !hearts(&found.body).any(|heart| heart == self.heart.to_string()) {
             return Ok(());

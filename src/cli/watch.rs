@@ -28,7 +28,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
     /// How long one run may take; then it is killed with all it started
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, requires = "exec")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time, requires = "exec")]
     timeout: Duration,
     /// How long the service must have been the same before a run
     #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration, requires = "exec")]
@@ -60,6 +60,10 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
+fn some_time(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| if time.is_zero() { Err("leaves no run the time to end".into()) } else { Ok(time) })
+}
+
 /// Hands each state to `tell`: the first one, and each that differs from the one before. Ends when there is no hope.
 async fn follow(client: &Client, service: &str, mut tell: impl FnMut(Value)) -> Result<(), Failure> {
     let path = format!("/api/v1/watch?service={}", client::segment(service));
@@ -82,8 +86,9 @@ async fn follow(client: &Client, service: &str, mut tell: impl FnMut(Value)) -> 
         };
         let ended: Result<Infallible, Failure> = ended.await;
         let Err(failure) = ended;
-        // Nobody there from the start is a mistake; who was there comes back.
-        if !failure.is_transient() || seen.is_none() && failure.is_unreachable() {
+        // Nobody there from the start is a mistake; who was there comes back, and a right may be given again.
+        let may_pass = failure.is_transient() || failure.is_forbidden();
+        if !may_pass || seen.is_none() && (failure.is_unreachable() || failure.is_forbidden()) {
             return Err(failure);
         }
         output::say(format_args!("hobnob: {}; trying again", failure.sentence()));

@@ -17,7 +17,7 @@ pub struct Hook {
     #[serde(deserialize_with = "command")]
     pub command: Vec<String>,
     /// How long one run may take; then it is killed with all it has started.
-    #[serde(with = "duration", default = "thirty_seconds")]
+    #[serde(deserialize_with = "some_time", default = "thirty_seconds")]
     pub timeout: Duration,
     /// How long the service must have been the same before the program runs: a wave of changes becomes one run.
     #[serde(with = "duration", default = "a_moment")]
@@ -31,6 +31,13 @@ fn command<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> 
         _ => Err(de::Error::custom(
             "`command` names no program: write command = [\"systemctl\", \"reload\", \"haproxy\"]",
         )),
+    }
+}
+
+fn some_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    match duration::deserialize(from)? {
+        Duration::ZERO => Err(de::Error::custom("\"0s\" leaves no run the time to end: write timeout = \"30s\"")),
+        time => Ok(time),
     }
 }
 
