@@ -12,6 +12,7 @@
 
 mod authority;
 mod broken;
+mod decree;
 mod edict;
 mod enrol;
 mod estate;
@@ -55,7 +56,6 @@ use super::{
     judge::{Judge, Judged},
 };
 use crate::model::{MeshName, NodeName};
-use authority::has_signed;
 pub(super) use enrol::{Request, request};
 pub(super) use guest::guest_tls;
 use guests::Guests;
@@ -135,36 +135,6 @@ impl Trust {
         Ok(())
     }
 
-    /// What an authority that goes decreed stands by the word of the one that comes, where this node may sign.
-    pub(super) fn sign_again(&self) {
-        let papers = self.papers.load();
-        let Some(authority) = &papers.authority else { return };
-        let stale = |edict: &Edict| !has_signed(&authority.certificate, &edict.text, &edict.signature);
-        if self.law.load().edicts().any(stale) {
-            let sign = |edict: &Edict| stale(edict).then(|| authority.sign(&edict.text).ok()).flatten();
-            self.law.rcu(|law| {
-                let mut law = Law::clone(law);
-                law.sign_again(sign);
-                law
-            });
-            self.signed_again.notify_one();
-        }
-    }
-
-    /// Wakes when what is law has to be kept again.
-    pub(super) async fn signed(&self) {
-        self.signed_again.notified().await;
-    }
-
-    /// Forgets what is over.
-    pub(super) fn forget(&self, now: u64) {
-        self.law.rcu(|law| {
-            let mut law = Law::clone(law);
-            law.forget(now);
-            law
-        });
-    }
-
     /// What this node's certificate says.
     pub(super) fn says(&self) -> Says {
         self.current().says.clone()
@@ -213,82 +183,9 @@ impl Trust {
         Ok(())
     }
 
-    /// What the authority has decreed, as far as this node has heard.
-    pub(super) fn law(&self) -> Arc<Law> {
-        self.law.load_full()
-    }
-
     /// Wakes when links are to be looked at again.
     pub(super) async fn renewed(&self) {
         self.renewed.notified().await;
-    }
-
-    /// Wakes when the law is another.
-    pub(super) fn law_changes(&self) -> tokio::sync::watch::Receiver<()> {
-        self.law_changed.subscribe()
-    }
-
-    /// Signs a word, where this node may: later than what stands, whoever's clock was ahead when that was said.
-    pub(super) fn decree(&self, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
-        let papers = self.papers.load();
-        let at = now.max(self.law.load().free_from(&word));
-        papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, at)
-    }
-
-    /// Takes a word in, if an authority that is believed here has signed it.
-    pub(super) fn take(&self, edict: &Edict, now: u64) -> Result<Taken, &'static str> {
-        let said = Said::read(&edict.text).ok_or("is no edict that this version knows")?;
-        if said.mesh != self.mesh {
-            return Err("is of another mesh");
-        }
-        said.check(now)?;
-        if said.is_over(now) {
-            return Ok(Taken::Known);
-        }
-        // Asked first: what tells nothing new is not verified.
-        match self.law.load().weigh(edict, &said) {
-            Taken::News => {}
-            Taken::Known => return self.take_signature(edict, &said.word),
-            Taken::NoRoom => return Ok(Taken::NoRoom),
-        }
-        if !self.papers.load().roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature)) {
-            return Err(UNSIGNED);
-        }
-        let mut taken = Taken::Known;
-        self.law.rcu(|law| {
-            let mut law = Law::clone(law);
-            taken = law.take(edict.clone(), said.clone());
-            law
-        });
-        self.law_changed.send_replace(());
-        Ok(taken)
-    }
-
-    /// Takes the signature of a younger authority under what stands already: so that a change of authorities reaches who
-    /// cannot sign. With a shared secret everybody signs for himself.
-    fn take_signature(&self, edict: &Edict, word: &Word) -> Result<Taken, &'static str> {
-        let (law, papers) = (self.law.load(), self.papers.load());
-        let old = law.on(word).filter(|old| old.text == edict.text && old.signature != edict.signature);
-        let Some(old) = old.filter(|_| papers.secrets.is_empty()) else { return Ok(Taken::Known) };
-        let signer = |edict: &Edict| {
-            let signers = papers.roots.iter().filter(|root| has_signed(root, &edict.text, &edict.signature));
-            signers.filter_map(papers::says).map(|says| (says.not_before, says.not_after)).max()
-        };
-        let younger = signer(edict).ok_or(UNSIGNED)?;
-        if signer(old).is_some_and(|old| old >= younger) {
-            return Ok(Taken::Known);
-        }
-        self.law.rcu(|law| {
-            let mut law = Law::clone(law);
-            law.sign_again(|kept| (kept.text == edict.text).then(|| edict.signature.clone()));
-            law
-        });
-        Ok(Taken::News)
-    }
-
-    /// Whether what this node signs again is to be told to those who cannot sign.
-    pub(super) fn signs_for_others(&self) -> bool {
-        self.papers.load().secrets.is_empty()
     }
 
     /// Both sides of TLS, as QUIC wants them.
@@ -417,7 +314,6 @@ fn san(mesh: &MeshName, node: &NodeName) -> String {
 }
 
 const SUFFIX: &str = ".hobnob";
-const UNSIGNED: &str = "is not signed by an authority of this mesh";
 
 #[cfg(test)]
 pub(super) mod tests {
