@@ -284,6 +284,14 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
     assert!(why.contains("let in no more since") && why.contains("revoked") && next.contains("--undo"), "{doctor:?}");
     let itself = ask(&a, "", &["ca", "revoke", "a"]).await;
     assert!(itself.failure(2).1.contains("itself"));
+    let status = a.get("/api/v1/status").await;
+    let own = status["certificate"]["serial"].as_str().unwrap();
+    for more in [&["--serial", own][..], &["--serial", own, "--undo"]] {
+        let itself = ask(&a, "", &[&["ca", "revoke"], more].concat()).await;
+        assert!(itself.failure(2).1.contains("itself"), "{itself:?}");
+    }
+    let nobody = ask(&a, "", &["ca", "revoke", "nobody", "--undo"]).await;
+    assert!(nobody.failure(1).1.contains("nothing denies it"), "{nobody:?}");
     assert_eq!(ask(&b, "", &["ca", "revoke", "c", "--undo"]).await.code, Some(0));
     a.until_seen("c", "alive").await;
     b.until_seen("c", "alive").await;

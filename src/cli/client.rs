@@ -274,6 +274,9 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
             (Code::Runtime, "hobnob members, to see who there is")
         }
         StatusCode::NOT_FOUND if call.contains("/explain/") => (Code::Runtime, "hobnob members; hobnob services"),
+        StatusCode::NOT_FOUND if call.contains("/denials") => {
+            (Code::Runtime, "hobnob doctor, on whom the mesh does not let in: it says what is revoked")
+        }
         StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
         StatusCode::PRECONDITION_FAILED => (Code::Runtime, "the same again: somebody else has changed it meanwhile"),
         StatusCode::CONFLICT if why.contains("defined in") => (Code::Usage, "edit the file, then hobnob reload"),

@@ -87,7 +87,7 @@ impl Edict {
 
 impl Word {
     /// Which earlier word it takes the place of.
-    fn matter(&self) -> Matter {
+    pub(super) fn matter(&self) -> Matter {
         match self {
             Self::DenyNode(name) => (NODE, name.as_str().to_ascii_lowercase().into_bytes()),
             Self::DenySerial(serial) => (SERIAL, serial_number(serial).into_bytes()),
@@ -205,6 +205,12 @@ impl Law {
     /// What stands on the same matter.
     pub(super) fn on(&self, word: &Word) -> Option<&Edict> {
         self.edicts.get(&word.matter()).map(|kept| &kept.0)
+    }
+
+    /// Whether a word on the same matter holds.
+    #[must_use]
+    pub fn holds(&self, word: &Word) -> bool {
+        self.edicts.get(&word.matter()).is_some_and(|known| !known.1.void)
     }
 
     /// The time from which on a word on the same matter counts.

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use super::Trust;
+use super::{Trust, Word};
 use crate::agent::gazette;
 
 /// That a node is let in no more.
@@ -13,13 +13,15 @@ pub struct Outcast {
     pub since: u64,
     /// Who says so, and why.
     pub by: String,
+    /// What of it the authority has revoked, where this node was told: `node` or `serial`.
+    pub revoked: Option<&'static str>,
 }
 
 impl Trust {
     /// A peer has hung up, and said why.
     pub(in crate::agent) fn shut_out(&self, by: SocketAddr, why: &str) {
         let since = self.shut_out.load().as_ref().map_or_else(gazette::now, |known| known.since);
-        self.shut_out.store(Some(Arc::new(Outcast { since, by: format!("{by}, which says: {why}") })));
+        self.shut_out.store(Some(Arc::new(Outcast { since, by: format!("{by}, which says: {why}"), revoked: None })));
     }
 
     /// A peer has let this node in.
@@ -33,8 +35,10 @@ impl Trust {
     pub(in crate::agent) fn outcast(&self, is_alone: bool) -> Option<Outcast> {
         let law = self.law();
         let denied = law.denial(&self.node, &self.says().serial);
-        let by_law =
-            denied.map(|said| Outcast { since: said.at, by: "the mesh's authority, which has revoked it".into() });
+        let by_law = denied.map(|said| {
+            let revoked = if matches!(said.word, Word::DenyNode(_)) { "node" } else { "serial" };
+            Outcast { since: said.at, by: "the mesh's authority, which has revoked it".into(), revoked: Some(revoked) }
+        });
         by_law.or_else(|| self.shut_out.load_full().filter(|_| is_alone).map(|known| Outcast::clone(&known)))
     }
 }

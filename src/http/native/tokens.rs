@@ -140,14 +140,18 @@ pub(super) async fn denied(State(app): Shared) -> Response {
 }
 
 pub(super) async fn deny(State(app): Shared, Parsed(denial): Parsed<Denial>) -> Answer {
-    let word = match (denial.node, denial.serial) {
-        (Some(node), None) if node == app.agent.config().node => {
-            return Err(Problem::field("node", "is this node itself; ask another"));
-        }
-        (Some(node), None) => Word::DenyNode(node),
-        (None, Some(serial)) => Word::DenySerial(serial),
+    let (field, word) = match (denial.node, denial.serial) {
+        (Some(node), None) => ("node", Word::DenyNode(node)),
+        (None, Some(serial)) => ("serial", Word::DenySerial(serial)),
         _ => return Err(Problem::field("node", "or serial must be given, and not both")),
     };
+    // Whom nobody lets in any more can tell nobody.
+    if app.agent.is_own(&word) {
+        return Err(Problem::field(field, "names this node itself; ask another"));
+    }
+    if denial.void && !app.agent.law().holds(&word) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "nothing denies it, as far as this node has heard"));
+    }
     decree(&app, word, denial.void).await?;
     Ok(denied(State(app)).await)
 }
