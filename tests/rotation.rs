@@ -26,11 +26,12 @@ fn steps(heading: &str) -> Vec<&'static str> {
 
 /// Runs one step where it says: `/etc/hobnob` is the folder of each node.
 async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
-    let places: Vec<_> = if step.starts_with("# once") {
-        vec![("", None)]
-    } else {
-        assert!(step.starts_with("# on every node"), "{step}");
-        NODES.into_iter().zip(agents.iter().copied().map(Some)).collect()
+    let everybody = NODES.into_iter().zip(agents.iter().copied().map(Some));
+    let places: Vec<_> = match step.lines().next().unwrap() {
+        "# once" => vec![("", None)],
+        "# on every node" => everybody.collect(),
+        "# where tls.ca_key is set" => everybody.take(1).collect(),
+        where_to => panic!("{where_to}"),
     };
     for (node, agent) in places {
         let script = step.replace("/etc/hobnob", &mesh.path(node).join("etc").display().to_string());
@@ -51,7 +52,7 @@ async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
 
 /// Whose the files are that the agent of a node reads, and who may read them.
 fn owners(mesh: &Mesh, node: &str) -> Vec<(&'static str, u32, u32)> {
-    let found = ["secret", "ca.pem", "node.pem", "node-key.pem"].map(|file| {
+    let found = ["secret", "ca.pem", "ca-key.pem", "node.pem", "node-key.pem"].map(|file| {
         let found = fs::metadata(mesh.path(node).join("etc").join(file)).ok()?;
         Some((file, found.uid(), found.mode()))
     });
@@ -159,14 +160,16 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
             give_away(&etc.join(to));
         }
     }
+    fs::copy(ca.join("ca-key.pem"), mesh.path("a/etc/ca-key.pem")).unwrap();
+    give_away(&mesh.path("a/etc/ca-key.pem"));
     let papers = "[tls]\nca = \"ETC/ca.pem\"\ncert = \"ETC/node.pem\"\nkey = \"ETC/node-key.pem\"\n";
-    let a = start(&mesh, "a", papers, &[]).await;
+    let a = start(&mesh, "a", &format!("{papers}ca_key = \"ETC/ca-key.pem\"\n"), &[]).await;
     let b = start(&mesh, "b", papers, &[&a]).await;
     let c = start(&mesh, "c", papers, &[&a]).await;
     let agents = [&a, &b, &c];
     all_are_home(&agents, "before").await;
     let steps = steps("Another authority");
-    assert_eq!(steps.len(), 4);
+    assert_eq!(steps.len(), 5);
     for (at, step) in steps.into_iter().enumerate() {
         let serials = serials(&agents).await;
         let reloads = async |agent: &Agent| agent.log().matches("certificate_reloaded").count();
@@ -175,7 +178,8 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
             before.push(reloads(agent).await);
         }
         run(&mesh, step, &agents).await;
-        for (agent, before) in agents.iter().zip(before).filter(|_| at > 0) {
+        let touched = [0, 3, 3, 1, 3][at];
+        for (agent, before) in agents.iter().zip(before).take(touched) {
             until("the files are taken over", async || (reloads(agent).await > before).then_some(())).await;
         }
         all_are_home(&agents, step).await;
@@ -184,6 +188,19 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
             assert!(serials.iter().zip(&now).all(|(old, new)| old != new), "{serials:?} {now:?}");
         }
     }
+    nobody_is_invited_while_the_files_are_wrong(&mesh, &a).await;
+    // Whom a node lets in by the new authority, all others take.
+    let api = format!("http://{}", a.http);
+    let token = finish(hobnob().args(["token", "create", "--api", &api])).await;
+    assert_eq!(token.code, Some(0), "{token:?}");
+    let home = mesh.path("d").display().to_string();
+    let joined = finish(hobnob().args(["join", token.out.trim(), "--node", "d", "--data-dir", &home])).await;
+    assert_eq!(joined.code, Some(0), "{joined:?}");
+    let d = start(&mesh, "d", "", &[]).await;
+    for agent in agents {
+        agent.until_seen("d", "alive").await;
+    }
+    d.until_seen("c", "alive").await;
     // A certificate of the old authority opens nothing.
     let issued = finish(hobnob().args(["ca", "issue", "late", "--mesh", "test", "--dir"]).arg(&ca)).await;
     assert_eq!(issued.code, Some(0), "{issued:?}");
@@ -193,6 +210,22 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
     let late = start(&mesh, "late", &papers, &[&a]).await;
     until("the old authority opens nothing", async || late.log().contains("does not accept the other").then_some(()))
         .await;
+}
+
+/// Files that were not taken over are told of until they are, and nobody is let in by what they no longer hold.
+async fn nobody_is_invited_while_the_files_are_wrong(mesh: &Mesh, a: &Agent) {
+    let (file, api) = (mesh.path("a/etc/node.pem"), format!("http://{}", a.http));
+    let right = fs::read(&file).unwrap();
+    let wrong = async || a.get("/api/v1/status").await["certificate"]["not_reloaded"].as_str().map(str::to_owned);
+    fs::write(&file, "garbage").unwrap();
+    let why = until("the failure stands in the status", &wrong).await;
+    assert!(why.contains("node.pem"), "{why}");
+    let invited = finish(hobnob().args(["token", "create", "--api", &api])).await;
+    assert!(invited.failure(1).1.contains(&why), "{invited:?}");
+    let doctor = finish(hobnob().args(["doctor", "--api", &api])).await;
+    assert!(doctor.failure(3).1.contains("the next start fails"), "{doctor:?}");
+    fs::write(&file, right).unwrap();
+    until("the failure is over", async || wrong().await.is_none().then_some(())).await;
 }
 
 async fn serials(agents: &[&Agent]) -> Vec<String> {

@@ -66,6 +66,17 @@ impl Agent {
         self.shared.trust.outcast(is_alone)
     }
 
+    /// Why the certificate's files could not be taken over; until they can, the next start fails.
+    #[must_use]
+    pub fn not_reloaded(&self) -> Option<String> {
+        self.shared.trust.not_reloaded()
+    }
+
+    /// Whether a word is about this node itself.
+    pub(crate) fn is_own(&self, word: &trust::Word) -> bool {
+        self.shared.trust.is_own(word)
+    }
+
     /// What this node's own certificate says.
     #[must_use]
     pub fn certificate(&self) -> trust::Says {

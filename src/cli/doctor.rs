@@ -141,12 +141,19 @@ fn versions(members: &Value) -> Value {
 
 /// What this node proves itself with: the mesh lets nobody in whose certificate has expired, and no client believes it.
 fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value {
+    if let Some(why) = said["not_reloaded"].as_str() {
+        let said = format!("its files are not those in use: {why}; the next start fails");
+        return finding(check, "bad", said, "mend the files: they are looked at every few seconds");
+    }
     let until = said["not_after"].as_str().unwrap_or_default();
     match parse_rfc3339(until) {
         Err(_) => finding(check, "warning", "the agent does not say how long its own is good", "hobnob status"),
         Ok(at) if at <= now => finding(check, "bad", format!("expired at {until}"), next),
         Ok(_) if said["expires_soon"] == true => finding(check, "warning", format!("expires at {until}"), next),
-        Ok(_) => finding(check, "ok", format!("good until {until}"), ""),
+        Ok(_) => {
+            let serial = said["serial"].as_str().unwrap_or_default();
+            finding(check, "ok", format!("good until {until}, serial {serial}"), "")
+        }
     }
 }
 
@@ -154,7 +161,14 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
 fn outcast(status: &Value) -> Option<Value> {
     let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
     let node = status["node"].as_str().unwrap_or("NODE");
-    let next = format!("hobnob ca revoke {node} --undo, on a node that is let in; or a certificate that is accepted");
+    let serial = status["certificate"]["serial"].as_str().unwrap_or("SERIAL");
+    let revoked = match status["outcast"]["revoked"].as_str() {
+        Some("node") => node.to_owned(),
+        Some(_) => format!("--serial {serial}"),
+        None => format!("{node} --undo, or --serial {serial}"),
+    };
+    let next =
+        format!("hobnob ca revoke {revoked} --undo, on a node that is let in; or a certificate that is accepted");
     Some(finding("membership", "bad", format!("this node is let in no more since {since}, by {by}"), &next))
 }
 
@@ -279,6 +293,17 @@ mod tests {
             assert_eq!(told["status"], expected, "{told}");
         }
         assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
+        let wrong = json!({"not_after": "2999-01-01T00:00:00Z", "not_reloaded": "key is not the key of cert"});
+        assert_eq!(certificate("certificate", &wrong, ISSUE, SystemTime::now())["status"], "bad");
+        for (revoked, expected) in [
+            (json!("node"), "revoke c --undo,"),
+            (json!("serial"), "revoke --serial 0a --undo,"),
+            (json!(null), "or --serial 0a"),
+        ] {
+            let out = json!({"since": "2026", "by": "b", "revoked": revoked});
+            let next = outcast(&json!({"node": "c", "certificate": {"serial": "0a"}, "outcast": out})).unwrap();
+            assert!(next["next"].as_str().unwrap().contains(expected), "{next}");
+        }
         assert_eq!(store(&json!({}))["status"], "ok");
         assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
     }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::aws_lc_rs as provider,
@@ -56,6 +56,8 @@ impl Files {
 pub(super) struct Tls {
     files: Files,
     current: ArcSwap<Shown>,
+    /// Why the files hold something else; none once that was taken over.
+    not_reloaded: ArcSwapOption<String>,
 }
 
 /// One reading of the files.
@@ -85,7 +87,7 @@ impl Tls {
     /// Reads the files.
     pub(super) fn read(files: Files) -> Result<Self, Broken> {
         let current = ArcSwap::from_pointee(Shown::read(&files)?);
-        Ok(Self { files, current })
+        Ok(Self { files, current, not_reloaded: ArcSwapOption::empty() })
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
@@ -95,6 +97,11 @@ impl Tls {
     /// What the certificate says that is shown now.
     pub(super) fn says(&self) -> Option<Says> {
         self.current.load().says.clone()
+    }
+
+    /// Why what the files hold now is not.
+    pub(super) fn not_reloaded(&self) -> Option<String> {
+        self.not_reloaded.load_full().map(|why| String::clone(&why))
     }
 
     fn stamps(&self) -> Vec<Stamp> {
@@ -127,6 +134,7 @@ impl Tls {
             });
             let Ok((now, Some(read))) = look.await else { continue };
             seen = now;
+            self.not_reloaded.store(read.as_ref().err().map(|why| Arc::new(why.to_string())));
             match read {
                 Ok(shown) => {
                     let serial = shown.says.as_ref().map(|says| says.serial.clone()).unwrap_or_default();

@@ -23,6 +23,13 @@ impl Trust {
         papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, at)
     }
 
+    /// Whether a word is about this node's name or certificate.
+    pub(in crate::agent) fn is_own(&self, word: &Word) -> bool {
+        [Word::DenyNode(self.node.clone()), Word::DenySerial(self.says().serial)]
+            .iter()
+            .any(|own| own.matter() == word.matter())
+    }
+
     /// Takes a word in, if an authority that is believed here has signed it.
     pub(in crate::agent) fn take(&self, edict: &Edict, now: u64) -> Result<Taken, &'static str> {
         let said = Said::read(&edict.text).ok_or("is no edict that this version knows")?;

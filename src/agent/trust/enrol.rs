@@ -125,9 +125,7 @@ impl Trust {
         ttl: Duration,
     ) -> Result<Invitation, Broken> {
         let papers = self.papers.load();
-        if papers.authority.is_none() {
-            return Err(Broken::NoAuthority);
-        }
+        self.signer(&papers)?;
         // While authorities overlap, our own certificate may be by another than the one that signs now.
         let own = self.current();
         let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Key)?;
@@ -165,7 +163,7 @@ impl Trust {
         }
         let key = public_key(first).ok_or(Broken::Uninvited)?;
         let papers = self.papers.load();
-        let authority = papers.authority.as_ref().ok_or(Broken::NoAuthority)?;
+        let authority = self.signer(&papers)?;
         let fits = |node: &Option<NodeName>| match node {
             Some(name) if *name != asked.node => Err(Broken::Called(name.clone())),
             None if has(&asked.node) => Err(Broken::Taken(asked.node.clone())),
@@ -188,7 +186,10 @@ impl Trust {
     /// was cut short by an authority's end: it would stay short under the next one.
     fn grant_again(&self, chain: &[CertificateDer<'_>], asked: &Request) -> Result<Granted, Broken> {
         let papers = self.papers.load();
-        let authority = papers.authority.as_ref().filter(|_| papers.secrets.is_empty()).ok_or(Broken::NoAuthority)?;
+        let authority = self.signer(&papers)?;
+        if !papers.secrets.is_empty() {
+            return Err(Broken::NoAuthority);
+        }
         let leaf = chain.first().filter(|_| self.still_accepts(chain)).ok_or(Broken::Uninvited)?;
         let name = proven_name(leaf, &self.mesh).ok_or(Broken::Uninvited)?;
         if name != asked.node || public_key(leaf).is_none_or(|key| key != asked.key) {
@@ -318,6 +319,31 @@ mod tests {
         assert!(late.take(&word, now).is_err());
         assert_eq!(late.take(hears.law().edicts().next().unwrap(), now), Ok(Taken::News));
         assert!(late.take(&word, now).is_err(), "a signature that nobody believes is counted as one");
+    }
+
+    #[test]
+    fn who_holds_the_key_of_any_authority_that_it_believes_signs_by_that_one_and_nobody_while_its_files_are_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = |authorities: &[_]| files(folder.path(), "a", authorities, true);
+        let [old, new] = [1, 2].map(|hours| Authority::create(hours * HOUR).unwrap());
+        let both = files(&[&old, &new]);
+        let host = Arc::new(certified("a", &both));
+        let word = invited(&host, HOUR);
+        keep::replace(both.ca_key.as_ref().unwrap(), new.1.key.as_bytes(), keep::PRIVATE).unwrap();
+        host.renew(Proof::Files(&both)).unwrap();
+        let [_, seen] = shake(&guest(&word, &host), &host.tls().unwrap()).unwrap();
+        let (asked, _) = request(&"b".try_into().unwrap()).unwrap();
+        keep::replace(&both.ca, old.1.certificate.as_bytes(), keep::PRIVATE).unwrap();
+        assert!(matches!(host.renew(Proof::Files(&both)), Err(Broken::Apart("ca_key", "ca"))));
+        assert!(host.not_reloaded().is_some());
+        assert!(matches!(host.invite(Vec::new(), None, HOUR), Err(Broken::NotReloaded(_))));
+        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| false), Err(Broken::NotReloaded(_))));
+        let both = files(&[&new, &old]);
+        host.renew(Proof::Files(&both)).unwrap();
+        assert_eq!(host.not_reloaded(), None);
+        let granted = host.grant(from_ref(&seen), &asked, |_| false).unwrap().certificate.unwrap();
+        let granted = CertificateDer::from_pem_slice(granted.as_bytes()).unwrap();
+        assert!(is_under(&granted, &[], &new.0.certificate, UnixTime::now()).is_ok());
     }
 
     #[test]

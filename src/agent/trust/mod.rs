@@ -2,8 +2,8 @@
 //!
 //! Two ways in. With a *shared secret* each node derives the same authority and signs for itself: nothing to hand out,
 //! but whoever holds the secret may name himself anything. With *certificates* the authority's key stays off the nodes,
-//! and a node proves its own name and no other. Several secrets or authorities may stand side by side: the first signs,
-//! all verify; that is how they rotate.
+//! and a node proves its own name and no other. Several secrets or authorities may stand side by side: the first secret
+//! signs, or the authority whose key a node holds, and all verify; that is how they rotate.
 //!
 //! The names are checked by us, since a seed is dialled by address: the mesh and the deny list first, then the chain, and
 //! in the Hello the node. Papers are replaced while connections stand.
@@ -80,6 +80,8 @@ pub(super) struct Trust {
     /// Wakes whoever acts by the law when it changes.
     law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
+    /// Why the files hold something else than what is in use; none once that was taken over.
+    not_reloaded: ArcSwapOption<String>,
     /// The word of the last peer that hung up since it does not accept this node any more; none once one has let it in.
     shut_out: ArcSwapOption<Outcast>,
     /// Links are to be looked at again.
@@ -114,6 +116,7 @@ impl Trust {
             law: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
+            not_reloaded: ArcSwapOption::empty(),
             shut_out: ArcSwapOption::empty(),
             renewed: Notify::new(),
             signed_again: Notify::new(),
@@ -129,10 +132,24 @@ impl Trust {
 
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
-        self.papers.store(Arc::new(Self::papers(&self.mesh, &self.node, proof)?));
+        let papers = Self::papers(&self.mesh, &self.node, proof);
+        self.not_reloaded.store(papers.as_ref().err().map(|why| Arc::new(why.to_string())));
+        self.papers.store(Arc::new(papers?));
         self.sign_again();
         self.renewed.notify_one();
         Ok(())
+    }
+
+    /// Why the next start would fail, or not be what this one is: the files hold what could not be taken over.
+    pub(super) fn not_reloaded(&self) -> Option<String> {
+        self.not_reloaded.load_full().map(|why| String::clone(&why))
+    }
+
+    /// Who signs for others. Not while the files hold something else: what they were changed for, the others may go by
+    /// already.
+    fn signer<'a>(&self, papers: &'a Papers) -> Result<&'a Authority, Broken> {
+        let signer = papers.authority.as_ref().ok_or(Broken::NoAuthority)?;
+        self.not_reloaded().map_or(Ok(signer), |why| Err(Broken::NotReloaded(why)))
     }
 
     /// What this node's certificate says.

@@ -20,7 +20,7 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Authority, Broken, guest::is_under, only_san, proven_name, san};
+use super::{Authority, Broken, authority::pem, guest::is_under, only_san, proven_name, san};
 use crate::{
     agent::{
         Secret,
@@ -38,7 +38,7 @@ pub struct Files {
     pub cert: PathBuf,
     /// Its private key, readable by its owner alone.
     pub key: PathBuf,
-    /// The key of the first authority in `ca`: on a node that lets new machines in, and on no other.
+    /// The key of one of the authorities in `ca`: on a node that lets new machines in, and on no other.
     pub ca_key: Option<PathBuf>,
     /// Whether the next certificate is asked for before this one ends: of a node that holds the authority's key.
     pub renew: bool,
@@ -107,9 +107,9 @@ impl Issued {
 pub(super) struct Papers {
     pub(super) servers: Arc<WebPkiServerVerifier>,
     pub(super) clients: Arc<dyn ClientCertVerifier>,
-    /// Whom both believe; the first is the one that signs.
+    /// Whom both believe.
     pub(super) roots: Vec<CertificateDer<'static>>,
-    /// The key of the first, where this node has it.
+    /// The one of them that signs, where this node has its key.
     pub(super) authority: Option<Authority>,
     pub(super) own: ArcSwap<Issued>,
     /// The secrets it was derived from; empty in certificate mode.
@@ -135,7 +135,9 @@ impl Papers {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(text(&files.cert)?.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| Broken::File(files.cert.clone(), NO_CERTIFICATE))?;
-        let Some(first) = roots.first() else { return Err(Broken::File(files.ca.clone(), NO_CERTIFICATE)) };
+        if roots.is_empty() {
+            return Err(Broken::File(files.ca.clone(), NO_CERTIFICATE));
+        }
         let Some(leaf) = chain.first() else { return Err(Broken::File(files.cert.clone(), NO_CERTIFICATE)) };
         match proven_name(leaf, mesh) {
             Some(name) if name == *node => {}
@@ -154,10 +156,7 @@ impl Papers {
         let until = behind.filter_map(says).map(|says| says.not_after).max();
         own.says.not_after = until.map_or(own.says.not_after, |until| until.min(own.says.not_after));
         own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
-        let authority = match &files.ca_key {
-            Some(path) => Some(Authority::read(&super::authority::pem("CERTIFICATE", first), &secret_text(path)?)?),
-            None => None,
-        };
+        let authority = files.ca_key.as_ref().map(|path| signer(&roots, &secret_text(path)?)).transpose()?;
         let papers = Self::assemble(&roots, own, authority, Vec::new())?;
         papers.believes_itself()?;
         Ok(papers)
@@ -236,6 +235,13 @@ impl Papers {
             }
         }
     }
+}
+
+/// The authority of those believed whose key this is: while two overlap, not always the first.
+fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
+    let read = |root: &CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
+    let mut tried = roots.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
+    tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
 }
 
 /// What a certificate says of itself.

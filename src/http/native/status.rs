@@ -69,6 +69,9 @@ struct Certificate {
     expires_soon: bool,
     /// Whether it comes from files; else the node makes it of the mesh's secret.
     from_files: bool,
+    /// Why what the files hold now could not be taken over: the next start fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_reloaded: Option<String>,
 }
 
 /// That this node is let in no more.
@@ -79,6 +82,10 @@ struct Outcast {
     since: u64,
     /// Who says so, and why.
     by: String,
+    /// What of this node the authority has revoked, where this node was told: `node`, its name, or `serial`, that of its
+    /// certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revoked: Option<&'static str>,
 }
 
 impl From<Says> for Certificate {
@@ -92,6 +99,7 @@ impl From<Says> for Certificate {
             not_after: millis(says.not_after),
             serial: says.serial,
             from_files: true,
+            not_reloaded: None,
         }
     }
 }
@@ -142,9 +150,16 @@ pub(super) async fn status(State(app): Shared) -> Response {
         instances: services.iter().map(|service| service.instances.len()).sum(),
         fingerprint: format!("{:016x}", app.agent.fingerprint()),
         agreement: app.agent.agreement(),
-        certificate: Certificate { from_files: config.tls.is_some(), ..app.agent.certificate().into() },
-        outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by }),
-        http_certificate: app.tls.as_ref().and_then(|tls| tls.says()).map(Certificate::from),
+        certificate: Certificate {
+            from_files: config.tls.is_some(),
+            not_reloaded: app.agent.not_reloaded(),
+            ..app.agent.certificate().into()
+        },
+        outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by, revoked: known.revoked }),
+        http_certificate: app
+            .tls
+            .as_ref()
+            .and_then(|tls| Some(Certificate { not_reloaded: tls.not_reloaded(), ..tls.says()?.into() })),
         zones: &app.zones,
         files: Descriptors::now(),
         unstored: app.agent.unstored(),
