@@ -220,6 +220,21 @@ async fn joins_once(mesh: &Mesh, host: &Agent, node: &str) {
 }
 
 #[tokio::test]
+async fn a_disk_that_takes_nothing_costs_neither_the_token_nor_the_name() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let word = token(&a, &[]).await;
+    // A file that grows beyond a block is what a full disk refuses too.
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hobnob"), "join", &word]);
+    shell.args(["--node", "b", "--data-dir"]).arg(mesh.path("full"));
+    let (what, ..) = finish(&mut shell).await.failure(1);
+    assert!(what.contains("cannot write"), "{what}");
+    assert_eq!(fs::read_dir(mesh.path("full")).unwrap().count(), 0);
+    assert_eq!(join(&mesh, &word, "b", "b").await.code, Some(0));
+}
+
+#[tokio::test]
 async fn a_token_is_of_no_use_to_others_too_late_or_misspelled() {
     let mesh = Mesh::new();
     let a = mesh.start("a", &[]).await;
@@ -236,6 +251,11 @@ async fn a_token_is_of_no_use_to_others_too_late_or_misspelled() {
     for bad in [&open[..open.len() - 1], &open.replace('1', "l"), &format!("hobnob1_{}", "A".repeat(10_000))] {
         let (_, why, next) = join(&mesh, bad, "b", "b").await.failure(2);
         assert!((why.contains("mistyped") || !bad.starts_with("hobnob1_")) && next.contains("hobnob"), "{why}");
+    }
+    for ttl in ["0s", "25h", "99999d"] {
+        let asked = finish(hobnob().args(["token", "create", "--api", &api, "--ttl", ttl])).await;
+        let (_, why, next) = asked.failure(2);
+        assert!(why.contains("--ttl") && next.contains("24h"), "{why}");
     }
     let brief = token(&a, &["--ttl", "1s"]).await;
     until("its second is over", async || {

@@ -93,18 +93,21 @@ async fn enrol(token: &str, flags: &Flags) -> Result<ExitCode, Failure> {
         let next = format!("rm {place}, if a join left it that was cut off; or hobnob join TOKEN --data-dir DIR");
         return Err(Failure::new("cannot join with this token", format!("{place} {why}"), next).code(Code::Usage));
     }
-    let probe = [(folder.join("joining"), Zeroizing::default())];
-    let remove = || probe.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
+    let room = [(folder.join("joining"), Zeroizing::new(" ".repeat(ROOM)))];
+    let remove = || room.iter().for_each(|(path, _)| drop(fs::remove_file(path)));
     remove();
-    write_new(&probe)?;
+    write_new(&room)?;
+    let granted = agent::enrol(&invitation, &node).await;
     remove();
-    let (granted, key) = agent::enrol(&invitation, &node).await.map_err(|why| {
+    let (granted, key) = granted.map_err(|why| {
         Failure::new("the mesh does not let this machine in", why, "hobnob token create, on a node of the mesh")
     })?;
     let files: Vec<_> = files(&folder, &node, &invitation, granted, key);
     // What root writes there is for the user whom the agent runs as.
     let owner = fs::metadata(&folder).ok().filter(|_| geteuid().is_root());
-    write_for(owner.map(|folder| (folder.uid(), folder.gid())), &files)?;
+    write_for(owner.map(|folder| (folder.uid(), folder.gid())), &files).map_err(|lost| {
+        lost.instead(format!("hobnob token create --node {node}: the name is this machine's by now"))
+    })?;
     output::print(&files.iter().map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join("\n"));
     output::say(format_args!("next: hobnob agent --data-dir {}", folder.display()));
     Ok(ExitCode::SUCCESS)
@@ -137,5 +140,7 @@ fn files(
 
 /// What it may write beside the settings: certificates, or a secret.
 const PAPERS: [&str; 4] = ["ca.pem", "node.pem", "node-key.pem", "secret"];
+/// What all that an invitation brings fits into, so that no full disk is found once the token is spent.
+const ROOM: usize = 32 * 1024;
 /// More than any token has letters.
 const MAX_TOKEN: u64 = 8192;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     ca::Place,
     client::{Client, segment},
-    failure::Failure,
+    failure::{Code, Failure},
     output::{self, Reading, Shape},
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) struct Create {
     /// The only name that the new machine may take; it may be that of one whose place it takes [default: any free one]
     #[arg(long, value_name = "NAME", conflicts_with = "policy")]
     node: Option<NodeName>,
-    /// For how long it is good, such as 30d [default: until it is revoked; to join with, an hour]
+    /// For how long it is good, such as 30d [default: until it is revoked]; to join with, 24h at most [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = lifetime)]
     ttl: Option<Duration>,
     /// Ask no agent: print the token, and what to put into a node's hobnob.toml
@@ -107,7 +107,13 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
 /// An invitation for one new machine.
 async fn invite(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let path = "/api/v1/joins";
-    let mut asked = json!({ "seconds": flags.ttl.unwrap_or(AN_HOUR).as_secs() });
+    let ttl = flags.ttl.unwrap_or(AN_HOUR);
+    if !(1..=MAX_SECONDS).contains(&ttl.as_secs()) {
+        let why = "--ttl: a token to join with is good for one second to 24 hours";
+        let next = "hobnob token create --ttl 24h";
+        return Err(Failure::new("cannot make such a token", why, next).code(Code::Usage));
+    }
+    let mut asked = json!({ "seconds": ttl.as_secs() });
     if let Some(node) = &flags.node {
         asked["node"] = node.as_str().into();
     }
@@ -117,6 +123,8 @@ async fn invite(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
 }
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
+/// A day: whoever is not there by then asks again.
+const MAX_SECONDS: u64 = 24 * 3600;
 
 /// Whether a word holds, or is taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
