@@ -1,6 +1,11 @@
 //! What an agent needs to start, and what no peer could take from it.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::{Secret, checks, trust};
 use crate::model::{MeshName, NodeName, check_datacenter};
@@ -46,7 +51,8 @@ impl Config {
     /// # Errors
     /// The setting, and what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        if let Some(address) = self.advertise.filter(|address| address.ip().is_unspecified() || address.port() == 0) {
+        let is_of_nobody = |ip: IpAddr| ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+        if let Some(address) = self.advertise.filter(|at| is_of_nobody(at.ip().to_canonical()) || at.port() == 0) {
             let why = "nobody reaches a node there; give it an address and a port that others can dial";
             return Err(("advertise", format!("cannot be {address}: {why}")));
         }

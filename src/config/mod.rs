@@ -162,7 +162,7 @@ impl Config {
 fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Option<Config> {
     let Layer { table, services, lines, torn } = given;
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
-    let tls = find_files(&settings, mistakes);
+    let tls = find_files(sources, &settings, mistakes);
     let secrets = if settings.tls.is_empty() { find_secrets(sources, &settings) } else { Ok(Vec::new()) };
     let secrets =
         secrets.map_err(|error| mistakes.extend(Some(error).filter(|error| !torn || error.place != NO_SECRET)));
@@ -346,13 +346,17 @@ fn defaults(sources: &Sources) -> Table {
 }
 
 /// The files of certificate mode, if that is the mode.
-fn find_files(settings: &Settings, mistakes: &mut Vec<Error>) -> Option<Files> {
+fn find_files(sources: &Sources, settings: &Settings, mistakes: &mut Vec<Error>) -> Option<Files> {
     if settings.tls.is_empty() {
         return None;
     }
-    if settings.secret_file.is_some() {
+    let given = [
+        ("secret_file", settings.secret_file.is_some()),
+        (IN_ENVIRONMENT, sources.environment.contains_key(IN_ENVIRONMENT)),
+    ];
+    for (place, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
         let why = "stands beside [tls]: a mesh lives by its secret or by certificates";
-        mistakes.push(Error::new("secret_file", why));
+        mistakes.push(Error::new(place, why));
     }
     let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
     let missing = |key| missing(key).next("hobnob ca issue NODE");
@@ -361,9 +365,9 @@ fn find_files(settings: &Settings, mistakes: &mut Vec<Error>) -> Option<Files> {
 
 fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, Error> {
     let by_flag = sources.flags.iter().any(|(_, path, _)| *path == "secret_file");
-    let in_environment = sources.environment.get("HOBNOB_SECRET").filter(|_| !by_flag);
+    let in_environment = sources.environment.get(IN_ENVIRONMENT).filter(|_| !by_flag);
     match (in_environment, &settings.secret_file) {
-        (Some(text), _) => secrets::parse("HOBNOB_SECRET", text),
+        (Some(text), _) => secrets::parse(IN_ENVIRONMENT, text),
         (None, Some(path)) => secrets::read(path),
         (None, None) if sources.purpose == Purpose::Try => Ok(vec![Secret::random()]),
         (None, None) => Err(Error::new(NO_SECRET, "no --secret-file, HOBNOB_SECRET or secret_file: a mesh needs one")
@@ -376,6 +380,8 @@ fn host_name() -> Option<NodeName> {
     NodeName::from_hostname(&rustix::system::uname().nodename().to_string_lossy())
 }
 
+/// The variable that holds a secret itself.
+const IN_ENVIRONMENT: &str = "HOBNOB_SECRET";
 /// What a mistake is blamed on that stands nowhere.
 const NO_SECRET: &str = "secret";
 /// All the services that one node may have take a third of it.

@@ -160,6 +160,16 @@ impl std::str::FromStr for Seed {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &dyn fmt::Display| format!("{text:?} is not host:port: {why}");
+        // Read as an address alone it would be another one.
+        if let Some((host, port)) = text.rsplit_once(':')
+            && text.contains("::")
+            && port == MESH_PORT.to_string()
+            && host.parse::<std::net::Ipv6Addr>().is_ok()
+        {
+            return Err(wrong(&format_args!(
+                "an IPv6 address stands in brackets before a port: write [{host}]:{port}"
+            )));
+        }
         if let Ok(address) = text.parse::<std::net::IpAddr>() {
             return Ok(Self(SocketAddr::new(address, MESH_PORT).to_string()));
         }

@@ -280,6 +280,9 @@ fn mistakes_of_all_sources_are_told_together() {
 fn what_the_agent_would_refuse_is_found_before_it_starts() {
     for (text, place) in [
         ("advertise = \"0.0.0.0:7946\"\n", "hobnob.toml, line 1"),
+        ("advertise = \"224.0.0.1:5\"\n", "hobnob.toml, line 1"),
+        ("advertise = \"255.255.255.255:9\"\n", "hobnob.toml, line 1"),
+        ("advertise = \"[ff02::1]:9\"\n", "hobnob.toml, line 1"),
         ("\nadvertise = \"10.0.0.1:0\"\n", "hobnob.toml, line 2"),
         ("zone = \"a\"\ndatacenter = \"a b\"\n", "hobnob.toml, line 2"),
         ("node = \"a\"\n[listen]\nhttp = \"0.0.0.0:8500\"\n", "hobnob.toml, line 3"),
@@ -343,6 +346,9 @@ fn a_setting_that_leads_nowhere_is_blamed_on_the_line_that_counts() {
         ("conf.d/10.toml", "\n[tls]\nca = \"/no/ca\"\nca_key = \"/no/ca_key\"\n"),
     ]);
     let mut sources = sources(&folder);
+    let beside = Config::check(&sources).unwrap_err();
+    assert!(beside.all().iter().any(|error| error.place == "HOBNOB_SECRET" && error.why.contains("beside [tls]")));
+    sources.environment.clear();
     let at = |sources: &Sources| {
         let found = Config::check(sources).unwrap_err();
         let place = |error: &Error| error.place.rsplit('/').next().unwrap().to_owned();
@@ -463,14 +469,19 @@ fn kubernetes_may_talk_of_a_service_called_hobnob() {
 
 #[test]
 fn a_seed_is_host_and_port() {
-    for (text, seed) in
-        [("10.0.0.1", "10.0.0.1:7946"), ("::1", "[::1]:7946"), ("[::1]:1", "[::1]:1"), ("a.b:2", "a.b:2")]
-    {
+    for (text, seed) in [
+        ("10.0.0.1", "10.0.0.1:7946"),
+        ("::1", "[::1]:7946"),
+        ("fd00:0:0:0:0:0:0:7946", "[fd00::7946]:7946"),
+        ("[::1]:1", "[::1]:1"),
+        ("a.b:2", "a.b:2"),
+    ] {
         assert_eq!(String::from(text.parse::<Seed>().unwrap()), seed);
     }
-    for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b"] {
+    for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b", "::1:7946"] {
         assert!(bad.parse::<Seed>().is_err(), "{bad}");
     }
+    assert!("fd00::1:7946".parse::<Seed>().unwrap_err().contains("write [fd00::1]:7946"));
 }
 
 #[test]
