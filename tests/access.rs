@@ -62,6 +62,12 @@ async fn who_shows_no_token_may_do_what_anonymous_may() {
     assert_eq!((status, &body["status"]), (401, &401.into()), "{body}");
     assert_eq!(a.get("/api/v1/registrations").await, serde_json::json!([]));
     assert_eq!(ask(&a, "wrong", &["members"]).await.code, Some(5), "a token that is not known is not nobody");
+    for path in ["/livez", "/readyz", "/version"] {
+        assert_eq!(a.call_as("wrong", "GET", path, "").await.0, 200, "{path}");
+    }
+    let empty = mesh.file("empty-token", "\n").display().to_string();
+    let unshown = ask(&a, "", &["members", "--token-file", &empty]).await;
+    assert!(unshown.failure(2).1.contains("is empty"), "{unshown:?}");
     assert_eq!(ask(&a, &root, &["register", "web", "--port", "80"]).await.code, Some(0));
     let log = a.log();
     assert!(log.contains("audit") && log.contains("root") && log.contains("anonymous"), "{log}");

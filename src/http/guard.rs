@@ -32,6 +32,14 @@ impl Via {
             Self::Unix => None,
         }
     }
+
+    /// Whether a program of this host asks: on loopback, or from the address that it calls.
+    pub(crate) fn is_of_this_host(self) -> bool {
+        match self {
+            Self::Tcp { ours, .. } => self.client().is_some_and(|it| it.is_loopback() || it == ours.to_canonical()),
+            Self::Unix => true,
+        }
+    }
 }
 
 /// Lets a request pass, or says why not. `hosts` are the names allowed besides our own.

@@ -23,7 +23,7 @@ impl Rate {
 
     /// Lets one request pass, or says why not.
     pub(super) fn check(&self, via: Via) -> Result<(), Problem> {
-        let Some(client) = via.client().filter(|client| !client.is_loopback()) else { return Ok(()) };
+        let Some(client) = via.client().filter(|_| !via.is_of_this_host()) else { return Ok(()) };
         let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if self.limiter.admits(Source::host(client), now) {
             return Ok(());
@@ -48,7 +48,7 @@ mod tests {
             (0..9).filter(|_| rate.check(via).is_ok()).count()
         };
         assert_eq!(["192.0.2.7", "::ffff:192.0.2.7", "192.0.2.8"].map(passed), [2, 0, 2]);
-        assert_eq!(["127.0.0.1", "::1", "::ffff:127.0.0.1"].map(passed), [9; 3]);
+        assert_eq!(["127.0.0.1", "::1", "::ffff:127.0.0.1", "192.0.2.1"].map(passed), [9; 4]);
         assert!((0..9).all(|_| rate.check(Via::Unix).is_ok()));
     }
 }
