@@ -12,6 +12,7 @@ use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -211,7 +212,7 @@ impl Client {
             Ok(response) => Ok((response, connection)),
             Err(error) => {
                 connection.abort();
-                Err(self.unreachable(&error))
+                Err(tls::alert(&error).map_or_else(|| self.unreachable(&error), |alert| self.unknown_here(alert)))
             }
         }
     }
@@ -229,6 +230,17 @@ impl Client {
         let (Place::Tcp(place) | Place::Tls(place)) = &self.place else { return None };
         let authority = place.split('/').next().unwrap_or_default();
         tokio::net::lookup_host(authority).await.ok()?.next().map(|address| address.ip().to_canonical())
+    }
+
+    /// That the agent wants another certificate of whoever calls; it tells so after the handshake (RFC 8446 section 4.4.2.4).
+    fn unknown_here(&self, alert: AlertDescription) -> Failure {
+        let what = format!("the agent at {} does not take this client's certificate", self.place);
+        let why = match alert {
+            AlertDescription::CertificateRequired => "it wants one, and none was shown".into(),
+            other => format!("its answer in TLS is {other:?}"),
+        };
+        let next = "--api-cert FILE --api-key FILE, of an authority that is in the agent's http.tls.client_ca";
+        Failure::new(what, why, next).code(Code::Forbidden)
     }
 
     pub(super) fn unreachable(&self, why: &dyn fmt::Display) -> Failure {
@@ -346,6 +358,10 @@ fn token(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
     let text = trust::secret_text(file).map_err(|why| {
         Failure::new("cannot show a token", why, format!("ls -l {}", file.display())).code(Code::Usage)
     })?;
+    if text.trim().is_empty() {
+        let next = "hobnob token create --policy POLICY, and what it prints into that file";
+        return Err(Failure::new("cannot show a token", format!("{} is empty", file.display()), next).code(Code::Usage));
+    }
     Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 

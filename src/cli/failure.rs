@@ -67,6 +67,12 @@ impl Failure {
         Self { transient: true, ..self }
     }
 
+    /// What to type next.
+    #[cfg(test)]
+    pub(super) fn next(&self) -> &str {
+        &self.next
+    }
+
     /// Whether to try again makes sense.
     pub(super) const fn is_transient(&self) -> bool {
         self.transient

@@ -1,6 +1,11 @@
 //! A whole node: the agent and its two faces, started and stopped as one.
 
-use std::{io::ErrorKind, net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -11,7 +16,7 @@ use crate::{
     agent::{Agent, STORE, StartError, Tally, Unusable},
     config::Config,
     dns,
-    http::{self, ReloadAsk},
+    http::{self, ReloadAsk, Unbound},
 };
 
 /// An agent with its faces.
@@ -38,16 +43,17 @@ impl Node {
     /// read its files again.
     pub(super) async fn start(config: &Config) -> Result<(Self, mpsc::Receiver<ReloadAsk>), Failure> {
         let listen = config.listen;
-        let taken = |face: &str, flag: &str, address: SocketAddr, why: &dyn std::fmt::Display| {
-            let next = format!("hobnob agent {flag} {}, or stop what listens there", any_port(address));
-            Failure::new(format!("cannot serve {face}"), why, next)
-        };
-        let dns = dns::bind(listen.dns).await;
-        let dns = dns.map_err(|why| taken("DNS", "--dns", listen.dns, &format_args!("{}: {why}", listen.dns)))?;
+        let dns = dns::bind(listen.dns).await.map_err(|why| {
+            Failure::new(
+                "cannot serve DNS",
+                format_args!("{}: {why}", listen.dns),
+                elsewhere("--dns", listen.dns, &why),
+            )
+        })?;
         let zones = config.dns.zones.iter().map(ToString::to_string).collect();
         let settings = http::Config { dns: Some(dns.address()), zones, ..config.http.clone() };
         let http = http::bind(settings, listen.http).await;
-        let http = http.map_err(|why| taken("HTTP", "--http", listen.http, &why))?;
+        let http = http.map_err(unserved)?;
         let traffic = Arc::clone(dns.traffic());
         let mut http = http.show(Tally::new("dns", move || traffic.each().collect()));
         let reloads = http.reloads();
@@ -80,7 +86,7 @@ fn unstarted(error: StartError) -> Failure {
         StartError::Config { .. } => (Code::Usage, "hobnob config show".into()),
         StartError::InUse { .. } => (Code::Runtime, "hobnob agent --data-dir DIR".into()),
         StartError::Data { path, why } => unusable(path, why),
-        StartError::Listen { address, .. } => (Code::Runtime, format!("hobnob agent --listen {}", any_port(*address))),
+        StartError::Listen { address, why } => (Code::Runtime, elsewhere("--listen", *address, why)),
     };
     Failure::new("the node did not start", error, next).code(code)
 }
@@ -98,16 +104,49 @@ fn unusable(path: &Path, why: &Unusable) -> (Code, String) {
     }
 }
 
-/// The same address with a port that is free.
-fn any_port(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip(), 0)
+/// Why there is no HTTP, and what helps.
+fn unserved(why: Unbound) -> Failure {
+    let (code, next) = match &why {
+        Unbound::Place(_) | Unbound::Tls(_) => (Code::Usage, "hobnob config check, once that is mended".into()),
+        Unbound::Tcp(address, why) => (Code::Runtime, elsewhere("--http", *address, why)),
+        Unbound::Unix(path, why) => match why.kind() {
+            ErrorKind::AddrInUse => (Code::Runtime, "stop what listens there, or give another http.socket".into()),
+            ErrorKind::InvalidInput => (Code::Usage, "give another http.socket, of 107 bytes at most".into()),
+            ErrorKind::AlreadyExists => (Code::Usage, format!("ls -l {}, or give another http.socket", path.display())),
+            _ => (Code::Usage, format!("ls -ld {}", path.parent().unwrap_or(path).display())),
+        },
+    };
+    Failure::new("cannot serve HTTP", why, next).code(code)
+}
+
+/// What helps against an address where nobody can listen: a free port, or an address that is ours.
+fn elsewhere(flag: &str, address: SocketAddr, why: &io::Error) -> String {
+    if why.kind() == ErrorKind::AddrNotAvailable {
+        return format!("hobnob agent {flag} ADDR:{}, of the addresses that `ip address` shows", address.port());
+    }
+    format!("hobnob agent {flag} {}, or stop what listens there", SocketAddr::new(address.ip(), 0))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
+    use crate::agent::trust::Broken;
+
+    #[test]
+    fn what_helps_fits_why_nobody_listens() {
+        let at = |path: &str| Unbound::Unix(path.into(), ErrorKind::AlreadyExists.into());
+        let tcp = |kind: ErrorKind| Unbound::Tcp("192.0.2.1:80".parse().unwrap(), kind.into());
+        for (why, next, is_usage) in [
+            (tcp(ErrorKind::AddrInUse), "hobnob agent --http 192.0.2.1:0, or stop what listens there", false),
+            (tcp(ErrorKind::AddrNotAvailable), "hobnob agent --http ADDR:80, of the addresses that", false),
+            (at("/a/b"), "ls -l /a/b,", true),
+            (Unbound::Unix("/a/b".into(), ErrorKind::NotFound.into()), "ls -ld /a", true),
+            (Unbound::Tls(Broken::NoSecret), "hobnob config check", true),
+        ] {
+            let failure = unserved(why);
+            assert!(failure.next().starts_with(next) && failure.is_usage() == is_usage, "{failure:?}");
+        }
+    }
 
     #[test]
     fn what_helps_fits_what_is_wrong_with_a_data_directory() {

@@ -1,10 +1,10 @@
 //! TLS to an agent: whom to believe, and what to show where the agent asks for a certificate.
 
-use std::{net::Ipv6Addr, path::PathBuf, sync::Arc};
+use std::{error::Error, net::Ipv6Addr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use rustls::{
-    CertificateError, ClientConfig, RootCertStore,
+    AlertDescription, CertificateError, ClientConfig, RootCertStore,
     crypto::aws_lc_rs as provider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
@@ -90,6 +90,16 @@ pub(super) async fn connect(
         Some(rustls::Error::InvalidCertificate(wrong)) => mistrust(wrong, &host, port),
         _ => Mistrust { why: why.to_string(), next: None },
     })
+}
+
+/// What the agent has said against this client, where that is why a call has failed.
+pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
+    if let Some(rustls::Error::AlertReceived(alert)) =
+        error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref())
+    {
+        return Some(*alert);
+    }
+    alert(error.source()?)
 }
 
 /// What is wrong with the certificate of an agent that was looked for at `host`.

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use native::{ReloadAsk, Reloaded, state};
 pub use policy::Policy;
-pub use server::{Bound, Running, bind, serve};
+pub use server::{Bound, Running, Unbound, bind, serve};
 pub use tls::Files;
 pub use token::FixedToken;
 

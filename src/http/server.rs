@@ -31,9 +31,9 @@ use super::{
     rate::Rate,
     requests::Requests,
     routes,
-    tls::{self, Tls},
+    tls::Tls,
 };
-use crate::agent::{Agent, Tally, backlog};
+use crate::agent::{Agent, Tally, backlog, trust::Broken};
 
 /// A server at work.
 #[derive(Debug)]
@@ -67,22 +67,39 @@ pub struct Bound {
     reloads: Option<native::Reloads>,
 }
 
+/// Why HTTP is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum Unbound {
+    /// Others could reach it in plain text.
+    #[error("listen.http {0}")]
+    Place(String),
+    /// The files of its certificate are of no use.
+    #[error("http.tls: {0}")]
+    Tls(Broken),
+    /// The address is in use, or not ours.
+    #[error("cannot listen on {0} (HTTP): {1}")]
+    Tcp(SocketAddr, io::Error),
+    /// The socket's path holds something else, or cannot be made.
+    #[error("cannot listen on unix:{} (HTTP): {_1}", .0.display())]
+    Unix(PathBuf, io::Error),
+}
+
 /// Opens `listen`, and the unix socket if there is one.
 ///
 /// # Errors
-/// When an address is in use or not ours, or the socket's path holds something else. Nothing is left behind.
-pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
-    config
-        .check_place(listen)
-        .map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, format!("listen.http {why}")))?;
-    let tls = config.tls.clone().map(Tls::read).transpose().map_err(|why| tls::unusable(&why))?.map(Arc::new);
-    let tcp = TcpListener::bind(listen).await.map_err(|why| cannot(&listen, &why))?;
-    backlog::deepen(&tcp);
-    let address = tcp.local_addr()?;
+/// [`Unbound`]. Nothing is left behind.
+pub async fn bind(config: Config, listen: SocketAddr) -> Result<Bound, Unbound> {
+    config.check_place(listen).map_err(Unbound::Place)?;
+    let tls = config.tls.clone().map(Tls::read).transpose().map_err(Unbound::Tls)?.map(Arc::new);
+    let open = async || {
+        let tcp = TcpListener::bind(listen).await?;
+        backlog::deepen(&tcp);
+        Ok((tcp.local_addr()?, tcp))
+    };
+    let (address, tcp) = open().await.map_err(|why| Unbound::Tcp(listen, why))?;
     let unix = match &config.socket {
         Some(path) => {
-            let listener =
-                bind_unix(path).await.map_err(|why| cannot(&format_args!("unix:{}", path.display()), &why))?;
+            let listener = bind_unix(path).await.map_err(|why| Unbound::Unix(path.clone(), why))?;
             Some((listener, path.clone()))
         }
         None => None,
@@ -94,7 +111,12 @@ pub async fn bind(config: Config, listen: SocketAddr) -> io::Result<Bound> {
 ///
 /// # Errors
 /// See [`bind`].
-pub async fn serve(agent: Agent, config: Config, listen: SocketAddr, stop: CancellationToken) -> io::Result<Running> {
+pub async fn serve(
+    agent: Agent,
+    config: Config,
+    listen: SocketAddr,
+    stop: CancellationToken,
+) -> Result<Running, Unbound> {
     Ok(bind(config, listen).await?.serve(agent, stop))
 }
 
@@ -202,6 +224,9 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     match UnixStream::connect(path).await {
         Err(why) if why.kind() == io::ErrorKind::NotFound => {}
         Err(why) if why.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => fs::remove_file(path)?,
+        Err(why) if why.kind() == io::ErrorKind::ConnectionRefused => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file is there that is no socket"));
+        }
         Err(why) => return Err(why),
         Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
     }
@@ -214,10 +239,6 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
-}
-
-fn cannot(place: &dyn std::fmt::Display, why: &io::Error) -> io::Error {
-    io::Error::new(why.kind(), format!("cannot listen on {place} (HTTP): {why}"))
 }
 
 /// How many connections the process's file descriptors allow: the mesh, the store and DNS need some too.
@@ -248,7 +269,7 @@ mod tests {
         bind_unix(&path).await.unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "precious").unwrap();
-        bind_unix(&file).await.unwrap_err();
+        assert_eq!(bind_unix(&file).await.unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     }
 }

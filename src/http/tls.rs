@@ -2,7 +2,6 @@
 //! client must show. The files are looked at now and then; connections that stand keep what they began with.
 
 use std::{
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -199,11 +198,6 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Broken> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let chain = chain.ok().filter(|chain| !chain.is_empty());
     chain.ok_or_else(|| Broken::File(path.to_owned(), "holds no certificate in PEM"))
-}
-
-/// That the files are of no use, as a listener's failure.
-pub(super) fn unusable(why: &Broken) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("http.tls: {why}"))
 }
 
 /// A call of `stat` for each file each time.
