@@ -12,7 +12,6 @@ use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use rustls::AlertDescription;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -212,7 +211,7 @@ impl Client {
             Ok(response) => Ok((response, connection)),
             Err(error) => {
                 connection.abort();
-                Err(tls::alert(&error).map_or_else(|| self.unreachable(&error), |alert| self.unknown_here(alert)))
+                Err(tls::refusal(&error).map_or_else(|| self.unreachable(&error), |why| self.unknown_here(&why)))
             }
         }
     }
@@ -233,12 +232,8 @@ impl Client {
     }
 
     /// That the agent wants another certificate of whoever calls; it tells so after the handshake (RFC 8446 section 4.4.2.4).
-    fn unknown_here(&self, alert: AlertDescription) -> Failure {
+    fn unknown_here(&self, why: &str) -> Failure {
         let what = format!("the agent at {} does not take this client's certificate", self.place);
-        let why = match alert {
-            AlertDescription::CertificateRequired => "it wants one, and none was shown".into(),
-            other => format!("its answer in TLS is {other:?}"),
-        };
         let next = "--api-cert FILE --api-key FILE, of an authority that is in the agent's http.tls.client_ca";
         Failure::new(what, why, next).code(Code::Forbidden)
     }

@@ -1,6 +1,6 @@
 //! TLS to an agent: whom to believe, and what to show where the agent asks for a certificate.
 
-use std::{error::Error, net::Ipv6Addr, path::PathBuf, sync::Arc};
+use std::{error::Error, io, net::Ipv6Addr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use rustls::{
@@ -92,14 +92,16 @@ pub(super) async fn connect(
     })
 }
 
-/// What the agent has said against this client, where that is why a call has failed.
-pub(super) fn alert(error: &(dyn Error + 'static)) -> Option<AlertDescription> {
-    if let Some(rustls::Error::AlertReceived(alert)) =
-        error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref())
-    {
-        return Some(*alert);
+/// Why the agent does not take this client, where that is what has ended a call.
+pub(super) fn refusal(error: &(dyn Error + 'static)) -> Option<String> {
+    let tls = |error: &(dyn Error + 'static)| error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref().cloned();
+    match tls(error) {
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+            Some("it wants a certificate, and none was shown".into())
+        }
+        Some(rustls::Error::AlertReceived(alert)) => Some(format!("its answer in TLS is {alert:?}")),
+        _ => refusal(error.source()?),
     }
-    alert(error.source()?)
 }
 
 /// What is wrong with the certificate of an agent that was looked for at `host`.
