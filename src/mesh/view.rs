@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mesh, catalog::Book, wire::Place};
 use crate::model::{
-    Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName, Time, Weight,
+    CheckName, Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName,
+    Time, Weight,
 };
 
 /// One instance as it may be shown.
@@ -45,10 +46,15 @@ impl Instance {
     /// What its checks say, as one word; while it is protected, what they said before.
     #[must_use]
     pub fn health(&self) -> Health {
+        self.health_without(&[])
+    }
+
+    /// The same, had it not the checks of these ids.
+    pub(crate) fn health_without(&self, checks: &[CheckName]) -> Health {
         match self.held {
             _ if self.node.maintenance.is_some() => Health::Maintenance,
             Some(Held::Protected(before)) => before,
-            _ => self.report.health(),
+            _ => self.report.health_without(checks),
         }
     }
 

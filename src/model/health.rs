@@ -79,9 +79,15 @@ impl HealthReport {
     /// Maintenance, else the worst check, else passing.
     #[must_use]
     pub fn health(&self) -> Health {
+        self.health_without(&[])
+    }
+
+    /// The same without the checks of these ids.
+    pub(crate) fn health_without(&self, ids: &[CheckName]) -> Health {
+        let counted = self.checks.iter().filter(|check| !ids.contains(&check.id));
         match self.maintenance {
             Some(_) => Health::Maintenance,
-            None => self.checks.iter().map(|check| check.status).max().unwrap_or_default(),
+            None => counted.map(|check| check.status).max().unwrap_or_default(),
         }
     }
 }

@@ -217,8 +217,7 @@ impl Engine {
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {
-                let watch =
-                    alias::watch(alias, Arc::clone(home), spec.interval, Arc::clone(&self.means.view), serial, told);
+                let watch = alias::watch(alias, Arc::clone(home), spec.interval, Arc::clone(&self.means), serial, told);
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             _ => {

@@ -14,6 +14,7 @@ mod http;
 mod lanes;
 mod policy;
 mod process;
+mod rings;
 mod script;
 mod tcp;
 #[cfg(test)]
@@ -106,6 +107,7 @@ impl Checks {
             dial: Dial::new(Policy::new(config)),
             scripts: config.scripts,
             view,
+            rings: rings::Rings::default(),
             traffic,
             slow: Semaphore::new(visit::MAX_SLOW),
             slow_scripts: Semaphore::new(visit::MAX_SLOW_SCRIPTS),
@@ -132,6 +134,7 @@ struct Means {
     dial: Dial,
     scripts: bool,
     view: Arc<View>,
+    rings: rings::Rings,
     traffic: Arc<Traffic>,
     /// Room for runs that no longer have a place in their lane.
     slow: Semaphore,

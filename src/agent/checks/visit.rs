@@ -104,6 +104,7 @@ mod tests {
                 dial: Dial::new(Policy::new(&Config::default())),
                 scripts: false,
                 view: Arc::default(),
+                rings: crate::agent::checks::rings::Rings::default(),
                 traffic: Arc::default(),
                 slow: Semaphore::new(free),
                 slow_scripts: Semaphore::new(0),
