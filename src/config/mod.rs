@@ -162,7 +162,8 @@ impl Config {
 fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Option<Config> {
     let Layer { table, services, lines, torn } = given;
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
-    let tls = find_files(sources, &settings, mistakes);
+    let tls = find_files(&settings, mistakes);
+    let https = find_https(&settings.http, mistakes, torn);
     let secrets = if settings.tls.is_empty() { find_secrets(sources, &settings) } else { Ok(Vec::new()) };
     let secrets =
         secrets.map_err(|error| mistakes.extend(Some(error).filter(|error| !torn || error.place != NO_SECRET)));
@@ -217,7 +218,7 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
     Some(Config {
         agent,
         dns: settings.dns,
-        http: settings.http,
+        http: http::Config { tls: https, ..settings.http },
         listen: settings.listen,
         services,
         files,
@@ -361,6 +362,17 @@ fn find_files(sources: &Sources, settings: &Settings, mistakes: &mut Vec<Error>)
     let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
     let missing = |key| missing(key).next("hobnob ca issue NODE");
     settings.tls.clone().files().map_err(|keys| mistakes.extend(keys.into_iter().map(missing))).ok()
+}
+
+/// The files of HTTPS, if that is served. What a mistake has cost is not missing.
+fn find_https(http: &http::Config, mistakes: &mut Vec<Error>, torn: bool) -> Option<http::Files> {
+    let missing = http.tls.as_ref()?.missing();
+    let wants = |key: &&str| {
+        let why = Error::new(format!("http.tls.{key}"), "is missing: [http.tls] wants cert and key");
+        why.next(format!("{key} = \"/etc/hobnob/http-{key}.pem\""))
+    };
+    mistakes.extend(missing.iter().filter(|_| !torn).map(wants));
+    http.tls.clone().filter(|_| missing.is_empty())
 }
 
 fn find_secrets(sources: &Sources, settings: &Settings) -> Result<Vec<Secret>, Error> {

@@ -339,6 +339,20 @@ fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
 }
 
 #[test]
+fn https_may_stand_in_several_files_and_what_is_missing_is_told_where_it_belongs() {
+    let (cert, more) = ("[http.tls]\ncert = \"/c.pem\"\n", ("conf.d/10.toml", "\n[http.tls]\nclient_ca = \"/ca\"\n"));
+    let why = refusal(&[("hobnob.toml", cert), more]);
+    assert!(
+        why.to_string().ends_with("10.toml, line 2: http.tls.key: is missing: [http.tls] wants cert and key"),
+        "{why}"
+    );
+    let folder = folder(&[("hobnob.toml", cert), more, ("conf.d/20.toml", "[http.tls]\nkey = \"/k.pem\"\n")]);
+    assert!(Config::load(&sources(&folder)).unwrap().http.tls.is_some_and(|tls| tls.client_ca.is_some()));
+    let torn = refusal(&[("hobnob.toml", cert), ("conf.d/10.toml", "[http.tls]\nkey = 1\n")]);
+    assert!(torn.why.contains("invalid type"), "{torn}");
+}
+
+#[test]
 fn a_setting_that_leads_nowhere_is_blamed_on_the_line_that_counts() {
     let hooks = "[[hooks]]\nservice = \"a\"\ncommand = [\"true\"]\n[[hooks]]\nservice = \"b\"\ncommand = [\"/no/x\"]\n";
     let folder = folder(&[

@@ -29,9 +29,9 @@ use crate::agent::{
     vigil::{Stamp, stamp},
 };
 
-/// The section `[http.tls]`: files in PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The section `[http.tls]`: files in PEM. A path that was not given is empty: it may stand in another file of settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Files {
     /// This node's certificate, and those that lead to its authority.
     pub cert: PathBuf,
@@ -42,6 +42,12 @@ pub struct Files {
 }
 
 impl Files {
+    /// The keys that are not given and have to be.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        let all = [("cert", &self.cert), ("key", &self.key)];
+        all.into_iter().filter(|(_, path)| path.as_os_str().is_empty()).map(|(key, _)| key).collect()
+    }
+
     /// Whether HTTPS can be served with what they hold.
     ///
     /// # Errors
