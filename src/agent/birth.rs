@@ -1,6 +1,9 @@
 //! When a process began: an id alone does not tell it from one that is given the same id later.
 
-use std::{fmt, fs};
+use std::{
+    fmt, fs,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// What the kernel tells of a process (proc_pid_stat(5)).
 pub(crate) struct Birth {
@@ -33,5 +36,40 @@ pub(crate) fn realm() -> Option<String> {
     Some(format!("{}.{space}", boot()?.split('-').next()?))
 }
 
+/// When a process began at the earliest, by the clock on the wall. `None` where that was set since this machine, or this
+/// container, began: what was written until then bears another time.
+pub(crate) fn on_the_wall(pid: i32) -> Option<SystemTime> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let boot = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let boot = UNIX_EPOCH + Duration::from_secs(boot);
+    let began = |pid| Some(boot + TICK * u32::try_from(of(pid)?.at).ok()?);
+    // Devices are made when the first process begins, and not touched again.
+    steady(began(1)?, fs::metadata("/dev/null").ok()?.modified().ok()?, began(pid)?)
+}
+
+fn steady(first: SystemTime, devices: SystemTime, began: SystemTime) -> Option<SystemTime> {
+    let apart = first.duration_since(devices).unwrap_or_else(|early| early.duration());
+    (apart < SPARE).then(|| began - SPARE)
+}
+
 /// Where the moment of the start stands after the state.
 const STARTED: usize = 18;
+/// What the kernel counts starts in (`USER_HZ`), on every architecture of today.
+const TICK: Duration = Duration::from_millis(10);
+/// The start of the machine is told in whole seconds, and a file's time by whoever stores it, over a network too.
+const SPARE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_clock_was_set_nobody_can_say_when_a_process_began() {
+        let at = |secs| UNIX_EPOCH + Duration::from_secs(secs);
+        assert_eq!(steady(at(5000), at(4999), at(9000)), Some(at(8940)));
+        assert_eq!(steady(at(5000), at(5002), at(9000)), Some(at(8940)));
+        for devices in [0, 4900, 5100] {
+            assert_eq!(steady(at(5000), at(devices), at(9000)), None, "devices made at {devices}");
+        }
+    }
+}

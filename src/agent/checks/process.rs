@@ -1,8 +1,9 @@
 //! The check `process`: a pidfd becomes readable when its process ends (pidfd_open(2)), so that a death is seen at once
 //! and nothing is polled while it lives. An id that is given to another process later is not taken for the first one:
 //! not while the agent runs, and after its restart not where the process was there when the check was registered. A pid file
-//! is believed until the process that it names was found missing, and again once it is written anew: by the clock on the
-//! wall, which jumps, its age proves nothing, and a healthy process is never called dead.
+//! is believed until the process that it names was found missing, and again once it is written anew; and not if it is older
+//! than that process, as one that was left behind when the machine went down. Where the clock on the wall was set since,
+//! age proves nothing, and a healthy process is never called dead.
 
 use std::{
     io,
@@ -123,13 +124,20 @@ fn find(process: &ProcessRef, ended: &mut Option<Ended>) -> Result<(Meant, Async
     // Asked while the descriptor stands for whoever has the id.
     let is_meant = match process {
         ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
-        ProcessRef::Pid(_) | ProcessRef::File(_) => true,
+        ProcessRef::File(_) => !is_left_over(meant, birth::on_the_wall),
+        ProcessRef::Pid(_) => true,
     };
     let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
     if is_meant && !waits_for_burial {
         return Ok((meant, fd));
     }
     Err(ended.insert((meant, of_file(gone(meant.0)))).1.clone())
+}
+
+/// Whether a pid file was there before the process that has its id now. The first process of all is always the one meant.
+fn is_left_over((pid, written): Meant, began: impl FnOnce(i32) -> Option<SystemTime>) -> bool {
+    let written = written.filter(|_| pid != 1);
+    written.is_some_and(|written| began(pid).is_some_and(|began| written < began))
 }
 
 fn gone(pid: i32) -> String {
@@ -208,6 +216,16 @@ mod tests {
         let later = written_at(&ended) + Duration::from_secs(1);
         fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         assert!(find(&file, &mut ended).is_ok());
+    }
+
+    #[test]
+    fn a_pid_file_that_is_older_than_its_process_means_another_one() {
+        let at = |secs| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
+        assert!(is_left_over((7, at(99)), |_| at(100)));
+        let believed = [((7, at(100)), at(100)), ((7, at(99)), None), ((7, None), at(100)), ((1, at(99)), at(100))];
+        for (meant, began) in believed {
+            assert!(!is_left_over(meant, |_| began), "{meant:?} since {began:?}");
+        }
     }
 
     fn written_at(ended: &Option<Ended>) -> SystemTime {
