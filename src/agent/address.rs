@@ -135,7 +135,6 @@ impl Drive {
     /// This node is to be found elsewhere from now on.
     pub(super) fn moved(&mut self, addresses: Vec<SocketAddr>) {
         let was = self.mesh.addresses(self.mesh.id()).to_vec();
-        tracing::warn!(event = "moved", ?was, now = ?addresses);
         let lost = was.iter().any(|address| !addresses.contains(address));
         let node = Node { addresses, ..self.mesh.hello().node };
         self.handle(Input::Moved(Box::new(node)));

@@ -387,6 +387,7 @@ impl Drive {
     fn publish_member(&mut self, id: NodeId) {
         match self.mesh.member(id) {
             Some(member) => {
+                self.tell_of_move(&member);
                 if id == self.mesh.id() {
                     self.view.set_this(member.clone());
                     self.greeter.hello.store(Arc::new(self.mesh.hello()));

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -32,10 +33,25 @@ pub enum News {
     Mesh(Event, Option<NodeName>),
     /// An instance is in another health than before.
     Health(Box<Flip>),
+    /// A node is to be found elsewhere.
+    Moved(Box<Move>),
     /// What became of this node's own certificate.
     Certificate(NodeName, Paper),
     /// What became of the one that its HTTP port shows.
     HttpCertificate(NodeName, Paper),
+}
+
+/// A change of a node's addresses, which it has told itself.
+#[derive(Clone, Debug)]
+pub struct Move {
+    /// Which node.
+    pub node: NodeName,
+    /// Where it was, best first.
+    pub was: Vec<SocketAddr>,
+    /// Where it is.
+    pub now: Vec<SocketAddr>,
+    /// Whether it is this one.
+    pub is_this: bool,
 }
 
 /// What became of a certificate.
@@ -95,6 +111,7 @@ impl News {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Health(_) => "health",
+            Self::Moved(_) => "moved",
             Self::Certificate(_, paper) => match paper {
                 Paper::Expires { .. } => "certificate_expires",
                 Paper::Expired { .. } => "certificate_expired",
@@ -128,7 +145,7 @@ impl News {
         match self {
             Self::Health(flip) => (flip.now.as_str(), if flip.check.is_some() { "check" } else { "" }),
             Self::Mesh(Event::Member { now, cause, .. }, _) => (now.as_str(), cause.as_str()),
-            Self::Mesh(..) | Self::Certificate(..) | Self::HttpCertificate(..) => ("", ""),
+            Self::Mesh(..) | Self::Moved(_) | Self::Certificate(..) | Self::HttpCertificate(..) => ("", ""),
         }
     }
 }

@@ -69,7 +69,7 @@ pub use basis::Basis;
 pub use builder::Builder;
 pub use config::{Config, Opens};
 pub use gazette::now as unix_millis;
-pub use journal::{Entry, Flip, Journal, News, Paper};
+pub use journal::{Entry, Flip, Journal, Move, News, Paper};
 pub use looks::PATIENCE;
 pub use lookup::{Changes, Instances, NoInstance};
 pub use marks::Topic;

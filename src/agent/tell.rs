@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::{
     drive::Drive,
-    journal::{Flip, News},
+    journal::{Flip, Move, News},
 };
 use crate::{
-    mesh::{Event, Instance},
+    mesh::{Event, Instance, Member},
     model::{Health, NodeName, ServiceName},
 };
 
@@ -43,6 +43,16 @@ impl Drive {
             );
             self.write(News::Health(Box::new(flip)));
         }
+    }
+
+    /// Tells that a node is to be found elsewhere than in the view, which still is as before.
+    pub(super) fn tell_of_move(&self, member: &Member) {
+        let known = self.view.node(member.node.name.as_str()).filter(|known| known.id == member.id);
+        let Some(known) = known.filter(|known| known.node.addresses != member.node.addresses) else { return };
+        let (was, now) = (known.node.addresses.clone(), member.node.addresses.clone());
+        let (node, is_this) = (member.node.name.clone(), member.id == self.mesh.id());
+        tracing::warn!(event = "moved", %node, ?was, ?now);
+        self.write(News::Moved(Box::new(Move { node, was, now, is_this })));
     }
 
     fn write(&self, news: News) {

@@ -171,6 +171,7 @@ async fn a_node_finds_the_mesh_again_without_seeds_and_brings_its_registrations(
     b.ready().await.unwrap();
     b.put(web(1)).await.unwrap();
     until_instances(&a, "web", 1).await;
+    let was = b.address();
     b.leave().await;
     until_instances(&a, "web", 0).await;
 
@@ -178,6 +179,11 @@ async fn a_node_finds_the_mesh_again_without_seeds_and_brings_its_registrations(
     assert_eq!(b.view().registrations().len(), 1);
     until_instances(&a, "web", 1).await;
     until_state(&b, "a", MemberState::Alive).await;
+    let has_moved = |entry: &Arc<Entry>| match &entry.news {
+        News::Moved(moved) => (&moved.was[..], &moved.now[..], moved.is_this) == (&[was], &[b.address()], false),
+        _ => false,
+    };
+    assert!(a.journal().after(0).1.iter().any(has_moved), "{:?}", a.journal().after(0));
 }
 
 #[tokio::test]

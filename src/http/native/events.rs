@@ -2,7 +2,7 @@
 //! each as it happens; or, to who accepts JSON alone, the remembered ones as a list. A reader resumes by `Last-Event-ID`
 //! (or `after=`), and is told by an event `missed` where it was away for too long.
 
-use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, convert::Infallible, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json,
@@ -40,11 +40,11 @@ pub(super) struct Row {
     service: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
-    /// The state or the health before; left away where there was none.
+    /// The state, the health or the addresses before; left away where there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    was: Option<&'static str>,
+    was: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    now: Option<&'static str>,
+    now: Option<Cow<'static, str>>,
     /// One word of few.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
@@ -68,13 +68,23 @@ impl Row {
                 node: Some(flip.node.to_string()),
                 service: Some(flip.service.to_string()),
                 instance: Some(flip.instance.to_string()),
-                was: Some(flip.was.as_str()),
-                now: Some(flip.now.as_str()),
+                was: Some(flip.was.as_str().into()),
+                now: Some(flip.now.as_str().into()),
                 cause: Some(if flip.check.is_some() { "check" } else { "maintenance" }),
                 check: flip.check.clone(),
                 why: flip.why.to_string(),
                 ..head
             },
+            News::Moved(moved) => {
+                let list =
+                    |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into();
+                let (cause, why) = match moved.is_this {
+                    true => ("interfaces", "the addresses of this machine changed"),
+                    false => ("told", "it says so itself"),
+                };
+                let (was, now) = (Some(list(&moved.was)), Some(list(&moved.now)));
+                Self { node: Some(moved.node.to_string()), was, now, cause: Some(cause), ..head.why(why) }
+            }
             News::Certificate(node, paper) => {
                 let words = ["certificate", "no other node lets this one in", "hobnob ca issue NODE"];
                 Self { node: Some(node.to_string()), ..head.tell_of_paper(paper, words) }
@@ -106,8 +116,8 @@ impl Row {
     fn tell(self, event: &Event) -> Self {
         match event {
             Event::Member { was, now, cause, .. } => Self {
-                was: was.map(|was| was.as_str()),
-                now: Some(now.as_str()),
+                was: was.map(|was| was.as_str().into()),
+                now: Some(now.as_str().into()),
                 cause: Some(cause.as_str()),
                 why: because(*cause).into(),
                 ..self
@@ -243,7 +253,7 @@ pub(super) fn describe(api: &mut Api) {
 mod tests {
     use super::*;
     use crate::{
-        agent::Flip,
+        agent::{self, Flip},
         model::{Health, MemberState, NodeId},
     };
 
@@ -274,6 +284,14 @@ mod tests {
             "instance": "web-1", "was": "passing", "now": "critical", "cause": "check", "check": "http-1", "why": "503",
         });
         assert_eq!(row(News::Health(Box::new(flip))), expected);
+        let at = |text: &str| vec![text.parse().unwrap()];
+        let (was, now) = (at("10.0.0.1:7946"), at("[fd00::2]:7946"));
+        let moved = agent::Move { node: "c".try_into().unwrap(), was, now, is_this: false };
+        let expected = serde_json::json!({
+            "id": "7-3", "at": "2023-11-14T22:13:20.123Z", "event": "moved", "node": "c", "was": "10.0.0.1:7946",
+            "now": "[fd00::2]:7946", "cause": "told", "why": "it says so itself",
+        });
+        assert_eq!(row(News::Moved(Box::new(moved))), expected);
         let cut_off = row(News::Mesh(Event::PartitionBegan { missing: 3, of: 5 }, None));
         assert_eq!((&cut_off["event"], cut_off.get("node")), (&"partition_began".into(), None));
     }
