@@ -1,14 +1,7 @@
 //! What every connection passes through: a seat, the wait for its first request, hyper with its deadlines, the guard,
 //! and on the way out compression and the budget of memory.
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    mem,
-    net::Ipv4Addr,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{convert::Infallible, future::Future, mem, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -40,7 +33,7 @@ use super::{
     guard::{self, Via},
     gzip::Coding,
     pace::Paced,
-    patience::Patience,
+    patience::{Ear, Patience},
     rate::Rate,
     requests::Classes,
     tls::{HANDSHAKE, Tls},
@@ -208,10 +201,10 @@ impl Door {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let answer = service_fn(|request: Request<Incoming>| self.answer(via, request.map(Body::new)));
-        let heard = Arc::<AtomicBool>::default();
-        let paced = Paced::new(io, Arc::clone(&self.crowd), Arc::clone(&heard));
+        let ear = Arc::<Ear>::default();
+        let paced = Paced::new(io, Arc::clone(&self.crowd), Arc::clone(&ear));
         let connection = http1::Builder::new()
-            .timer(Patience::new(seats, heard))
+            .timer(Patience::new(seats, ear))
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(paced), answer);

@@ -4,10 +4,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,15 +14,17 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::crowd::{Crowd, CutOff};
+use super::{
+    crowd::{Crowd, CutOff},
+    patience::Ear,
+};
 
 /// A connection whose client must take what is sent to it.
 #[derive(Debug)]
 pub(super) struct Paced<I> {
     io: I,
     crowd: Arc<Crowd>,
-    /// Set by each read that brings something.
-    heard: Arc<AtomicBool>,
+    ear: Arc<Ear>,
     /// How much longer writes may stall.
     allowance: Duration,
     stall: Option<Stall>,
@@ -39,8 +38,8 @@ struct Stall {
 }
 
 impl<I> Paced<I> {
-    pub(super) fn new(io: I, crowd: Arc<Crowd>, heard: Arc<AtomicBool>) -> Self {
-        Self { io, crowd, heard, allowance: ALLOWANCE, stall: None }
+    pub(super) fn new(io: I, crowd: Arc<Crowd>, ear: Arc<Ear>) -> Self {
+        Self { io, crowd, ear, allowance: ALLOWANCE, stall: None }
     }
 
     /// Settles the account after a try to write.
@@ -65,9 +64,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Paced<I> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, into);
-        if into.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
-        }
+        self.ear.hear(into.filled().len() > before);
         read
     }
 }
