@@ -134,18 +134,22 @@ impl Reader<'_> {
         }
         let path = self.path(&first)?;
         let (operator_at, sense, operator) = self.operator()?;
-        match operator {
-            Place::Before => {
-                let Some((at, Token::Word(word))) = self.next()? else { return Err(self.expected("a field")) };
+        match (operator, first) {
+            (Place::Before, Token::Word(value) | Token::Text(value)) => {
+                let Some((field_at, Token::Word(word))) = self.next()? else { return Err(self.expected("a field")) };
                 let path = self.path(&Token::Word(word))?;
-                let (Token::Word(value) | Token::Text(value)) = first else { return Err(self.expected("a value")) };
-                self.build(at, path, sense, Operator::Has, value)
+                self.build(field_at, path, sense, Operator::Has, (at, value))
             }
-            Place::Nowhere => self.build_empty(at, path, sense),
-            Place::After(operator) => match self.next()? {
-                Some((_, Token::Word(value) | Token::Text(value))) => self.build(at, path, sense, operator, value),
+            (Place::Nowhere, Token::Word(_)) => self.build_empty(at, path, sense),
+            (Place::After(operator), Token::Word(_)) => match self.next()? {
+                Some((value_at, Token::Word(value) | Token::Text(value))) => {
+                    self.build(at, path, sense, operator, (value_at, value))
+                }
                 _ => Err(self.wrong(operator_at, "is not followed by a value".into())),
             },
+            (_, first) => {
+                Err(self.wrong(operator_at, format!("{first} is no field: behind it stands \"in\" or \"not in\"")))
+            }
         }
     }
 
@@ -208,7 +212,15 @@ impl Reader<'_> {
         }
     }
 
-    fn build(&self, at: usize, path: Vec<String>, sense: Sense, operator: Operator, value: String) -> Read<Expr> {
+    /// A test of the field at `at` by a value and where that stands.
+    fn build(
+        &self,
+        at: usize,
+        path: Vec<String>,
+        sense: Sense,
+        operator: Operator,
+        (value_at, value): (usize, String),
+    ) -> Read<Expr> {
         let kind = self.kind(at, &path)?;
         let no = |what: &str| Err(self.wrong(at, format!("{:?} {what}", path.join("."))));
         let test = match (operator, kind) {
@@ -225,7 +237,7 @@ impl Reader<'_> {
             (Operator::Has, Kind::Text | Kind::Texts | Kind::Map | Kind::Addresses) => Test::Has(value),
             (Operator::Matches, Kind::Text) => match RegexBuilder::new(&value).size_limit(MAX_PATTERN).build() {
                 Ok(pattern) => Test::Matches(pattern),
-                Err(why) => return no(&format!("cannot be matched: {why}")),
+                Err(why) => return Err(self.wrong(value_at, format!("is no regular expression: {}", reason(&why)))),
             },
             _ => return no("cannot be compared so"),
         };
@@ -296,6 +308,13 @@ enum Place {
     Before,
     Nowhere,
     After(Operator),
+}
+
+/// What is wrong with a pattern: the last line; those above draw where.
+fn reason(why: &regex::Error) -> String {
+    let text = why.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
 /// The text between quotes, and how many bytes it takes with them; or what is wrong, and where. It is written as Go's are.
@@ -387,7 +406,13 @@ mod tests {
             ("ServiceID is full", "1:13 (12)"),
             ("ServicePort is empty", "1:1 (0)"),
             ("ServiceID\n  ~ x", "2:3 (12)"),
-            ("ServiceID matches \"(\"", "1:1 (0)"),
+            ("ServiceID matches \"(\"", "1:19 (18): is no regular expression: unclosed group"),
+            ("ServiceID not matches `[`", "1:23 (22): is no regular expression: unclosed character class"),
+            ("\"web\" == ServiceName", "1:7 (6): the text \"web\" is no field: behind it stands \"in\""),
+            ("`web` is empty", "1:7 (6): the text \"web\" is no field"),
+            ("\"web\" not matches ServiceName", "1:7 (6): the text \"web\" is no field"),
+            ("\"web\" ServiceName", "1:7 (6): no match found, expected"),
+            ("\"web\" in", "1:9 (8): expected a field"),
         ] {
             let why = wrong(text);
             assert!(why.starts_with(place), "{text}: {why}");
