@@ -95,12 +95,22 @@ async fn an_instance_lives_in_json_and_is_seen_by_every_face() {
         (lease["renewalIntervalInSecs"] == 7 && lease["durationInSecs"] == 21).then_some(())
     })
     .await;
+    // The first gives its lease up, for every face; what is cancelled where it moved to is gone.
+    until("n1 has no lease", async || one.get("/api/v1/registrations").await.as_array()?.is_empty().then_some(()))
+        .await;
+    assert_eq!(curl(&one, "PUT", &format!("{renew}100"), &[]).await.0, 404);
+    two.until_resolved("web", &["8080"]).await;
     for status in [200, 404] {
         assert_eq!(curl(&two, "DELETE", "/eureka/apps/WEB/host:web:8080", &[]).await.0, status);
     }
-    until("n1 shows its own lease", async || {
-        let shown = json(&one, "/eureka/apps/WEB").await["application"]["instance"].take();
-        (shown[0]["leaseInfo"]["renewalIntervalInSecs"] == 30).then_some(())
+    until("n1 shows it no more", async || (curl(&one, "GET", "/eureka/apps/WEB", &[]).await.0 == 404).then_some(()))
+        .await;
+    // One that goes back is the first one's again.
+    register(&two, "WEB", &web(8080)).await;
+    one.until_resolved("web", &["8080"]).await;
+    register(&one, "WEB", &web(8080)).await;
+    until("n2 has no lease of it", async || {
+        (two.get("/api/v1/registrations").await.as_array()?.len() == 1).then_some(())
     })
     .await;
     let (path, metadata) = ("/eureka/apps/WEB/host:web:8080", "/eureka/apps/WEB/host:web:8080/metadata?colour=red");
@@ -108,7 +118,7 @@ async fn an_instance_lives_in_json_and_is_seen_by_every_face() {
     assert_eq!(json(&one, path).await["instance"]["metadata"], json!({"zone": "a", "colour": "red"}));
     assert_eq!(curl(&one, "DELETE", path, &[]).await.0, 200);
     assert_eq!(curl(&one, "DELETE", path, &[]).await.0, 404);
-    assert_eq!(curl(&one, "GET", "/eureka/apps/WEB", &[]).await.0, 404);
+    until("it is gone", async || (curl(&one, "GET", "/eureka/apps/WEB", &[]).await.0 == 404).then_some(())).await;
 }
 
 #[tokio::test]

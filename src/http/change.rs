@@ -1,9 +1,11 @@
 //! Read, change, write: a registration is written over what was read, and made anew where somebody was quicker. Many may
 //! change one at a time, and none undoes what another was told is done.
 
+use std::sync::Arc;
+
 use super::App;
 use crate::{
-    agent::{Over, Refused},
+    agent::{Over, Refused, unix_millis},
     mesh::Rejected,
     model::{InstanceId, Registration},
 };
@@ -37,4 +39,22 @@ pub(super) async fn change<E: From<Refused>>(
             done => return Ok(done?),
         }
     }
+}
+
+/// The row as the last word on its instance, later than what is shown of that; one that is shown already stays as it is.
+pub(super) fn said(app: &App, mut row: Registration) -> Registration {
+    let view = app.agent.view();
+    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
+    let same = service.iter().flat_map(|service| service.rows()).filter(|shown| shown.registration.id == row.id);
+    let shown = same.max_by_key(|shown| shown.precedence());
+    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
+    if let Some(own) = view.registration(&row.id).filter(|_| shown.is_some_and(|shown| Some(shown.owner) == this)) {
+        say(&mut row, own.said());
+        if row == *own {
+            return row;
+        }
+    }
+    let later = shown.map_or(0, |shown| shown.registration.said().saturating_add(1));
+    say(&mut row, unix_millis().max(later));
+    row
 }

@@ -68,8 +68,7 @@ impl Instance {
     /// How much its owner's word counts where several agents speak of one thing: more if that is reached, then the later
     /// one's, then that of the greater id. All nodes find the same.
     pub(crate) fn precedence(&self) -> (bool, u64, NodeId) {
-        let said = self.registration.echo.as_ref().map_or(0, |echo| echo.said);
-        (self.member.is_shown(), said, self.owner)
+        (self.member.is_shown(), self.registration.said(), self.owner)
     }
 
     /// Where it listens: its own address, else its node's.

@@ -29,8 +29,8 @@ pub struct Echo {
     /// The node it was registered for, where that is none of the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<EchoNode>>,
-    /// When that was said, in milliseconds since 1970: of what several agents say of one instance on such a node, each says
-    /// it later than what it has seen of the others, and the last word counts.
+    /// When that was said, in milliseconds since 1970: of what several agents say of one instance on such a node, or in
+    /// Eureka's words, each says it later than what it has seen of the others, and the last word counts.
     #[serde(skip_serializing_if = "is_nought")]
     pub said: u64,
     /// What was said in Eureka's words, by field.

@@ -149,6 +149,12 @@ impl Registration {
         self.echo.as_ref()?.node.as_deref()
     }
 
+    /// When it was said, where several agents may say it; 0 where none does.
+    #[must_use]
+    pub fn said(&self) -> u64 {
+        self.echo.as_ref().map_or(0, |echo| echo.said)
+    }
+
     /// What other nodes are told. Of a node that is gone all checks are critical, so the first to deregister does.
     #[must_use]
     pub fn published(&self) -> Self {

@@ -18,10 +18,10 @@ use super::{
     service::foreign_id,
 };
 use crate::{
-    agent::{Refused, unix_millis},
+    agent::Refused,
     http::{
         App, Shared,
-        change::{Next, change},
+        change::{Next, change, said},
     },
     mesh::Rejected,
     model::{
@@ -193,10 +193,7 @@ fn moved(own: &Registration, node: &Arc<EchoNode>) -> Result<Option<Registration
 /// what they write.
 async fn agree(app: &App, name: &str) -> Result<(), Failure> {
     let of = |own: &Registration| own.echo.as_ref().and_then(|echo| echo.node.clone());
-    let last = || {
-        let said = |own: &Arc<Registration>| (own.echo.as_ref().map_or(0, |echo| echo.said), own.id.clone());
-        on_node(app, name).iter().max_by_key(|own| said(own)).and_then(|own| of(own))
-    };
+    let last = || on_node(app, name).iter().max_by_key(|own| (own.said(), own.id.clone())).and_then(|own| of(own));
     loop {
         let node = last();
         let mut behind = on_node(app, name);
@@ -231,24 +228,6 @@ fn without_agent(app: &App, name: &str) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// The row as the last word on its instance, later than what is shown of that; one that is shown already stays as it is.
-fn said(app: &App, mut row: Registration) -> Registration {
-    let view = app.agent.view();
-    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
-    let shown = service.iter().flat_map(|service| service.rows()).find(|shown| shown.registration.id == row.id);
-    let said = |own: &Registration| own.echo.as_ref().map_or(0, |echo| echo.said);
-    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
-    if let Some(own) = view.registration(&row.id).filter(|_| shown.is_some_and(|shown| Some(shown.owner) == this)) {
-        say(&mut row, said(&own));
-        if row == *own {
-            return row;
-        }
-    }
-    let later = shown.map_or(0, |shown| said(&shown.registration).saturating_add(1));
-    say(&mut row, unix_millis().max(later));
-    row
 }
 
 fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {

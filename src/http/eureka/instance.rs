@@ -123,6 +123,13 @@ pub(super) fn is_ours(registration: &Registration) -> bool {
     !words(registration).is_empty()
 }
 
+/// Whether the client has moved to where it said the later word, and is the same. By another address it may be a namesake:
+/// many are called by the name of a container.
+pub(super) fn has_moved(own: &Registration, other: &Registration) -> bool {
+    let same = |of: &Registration| (of.id.clone(), of.name.clone(), of.address.clone(), of.port);
+    is_ours(own) && is_ours(other) && other.said() > own.said() && same(other) == same(own)
+}
+
 fn words(registration: &Registration) -> &BTreeMap<String, String> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     registration.echo.as_ref().map_or(&NONE, |echo| &echo.eureka)
@@ -317,6 +324,27 @@ mod tests {
         let [lease, status] = &*asked.checks else { panic!("{:?}", asked.checks) };
         assert_eq!(lease.kind.ttl(), Some(Duration::from_secs(30)));
         assert_eq!((lease.initial, status.initial), (Some(Health::Passing), Some(Health::Critical)));
+    }
+
+    #[test]
+    fn who_has_moved_said_so_later_at_the_same_address() {
+        let said = |text: &str, said: u64| {
+            let mut row = read("WEB", &xml::parse(text).unwrap(), None).unwrap();
+            Arc::make_mut(row.echo.as_mut().unwrap()).said = said;
+            row
+        };
+        let own = said(XML, 5);
+        assert!(has_moved(&own, &said(&XML.replace("STARTING", "UP"), 6)));
+        for (text, at) in [
+            (XML, 5),
+            (XML, 4),
+            (&XML.replace("10.0.0.9", "10.0.0.8"), 6),
+            (&XML.replace(">80<", ">81<"), 6),
+            (&XML.replace("h:web:80", "h:web:81"), 6),
+        ] {
+            assert!(!has_moved(&own, &said(text, at)), "{at} {text}");
+        }
+        assert!(!has_moved(&own, &Registration::new("web", 80).unwrap()));
     }
 
     #[test]

@@ -20,11 +20,8 @@ fn shown(service: &Service) -> impl Iterator<Item = &Instance> {
     // A client that moved to another node leaves a lease behind there: of one id the latest is meant.
     let mut latest = BTreeMap::<_, &Instance>::new();
     for row in service.instances.iter().filter(|row| !instance::is_over(row)) {
-        let since = row.report.checks.iter().map(|check| check.since).max();
         let known = latest.entry(instance::name(row)).or_insert(row);
-        if known.report.checks.iter().map(|check| check.since).max() < since {
-            *known = row;
-        }
+        *known = [*known, row].into_iter().max_by_key(|row| row.precedence()).unwrap_or(row);
     }
     latest.into_values()
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     http::{
         Answer, App, Problem, Shared, body,
-        change::{Next, change},
+        change::{Next, change, said},
         native::Segments,
     },
     model::{CheckName, Health, Registration},
@@ -37,7 +37,7 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     let bytes = body::collect(request.into_body()).await?;
     let document = parse(&bytes, is_xml)?;
     let id = instance::id_of(&name, &document)?;
-    change(&app, &id, |before| instance::read(&name, &document, before).map(Next::Put)).await?;
+    change(&app, &id, |before| Ok::<_, Problem>(put(&app, instance::read(&name, &document, before)?))).await?;
     // Who registers again lives.
     app.agent.report(&id, &lease()?, Health::Passing, "").await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -81,12 +81,12 @@ pub(super) async fn take_over(State(app): Shared, Segments((name, id)): One, Que
     let Some((_, status)) = pairs.iter().find(|(key, _)| key == "value") else {
         return Err(Problem::field("value", "is missing: ?value=OUT_OF_SERVICE"));
     };
-    edit(&app, &name, &id, |own| instance::overridden(own, Some(status)).map(Next::Put)).await
+    edit(&app, &name, &id, |own| Ok(put(&app, instance::overridden(own, Some(status))?))).await
 }
 
 /// `DELETE …/status`: what the client says counts again.
 pub(super) async fn hand_back(State(app): Shared, Segments((name, id)): One) -> Answer {
-    edit(&app, &name, &id, |own| instance::overridden(own, None).map(Next::Put)).await
+    edit(&app, &name, &id, |own| Ok(put(&app, instance::overridden(own, None)?))).await
 }
 
 /// `PUT …/metadata?key=value`
@@ -94,7 +94,7 @@ pub(super) async fn note(State(app): Shared, Segments((name, id)): One, Query(pa
     let noted = |own: &Registration| {
         let mut changed = own.clone();
         changed.meta.extend(pairs.iter().cloned());
-        Ok(Next::Put(changed))
+        Ok(put(&app, changed))
     };
     edit(&app, &name, &id, noted).await
 }
@@ -106,6 +106,11 @@ async fn edit(app: &App, name: &str, id: &str, next: impl Fn(&Registration) -> R
         |before: Option<&Registration>| next(before.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))?);
     change(app, &own.id, next).await?;
     Ok(StatusCode::OK.into_response())
+}
+
+/// Has a registration put as the last word on its instance.
+fn put(app: &App, registration: Registration) -> Next {
+    Next::Put(said(app, registration))
 }
 
 fn lease() -> Result<CheckName, Problem> {
