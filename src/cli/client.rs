@@ -281,14 +281,20 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
             (Code::Runtime, "hobnob members, to see who there is")
         }
         StatusCode::NOT_FOUND if call.contains("/explain/") => (Code::Runtime, "hobnob members; hobnob services"),
-        StatusCode::NOT_FOUND if call.contains("/denials") => {
-            (Code::Runtime, "hobnob doctor, on whom the mesh does not let in: it says what is revoked")
+        StatusCode::NOT_FOUND if call.contains("/tokens/") => {
+            (Code::Runtime, "hobnob token list, to see which there are")
         }
         StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
         StatusCode::PRECONDITION_FAILED => (Code::Runtime, "the same again: somebody else has changed it meanwhile"),
         StatusCode::CONFLICT if why.contains("defined in") => (Code::Usage, "edit the file, then hobnob reload"),
         StatusCode::CONFLICT if call.contains("/force-leave/") => {
             (Code::Runtime, "hobnob leave, on that node; or hobnob explain NODE, for why it is not taken for dead")
+        }
+        StatusCode::CONFLICT if call.contains("/tokens/") && why.contains("[[http.tokens]]") => {
+            (Code::Runtime, "take it out of that node's hobnob.toml and restart its agent; other nodes may hold it too")
+        }
+        StatusCode::CONFLICT if call.ends_with("/tokens") && (why.contains("called") || why.contains("stands in")) => {
+            (Code::Runtime, "hobnob token list, to see which there are; or choose another --name")
         }
         StatusCode::CONFLICT => (Code::Runtime, "hobnob status; mend what stands in the way, then the same again"),
         StatusCode::TOO_MANY_REQUESTS => (Code::Runtime, "the same again, in a while; or raise http.rate_limit"),
@@ -383,6 +389,27 @@ mod tests {
             ["unix:", "http://a:1/v1", "https://a:1/v1", "http://", "a b:1", "a:70000", "http://[::1]:0", "a:", "a:x"]
         {
             assert!(bad.parse::<Place>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_to_type_next_fits_what_was_refused() {
+        let settings = "the token \"a\" stands in this node's settings, under [[http.tokens]]";
+        for (call, status, why, next) in [
+            ("DELETE /api/v1/tokens/a", StatusCode::NOT_FOUND, "there is no token called \"a\"", "hobnob token list"),
+            ("DELETE /api/v1/tokens/a", StatusCode::CONFLICT, settings, "take it out of"),
+            ("POST /api/v1/tokens", StatusCode::CONFLICT, settings, "another --name"),
+            ("POST /api/v1/tokens", StatusCode::CONFLICT, "there is a token called \"a\" already", "another --name"),
+            (
+                "POST /api/v1/tokens",
+                StatusCode::CONFLICT,
+                "this node does not hold the authority's key",
+                "hobnob status",
+            ),
+            ("GET /api/v1/services/a", StatusCode::NOT_FOUND, "", "hobnob services"),
+        ] {
+            let failure = refused(call, status, &serde_json::json!({"detail": why}));
+            assert!(format!("{failure:?}").contains(next), "{call}: {failure:?}");
         }
     }
 

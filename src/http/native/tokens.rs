@@ -16,7 +16,7 @@ use crate::{
         trust::{Edict, Said, Token, Word},
         unix_millis,
     },
-    http::{Answer, App, Policy, Problem, Shared, body::Parsed, token::parse_hash},
+    http::{Answer, App, FixedToken, Policy, Problem, Shared, body::Parsed, token::parse_hash},
     model::NodeName,
 };
 
@@ -63,7 +63,7 @@ pub(super) async fn list(State(app): Shared) -> Response {
 pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -> Answer {
     let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
     if let Some(fixed) = app.fixed.iter().find(|fixed| fixed.name == wanted.name || fixed.sha256 == sha256) {
-        return Err(of_settings(&fixed.name));
+        return Err(of_settings(&fixed.name, ""));
     }
     if app.agent.law().tokens().any(|token| token.name == wanted.name && token.is_good(unix_millis())) {
         return Err(Problem::new(StatusCode::CONFLICT, format!("there is a token called {:?} already", wanted.name)));
@@ -84,21 +84,25 @@ pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -
 pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>) -> Answer {
     let law = app.agent.law();
     let named: Vec<_> = law.tokens().filter(|token| token.name == name).cloned().collect();
-    if named.is_empty() && app.fixed.iter().any(|fixed| fixed.name == name) {
-        return Err(of_settings(&name));
-    }
-    if named.is_empty() {
+    let stands = |fixed: &&FixedToken| fixed.name == name || named.iter().any(|token| token.sha256 == fixed.sha256);
+    let fixed = app.fixed.iter().find(stands);
+    if named.is_empty() && fixed.is_none() {
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no token called {name:?}")));
     }
-    for token in named {
+    let revoked = if named.is_empty() { "" } else { "; what the mesh knew by that name is revoked" };
+    for token in named.iter().cloned() {
         decree(&app, Word::Token(token), true).await?;
     }
-    Ok(StatusCode::NO_CONTENT.into_response())
+    match fixed {
+        Some(fixed) => Err(of_settings(&fixed.name, revoked)),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
 }
 
 /// A token of this node's settings stands here whatever the mesh says, and goes with them.
-fn of_settings(name: &str) -> Problem {
-    let why = format!("the token {name:?} stands in this node's settings, under [[http.tokens]]");
+fn of_settings(name: &str, besides: &str) -> Problem {
+    let why =
+        format!("the token {name:?} stands in this node's settings, under [[http.tokens]], and is good here{besides}");
     Problem::new(StatusCode::CONFLICT, why)
 }
 
