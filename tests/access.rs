@@ -113,6 +113,18 @@ async fn what_the_mesh_says_of_a_token_of_this_node_s_settings_does_not_count_he
     })
     .await;
     assert_eq!(ask(&a, &root, &["register", "web", "--port", "80"]).await.code, Some(0));
+    // Nor does what the mesh takes back, be it of the same name or the same token by another; whoever asks is told.
+    assert_eq!(b.call("POST", "/api/v1/tokens", &again).await.0, 201);
+    let listed =
+        async |name: &str| a.get("/api/v1/tokens").await.as_array().unwrap().iter().any(|one| one["name"] == name);
+    until("a has heard of that too", async || listed("root").await.then_some(())).await;
+    for name in ["root", "weak"] {
+        let (_, why, next) = ask(&a, &root, &["token", "revoke", name]).await.failure(1);
+        assert!(why.contains("\"root\" stands in this node's settings") && why.contains("is revoked"), "{why}");
+        assert!(next.contains("restart") && !listed(name).await, "{next}");
+    }
+    let next = ask(&a, &root, &["token", "revoke", "nobody"]).await.failure(1).2;
+    assert!(next.contains("hobnob token list"), "{next}");
 }
 
 #[tokio::test]
@@ -288,6 +300,16 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
     let doctor = ask(&c, "", &["doctor"]).await;
     let (_, why, next) = doctor.failure(3);
     assert!(why.contains("let in no more since") && why.contains("revoked") && next.contains("--undo"), "{doctor:?}");
+    until("c hears it wherever it calls", async || c.log().contains("certificate is revoked there").then_some(()))
+        .await;
+    assert!(
+        a.log().contains("its certificate is revoked") && !c.log().contains("secrets or mesh names"),
+        "{}",
+        c.log()
+    );
+    let status = ask(&c, "", &["status"]).await;
+    assert!(status.out.contains("NODE") && status.err.contains("let in no more since"), "{status:?}");
+    assert!(status.err.contains("next: hobnob ca revoke c --undo"), "{status:?}");
     let itself = ask(&a, "", &["ca", "revoke", "a"]).await;
     assert!(itself.failure(2).1.contains("itself"));
     let status = a.get("/api/v1/status").await;

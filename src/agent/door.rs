@@ -80,7 +80,9 @@ pub(super) async fn listen(
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
                 Err(Missed::Guest(connection)) => usher(&greeter.trust, &view, connection).await,
-                Err(why @ (Missed::Stranger(_) | Missed::Untimely(_))) => strangers.warn(from, &why),
+                Err(why @ (Missed::Stranger(_) | Missed::Untimely(_) | Missed::Outcast(_) | Missed::Revoked(_))) => {
+                    strangers.warn(from, &why);
+                }
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
         });

@@ -72,6 +72,13 @@ pub(super) enum Missed {
         "one of the two takes the other's certificate for expired or not valid yet: their clocks differ, or it is old ({0})"
     )]
     Untimely(ConnectionError),
+    #[error(
+        "this node's certificate is revoked there: on a node that is let in, hobnob ca revoke NODE --undo; or \
+             another certificate ({0})"
+    )]
+    Outcast(ConnectionError),
+    #[error("its certificate is revoked in this mesh ({0})")]
+    Revoked(ConnectionError),
     #[error("{0}")]
     Connection(ConnectionError),
     #[error("{0}")]
@@ -90,6 +97,7 @@ impl Missed {
             self,
             Self::Stranger(ConnectionError::ConnectionClosed(_))
                 | Self::Untimely(ConnectionError::ConnectionClosed(_))
+                | Self::Outcast(_)
                 | Self::Connection(ConnectionError::ConnectionClosed(_))
         )
     }
@@ -104,6 +112,8 @@ impl From<ConnectionError> for Missed {
         };
         match code {
             EXPIRED => Self::Untimely(why),
+            REVOKED if matches!(why, ConnectionError::ConnectionClosed(_)) => Self::Outcast(why),
+            REVOKED => Self::Revoked(why),
             code if TLS_ALERTS.contains(&code) => Self::Stranger(why),
             _ => Self::Connection(why),
         }
@@ -133,9 +143,7 @@ impl Greeter {
             self.settle(connection, hello, expected, Side::Dialler)
         });
         let met = self.count(met.await);
-        if let Err(Missed::Stranger(ConnectionError::ConnectionClosed(theirs))) = &met
-            && u64::from(theirs.error_code) == REVOKED
-        {
+        if let Err(Missed::Outcast(_)) = &met {
             self.trust.shut_out(address, "it is revoked");
         }
         met
@@ -417,7 +425,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_is_told_from_a_wrong_secret() {
+    fn a_wrong_clock_and_a_revocation_are_told_from_a_wrong_secret() {
         let alert = |number| {
             let error_code = quinn::TransportErrorCode::crypto(number);
             let close = quinn::ConnectionClose { error_code, frame_type: None, reason: bytes::Bytes::new() };
@@ -425,6 +433,7 @@ pub(super) mod tests {
         };
         assert!(matches!(alert(45), Missed::Untimely(_)) && alert(45).is_hung_up());
         assert!(matches!(alert(48), Missed::Stranger(_)));
+        assert!(matches!(alert(44), Missed::Outcast(_)) && alert(44).is_hung_up());
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use super::{
     client::Client,
     failure::{Code, Failure},
     output::{self, Reading, Shape},
+    status,
 };
 use crate::dns;
 
@@ -159,17 +160,7 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
 
 /// That the mesh lets this node in no more: whatever else is well, it is alone.
 fn outcast(status: &Value) -> Option<Value> {
-    let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
-    let node = status["node"].as_str().unwrap_or("NODE");
-    let serial = status["certificate"]["serial"].as_str().unwrap_or("SERIAL");
-    let revoked = match status["outcast"]["revoked"].as_str() {
-        Some("node") => node.to_owned(),
-        Some(_) => format!("--serial {serial}"),
-        None => format!("{node} --undo, or --serial {serial}"),
-    };
-    let next =
-        format!("hobnob ca revoke {revoked} --undo, on a node that is let in; or a certificate that is accepted");
-    Some(finding("membership", "bad", format!("this node is let in no more since {since}, by {by}"), &next))
+    status::outcast(status).map(|(why, next)| finding("membership", "bad", why, &next))
 }
 
 /// Whether the last write to the store is on the disk.

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use super::{
     client::Client,
     failure::Failure,
@@ -13,7 +15,18 @@ pub(super) async fn run(client: &Client, reading: &Reading) -> Result<ExitCode, 
     if seen["members"]["down"].as_u64() > seen["members"]["alive"].as_u64() {
         output::say("more nodes are down than alive: this one may be cut off; hobnob doctor");
     }
+    if let Some((why, next)) = outcast(&seen) {
+        output::say(format_args!("{why}\n next: {next}"));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That the mesh lets a node in no more, and what to do.
+pub(super) fn outcast(status: &Value) -> Option<(String, String)> {
+    let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
+    let node = status["node"].as_str().unwrap_or("NODE");
+    let why = format!("this node is let in no more since {since}, by {by}");
+    Some((why, format!("hobnob ca revoke {node} --undo, on a node that is let in; or a certificate that is accepted")))
 }
 
 const SHAPE: Shape = Shape {

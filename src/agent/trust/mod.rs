@@ -186,10 +186,11 @@ impl Trust {
     }
 
     fn accept(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Error> {
-        self.check_name(leaf)?;
-        self.papers.load().verify(leaf, rest, now)
+        self.papers.load().verify(leaf, rest, now)?;
+        self.check_name(leaf)
     }
 
+    /// Last of all: who is revoked here is told to those alone whom the authority once let in.
     fn check_name(&self, certificate: &CertificateDer<'_>) -> Result<(), Error> {
         let name = proven_name(certificate, &self.mesh).ok_or(CertificateError::NotValidForName)?;
         let law = self.law.load();
@@ -287,10 +288,10 @@ impl ClientCertVerifier for Trust {
         if self.is_guest(certificate) {
             return Ok(ClientCertVerified::assertion());
         }
-        self.check_name(certificate)?;
         let papers = self.papers.load();
         papers.in_time(certificate, intermediates, now)?;
-        papers.clients.verify_client_cert(certificate, intermediates, now)
+        let verified = papers.clients.verify_client_cert(certificate, intermediates, now)?;
+        self.check_name(certificate).map(|()| verified)
     }
 
     fn verify_tls12_signature(
