@@ -226,6 +226,14 @@ async fn nobody_is_invited_while_the_files_are_wrong(mesh: &Mesh, a: &Agent) {
     assert!(doctor.failure(3).1.contains("the next start fails"), "{doctor:?}");
     fs::write(&file, right).unwrap();
     until("the failure is over", async || wrong().await.is_none().then_some(())).await;
+    // Neither has a mode: no file is another, and it is tried all the same.
+    let key = mesh.path("a/etc/node-key.pem");
+    let text = fs::read(&key).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&key, text).unwrap();
+    assert!(until("others can read the key", &wrong).await.contains("mode 644"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    until("the failure is over", async || wrong().await.is_none().then_some(())).await;
 }
 
 async fn serials(agents: &[&Agent]) -> Vec<String> {

@@ -79,11 +79,13 @@ impl Vigil {
         let (trust, seen) = (Arc::clone(&self.greeter.trust), self.seen.clone());
         let look = spawn_blocking(move || {
             let now = stamps(&files);
-            let renewed = (seen.as_ref() != Some(&now)).then(|| trust.renew(Proof::Files(&files)));
-            (now, renewed)
+            // Neither a mode nor an owner is part of a stamp: what has failed is tried until it succeeds.
+            let failed = trust.not_reloaded();
+            let renewed = (failed.is_some() || seen.as_ref() != Some(&now)).then(|| trust.renew(Proof::Files(&files)));
+            (now, renewed, failed)
         });
         // A panic there is in the log.
-        let Ok((now, Some(renewed))) = look.await else { return };
+        let Ok((now, Some(renewed), failed)) = look.await else { return };
         self.seen = Some(now);
         match renewed {
             Ok(()) => {
@@ -91,7 +93,8 @@ impl Vigil {
                 tracing::info!(event = "certificate_reloaded", serial);
                 self.write(Paper::Reloaded { serial });
             }
-            // Half of the files may be written: whoever writes the other half brings us back here.
+            Err(why) if failed == Some(why.to_string()) => {}
+            // Half of the files may be written.
             Err(why) => {
                 tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
                 self.write(Paper::NotReloaded { why: why.to_string() });
