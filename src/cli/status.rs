@@ -26,7 +26,9 @@ pub(super) fn outcast(status: &Value) -> Option<(String, String)> {
     let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
     let node = status["node"].as_str().unwrap_or("NODE");
     let why = format!("this node is let in no more since {since}, by {by}");
-    Some((why, format!("hobnob ca revoke {node} --undo, on a node that is let in; or a certificate that is accepted")))
+    let next =
+        format!("hobnob ca revoke {revoked} --undo, on a node that is let in; or a certificate that is accepted");
+    Some((why, next))
 }
 
 const SHAPE: Shape = Shape {

@@ -215,3 +215,25 @@ pub(super) mod duration {
 
 /// The mesh's usual port: the one memberlist made known.
 const MESH_PORT: u16 = 7946;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_host_and_port() {
+        for (text, seed) in [
+            ("10.0.0.1", "10.0.0.1:7946"),
+            ("::1", "[::1]:7946"),
+            ("fd00:0:0:0:0:0:0:7946", "[fd00::7946]:7946"),
+            ("[::1]:1", "[::1]:1"),
+            ("a.b:2", "a.b:2"),
+        ] {
+            assert_eq!(String::from(text.parse::<Seed>().unwrap()), seed);
+        }
+        for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b", "::1:7946"] {
+            assert!(bad.parse::<Seed>().is_err(), "{bad}");
+        }
+        assert!("fd00::1:7946".parse::<Seed>().unwrap_err().contains("write [fd00::1]:7946"));
+    }
+}
