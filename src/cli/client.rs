@@ -284,6 +284,9 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::NOT_FOUND if call.contains("/tokens/") => {
             (Code::Runtime, "hobnob token list, to see which there are")
         }
+        StatusCode::NOT_FOUND if call.contains("/denials") => {
+            (Code::Runtime, "hobnob doctor, on whom the mesh does not let in: it says what is revoked")
+        }
         StatusCode::NOT_FOUND => (Code::Runtime, "hobnob services, to see what there is"),
         StatusCode::PRECONDITION_FAILED => (Code::Runtime, "the same again: somebody else has changed it meanwhile"),
         StatusCode::CONFLICT if why.contains("defined in") => (Code::Usage, "edit the file, then hobnob reload"),

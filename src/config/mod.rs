@@ -162,7 +162,7 @@ impl Config {
 fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Option<Config> {
     let Layer { table, services, lines, torn } = given;
     let settings = settings(table.clone()).map_err(|error| mistakes.push(error)).ok()?;
-    let tls = find_files(&settings, mistakes);
+    let tls = find_files(sources, &settings, mistakes);
     let https = find_https(&settings.http, mistakes, torn);
     let secrets = if settings.tls.is_empty() { find_secrets(sources, &settings) } else { Ok(Vec::new()) };
     let secrets =
