@@ -238,6 +238,20 @@ async fn consul_s_calls_are_held_to_the_same_policies() {
         assert_eq!(put(&web, path, body).await, 403, "{path} {body}");
         assert_eq!(put("", path, body).await, 403, "anonymous: {path} {body}");
     }
+    // Nodes are the operator's, and what stands on them whoever's may write it.
+    let [ops, both] = ["operate", "operate,write:web"];
+    let (ops, both) = (create(&a, &root, ops, "ops").await, create(&a, &root, both, "both").await);
+    let on = |node: &str, service: &str| format!(r#"{{"Node": "{node}", "Address": "10.0.0.1"{service}}}"#);
+    let path = "/v1/catalog/register";
+    assert_eq!(put(&ops, path, &on("x", "")).await, 200);
+    assert_eq!(put(&ops, path, &on("x", r#", "Service": {"SerVice": "web"}"#)).await, 403);
+    assert_eq!(put(&both, path, &on("x", r#", "Service": {"Service": "web"}"#)).await, 200);
+    assert_eq!(put(&both, path, &on("y", r#", "Service": {"Service": "db"}"#)).await, 403);
+    assert_eq!(put(&root, path, &on("y", r#", "Service": {"Service": "db"}"#)).await, 200);
+    for path in ["/v1/catalog/register", "/v1/catalog/deregister"] {
+        assert_eq!(put(&both, path, &on("Y", "")).await, 403, "{path}: another's stands on it");
+    }
+    assert_eq!(put(&both, "/v1/catalog/deregister", &on("x", "")).await, 200);
     // Nor by an id that its own would be called by.
     let by_id = r#"{"Name": "web", "ID": "alive:1", "Check": {"TTL": "1h"}}"#;
     let two = r#"{"Name": "db", "ID": "alive", "Checks": [{"TTL": "1h"}, {"TTL": "1h"}]}"#;

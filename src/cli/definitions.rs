@@ -114,7 +114,7 @@ impl Definitions {
         self.config = self.config.with(newer);
         let (registered, withdrawn) = applied.map_err(|why| {
             error!(%why, "reloaded in part; it is tried again");
-            vec![why.to_string()]
+            vec![format!("done in part, and tried again: {why}")]
         })?;
         info!(registered, withdrawn, hooks, "reloaded");
         Ok(Reloaded { registered, withdrawn, restart })

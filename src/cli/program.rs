@@ -196,6 +196,9 @@ mod tests {
         let leave = "exec 3<&0; (while ! [ -e go ]; do sleep 0.01; done; touch went) <&3 > /dev/null 2>&1 &";
         shell(leave, folder.path()).run(&state).await.unwrap();
         fs::write(folder.path().join("go"), "").unwrap();
+        while !folder.path().join("went").exists() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use subtle::ConstantTimeEq;
 use super::{
     FixedToken, Policy, Problem, audit::Audit, body, consul, guard::Via, requests::Classes, revocation::Held, token,
 };
-use crate::agent::Agent;
+use crate::{agent::Agent, model::Registration};
 
 /// What stands between the door and the handlers.
 #[derive(Debug)]
@@ -82,6 +82,9 @@ enum Aim {
     Check(String),
     /// That of the registration that the body gives a check to, in Consul's words.
     NewCheck,
+    /// Those on the node without an agent that the body names, and the one that the body puts there. Nodes are the
+    /// operator's.
+    Foreign,
 }
 
 impl Need {
@@ -180,6 +183,7 @@ impl Access {
         let (is_enough, right) = match &need {
             Need::Nothing => (true, ""),
             Need::Read => (policy.may_read(), "read"),
+            Need::Write(Aim::Foreign) => (policy.may_operate(), "operate"),
             Need::Write(_) => (policy.may_write_some(), "write"),
             Need::Operate => (policy.may_operate(), "operate"),
             Need::All => (policy.is_all(), "all"),
@@ -217,6 +221,14 @@ impl Access {
                     ids => taken.chain(ids.iter().filter_map(|id| of_id(id))).collect(),
                 }
             }
+            Aim::Foreign => {
+                let said = Said::of(&mut request).await?;
+                let on = |own: &Registration| {
+                    own.foreign().is_some_and(|it| said.nodes.iter().any(|node| it.is_called(node)))
+                };
+                let there = view.registrations().into_iter().filter(|own| on(own) && !own.has_role());
+                there.map(|own| own.name.to_string()).chain(said.names.iter().cloned()).collect()
+            }
         };
         match services.iter().find(|service| !who.policy.may_write(service)) {
             Some(service) => Err(who.forbidden(&format!("to write the service {service:?}"))),
@@ -233,6 +245,7 @@ struct Said {
     ids: Vec<String>,
     services: Vec<String>,
     checks: Vec<String>,
+    nodes: Vec<String>,
     /// Whether checks may be called by the registration's id.
     derives: bool,
 }
@@ -252,12 +265,19 @@ impl Said {
                 ("id", Some(text)) => said.ids.push(text.into()),
                 ("serviceid", Some(text)) => said.services.push(text.into()),
                 ("checkid", Some(text)) => said.checks.push(text.into()),
+                ("node", Some(text)) => said.nodes.push(text.into()),
+                ("service", None) => said.name_service(value),
                 ("check", None) => said.name_checks(std::slice::from_ref(value)),
                 ("checks", None) => said.name_checks(value.as_array().map_or(&[], Vec::as_slice)),
                 _ => {}
             }
         }
         Ok(said)
+    }
+
+    fn name_service(&mut self, service: &Value) {
+        let named = service.as_object().into_iter().flatten().filter(|(key, _)| consul::folded(key) == "service");
+        self.names.extend(named.filter_map(|(_, name)| name.as_str().map(String::from)));
     }
 
     fn name_checks(&mut self, checks: &[Value]) {
@@ -295,6 +315,7 @@ impl Need {
                 Self::Write(Aim::Instance(id.join("/")))
             }
             ["v1", "agent", "check", "register"] => Self::Write(Aim::NewCheck),
+            ["v1", "catalog", "register" | "deregister"] => Self::Write(Aim::Foreign),
             ["v1", "agent", "check", "pass" | "warn" | "fail" | "update" | "deregister", id @ ..] if !id.is_empty() => {
                 Self::Write(Aim::Check(id.join("/")))
             }
@@ -336,7 +357,7 @@ mod tests {
     }
 
     /// What writing there needs, for every route: one that is missing here is one that nobody has thought about.
-    const WRITES: [(&str, &[&str]); 10] = [
+    const WRITES: [(&str, &[&str]); 11] = [
         (
             "service",
             &[
@@ -412,11 +433,10 @@ mod tests {
                 "/v1/agent/leave",
                 "/v1/agent/maintenance",
                 "/v1/agent/reload",
-                "/v1/catalog/deregister",
-                "/v1/catalog/register",
                 "/v1/event/fire/{*name}",
             ],
         ),
+        ("foreign", &["/v1/catalog/deregister", "/v1/catalog/register"]),
     ];
 
     #[test]
@@ -449,6 +469,7 @@ mod tests {
                 Need::Write(Aim::Beat(_)) => "beat",
                 Need::Write(Aim::Check(_)) => "check",
                 Need::Write(Aim::NewCheck) => "new check",
+                Need::Write(Aim::Foreign) => "foreign",
                 Need::Write(Aim::Service(_)) => "service",
                 Need::Write(Aim::Lease(_)) => "lease",
                 Need::Operate => "operate",

@@ -21,10 +21,18 @@ pub(super) struct Audit(Mutex<Refused>);
 
 #[derive(Debug, Default)]
 struct Refused {
-    /// By host; `None` is the unix socket.
-    by: BTreeMap<Option<Source>, Untold>,
-    /// Of hosts beyond [`MAX_SOURCES`].
+    by: BTreeMap<Whose, Untold>,
+    /// Of those beyond [`MAX_SOURCES`].
     others: u64,
+}
+
+/// Who is told of: no noise on its host hides whoever has shown a token that is known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    /// A host's; `None` is the unix socket.
+    Host(Option<Source>),
+    /// A token's.
+    Token(String),
 }
 
 /// One source whose first refusal was told.
@@ -43,25 +51,27 @@ impl Audit {
 
     /// Somebody was turned away; `who`, as far as that was asked.
     pub(super) fn refused(&self, via: Via, who: Option<&str>, method: &Method, path: &str, status: StatusCode) {
-        if self.begin(via.client()) {
+        if self.begin(via.client(), who.filter(|who| !NOBODY.contains(who))) {
             let (from, path) = (place(via.client()), cut(path));
             tracing::warn!(event = "audit", who, %from, %method, path, status = status.as_u16(), "refused");
         }
     }
 
     /// Whether this refusal is the first of its source in the interval: else it is counted.
-    fn begin(&self, client: Option<IpAddr>) -> bool {
+    fn begin(&self, client: Option<IpAddr>, token: Option<&str>) -> bool {
         let mut refused = self.now();
-        let source = client.map(Source::host);
-        if let Some(untold) = refused.by.get_mut(&source) {
-            untold.count += 1;
+        let whose = token.map_or_else(|| Whose::Host(client.map(Source::host)), |name| Whose::Token(name.into()));
+        if let Some(untold) = refused.by.get_mut(&whose) {
+            *untold = Untold { client, count: untold.count + 1 };
             return false;
         }
-        if refused.by.len() >= MAX_SOURCES {
+        // However many hosts there are, there is room for tokens.
+        let room = if token.is_some() { MAX_SOURCES * 2 } else { MAX_SOURCES };
+        if refused.by.len() >= room {
             refused.others += 1;
             return false;
         }
-        refused.by.insert(source, Untold { client, count: 0 });
+        refused.by.insert(whose, Untold { client, count: 0 });
         true
     }
 
@@ -76,19 +86,22 @@ impl Audit {
     }
 
     fn tell(&self) {
-        for (from, refused) in self.turn() {
-            tracing::warn!(event = "audit", from, refused, "refused again, within {} s", INTERVAL.as_secs());
+        for (who, from, refused) in self.turn() {
+            tracing::warn!(event = "audit", who, from, refused, "refused again, within {} s", INTERVAL.as_secs());
         }
     }
 
     /// Begins the next interval: who was counted in this one, and how often. Who was, stays: its next is no first.
-    fn turn(&self) -> Vec<(String, u64)> {
+    fn turn(&self) -> Vec<(Option<String>, String, u64)> {
         let mut refused = self.now();
         refused.by.retain(|_, untold| untold.count > 0);
-        let take = |untold: &mut Untold| (place(untold.client), std::mem::take(&mut untold.count));
-        let mut told: Vec<_> = refused.by.values_mut().map(take).collect();
+        let take = |(whose, untold): (&Whose, &mut Untold)| {
+            let who = if let Whose::Token(name) = whose { Some(name.clone()) } else { None };
+            (who, place(untold.client), std::mem::take(&mut untold.count))
+        };
+        let mut told: Vec<_> = refused.by.iter_mut().map(take).collect();
         let others = std::mem::take(&mut refused.others);
-        told.extend((others > 0).then(|| ("others".to_owned(), others)));
+        told.extend((others > 0).then(|| (None, "others".to_owned(), others)));
         told
     }
 
@@ -110,6 +123,8 @@ fn cut(path: &str) -> &str {
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Sources told apart within an interval: more than a mesh has clients that are wrong at once.
 const MAX_SOURCES: usize = 256;
+/// Who has shown no token that is known.
+const NOBODY: [&str; 2] = ["anonymous", "unknown"];
 /// The longest path of ours is shorter, names at their limit included.
 const MAX_PATH: usize = 256;
 
@@ -121,21 +136,25 @@ mod tests {
     fn who_is_refused_again_is_told_of_once_in_an_interval() {
         let audit = Audit::default();
         let [a, b] = [1, 2].map(|last| Some(IpAddr::from([192, 0, 2, last])));
-        assert!(audit.begin(a) && audit.begin(None) && audit.begin(b));
-        assert!((0..100).all(|_| !audit.begin(a)));
-        assert_eq!(audit.turn(), [("192.0.2.1".to_owned(), 100)]);
+        let begin = |client| audit.begin(client, None);
+        assert!(begin(a) && begin(None) && begin(b));
+        assert!((0..100).all(|_| !begin(a)));
+        assert_eq!(audit.turn(), [(None, "192.0.2.1".to_owned(), 100)]);
         // Who goes on is counted from its first on, who has stopped is new again.
-        assert!(!audit.begin(a) && audit.begin(b));
-        assert_eq!(audit.turn(), [("192.0.2.1".to_owned(), 1)]);
+        assert!(!begin(a) && begin(b));
+        assert_eq!(audit.turn(), [(None, "192.0.2.1".to_owned(), 1)]);
         assert_eq!(audit.turn(), []);
-        assert!(audit.begin(a));
+        assert!(begin(a));
     }
 
     #[test]
-    fn many_sources_fill_neither_memory_nor_the_log() {
+    fn many_sources_fill_neither_memory_nor_the_log_and_hide_no_token() {
         let audit = Audit::default();
-        let told = (0..10_000_u32).filter(|n| audit.begin(Some(IpAddr::from(n.to_be_bytes())))).count();
+        let host = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
+        let told = (0..10_000).filter(|n| audit.begin(host(*n), None)).count();
         assert_eq!(told, MAX_SOURCES);
-        assert_eq!(audit.turn(), [("others".to_owned(), 10_000 - MAX_SOURCES as u64)]);
+        assert!(audit.begin(host(1), Some("deploy")) && !audit.begin(host(2), Some("deploy")));
+        let deploy = (Some("deploy".to_owned()), "0.0.0.2".to_owned(), 1);
+        assert_eq!(audit.turn(), [deploy, (None, "others".to_owned(), 10_000 - MAX_SOURCES as u64)]);
     }
 }

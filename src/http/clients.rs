@@ -29,7 +29,7 @@ impl Clients {
 
     /// Lets one more connection in, or says why not. Nothing is held of who may have any number.
     pub(super) fn admit(self: &Arc<Self>, via: Via) -> Result<Option<Held>, Problem> {
-        let Some(client) = via.client().filter(|client| self.most > 0 && !client.is_loopback()) else {
+        let Some(client) = via.client().filter(|_| self.most > 0 && !via.is_of_this_host()) else {
             return Ok(None);
         };
         let source = Source::host(client);

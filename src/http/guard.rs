@@ -67,6 +67,18 @@ pub(crate) fn check<B>(via: Via, hosts: &[Host], request: &Request<B>) -> Result
             let why = format!("writes are not taken from web pages of another origin ({origin:?})");
             Err(Problem::new(StatusCode::FORBIDDEN, why))
         }
+        // Where a page says that it is ours, its name has to be: whoever makes names can let one of his lead here.
+        Some(origin)
+            if let Via::Tcp { ours, .. } = via
+                && !is_read
+                && !host.is_some_and(|it| is_allowed(it, ours, hosts)) =>
+        {
+            let why = format!(
+                "writes are not taken from web pages of {origin:?}, which is no name of this node; \
+                 if it is one of yours, add it to http.hosts"
+            );
+            Err(Problem::new(StatusCode::FORBIDDEN, why))
+        }
         _ => Ok(()),
     }
 }
@@ -209,7 +221,13 @@ mod tests {
     #[test]
     fn elsewhere_any_host_will_do() {
         assert_eq!(status(Via::Unix, "GET", &[("host", "evil.example")]), 200);
-        assert_eq!(status(at([10, 0, 0, 1].into()), "GET", &[("host", "web-1.example")]), 200);
+        let elsewhere = at([10, 0, 0, 1].into());
+        assert_eq!(status(elsewhere, "GET", &[("host", "web-1.example")]), 200);
+        assert_eq!(status(elsewhere, "PUT", &[("host", "web-1.example")]), 200, "a program's");
+        for (host, answer) in [("evil.example:8500", 403), ("10.0.0.1:8500", 200), ("ui.example", 200)] {
+            let origin = format!("http://{host}");
+            assert_eq!(status(elsewhere, "POST", &[("host", host), ("origin", &origin)]), answer, "{host}");
+        }
     }
 
     #[test]

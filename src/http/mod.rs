@@ -67,7 +67,8 @@ pub struct Config {
     /// A unix socket to listen on too, for the owner and the group of the process (mode 0660).
     #[serde(deserialize_with = "socket")]
     pub socket: Option<PathBuf>,
-    /// Hosts, without ports, that requests on loopback may be addressed to besides `localhost` and its addresses.
+    /// Hosts, without ports, that requests on loopback, and writes of web pages, may be addressed to besides `localhost`
+    /// and the node's addresses.
     pub hosts: Vec<Host>,
     /// The most connections served at a time; others wait in the system's queue.
     pub max_connections: NonZeroUsize,
@@ -123,8 +124,9 @@ fn socket<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Erro
 /// Enough for a stream per client and service on a busy node, and far from what memory holds.
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
 
-/// The streams of all who sit behind one proxy; a client that needs more forgets to close them.
-const MAX_CONNECTIONS_PER_CLIENT: u32 = 1_000;
+/// The long polls of one that waits for thousands of services, or the streams of all who sit behind one proxy; as many are
+/// left to the others.
+const MAX_CONNECTIONS_PER_CLIENT: u32 = 10_000;
 
 /// What a busy proxy asks for with many clients behind it; a client in a loop asks for far more.
 const RATE_LIMIT: u32 = 1_000;

@@ -55,7 +55,7 @@ impl Problem {
 
     /// This node's own files cannot be used: 422, and all that is wrong with them.
     pub(crate) fn unusable(reasons: Vec<String>) -> Self {
-        let detail = "the files of this node cannot be used; the old settings stay";
+        let detail = "the files of this node cannot be used as they are; what is wrong in them stays as it was";
         Self { reasons, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail) }
     }
 }

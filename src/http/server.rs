@@ -156,7 +156,7 @@ impl Bound {
         if let Some((listener, path)) = unix {
             let door = Arc::clone(&door);
             tasks.spawn(async move {
-                door.accept(listener, Seats::new(UNIX_SEATS), |_| Via::Unix).await;
+                door.accept(listener, Seats::new(UNIX_SEATS.min(descriptors() / 2)), |_| Via::Unix).await;
                 drop(fs::remove_file(path));
             });
         }

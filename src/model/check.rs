@@ -61,9 +61,13 @@ impl CheckSpec {
     pub fn by_consuls_rules(self) -> Self {
         let is_polled = !matches!(self.kind, CheckKind::Ttl(_) | CheckKind::Alias(_));
         let (rise, fall) = if is_polled { (self.rise, self.fall) } else { (1, 1) };
-        Self { rise, fall, rules: Rules::Consul, ..self }
+        let deregister_after = self.deregister_after.map(|after| after.max(MIN_REAP));
+        Self { rise, fall, deregister_after, rules: Rules::Consul, ..self }
     }
 }
+
+/// Consul deregisters nothing sooner, whatever it is asked for: programs count on the time to speak for the first time.
+const MIN_REAP: Duration = Duration::from_secs(60);
 
 /// What a check does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

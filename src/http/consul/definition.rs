@@ -37,9 +37,15 @@ pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
 pub(super) fn bare(body: &Document, key: &str) -> Result<Registration, Failure> {
     let Some(name) = body.text(key)? else { return Err(Failure::bad("Missing service name")) };
     refuse_proxies(body)?;
-    let weights = body.object("weights")?.unwrap_or_default();
+    let weights = body.object("weights")?;
     let meta = body.pairs("meta")?;
-    if weights.number("passing")? == Some(0) {
+    // Who gives one of the two means nought by the other, as Go has it.
+    let weight = |key: &str| match &weights {
+        Some(weights) => Ok::<_, Failure>(Some(weights.number(key)?.unwrap_or_default())),
+        None => Ok(None),
+    };
+    let (passing, warning) = (weight("passing")?, weight("warning")?);
+    if passing == Some(0) {
         return Err(Failure::bad("Invalid service definition: Passing must be greater than 0"));
     }
     let consul = ConsulDraft {
@@ -54,8 +60,8 @@ pub(super) fn bare(body: &Document, key: &str) -> Result<Registration, Failure> 
         port: body.number("port")?.filter(|port| *port != 0),
         tags: body.texts("tags")?,
         meta,
-        weight: weights.number("passing")?,
-        warning_weight: weights.number("warning")?,
+        weight: passing,
+        warning_weight: warning,
         consul: Some(consul),
         ..RegistrationDraft::default()
     };

@@ -72,7 +72,7 @@ impl Document {
             None => return Ok(None),
             Some(Value::String(text)) if text.is_empty() => return Ok(None),
             Some(Value::String(text)) => {
-                parse_duration(text).map_err(|_| wrong(&format!("time: invalid duration {text:?}")))?
+                go_duration(text).map_err(|_| wrong(&format!("time: invalid duration {text:?}")))?
             }
             // Some clients write a whole number as 1e10.
             Some(value) => value
@@ -149,6 +149,14 @@ fn wrong(why: &str) -> Failure {
     Failure::bad(format!("Request decode failed: {why}"))
 }
 
+/// A duration in what Go's `time.ParseDuration` takes besides: a nought without a unit, a plus, the Greek letter.
+pub(super) fn go_duration(text: &str) -> Result<Duration, &'static str> {
+    match text.strip_prefix('+').unwrap_or(text) {
+        "0" => Ok(Duration::ZERO),
+        text => parse_duration(&text.replace("\u{3bc}s", "us")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +171,11 @@ mod tests {
         assert_eq!(document.duration("ttl"), Ok(Some(Duration::from_secs(90))));
         assert_eq!(document.duration("timeout"), Ok(Some(Duration::from_secs(2))));
         assert_eq!(document.duration("interval"), Ok(None));
+        for (text, nanos) in
+            [("0", Ok(0)), ("+5s", Ok(5_000_000_000)), ("7\u{3bc}s", Ok(7_000)), ("5", Err(())), ("", Err(()))]
+        {
+            assert_eq!(go_duration(text).map(|time| time.as_nanos()).map_err(drop), nanos, "{text}");
+        }
         assert_eq!(document.number("port"), Ok(Some(80)));
         assert_eq!(document.texts("tags"), Ok(Vec::new()));
         assert_eq!(document.texts("args").unwrap(), ["a", ""]);

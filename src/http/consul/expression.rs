@@ -224,7 +224,7 @@ impl Reader<'_> {
         let kind = self.kind(at, &path)?;
         let no = |what: &str| Err(self.wrong(at, format!("{:?} {what}", path.join("."))));
         let test = match (operator, kind) {
-            (Operator::Equals, Kind::Text) => Test::Is(value),
+            (Operator::Equals, Kind::Text | Kind::Entry) => Test::Is(value),
             (Operator::Equals, Kind::Number) => match value.parse() {
                 Ok(number) => Test::Number(number),
                 Err(_) => return no(&format!("is a number, and {value:?} is none")),
@@ -234,11 +234,13 @@ impl Reader<'_> {
                 "false" | "0" | "f" => Test::Flag(false),
                 _ => return no(&format!("is true or false, not {value:?}")),
             },
-            (Operator::Has, Kind::Text | Kind::Texts | Kind::Map | Kind::Addresses) => Test::Has(value),
-            (Operator::Matches, Kind::Text) => match RegexBuilder::new(&value).size_limit(MAX_PATTERN).build() {
-                Ok(pattern) => Test::Matches(pattern),
-                Err(why) => return Err(self.wrong(value_at, format!("is no regular expression: {}", reason(&why)))),
-            },
+            (Operator::Has, Kind::Text | Kind::Entry | Kind::Texts | Kind::Map | Kind::Addresses) => Test::Has(value),
+            (Operator::Matches, Kind::Text | Kind::Entry) => {
+                match RegexBuilder::new(&value).size_limit(MAX_PATTERN).build() {
+                    Ok(pattern) => Test::Matches(pattern),
+                    Err(why) => return Err(self.wrong(value_at, format!("is no regular expression: {}", reason(&why)))),
+                }
+            }
             _ => return no("cannot be compared so"),
         };
         Ok(Expr::Test(path, kind, sense, test))

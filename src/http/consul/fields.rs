@@ -10,6 +10,8 @@ pub(super) enum Kind {
     Texts,
     /// Texts by key.
     Map,
+    /// One of them, which may not be there: that is no empty text.
+    Entry,
     /// Addresses with ports, by key.
     Addresses,
     /// A list of things with fields of their own.
@@ -19,7 +21,7 @@ pub(super) enum Kind {
 /// Names, each group behind a prefix of its own.
 pub(super) type Fields = &'static [(&'static str, &'static [(&'static str, Kind)])];
 
-use Kind::{Addresses, Flag, List, Map, Number, Text, Texts};
+use Kind::{Addresses, Entry, Flag, List, Map, Number, Text, Texts};
 
 /// `/v1/catalog/nodes`
 pub(super) const NODE: Fields = &[("", OF_NODE)];
@@ -104,7 +106,7 @@ pub(super) fn kind(fields: Fields, path: &[String]) -> Option<Kind> {
             })?;
             match (kind, rest) {
                 (kind, []) => Some(*kind),
-                (Map, [_]) => Some(Text),
+                (Map, [_]) => Some(Entry),
                 (Addresses, [_, part]) if part == "Address" => Some(Text),
                 (Addresses, [_, part]) if part == "Port" => Some(Number),
                 _ => None,
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn a_path_has_a_kind_or_is_none() {
         for (path, expected) in [
-            ("Node.Meta.rack", Some(Text)),
+            ("Node.Meta.rack", Some(Entry)),
             ("Service.Tags", Some(Texts)),
             ("Service.TaggedAddresses.lan.Port", Some(Number)),
             ("Service.Weights.Passing", Some(Number)),

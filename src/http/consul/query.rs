@@ -7,11 +7,8 @@ use axum::{
     http::{Uri, request::Parts},
 };
 
-use super::failure::Failure;
-use crate::{
-    http::App,
-    model::{MemberState, parse_duration},
-};
+use super::{document::go_duration, failure::Failure};
+use crate::{http::App, model::MemberState};
 
 /// The parameters of a query.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ impl Query {
         }
         if let Some(wait) = asked.text("wait") {
             // As Consul's, a wait that is less than none is the usual one, and none is in days.
-            let wait = parse_duration(wait.strip_prefix('-').unwrap_or(wait))
+            let wait = go_duration(wait.strip_prefix('-').unwrap_or(wait))
                 .and_then(|time| if wait.contains('d') { Err("is in days") } else { Ok(time) })
                 .map(|time| if wait.starts_with('-') { Duration::ZERO } else { time })
                 .map_err(|_| Failure::bad("Invalid wait time"))?;

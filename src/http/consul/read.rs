@@ -212,7 +212,11 @@ impl Bodies {
             self.kept.clear();
             self.bytes.store(0, Ordering::Relaxed);
         }
-        let mut slot = self.kept.entry(key.to_owned()).or_default();
+        let mut slot = self.kept.entry(key.to_owned()).or_insert_with(|| {
+            // The topic names it once more.
+            self.bytes.fetch_add(key.len() * 2, Ordering::Relaxed);
+            Arc::default()
+        });
         if slot.mark < mark {
             let new = Kept { mark, topic: topic(), ..Kept::default() };
             let freed = std::mem::replace(&mut *slot, Arc::new(new)).bytes();
@@ -250,7 +254,11 @@ mod tests {
         assert_eq!(body("b", 1, "other"), "other");
         assert_eq!(body("a", 2, "two!"), "two!");
         assert_eq!(body("a", 1, "late"), "two!", "newer than asked for will do");
-        assert_eq!(bodies.bytes.load(Ordering::Relaxed), "two!other".len());
+        assert_eq!(bodies.bytes.load(Ordering::Relaxed), "two!other".len() + 2 * "ab".len());
+        let long = "a".repeat(16 * 1024);
+        (0..8_000).for_each(|n| drop(body(&format!("{n}{long}"), 1, "[]")));
+        let kept: usize = bodies.kept.iter().map(|entry| entry.key().len()).sum();
+        assert!(kept <= MAX_BYTES / 2, "long questions are kept in bounds, too: {kept}");
     }
 
     /// What an answer on a topic is made from.

@@ -61,6 +61,7 @@ pub(super) async fn put(
     let mut losers = Vec::new();
     let next = |before: Option<&Registration>| {
         let registration = make(before)?;
+        app.agent.leave_to_file(id)?;
         if let Some(check) = registration.local_only_check() {
             let why =
                 format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
