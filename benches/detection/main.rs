@@ -36,6 +36,7 @@ fn main() {
         Figure { name: "live", run: live::live },
         Figure { name: "silent-1000", run: |effort| simulated::silent(effort.pick(1_000, 100), effort) },
         Figure { name: "silent-10000", run: simulated::silent_large },
+        Figure { name: "rack", run: simulated::rack },
         Figure { name: "lifeguard", run: lifeguard::lifeguard },
         Figure { name: "loss", run: simulated::loss },
         Figure { name: "rapid-flip", run: rapid::flip },

@@ -96,6 +96,39 @@ fn fall_silent(mut world: World, rounds: usize) -> Vec<Row> {
     ]
 }
 
+/// A rack dies, machine after machine: how long is each still shown by somebody?
+pub(crate) fn rack(effort: Effort) -> Vec<Row> {
+    const GAP: Duration = Duration::from_millis(300);
+    let (nodes, dying, seeds) = (50, 20, effort.pick(20, 5));
+    let (mut all, mut wronged) = (Vec::new(), 0);
+    for seed in 0..seeds {
+        let mut world = standing(seed, nodes, Network::default());
+        let mut died = Vec::new();
+        for victim in nodes - dying..nodes {
+            died.push((world.id(victim), world.now().since_start()));
+            world.crash(victim);
+            world.run(GAP);
+        }
+        world.run(20 * SECOND);
+        let seen = deaths(&mut world);
+        let survivor = |observer: usize| observer < nodes - dying;
+        for (id, at) in &died {
+            let took: Vec<_> = seen.iter().filter(|(_, who, node)| node == id && survivor(*who)).collect();
+            let last = took.iter().map(|(then, ..)| *then - *at).max().filter(|_| took.len() == nodes - dying);
+            all.push(last.unwrap_or(Duration::from_secs(9_999)));
+        }
+        wronged += seen.iter().filter(|(_, who, node)| survivor(*who) && died.iter().all(|(id, _)| id != node)).count();
+    }
+    let spans = Spans::of(all);
+    let what = format!("{dying} of {nodes} simulated fall silent, one each {} ms, {seeds} times", GAP.as_millis());
+    vec![row(
+        format!("{what}: each until Down at every other: p50 / p99; healthy ones taken for dead"),
+        "1500 / 2500 ms, 0",
+        format!("{:.0} / {:.0} ms, {wronged}", spans.millis(0.5), spans.millis(0.99)),
+        "",
+    )]
+}
+
 /// A network that loses one datagram in twenty, for long.
 pub(crate) fn loss(effort: Effort) -> Vec<Row> {
     let (nodes, minutes) = effort.pick((1_000, 60), (100, 2));
