@@ -26,7 +26,7 @@ pub(super) struct Definitions {
     hooks: Hooks,
     /// What was wrong when the files were read last: told once, not on every look.
     wrong: Option<Mistakes>,
-    /// Whether what they say could not all be done.
+    /// Whether what they say could not all be done, or read.
     behind: bool,
 }
 
@@ -134,6 +134,8 @@ impl Definitions {
                 error!(why, "not reloaded; the old settings stay");
             }
         }
+        // What has no descriptor to be read with now sends no word when it has one.
+        self.behind |= mistakes.pass();
         self.wrong = Some(mistakes);
         all
     }

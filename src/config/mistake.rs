@@ -1,7 +1,16 @@
 //! What is wrong with settings, and whom to blame: the file and line, the variable or the flag. All of it is told at
 //! once, so that nobody has to mend a file by trying again and again.
 
-use std::{collections::BTreeMap, fmt, io, iter, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{
+        self,
+        ErrorKind::{NotFound, PermissionDenied},
+    },
+    iter,
+    path::Path,
+};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,11 +22,13 @@ pub struct Error {
     pub why: String,
     /// What to type next.
     pub next: String,
+    /// Whether it may pass by itself, without any file's being changed.
+    passes: bool,
 }
 
 impl Error {
     pub(super) fn new(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { place: place.into(), why: why.into(), next: "hobnob config check".into() }
+        Self { place: place.into(), why: why.into(), next: "hobnob config check".into(), passes: false }
     }
 
     pub(super) fn next(self, next: impl Into<String>) -> Self {
@@ -25,7 +36,10 @@ impl Error {
     }
 
     pub(super) fn io(path: &Path, error: &io::Error) -> Self {
-        Self::new(path.display().to_string(), error.to_string()).next(format!("ls -l {}", path.display()))
+        // What the system has no means for now, or a disk no answer, is no mistake of whoever wrote the file.
+        let is_written = matches!(error.kind(), NotFound | PermissionDenied) || error.raw_os_error().is_none();
+        let blamed = Self::new(path.display().to_string(), error.to_string()).next(format!("ls -l {}", path.display()));
+        Self { passes: !is_written, ..blamed }
     }
 
     /// This, where it names a setting, blamed on where that stands, or the part that it is missing from.
@@ -69,6 +83,12 @@ impl Mistakes {
         &self.0
     }
 
+    /// Whether one of them may pass without any file's being changed.
+    #[must_use]
+    pub(crate) fn pass(&self) -> bool {
+        self.0.iter().any(|error| error.passes)
+    }
+
     /// The one to mend first.
     #[must_use]
     pub fn first(&self) -> &Error {
@@ -90,3 +110,20 @@ impl fmt::Display for Mistakes {
 }
 
 impl std::error::Error for Mistakes {}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_has_no_means_for_may_pass_and_what_somebody_wrote_may_not() {
+        let io = |errno: Errno| Mistakes::from(Error::io(Path::new("a.toml"), &errno.into())).pass();
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::IO, Errno::STALE] {
+            assert!(io(errno), "{errno}");
+        }
+        assert!(!io(Errno::NOENT) && !io(Errno::ACCESS));
+        assert!(!Mistakes::from(Error::new("a.toml", "is wrong")).pass());
+    }
+}
