@@ -179,7 +179,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
         return None;
     };
     said_twice(source, &consul, &CHECK_WORDS, mistakes);
-    let (mut ours, mut tls, mut follows) = (DeTable::new(), None::<DeTable<'t>>, true);
+    let (mut ours, mut tls, mut follows, mut warning) = (DeTable::new(), None::<DeTable<'t>>, true, None);
     for (key, value) in consul {
         let folded = folded(&key);
         match &*folded {
@@ -203,12 +203,20 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
                 let name = if folded.starts_with('s') { "rise" } else { "fall" };
                 ours.insert(renamed(&key, name.into()), at_least_one(value));
             }
+            "failuresbeforewarning" => warning = Some((key, value)),
             other => {
                 let name = CHECK_WORDS.iter().find(|(theirs, _)| *theirs == other).map(|(_, ours)| *ours);
                 let key = name.map_or_else(|| key.clone(), |name| renamed(&key, name.into()));
                 ours.insert(key, value);
             }
         }
+    }
+    if let Some((key, value)) = warning.filter(|(_, warning)| warns_first(warning, &ours)) {
+        let why = format!(
+            "`{}` below `failures_before_critical` is not supported: no check warns of failures before it is critical",
+            key.get_ref()
+        );
+        mistakes.push(source.blame(value.span().start, why));
     }
     // A node alone is what the check stands for, not where to look for something else.
     if !ours.contains_key("alias")
@@ -228,6 +236,15 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
         ours.extend([new("redirects", ten.into_inner())]);
     }
     Some(Spanned::new(span, ours))
+}
+
+/// Whether failures would be a warning before they are critical: not where nothing is said by nought, nor of what is
+/// reported, which Consul believes at once.
+fn warns_first(warning: &Value<'_>, check: &DeTable<'_>) -> bool {
+    let number =
+        |value: &Value<'_>| value.get_ref().as_integer().and_then(|number| number.as_str().parse::<i64>().ok());
+    let [warning, critical] = [Some(warning), check.get("fall")].map(|value| value.and_then(number).unwrap_or(0));
+    (1..critical).contains(&warning) && !check.contains_key("ttl")
 }
 
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
@@ -288,7 +305,7 @@ const SERVICE_LOST: [&str; 6] = ["connect", "proxy", "kind", "socketpath", "name
 /// What is called the same here.
 const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tags", "meta"];
 /// What makes no difference to a check.
-const CHECK_SKIPPED: [&str; 3] = ["outputmaxsize", "serviceid", "failuresbeforewarning"];
+const CHECK_SKIPPED: [&str; 2] = ["outputmaxsize", "serviceid"];
 /// What is on or off, and nothing else.
 const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
 /// What cannot be checked here.
@@ -315,3 +332,28 @@ const CHECK_WORDS: [(&str, &str); 19] = [
     ("status", "initial"),
     ("deregistercriticalserviceafter", "deregister_after"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::services;
+
+    #[test]
+    fn failures_that_would_only_warn_are_refused_where_that_would_be_lost() {
+        let found = |kind: &str, warning: u8| {
+            let times = format!("\"failures_before_warning\": {warning}, \"failures_before_critical\": 3");
+            let text = format!("{{\"service\": {{\"name\": \"a\", \"check\": {{{kind}, {times}}}}}}}");
+            let mut mistakes = Vec::new();
+            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+            mistakes
+        };
+        let tcp = r#""tcp": "127.0.0.1:1", "interval": "10s""#;
+        for warning in [1, 2] {
+            let wrong = found(tcp, warning);
+            assert!(wrong.len() == 1 && wrong[0].why.contains("`failures_before_warning` below"), "{wrong:?}");
+        }
+        for (kind, warning) in [(tcp, 0), (tcp, 3), (tcp, 4), (r#""ttl": "10s""#, 1)] {
+            assert_eq!(found(kind, warning), [], "{kind} {warning}");
+        }
+    }
+}

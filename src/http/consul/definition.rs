@@ -105,13 +105,19 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
     let name = body.text("name")?.unwrap_or_else(|| name.to_owned());
     let notes = notes(body)?;
     let (draft, kind) = kind(body)?;
+    let (warning, critical) = (body.number("failuresbeforewarning")?, body.number("failuresbeforecritical")?);
+    if kind != "ttl" && (1..critical.unwrap_or(0)).contains(&warning.unwrap_or(0)) {
+        return Err(invalid(
+            "FailuresBeforeWarning below FailuresBeforeCritical is not supported: no check warns of failures before it is critical",
+        ));
+    }
     let times = |count: Option<i64>| count.map(|count| u32::try_from(count.max(1)).unwrap_or(u32::MAX));
     let draft = CheckDraft {
         id: Some(id),
         name: Some(name),
         // Consul names the number of results that it takes, and means one by nought.
         rise: times(body.number("successbeforepassing")?),
-        fall: times(body.number("failuresbeforecritical")?),
+        fall: times(critical),
         initial: status(body)?,
         deregister_after: body.duration("deregistercriticalserviceafter")?.map(format_duration),
         ..draft
