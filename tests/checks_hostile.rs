@@ -8,7 +8,11 @@ mod targets;
 
 use std::{collections::BTreeMap, fs, sync::atomic::Ordering};
 
+use http_body_util::BodyExt;
+use hyper::{Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use process::{Agent, Mesh, finish, hobnob, until};
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use targets::{Target, http};
 use tokio::{
@@ -339,4 +343,60 @@ async fn new_words_without_a_new_status_travel_in_batches() {
     until_said(&b, "beat", "passing", "words 99").await;
     let told = counted(&b, "hobnob_rows_merged_total").await - before;
     assert!((1..=5).contains(&told), "{told} rows for 100 outputs");
+}
+
+/// How many descriptors an agent may open from now on.
+fn limit(agent: &Agent, most: u64) {
+    let both = Rlimit { current: Some(most), maximum: Some(MANY) };
+    prlimit(Some(agent.pid()), Resource::Nofile, both).unwrap();
+}
+
+const MANY: u64 = 4096;
+
+#[tokio::test]
+async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its_files_when_it_has() {
+    let mesh = Mesh::new();
+    let settings = mesh.file("etc/hobnob.toml", "script_checks = true\n");
+    let agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(settings.parent().unwrap())).await;
+    limit(&agent, MANY);
+    let target = http().await;
+    let url = format!("http://{}/", target.at);
+    let checks = json!([
+        {"id": "tcp", "tcp": target.at.to_string(), "interval": "100ms"},
+        {"id": "http", "http": url, "interval": "100ms"},
+        {"id": "name", "tcp": format!("localhost:{}", target.at.port()), "interval": "100ms"},
+        {"id": "script", "script": ["true"], "interval": "100ms"},
+    ]);
+    assert_eq!(put(&agent, checks).await.0, 201);
+    for check in ["tcp", "http", "name", "script"] {
+        until_said(&agent, check, "passing", "").await;
+    }
+    // It takes nobody in any more: who asks is there already.
+    let stream = TokioIo::new(TcpStream::connect(agent.http).await.unwrap());
+    let (mut kept, connection) = http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut ask = async |path: &str| {
+        let request = Request::get(path).header("host", "localhost").body(String::new()).unwrap();
+        let answer = kept.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        String::from_utf8(answer.to_bytes().into()).unwrap()
+    };
+    ask("/metrics").await;
+    limit(&agent, 1);
+    until("many runs have found nothing out", async || {
+        let page = ask("/metrics").await;
+        let count = page.lines().find_map(|line| line.strip_prefix("hobnob_checks_unable_total ")?.parse().ok());
+        count.is_some_and(|count: u64| count > 50).then_some(())
+    })
+    .await;
+    let shown: Value = serde_json::from_str(&ask("/api/v1/services/web").await).unwrap();
+    let statuses: Vec<_> = shown[0]["checks"].as_array().unwrap().iter().map(|check| &check["status"]).collect();
+    assert_eq!(statuses, ["passing"; 4], "{shown}");
+    mesh.file("etc/services.d/late.toml", "[[services]]\nname = \"late\"\nport = 7\n");
+    until("the file was seen, and cannot be read", async || {
+        agent.log().contains("not reloaded; the old settings stay").then_some(())
+    })
+    .await;
+    limit(&agent, MANY);
+    agent.until_resolved("late", &["7"]).await;
+    assert_eq!(agent.log().matches("checks cannot run").count(), 1, "told once: {}", agent.log());
 }

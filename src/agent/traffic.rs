@@ -73,6 +73,8 @@ counters! {
     checks_late,
     /// Runs of checks left out because the one before was not over.
     checks_skipped,
+    /// Runs of checks that found nothing out, since this node lacked descriptors, memory or processes.
+    checks_unable,
 }
 
 /// The counters of a face, for another to show: their room, and how to read them.

@@ -13,7 +13,12 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Home, policy::Policy, tls};
+use super::{
+    Home,
+    failed::{Failed, is_own},
+    policy::Policy,
+    tls,
+};
 use crate::model::{Host, Target, TlsOptions};
 
 /// A connection, with or without TLS.
@@ -58,23 +63,23 @@ impl Dial {
     }
 
     /// The addresses of a place that may be reached; at least one.
-    pub(super) async fn addresses(&self, place: &Place) -> Result<Vec<SocketAddr>, String> {
+    pub(super) async fn addresses(&self, place: &Place) -> Result<Vec<SocketAddr>, Failed> {
         let found = match &place.host {
             Host::Address(address) => vec![SocketAddr::new(*address, place.port)],
             Host::Name(name) => {
                 let found = self.resolve(name.to_string(), place.port).await;
-                found.map_err(|why| format!("{name} cannot be resolved: {why}"))?
+                found.map_err(|why| Failed::guess(&why, format!("{name} cannot be resolved: {why}")))?
             }
         };
         let (admitted, refused): (Vec<_>, Vec<_>) = found.into_iter().partition(|at| self.policy.admits(at.ip()));
         match (admitted.is_empty(), refused.first()) {
             (false, _) => Ok(admitted),
-            (true, Some(at)) => Err(format!(
+            (true, Some(at)) => Err(Failed::Target(format!(
                 "{} may not be reached by checks: this node's checks.deny or checks.allow, or its default for link-local \
                  addresses, forbids it",
                 at.ip()
-            )),
-            (true, None) => Err(format!("{} has no address", place.host)),
+            ))),
+            (true, None) => Err(format!("{} has no address", place.host).into()),
         }
     }
 
@@ -90,21 +95,22 @@ impl Dial {
     }
 
     /// A connection to the first of a place's addresses that takes one.
-    pub(super) async fn tcp(&self, place: &Place) -> Result<TcpStream, String> {
+    pub(super) async fn tcp(&self, place: &Place) -> Result<TcpStream, Failed> {
         self.first(place, TcpStream::connect).await
     }
 
     /// Connects to the first of a place's addresses that can be, and hangs up.
-    pub(super) async fn reach(&self, place: &Place) -> Result<(), String> {
+    pub(super) async fn reach(&self, place: &Place) -> Result<(), Failed> {
         self.first(place, touch).await
     }
 
-    async fn first<T, F>(&self, place: &Place, connect: impl Fn(SocketAddr) -> F) -> Result<T, String>
+    async fn first<T, F>(&self, place: &Place, connect: impl Fn(SocketAddr) -> F) -> Result<T, Failed>
     where
         F: Future<Output = io::Result<T>>,
     {
         let addresses = self.addresses(place).await?;
-        first_of(addresses, connect).await.map_err(|(address, why)| format!("cannot connect to {address}: {why}"))
+        let tried = first_of(addresses, connect).await;
+        tried.map_err(|(at, why)| Failed::of(&why, format!("cannot connect to {at}: {why}")))
     }
 
     /// A connection, with TLS and one of the protocols in `alpn` if there are options for it.
@@ -113,7 +119,7 @@ impl Dial {
         place: &Place,
         tls: Option<&TlsOptions>,
         alpn: &[&[u8]],
-    ) -> Result<Box<dyn Stream>, String> {
+    ) -> Result<Box<dyn Stream>, Failed> {
         let stream = self.tcp(place).await?;
         let Some(options) = tls else { return Ok(Box::new(stream)) };
         tls::wrap(stream, &place.host, options, alpn).await
@@ -140,6 +146,7 @@ where
         tokio::select! {
             Some(said) = tried.next() => match (said, untried.next()) {
                 (Ok(said), _) => return Ok(said),
+                (Err(failed), _) if is_own(&failed.1) => return Err(failed),
                 (Err(_), Some(next)) => tried.push(attempt(next)),
                 (Err(failed), None) if tried.is_empty() => return Err(failed),
                 (Err(_), None) => {}

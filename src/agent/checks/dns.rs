@@ -13,19 +13,16 @@ use hickory_proto::{
 };
 
 use super::{
-    Finding, Home,
+    Failed, Finding, Home,
     dial::{Dial, Place, first_of},
 };
 use crate::model::{DnsCheck, DnsRecord};
 
-pub(super) async fn run(check: &DnsCheck, home: &Home, dial: &Dial) -> Finding {
-    match ask(check, home, dial).await {
-        Ok(reply) => judge(check, &reply),
-        Err(why) => Finding::critical(why),
-    }
+pub(super) async fn run(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Finding, Failed> {
+    ask(check, home, dial).await.map(|reply| judge(check, &reply))
 }
 
-async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, String> {
+async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, Failed> {
     let servers = match &check.server {
         Some(target) => dial.addresses(&Place::of(target, home, Some(PORT))?).await?,
         // The operator chose them, not who registered the check.
@@ -40,7 +37,7 @@ async fn ask(check: &DnsCheck, home: &Home, dial: &Dial) -> Result<Message, Stri
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(name, record));
     let asked = first_of(servers, |server| stub::ask(server, &question));
-    asked.await.map_err(|(server, why)| format!("{server} does not answer: {why}"))
+    asked.await.map_err(|(server, why)| Failed::of(&why, format!("{server} does not answer: {why}")))
 }
 
 fn judge(check: &DnsCheck, reply: &Message) -> Finding {

@@ -20,11 +20,12 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep_until},
 };
+use tracing::warn;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{
     Finding, Home, Means, Order, alias,
-    lanes::{LaneName, Lanes},
+    lanes::{LaneName, Lanes, Limits},
     process, tcp,
     visit::visit,
 };
@@ -41,6 +42,8 @@ pub(super) enum Word {
     Found(Finding),
     /// What is to be said of a run that did not come to its end.
     Hung(Finding),
+    /// Nothing could be found out, for want of this node's own means.
+    Unable(String),
     /// The run takes longer than others are to wait for it.
     Slow,
 }
@@ -64,6 +67,8 @@ pub(super) struct Engine {
     origin: Instant,
     /// When the next first run may start.
     first_at: Instant,
+    /// When this node lacked the means for a run last.
+    unable_at: Option<Instant>,
 }
 
 /// One check that is run or watched here.
@@ -136,7 +141,7 @@ impl Drop for Task {
 }
 
 impl Engine {
-    pub(super) fn new(means: Arc<Means>, arrivals: mpsc::Sender<Arrival>) -> Self {
+    pub(super) fn new(means: Arc<Means>, limits: Limits, arrivals: mpsc::Sender<Arrival>) -> Self {
         let now = Instant::now();
         Self {
             means,
@@ -146,9 +151,10 @@ impl Engine {
             serials: HashMap::new(),
             next_serial: 0,
             due: BinaryHeap::new(),
-            lanes: Lanes::default(),
+            lanes: Lanes::new(limits),
             origin: now,
             first_at: now,
+            unable_at: None,
         }
     }
 
@@ -287,16 +293,29 @@ impl Engine {
         let lane = check.lane();
         let left = lane.clone().filter(|_| check.state.takes_place_back());
         check.hung = matches!(word, Word::Hung(_));
+        if !matches!(word, Word::Slow) {
+            // A watch has no lane, and goes on.
+            lane.into_iter().for_each(|_| check.state = State::Idle);
+        }
         let found = match word {
-            Word::Slow => None,
-            Word::Found(finding) | Word::Hung(finding) => {
-                // A watch has no lane, and goes on.
-                lane.into_iter().for_each(|_| check.state = State::Idle);
-                check.take(finding)
+            Word::Found(finding) | Word::Hung(finding) => check.take(finding),
+            Word::Unable(why) => {
+                self.lack(&why);
+                None
             }
+            Word::Slow => None,
         };
         left.iter().for_each(|lane| self.leave(lane));
         found
+    }
+
+    /// Who has no descriptor left to look with knows nothing new: what was found last stands. A shortage is told once.
+    fn lack(&mut self, why: &str) {
+        self.means.traffic.checks_unable.add(1);
+        let now = Instant::now();
+        if self.unable_at.replace(now).is_none_or(|last| now - last > SHORTAGE_OVER) {
+            warn!(why, "checks cannot run, for want of this node's own means: what they found last stands");
+        }
     }
 }
 
@@ -336,6 +355,8 @@ fn next_start(origin: Instant, at: Instant, now: Instant, interval: Duration, ph
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.
 const FIRST_GAP: Duration = Duration::from_micros(200);
+/// Without such a run for so long a shortage is over.
+const SHORTAGE_OVER: Duration = Duration::from_secs(60);
 /// Later than this is counted as late.
 const LATE: Duration = Duration::from_millis(20);
 /// What the moments of checks lie on: as many checks as share a tick, a fiftieth of those run in a second, share a wake.

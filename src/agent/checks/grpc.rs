@@ -14,23 +14,22 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Finding, Home, MAX_ANSWER, causes,
+    Failed, Finding, Home, MAX_ANSWER, causes,
     dial::{Dial, Place},
 };
 use crate::model::GrpcCheck;
 
-pub(super) async fn run(check: &GrpcCheck, home: &Home, dial: &Dial) -> Finding {
-    match ask(check, home, dial).await {
-        Ok(1) => Finding::passing("SERVING"),
-        Ok(2) => Finding::critical("NOT_SERVING"),
-        Ok(3) => Finding::critical(format!("SERVICE_UNKNOWN: it knows no service {:?}", check.service)),
-        Ok(other) => Finding::critical(format!("serving status {other}")),
-        Err(why) => Finding::critical(why),
-    }
+pub(super) async fn run(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<Finding, Failed> {
+    Ok(match ask(check, home, dial).await? {
+        1 => Finding::passing("SERVING"),
+        2 => Finding::critical("NOT_SERVING"),
+        3 => Finding::critical(format!("SERVICE_UNKNOWN: it knows no service {:?}", check.service)),
+        other => Finding::critical(format!("serving status {other}")),
+    })
 }
 
 /// The serving status.
-async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String> {
+async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, Failed> {
     let broken = |why: hyper::Error| format!("no gRPC answer: {}", causes(&why));
     let place = Place::of(&check.target, home, None)?;
     let stream = dial.stream(&place, check.tls.as_ref(), &[b"h2"]).await?;
@@ -54,11 +53,12 @@ async fn ask(check: &GrpcCheck, home: &Home, dial: &Dial) -> Result<u64, String>
         status(&message).ok_or_else(|| "the answer is no grpc.health.v1.HealthCheckResponse".into())
     };
     tokio::pin!(asked);
-    tokio::select! {
+    let answer: Result<_, String> = tokio::select! {
         answer = &mut asked => answer,
         // What the connection brought to its end is still to be read; and only it knows why it ended.
         ended = connection => asked.await.map_err(|why| ended.err().map_or(why, broken)),
-    }
+    };
+    Ok(answer?)
 }
 
 /// The tasks of one connection, which end with its run: a server that neither reads nor closes would hold them, and its

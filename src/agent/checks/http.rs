@@ -15,21 +15,18 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Finding, Home, MAX_ANSWER, causes,
+    Failed, Finding, Home, MAX_ANSWER, causes,
     dial::{Dial, Place, Stream},
     text,
 };
 use crate::model::{Host, HttpCheck, Target, Url};
 
-pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Finding {
-    match follow(check, home, dial, until).await {
-        Ok(answer) => judge(check, &answer),
-        Err(why) => Finding::critical(why),
-    }
+pub(super) async fn run(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Result<Finding, Failed> {
+    follow(check, home, dial, until).await.map(|answer| judge(check, &answer))
 }
 
 /// Asks, and asks again where it is sent to.
-async fn follow(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Result<Answer, String> {
+async fn follow(check: &HttpCheck, home: &Home, dial: &Dial, until: Instant) -> Result<Answer, Failed> {
     let first = Place::of(&check.url.target, home, None)?;
     let (mut url, mut place, mut repeats, none) = (check.url.clone(), first.clone(), true, BTreeMap::new());
     let mut hops = 0..check.redirects;

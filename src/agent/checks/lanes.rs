@@ -45,14 +45,44 @@ impl LaneName {
     fn host(&self) -> Option<&Host> {
         if let Self::Target(host, _) = self { Some(host) } else { None }
     }
+}
 
-    const fn limit(&self) -> usize {
-        if let Self::Scripts = self { MAX_SCRIPTS } else { MAX_PER_TARGET }
+/// How many run at a time: each is a socket, and half of this process's descriptors are for others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Those that have a place in a lane.
+    running: usize,
+    /// Those that are slow.
+    pub(super) slow: usize,
+}
+
+impl Limits {
+    /// What that many descriptors allow.
+    pub(super) fn of(descriptors: u64) -> Self {
+        let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+        let running = (half / 5).clamp(1, MAX_RUNNING);
+        Self { running, slow: half.saturating_sub(running).clamp(1, MAX_SLOW) }
+    }
+
+    /// In one lane: a sixteenth, so that it takes sixteen targets that hang to slow down the rest.
+    fn of_lane(self, name: &LaneName) -> usize {
+        if let LaneName::Scripts = name { MAX_SCRIPTS } else { (self.running / 16).max(1) }
+    }
+
+    /// Against one host: a quarter.
+    fn of_host(self) -> usize {
+        (self.running / 4).max(1)
+    }
+
+    /// The slow against one host: a quarter as well.
+    fn slow_of_host(self) -> usize {
+        (self.slow / 4).max(1)
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lanes {
+    limits: Limits,
     lanes: HashMap<LaneName, Lane>,
     /// Those that some check looks at.
     hosts: HashMap<Host, Share>,
@@ -78,17 +108,22 @@ struct Share {
     slow: Arc<Semaphore>,
 }
 
-impl Default for Share {
-    fn default() -> Self {
-        let slow = Arc::new(Semaphore::new(MAX_SLOW_PER_HOST));
+impl Share {
+    fn new(limits: Limits) -> Self {
+        let slow = Arc::new(Semaphore::new(limits.slow_of_host()));
         Self { checks: 0, running: 0, parked: VecDeque::new(), slow }
     }
 }
 
 impl Lanes {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, lanes: HashMap::new(), hosts: HashMap::new(), running: 0, parked: VecDeque::new() }
+    }
+
     /// There is one more check that runs in this lane.
     pub(super) fn join(&mut self, name: &LaneName) {
-        name.host().into_iter().for_each(|host| self.hosts.entry(host.clone()).or_default().checks += 1);
+        let Some(host) = name.host() else { return };
+        self.hosts.entry(host.clone()).or_insert_with(|| Share::new(self.limits)).checks += 1;
     }
 
     /// There is one less. It does not run any more.
@@ -114,7 +149,7 @@ impl Lanes {
 
     /// The next of a lane that may start now. It takes a place.
     pub(super) fn next(&mut self, name: &LaneName) -> Option<u64> {
-        let lane = self.lanes.get_mut(name)?;
+        let (lane, limits) = (self.lanes.get_mut(name)?, self.limits);
         let share = name.host().and_then(|host| self.hosts.get_mut(host));
         match (lane.waiting.front().copied(), share) {
             (None, _) if lane.running == 0 => {
@@ -122,9 +157,9 @@ impl Lanes {
                 None
             }
             (None, _) => None,
-            (Some(_), _) if lane.running >= name.limit() => None,
-            (Some(_), Some(share)) if share.running >= MAX_PER_HOST => lane.park(name, &mut share.parked),
-            (Some(_), _) if self.running >= MAX_RUNNING => lane.park(name, &mut self.parked),
+            (Some(_), _) if lane.running >= limits.of_lane(name) => None,
+            (Some(_), Some(share)) if share.running >= limits.of_host() => lane.park(name, &mut share.parked),
+            (Some(_), _) if self.running >= limits.running => lane.park(name, &mut self.parked),
             (Some(first), share) => {
                 share.into_iter().for_each(|share| share.running += 1);
                 lane.running += 1;
@@ -153,7 +188,7 @@ impl Lanes {
 
     /// The next parked lane, while there is room.
     pub(super) fn unpark(&mut self) -> Option<LaneName> {
-        if self.running >= MAX_RUNNING {
+        if self.running >= self.limits.running {
             return None;
         }
         let name = self.parked.pop_front()?;
@@ -182,20 +217,18 @@ impl Lane {
     }
 }
 
-/// Runs at a time, without the slow: each is a socket.
+/// Runs at a time, without the slow.
 const MAX_RUNNING: usize = 1024;
-/// Runs at a time against one host: a quarter.
-const MAX_PER_HOST: usize = 256;
-/// Runs at a time against one target: a sixteenth, so that it takes sixteen that hang to slow down the rest.
-const MAX_PER_TARGET: usize = 64;
 /// Scripts at a time, without the slow: each is a process.
 const MAX_SCRIPTS: usize = 16;
-/// Slow runs at a time against one host: a quarter as well.
-const MAX_SLOW_PER_HOST: usize = MAX_SLOW / 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn lanes() -> Lanes {
+        Lanes::new(Limits::of(u64::MAX))
+    }
 
     fn lane(host: u8, port: u16) -> LaneName {
         LaneName::Target(Host::Address([10, 0, 0, host].into()), Port::try_from(port).ok())
@@ -211,12 +244,23 @@ mod tests {
     }
 
     #[test]
+    fn runs_take_no_more_than_half_of_the_descriptors() {
+        for (descriptors, running, slow) in [(0, 1, 1), (64, 6, 26), (1024, 102, 410), (20_000, 1024, 4096)] {
+            let limits = Limits::of(descriptors);
+            assert_eq!((limits.running, limits.slow), (running, slow), "of {descriptors}");
+        }
+        let mut lanes = Lanes::new(Limits::of(1024));
+        let hosts: Vec<_> = (1..=20).map(|host| lane(host, 1)).collect();
+        assert_eq!(due(&mut lanes, &hosts, 100), 102);
+    }
+
+    #[test]
     fn all_ports_of_a_host_share_its_room_and_take_none_from_others() {
-        let mut lanes = Lanes::default();
+        let mut lanes = lanes();
         let ports: Vec<_> = (1..=8).map(|port| lane(1, port)).collect();
-        assert_eq!(due(&mut lanes, &ports, 100), MAX_PER_HOST);
+        assert_eq!(due(&mut lanes, &ports, 100), MAX_RUNNING / 4);
         assert_eq!(due(&mut lanes, &[lane(2, 1)], 1), 1);
-        assert_eq!(due(&mut lanes, &[LaneName::Scripts, LaneName::Resolver], 100), MAX_SCRIPTS + MAX_PER_TARGET);
+        assert_eq!(due(&mut lanes, &[LaneName::Scripts, LaneName::Resolver], 100), MAX_SCRIPTS + MAX_RUNNING / 16);
         // Each place that is given back goes to who was parked, in turn, until all have run.
         let mut started = [0; 9];
         let mut running: Vec<_> = ports[..4].iter().flat_map(|name| std::iter::repeat_n(name.clone(), 64)).collect();
@@ -241,7 +285,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_limit_of_all_is_let_in_by_whoever_leaves() {
-        let mut lanes = Lanes::default();
+        let mut lanes = lanes();
         let hosts: Vec<_> = (1..=20).map(|host| lane(host, 1)).collect();
         assert_eq!(due(&mut lanes, &hosts, 60), MAX_RUNNING);
         // The last four of them did not get all, the 18th not all either.
@@ -256,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_host_that_hangs_hands_no_place_on_to_itself_while_others_wait() {
-        let mut lanes = Lanes::default();
+        let mut lanes = lanes();
         let hung: Vec<_> = (1..=4).flat_map(|host| (1..=8).map(move |port| lane(host, port))).collect();
         assert_eq!(due(&mut lanes, &hung, 100), MAX_RUNNING);
         let other = lane(9, 1);

@@ -9,6 +9,7 @@ mod alias;
 mod dial;
 mod dns;
 mod engine;
+mod failed;
 mod grpc;
 mod http;
 mod lanes;
@@ -26,17 +27,18 @@ mod visit;
 use std::{error::Error, iter, sync::Arc};
 
 use ipnet::IpNet;
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::Instant,
-};
+use rustix::process::{Resource, getrlimit};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{Traffic, View, peers::Arrival};
 use crate::model::{CheckKind, Health, Host, InstanceId, Port, Registration};
 use dial::Dial;
 pub(crate) use dns::stub;
+use failed::Failed;
+use lanes::Limits;
 use policy::Policy;
 pub(super) use process::identify;
+use visit::Room;
 
 /// What checks may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,6 +69,14 @@ impl Finding {
 
     fn critical(output: impl Into<String>) -> Self {
         Self { status: Health::Critical, output: output.into() }
+    }
+
+    /// What a failure says of its target; why, if nothing.
+    fn of_failure(failed: Failed) -> Result<Self, String> {
+        match failed {
+            Failed::Target(why) => Ok(Self::critical(why)),
+            Failed::Node(why) => Err(why),
+        }
     }
 }
 
@@ -103,16 +113,17 @@ impl Checks {
     ) -> Self {
         let (orders, ordered) = mpsc::unbounded_channel();
         let (view, traffic) = (Arc::clone(view), Arc::clone(traffic));
+        let limits = Limits::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
         let means = Means {
             dial: Dial::new(Policy::new(config)),
             scripts: config.scripts,
             view,
             rings: rings::Rings::default(),
             traffic,
-            slow: Semaphore::new(visit::MAX_SLOW),
-            slow_scripts: Semaphore::new(visit::MAX_SLOW_SCRIPTS),
+            slow: Room::of(limits.slow),
+            slow_scripts: Room::of(visit::MAX_SLOW_SCRIPTS),
         };
-        tokio::spawn(engine::Engine::new(Arc::new(means), arrivals).run(ordered));
+        tokio::spawn(engine::Engine::new(Arc::new(means), limits, arrivals).run(ordered));
         Self { orders }
     }
 
@@ -137,12 +148,12 @@ struct Means {
     rings: rings::Rings,
     traffic: Arc<Traffic>,
     /// Room for runs that no longer have a place in their lane.
-    slow: Semaphore,
-    slow_scripts: Semaphore,
+    slow: Room,
+    slow_scripts: Room,
 }
 
 /// One run of a check that is run at intervals, and that may take until then.
-async fn run(kind: &CheckKind, home: &Home, means: &Means, until: Instant) -> Finding {
+async fn run(kind: &CheckKind, home: &Home, means: &Means, until: Instant) -> Result<Finding, Failed> {
     // Those that hold much while they wait are put aside, so that the others need not make room for them.
     match kind {
         CheckKind::Http(check) => Box::pin(http::run(check, home, &means.dial, until)).await,
@@ -151,11 +162,13 @@ async fn run(kind: &CheckKind, home: &Home, means: &Means, until: Instant) -> Fi
         CheckKind::Grpc(check) => Box::pin(grpc::run(check, home, &means.dial)).await,
         CheckKind::Dns(check) => Box::pin(dns::run(check, home, &means.dial)).await,
         CheckKind::Script(_) if !means.scripts => {
-            Finding::critical("script checks are off on this node: set script_checks = true in its settings")
+            Err("script checks are off on this node: set script_checks = true in its settings".to_owned().into())
         }
         CheckKind::Script(argv) => Box::pin(script::run(argv, home)).await,
         // Reported or watched, which is the engine's affair.
-        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => Finding::warning("is not run at intervals"),
+        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => {
+            Ok(Finding::warning("is not run at intervals"))
+        }
     }
 }
 

@@ -24,7 +24,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
 
-use super::{Finding, engine::Told};
+use super::{
+    Failed, Finding,
+    engine::{Told, Word},
+    failed::is_own,
+};
 use crate::{
     agent::{birth, file},
     model::{CheckKind, ProcessRef, Registration},
@@ -64,7 +68,8 @@ pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, tol
                 continue;
             }
             Err(why) if due => {
-                if told.send((serial, Finding::critical(why).into())).await.is_err() {
+                let word = Finding::of_failure(why).map_or_else(Word::Unable, Word::Found);
+                if told.send((serial, word)).await.is_err() {
                     return;
                 }
             }
@@ -109,29 +114,34 @@ fn vague(registration: &Registration) -> Registration {
 }
 
 /// The process that is meant now, unless that has ended, or was never there.
-fn find(process: &ProcessRef, ended: &mut Option<Ended>) -> Result<(Meant, AsyncFd<OwnedFd>), String> {
+fn find(process: &ProcessRef, ended: &mut Option<Ended>) -> Result<(Meant, AsyncFd<OwnedFd>), Failed> {
     let meant = match process {
         ProcessRef::Pid(pid) | ProcessRef::Born(pid, _) => (*pid, None),
-        ProcessRef::File(path) => read(path).ok_or_else(|| useless(path))?,
+        ProcessRef::File(path) => {
+            let named = read(path).map_err(|why| Failed::of(&why, useless(path)))?;
+            named.ok_or_else(|| useless(path))?
+        }
     };
     if let Some((_, why)) = ended.as_ref().filter(|(known, _)| *known == meant) {
-        return Err(why.clone());
+        return Err(why.clone().into());
     }
     let of_file = |why| if let ProcessRef::File(path) = process { useless(path) } else { why };
-    let Some(fd) = open(meant.0).map_err(of_file)? else {
-        return Err(ended.insert((meant, of_file(format!("there is no process {}", meant.0)))).1.clone());
+    let Some(fd) = open(meant.0).map_err(|why| why.reworded(of_file))? else {
+        return Err(ended.insert((meant, of_file(format!("there is no process {}", meant.0)))).1.clone().into());
     };
     // Asked while the descriptor stands for whoever has the id.
     let is_meant = match process {
-        ProcessRef::Born(pid, at) => birth(*pid).as_ref() == Some(at),
-        ProcessRef::File(_) => !is_left_over(meant, birth::on_the_wall),
-        ProcessRef::Pid(_) => true,
+        ProcessRef::Born(pid, at) => birth(*pid).map(|birth| birth == *at),
+        ProcessRef::File(_) => Some(!is_left_over(meant, birth::on_the_wall)),
+        ProcessRef::Pid(_) => Some(true),
     };
     let waits_for_burial = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&Timespec::default())) == Ok(1);
-    if is_meant && !waits_for_burial {
-        return Ok((meant, fd));
+    match is_meant.filter(|_| !waits_for_burial) {
+        Some(true) => Ok((meant, fd)),
+        // It could be read when the check was registered.
+        None if !waits_for_burial => Err(Failed::Node(format!("when process {} began cannot be read", meant.0))),
+        _ => Err(ended.insert((meant, of_file(gone(meant.0)))).1.clone().into()),
     }
-    Err(ended.insert((meant, of_file(gone(meant.0)))).1.clone())
 }
 
 /// Whether a pid file was there before the process that has its id now. The first process of all is always the one meant.
@@ -146,14 +156,18 @@ fn gone(pid: i32) -> String {
 
 /// Whether a pid file means another process by now.
 fn is_replaced(process: &ProcessRef, meant: &Meant) -> bool {
-    matches!(process, ProcessRef::File(path) if read(path).is_some_and(|now| now != *meant))
+    matches!(process, ProcessRef::File(path) if read(path).ok().flatten().is_some_and(|now| now != *meant))
 }
 
-fn read(path: &Path) -> Option<Meant> {
+/// Whom a pid file means, if anybody; an error where this node has no means to read it.
+fn read(path: &Path) -> io::Result<Option<Meant>> {
     let written = path.metadata().and_then(|found| found.modified()).ok();
-    let bytes = file::read(path, MAX_PID_FILE).ok()?;
-    let pid = String::from_utf8_lossy(&bytes).split_whitespace().next()?.parse().ok()?;
-    Some((pid, written))
+    let bytes = match file::read(path, MAX_PID_FILE) {
+        Err(why) if is_own(&why) => return Err(why),
+        read => read.unwrap_or_default(),
+    };
+    let pid = String::from_utf8_lossy(&bytes).split_whitespace().next().and_then(|pid| pid.parse().ok());
+    Ok(pid.map(|pid| (pid, written)))
 }
 
 /// The same of a file that is not there, may not be read, or holds something else: more would tell whoever may register
@@ -163,17 +177,21 @@ fn useless(path: &Path) -> String {
 }
 
 /// `None` if there is no such process.
-fn open(pid: i32) -> Result<Option<AsyncFd<OwnedFd>>, String> {
+fn open(pid: i32) -> Result<Option<AsyncFd<OwnedFd>>, Failed> {
     let Some(id) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Ok(None) };
     let fd = match pidfd_open(id, PidfdFlags::NONBLOCK) {
         Ok(fd) => fd,
         Err(Errno::SRCH) => return Ok(None),
-        Err(why) => return Err(format!("process {pid} cannot be watched: {}", io::Error::from(why))),
+        Err(why) => return Err(unwatched(pid, &why.into())),
     };
     // What is deprecated is unsound for descriptors that somebody else may close; this one is owned.
     #[expect(deprecated, reason = "its successor is unsafe to call, and an owned descriptor needs no such promise")]
     let watched = AsyncFd::with_interest(fd, Interest::READABLE);
-    watched.map(Some).map_err(|why| format!("process {pid} cannot be watched: {why}"))
+    watched.map(Some).map_err(|why| unwatched(pid, &why))
+}
+
+fn unwatched(pid: i32, why: &io::Error) -> Failed {
+    Failed::of(why, format!("process {pid} cannot be watched: {why}"))
 }
 
 /// When a process began, and in which realm; `None` where that cannot be known. Nobody else ever has both this and its id.
@@ -206,12 +224,12 @@ mod tests {
         fs::write(&path, dead.id().to_string()).unwrap();
         let mut ended = None;
         let why = find(&file, &mut ended).unwrap_err();
-        assert_eq!(why, useless(&path));
-        let Some(((pid, written), _)) = &mut ended else { panic!("{why}") };
+        assert_eq!(why, Failed::Target(useless(&path)));
+        let Some(((pid, written), _)) = &mut ended else { panic!("{why:?}") };
         assert_eq!(u32::try_from(*pid).unwrap(), dead.id());
         // No test can have an id given anew: another process's is put in its place, there and in the file.
         fs::write(&path, std::process::id().to_string()).unwrap();
-        (*pid, *written) = read(&path).unwrap();
+        (*pid, *written) = read(&path).unwrap().unwrap();
         assert_eq!(find(&file, &mut ended).unwrap_err(), why, "said as before");
         let later = written_at(&ended) + Duration::from_secs(1);
         fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();

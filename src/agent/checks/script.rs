@@ -8,11 +8,11 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{Finding, Home, MAX_OUTPUT, text};
+use super::{Failed, Finding, Home, MAX_OUTPUT, text};
 use crate::agent::child;
 
-pub(super) async fn run(argv: &[String], home: &Home) -> Finding {
-    let Some((program, arguments)) = argv.split_first() else { return Finding::critical("names no program") };
+pub(super) async fn run(argv: &[String], home: &Home) -> Result<Finding, Failed> {
+    let Some((program, arguments)) = argv.split_first() else { return Err("names no program".to_owned().into()) };
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -24,21 +24,19 @@ pub(super) async fn run(argv: &[String], home: &Home) -> Finding {
     if let Some(port) = home.port {
         command.env("HOBNOB_PORT", port.to_string());
     }
-    let (mut child, group) = match child::spawn(&mut command) {
-        Ok(spawned) => spawned,
-        Err(why) => return Finding::critical(format!("cannot run {program:?}: {why}")),
-    };
+    let spawned = child::spawn(&mut command);
+    let (mut child, group) = spawned.map_err(|why| Failed::of(&why, format!("cannot run {program:?}: {why}")))?;
     let mut said = Vec::new();
     let ended = listen(&mut child, &mut said).await;
     group.ended();
     let output = text(&said);
-    match ended.map(|status| (status.code(), status)) {
+    Ok(match ended.map(|status| (status.code(), status)) {
         Ok((Some(0), _)) => Finding::passing(output),
         Ok((Some(1), _)) => Finding::warning(output),
         Ok((_, status)) if output.is_empty() => Finding::critical(status.to_string()),
         Ok((_, status)) => Finding::critical(format!("{status}: {output}")),
         Err(why) => Finding::critical(format!("{program:?} was lost: {why}")),
-    }
+    })
 }
 
 /// Waits for the program's end, and keeps the first of what it says. What children of its own say after that is not

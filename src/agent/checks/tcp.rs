@@ -3,17 +3,14 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Finding, Home, MAX_OUTPUT,
+    Failed, Finding, Home, MAX_OUTPUT,
     dial::{Dial, Place, Stream},
     holds, text,
 };
 use crate::model::TcpCheck;
 
-pub(super) async fn run(check: &TcpCheck, home: &Home, dial: &Dial) -> Finding {
-    match ask(check, home, dial).await {
-        Ok(output) => Finding::passing(output),
-        Err(why) => Finding::critical(why),
-    }
+pub(super) async fn run(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<Finding, Failed> {
+    ask(check, home, dial).await.map(Finding::passing)
 }
 
 /// Whether a connection is all that is asked for.
@@ -21,7 +18,7 @@ pub(super) const fn is_bare(check: &TcpCheck) -> bool {
     check.tls.is_none() && check.send.is_none() && check.expect.is_none()
 }
 
-async fn ask(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<String, String> {
+async fn ask(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<String, Failed> {
     let place = Place::of(&check.target, home, None)?;
     if is_bare(check) {
         dial.reach(&place).await?;
@@ -30,14 +27,14 @@ async fn ask(check: &TcpCheck, home: &Home, dial: &Dial) -> Result<String, Strin
     Box::pin(converse(check, &place, dial)).await
 }
 
-async fn converse(check: &TcpCheck, place: &Place, dial: &Dial) -> Result<String, String> {
+async fn converse(check: &TcpCheck, place: &Place, dial: &Dial) -> Result<String, Failed> {
     let mut stream = dial.stream(place, check.tls.as_ref(), &[]).await?;
     if let Some(words) = &check.send {
         stream.write_all(words.as_bytes()).await.map_err(|why| format!("cannot send to {place}: {why}"))?;
         stream.flush().await.map_err(|why| format!("cannot send to {place}: {why}"))?;
     }
     match &check.expect {
-        Some(expected) => listen(&mut *stream, expected).await,
+        Some(expected) => Ok(listen(&mut *stream, expected).await?),
         None => Ok(format!("connected to {place}")),
     }
 }

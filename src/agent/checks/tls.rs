@@ -13,11 +13,15 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
+use rustls_native_certs::ErrorKind;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::parse_x509_certificate;
 
-use super::dial::Stream;
+use super::{
+    dial::Stream,
+    failed::{Failed, is_own},
+};
 use crate::{
     agent::{
         file,
@@ -32,7 +36,7 @@ pub(super) async fn wrap(
     host: &Host,
     options: &TlsOptions,
     alpn: &[&[u8]],
-) -> Result<Box<dyn Stream>, String> {
+) -> Result<Box<dyn Stream>, Failed> {
     let name = match (&options.server_name, host) {
         (Some(name), _) => ServerName::try_from(name.clone()),
         (None, Host::Address(address)) => Ok(ServerName::IpAddress((*address).into())),
@@ -46,18 +50,18 @@ pub(super) async fn wrap(
 }
 
 /// Files are read for each run, so that a certificate that was renewed is used at once.
-fn config(options: &TlsOptions, name: &ServerName<'static>) -> Result<ClientConfig, String> {
+fn config(options: &TlsOptions, name: &ServerName<'static>) -> Result<ClientConfig, Failed> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|why| why.to_string())?;
     let builder = match (&options.ca, options.verify) {
         (_, false) => believe(builder, Anybody, provider),
-        (None, true) => builder.with_root_certificates(Arc::clone(system())),
+        (None, true) => builder.with_root_certificates(system()?),
         (Some(path), true) => {
             // Why it is of no use would tell whoever may register which files this machine has.
             let useless = || format!("{} cannot be read, or holds no certificate of an authority", path.display());
-            let listed = certificates(path).map_err(|_| useless())?;
+            let listed = certificates(path).map_err(|why| why.reworded(|_| useless()))?;
             let roots = authorities(&listed).ok_or_else(useless)?;
             let usual = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
             let usual = usual.build().map_err(|_| useless())?;
@@ -68,7 +72,8 @@ fn config(options: &TlsOptions, name: &ServerName<'static>) -> Result<ClientConf
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
             let key = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|why| unreadable(key, &why))?;
-            builder.with_client_auth_cert(chain, key).map_err(|why| format!("{}: {why}", cert.display()))
+            let showing = builder.with_client_auth_cert(chain, key);
+            Ok(showing.map_err(|why| format!("{}: {why}", cert.display()))?)
         }
         _ => Ok(builder.with_no_client_auth()),
     }
@@ -88,13 +93,13 @@ fn authorities(listed: &[CertificateDer<'static>]) -> Option<Arc<RootCertStore>>
     (added > 0).then(|| Arc::new(roots))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failed> {
     let found: Result<_, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    found.map_err(|why| unreadable(path, &why))
+    Ok(found.map_err(|why| unreadable(path, &why))?)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    file::read(path, MAX_PEM).map_err(|why| unreadable(path, &why))
+fn read(path: &Path) -> Result<Vec<u8>, Failed> {
+    file::read(path, MAX_PEM).map_err(|why| Failed::of(&why, unreadable(path, &why)))
 }
 
 fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> String {
@@ -102,13 +107,23 @@ fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> String {
 }
 
 /// The authorities that this machine believes, read once.
-fn system() -> &'static Arc<RootCertStore> {
+fn system() -> Result<Arc<RootCertStore>, Failed> {
     static SYSTEM: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    SYSTEM.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        Arc::new(roots)
-    })
+    if let Some(known) = SYSTEM.get() {
+        return Ok(Arc::clone(known));
+    }
+    let found = rustls_native_certs::load_native_certs();
+    // What cannot be read for want of a descriptor would be missing for ever.
+    for error in &found.errors {
+        if let ErrorKind::Io { inner, .. } = &error.kind
+            && is_own(inner)
+        {
+            return Err(Failed::Node(format!("the system's authorities cannot be read: {error}")));
+        }
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    Ok(Arc::clone(SYSTEM.get_or_init(|| Arc::new(roots))))
 }
 
 /// For a `ca` of the check's own: the certificates that are listed there are believed, and those that they vouch for. One

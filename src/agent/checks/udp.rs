@@ -6,24 +6,22 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::UdpSocket;
 
 use super::{
-    Finding, Home,
+    Failed, Finding, Home,
     dial::{Dial, Place, first_of},
     holds, text,
 };
 use crate::model::UdpCheck;
 
-pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Finding {
-    let asked = async {
-        let place = Place::of(&check.target, home, None)?;
-        let asked = first_of(dial.addresses(&place).await?, |address| ask(address, check.send.as_bytes()));
-        asked.await.map_err(|(address, why)| format!("{address} does not answer: {why}"))
-    };
-    match (asked.await, &check.expect) {
-        (Err(why), _) => Finding::critical(why),
-        (Ok(answer), Some(expected)) if !holds(&answer, expected) => {
-            Finding::critical(format!("{expected:?} is not in what it said: {}", text(&answer)))
+pub(super) async fn run(check: &UdpCheck, home: &Home, dial: &Dial) -> Result<Finding, Failed> {
+    let place = Place::of(&check.target, home, None)?;
+    let asked = first_of(dial.addresses(&place).await?, |address| ask(address, check.send.as_bytes()));
+    let silent = |(address, why)| Failed::of(&why, format!("{address} does not answer: {why}"));
+    let answer = asked.await.map_err(silent)?;
+    match &check.expect {
+        Some(expected) if !holds(&answer, expected) => {
+            Err(format!("{expected:?} is not in what it said: {}", text(&answer)).into())
         }
-        (Ok(answer), _) => Finding::passing(text(&answer)),
+        _ => Ok(Finding::passing(text(&answer))),
     }
 }
 

@@ -31,22 +31,18 @@ pub(super) async fn visit(
     let mut over = timeout(spec.timeout.min(HOLD), &mut ran).await.map_err(|_| (spec.timeout, ""));
     if over.is_err() && spec.timeout > HOLD {
         let slow = async {
-            let (like, most) = if let CheckKind::Script(_) = spec.kind {
-                (&means.slow_scripts, MAX_SLOW_SCRIPTS)
-            } else {
-                (&means.slow, MAX_SLOW)
-            };
+            let like = if let CheckKind::Script(_) = spec.kind { &means.slow_scripts } else { &means.slow };
             // While there are too many of its like it keeps its place, but not beyond its next start; and who hung before
             // not at all, for it is known how that ends.
             let patience = if hung { HOLD } else { spec.interval };
             let enter = async {
                 let near = OptionFuture::from(room.as_ref().map(|room| room.acquire())).await;
-                (near, like.acquire().await)
+                (near, like.free.acquire().await)
             };
             let _one_of_them = tokio::select! {
                 biased;
                 ran = &mut ran => return Ok(ran),
-                permits = enter, if !hung || like.available_permits() > most / 4 => permits,
+                permits = enter, if !hung || like.free.available_permits() > like.most / 4 => permits,
                 () = sleep_until(begun + patience) => return Err((patience, CROWD)),
             };
             // Nobody listens only while the agent stops.
@@ -56,15 +52,31 @@ pub(super) async fn visit(
         over = timeout_at(begun + spec.timeout, slow).await.unwrap_or(over);
     }
     let word = match over {
-        // It has something to tell of what hung.
-        Ok(Ok(finding)) if begun.elapsed() >= spec.timeout => Word::Hung(finding),
-        Ok(Ok(finding)) => Word::Found(finding),
+        Ok(Ok(ran)) => match ran.or_else(Finding::of_failure) {
+            Err(why) => Word::Unable(why),
+            // It has something to tell of what hung.
+            Ok(finding) if begun.elapsed() >= spec.timeout => Word::Hung(finding),
+            Ok(finding) => Word::Found(finding),
+        },
         Ok(Err(_)) => Finding::critical("the check panicked, which is a defect; the log tells more").into(),
         Err((waited, crowd)) => {
             Word::Hung(Finding::critical(format!("no answer within {}{crowd}", format_duration(waited))))
         }
     };
     let _ = told.send((serial, word)).await;
+}
+
+/// Room for runs that are slow.
+#[derive(Debug)]
+pub(super) struct Room {
+    free: Semaphore,
+    most: usize,
+}
+
+impl Room {
+    pub(super) fn of(most: usize) -> Self {
+        Self { free: Semaphore::new(most), most }
+    }
 }
 
 /// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
@@ -106,8 +118,8 @@ mod tests {
                 view: Arc::default(),
                 rings: crate::agent::checks::rings::Rings::default(),
                 traffic: Arc::default(),
-                slow: Semaphore::new(free),
-                slow_scripts: Semaphore::new(0),
+                slow: Room { free: Semaphore::new(free), most: MAX_SLOW },
+                slow_scripts: Room::of(0),
             });
             let (told, mut heard) = mpsc::channel(1);
             let recipe = Recipe::all(&web).next().unwrap();
@@ -121,6 +133,7 @@ mod tests {
                     assert_eq!(finding.output, "no answer within 500ms, and too many others hang as well");
                 }
                 Word::Found(finding) => panic!("{finding:?}"),
+                Word::Unable(why) => panic!("{why}"),
             }
         }
     }
