@@ -194,11 +194,13 @@ async fn an_answer_without_end_is_read_to_the_limit_and_closed() {
     let gigabyte = Target::endless(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n", GARBAGE).await;
     let chatter = Target::endless(b"", GARBAGE).await;
     let head = Target::endless(b"HTTP/1.1 200 OK\r\n", b"x: y\r\n").await;
+    let soon = Target::endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n").await;
     let checks = json!([
         {"id": "body", "http": format!("http://{}/", gigabyte.at), "interval": "100ms"},
         {"id": "search", "http": format!("http://{}/", gigabyte.at), "contains": "fine", "interval": "100ms"},
         {"id": "words", "tcp": chatter.at.to_string(), "expect": "hello", "interval": "100ms"},
         {"id": "head", "http": format!("http://{}/", head.at), "interval": "100ms"},
+        {"id": "soon", "http": format!("http://{}/", soon.at), "interval": "100ms", "timeout": "1h"},
     ]);
     assert_eq!(put(&agent, checks).await.0, 201);
     let output = until_said(&agent, "body", "passing", "HTTP 200 OK: \u{fffd}").await;
@@ -206,7 +208,8 @@ async fn an_answer_without_end_is_read_to_the_limit_and_closed() {
     until_said(&agent, "search", "critical", "\"fine\" is not in the first 64 KiB").await;
     until_said(&agent, "words", "critical", "\"hello\" is not in what it said").await;
     until_said(&agent, "head", "critical", "no HTTP answer").await;
-    for target in [&gigabyte, &chatter, &head] {
+    until_said(&agent, "soon", "critical", "no HTTP answer").await;
+    for target in [&gigabyte, &chatter, &head, &soon] {
         until("each connection is closed, and the next is opened", async || {
             (target.closed.load(Ordering::SeqCst) >= 5).then_some(())
         })

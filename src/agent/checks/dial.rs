@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryFutureExt, stream::FuturesUnordered};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, join},
     net::{TcpStream, lookup_host},
     sync::Semaphore,
     time::sleep,
@@ -113,14 +113,16 @@ impl Dial {
         tried.map_err(|(at, why)| Failed::of(&why, format!("cannot connect to {at}: {why}")))
     }
 
-    /// A connection, with TLS and one of the protocols in `alpn` if there are options for it.
+    /// A connection, with TLS and one of the protocols in `alpn` if there are options for it. Who says more than anybody
+    /// need say is heard no further, as if it had hung up: there are talkers that no protocol's limit stops.
     pub(super) async fn stream(
         &self,
         place: &Place,
         tls: Option<&TlsOptions>,
         alpn: &[&[u8]],
     ) -> Result<Box<dyn Stream>, Failed> {
-        let stream = self.tcp(place).await?;
+        let (read, write) = self.tcp(place).await?.into_split();
+        let stream = join(read.take(MAX_HEARD), write);
         let Some(options) = tls else { return Ok(Box::new(stream)) };
         tls::wrap(stream, &place.host, options, alpn).await
     }
@@ -176,6 +178,8 @@ async fn touch(address: SocketAddr) -> io::Result<()> {
     }
 }
 
+/// As much as a server may say on one connection: many times what is read of an answer.
+const MAX_HEARD: u64 = 1 << 20;
 /// As many addresses of one name as are tried.
 const MAX_ADDRESSES: usize = 8;
 /// How long an address may be silent before the next is tried as well (RFC 8305 section 8).

@@ -14,7 +14,6 @@ use rustls::{
     server::ParsedCertificate,
 };
 use rustls_native_certs::ErrorKind;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_parser::parse_x509_certificate;
 
@@ -32,7 +31,7 @@ use crate::{
 
 /// Speaks TLS on a connection that stands.
 pub(super) async fn wrap(
-    stream: TcpStream,
+    stream: impl Stream + 'static,
     host: &Host,
     options: &TlsOptions,
     alpn: &[&[u8]],
