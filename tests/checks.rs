@@ -134,6 +134,7 @@ async fn certificates_are_verified_unless_that_is_waived() {
             (json!({"http": url, "tls": {"verify": false}}), "passing", "safe"),
             (shows(&own, &own_ca, "web.example"), "passing", "safe"),
             (shows(&own, &own_ca, "db.example"), "critical", "not valid for name"),
+            (json!({"http": format!("https://{}/", own.at)}), "critical", "set `tls.verify` to false"),
             (shows(&own, &old_ca, "web.example"), "critical", "TLS failed"),
             (shows(&old, &old_ca, "web.example"), "critical", "expired"),
             (json!({"http": url}), "critical", "TLS failed: invalid peer certificate: UnknownIssuer"),

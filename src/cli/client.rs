@@ -272,6 +272,9 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::FORBIDDEN if why.contains("Host header") || why.contains("Origin") => {
             (Code::Forbidden, "hobnob --api http://127.0.0.1:8500, or the agent's unix socket: --api unix:/path")
         }
+        StatusCode::FORBIDDEN if why.contains("scripts are off") => {
+            (Code::Forbidden, "script_checks = true in that agent's settings, and its restart")
+        }
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
         }

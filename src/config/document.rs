@@ -140,9 +140,12 @@ impl<'t> Document<'t> {
         let before = mistakes.len();
         loop {
             let mut draft: RegistrationDraft = self.read(mistakes)?;
+            // What else is wrong shows under any name, and with any port.
             if draft.name.is_empty() && mistakes.len() > before {
-                // What else is wrong shows under any name.
                 draft.name = "nameless".into();
+            }
+            if self.struck.iter().any(|path| path == "port") {
+                draft.port = Some(1);
             }
             let Err(FieldError { field, why }) = draft.clone().build() else {
                 return (mistakes.len() == before).then_some(draft);

@@ -113,3 +113,17 @@ fn one<'t>(
         script.map(|n| (n, source.place(document.start_of(&format!("checks[{n}].script")), &mut line.clone())));
     Some(Wanted { draft, place, script })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_from_a_wrong_port_is_no_mistake_of_its_own() {
+        let text = "[[services]]\nname = \"a\"\nport = 99999\nchecks = [{ tcp = \"\" }, { http = \"/x\" }]\n";
+        let mut mistakes = Vec::new();
+        parse(Source { name: "a.toml", text }, &mut mistakes);
+        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["a.toml, line 3: services[0].port is 99999; a port is 1 to 65535"]);
+    }
+}

@@ -45,7 +45,19 @@ pub(super) async fn wrap(
     let mut config = config(options, &name)?;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    Ok(Box::new(connected.map_err(|why| format!("TLS failed: {why}"))?))
+    Ok(Box::new(connected.map_err(|why| told(&why.to_string()))?))
+}
+
+/// Why TLS failed, and what helps where the certificate is vouched for by nobody who is believed here.
+fn told(why: &str) -> String {
+    let help = "name who signed it as `tls.ca`, or set `tls.verify` to false";
+    if why.contains("CaUsedAsEndEntity") {
+        format!("TLS failed: its certificate is self-signed: {help}")
+    } else if why.ends_with("UnknownIssuer") {
+        format!("TLS failed: {why}: {help}")
+    } else {
+        format!("TLS failed: {why}")
+    }
 }
 
 /// Files are read for each run, so that a certificate that was renewed is used at once.
