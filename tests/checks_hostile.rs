@@ -359,18 +359,23 @@ const MANY: u64 = 4096;
 #[tokio::test]
 async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its_files_when_it_has() {
     let mesh = Mesh::new();
+    let target = http().await;
+    let (at, port) = (target.at, target.at.port());
+    let checks = [
+        format!("tcp = \"{at}\""),
+        format!("http = \"http://{at}/\""),
+        format!("tcp = \"localhost:{port}\""),
+        "script = [\"true\"]".to_owned(),
+    ];
+    let checks = ["tcp", "http", "name", "script"]
+        .iter()
+        .zip(checks)
+        .map(|(id, kind)| format!("[[services.checks]]\nid = \"{id}\"\n{kind}\ninterval = \"100ms\"\n"));
+    let web = format!("[[services]]\nname = \"web\"\nport = 80\n{}", checks.collect::<String>());
+    mesh.file("etc/services.d/web.toml", &web);
     let settings = mesh.file("etc/hobnob.toml", "script_checks = true\n");
     let agent = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(settings.parent().unwrap())).await;
     limit(&agent, MANY);
-    let target = http().await;
-    let url = format!("http://{}/", target.at);
-    let checks = json!([
-        {"id": "tcp", "tcp": target.at.to_string(), "interval": "100ms"},
-        {"id": "http", "http": url, "interval": "100ms"},
-        {"id": "name", "tcp": format!("localhost:{}", target.at.port()), "interval": "100ms"},
-        {"id": "script", "script": ["true"], "interval": "100ms"},
-    ]);
-    assert_eq!(put(&agent, checks).await.0, 201);
     for check in ["tcp", "http", "name", "script"] {
         until_said(&agent, check, "passing", "").await;
     }
@@ -387,7 +392,7 @@ async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its
     limit(&agent, 1);
     until("many runs have found nothing out", async || {
         let page = ask("/metrics").await;
-        let count = page.lines().find_map(|line| line.strip_prefix("hobnob_checks_unable_total ")?.parse().ok());
+        let count = page.lines().find_map(|line| line.strip_prefix("hobnob_driver_checks_unable_total ")?.parse().ok());
         count.is_some_and(|count: u64| count > 50).then_some(())
     })
     .await;
