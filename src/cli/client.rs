@@ -272,9 +272,11 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::FORBIDDEN if why.contains("Host header") || why.contains("Origin") => {
             (Code::Forbidden, "hobnob --api http://127.0.0.1:8500, or the agent's unix socket: --api unix:/path")
         }
-        StatusCode::FORBIDDEN if why.contains("scripts are off") => {
-            (Code::Forbidden, "script_checks = true in that agent's settings, and its restart")
-        }
+        // Nor what it takes a file on the agent's own machine for.
+        StatusCode::FORBIDDEN if why.contains("services.d") => (
+            Code::Forbidden,
+            "the service in a file of services.d on that machine, with script_checks = true for scripts",
+        ),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             (Code::Forbidden, "show a token that allows it, with --token-file FILE or HOBNOB_TOKEN")
         }
@@ -417,6 +419,17 @@ mod tests {
             let failure = refused(call, status, &serde_json::json!({"detail": why}));
             assert!(format!("{failure:?}").contains(next), "{call}: {failure:?}");
         }
+    }
+
+    #[test]
+    fn no_token_is_asked_for_where_none_helps() {
+        let next = |detail: &str| {
+            let body = serde_json::json!({"detail": detail});
+            format!("{:?}", refused("PUT /x", StatusCode::FORBIDDEN, &body))
+        };
+        assert!(next("no policy allows it").contains("--token-file"));
+        let script = next("check a runs a program: write the service into services.d");
+        assert!(script.contains("script_checks = true") && !script.contains("token"), "{script}");
     }
 
     #[test]
