@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use super::{Config, Generation, Mesh, Timer, catalog::Book, claim::Claim, roster::Seen, sync};
+use crate::model::{Node, NodeId, Time};
 
-use super::{Config, Generation, Mesh, Timer, catalog::Book, claim::Claim, notary::BookKey, roster::Seen, sync};
-use crate::model::{MemberState, Node, NodeId, Time};
-
-/// A node as others know it from its first page.
+/// A node as others know it from its first page: alive and connected.
 #[derive(Clone, Debug)]
 pub struct Card {
     id: NodeId,
-    generation: Generation,
-    node: Arc<Node>,
-    page: Bytes,
-    key: BookKey,
+    seen: Arc<Seen>,
+    book: Arc<Book>,
 }
 
 impl Card {
@@ -27,23 +23,35 @@ impl Card {
         // A node's own row is far below any limit.
         let _ = book.write(Time::ZERO, super::Key::Node, Some(Claim::Node(Arc::clone(&node))));
         let page = book.sign(id, &*config.notary).pop().unwrap_or_default();
-        Self { id, generation: Generation::first(config.epoch), node, page, key: config.notary.own_key() }
+        let seen = Seen { linked: true, ..Seen::new(Generation::first(config.epoch), Time::ZERO) };
+        let book = Book::known(config.epoch, node, page, config.notary.own_key());
+        Self { id, seen: Arc::new(seen), book: Arc::new(book) }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn id(&self) -> NodeId {
+        self.id
     }
 }
 
 impl Mesh {
-    /// A core that already knows `peers`, all alive and connected: how a simulation begins in the middle of a mesh's life.
+    /// A core that already knows `peers`: how a simulation begins in the middle of a mesh's life.
     #[must_use]
     pub fn with_peers(config: Config, peers: &[Card], now: Time) -> Self {
         let mut mesh = Self::new(config, Vec::new(), now);
-        for Card { id, generation, node, page, key } in peers.iter().filter(|card| card.id != mesh.id) {
-            mesh.roster.entry(*id, || Seen { linked: true, ..Seen::new(*generation, now) });
-            mesh.catalog.entry(*id, || Book::known(generation.epoch(), Arc::clone(node), page.clone(), *key));
-            mesh.swim.learn(now, *id, *generation, 0, MemberState::Alive);
+        let this = mesh.id;
+        let others = || peers.iter().filter(|card| card.id != this);
+        mesh.roster.share(others().map(|card| (card.id, Arc::clone(&card.seen))));
+        mesh.catalog.share(others().map(|card| (card.id, Arc::clone(&card.book))));
+        for Card { id, seen, .. } in others() {
+            mesh.swim.learn(now, *id, seen.generation, seen.incarnation, seen.state);
         }
         mesh.carry_out(now);
         mesh.sync.done = true;
         mesh.announced = true;
+        // Its own page is known to all as well.
+        mesh.sign_fresh();
         let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
         mesh.timers.set(now + first_sync, Timer::Sync);
         mesh.set_ready();

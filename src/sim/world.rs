@@ -127,7 +127,8 @@ impl World {
         let mut world = Self::new(settings);
         world.populate(machines);
         let configs: Vec<_> = (0..machines).map(|n| world.boot(n)).collect();
-        let peers: Vec<Card> = configs.iter().map(Card::of).collect();
+        let mut peers: Vec<Card> = configs.iter().map(Card::of).collect();
+        peers.sort_unstable_by_key(Card::id);
         for (n, config) in configs.into_iter().enumerate() {
             world.begin(n, Birth::Linked, |now| Mesh::with_peers(config, &peers, now));
         }
