@@ -167,6 +167,3 @@ pub(crate) fn idle(effort: Effort) -> Vec<Row> {
         "",
     )]
 }
-
-/// Nodes of a small world that tells what a large one would take.
-const SAMPLE: usize = 1_000;

@@ -53,8 +53,8 @@ impl Purpose {
 impl Seen {
     /// How long an answer may take: the measured round trip and four times its variation (RFC 6298, section 2).
     fn patience(&self) -> Duration {
-        let patience = |distance: &super::roster::Distance| Some(distance.rtt? + distance.spread * 4);
-        self.distance.as_deref().and_then(patience).unwrap_or_default().min(MAX_PATIENCE)
+        let patience = self.distance.as_deref().and_then(|distance| distance.rtt.patience());
+        patience.unwrap_or_default().min(MAX_PATIENCE)
     }
 
     /// How long a look takes that nobody answers.

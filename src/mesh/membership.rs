@@ -383,7 +383,7 @@ impl Mesh {
         let spread = self.chance() - 0.5;
         let Some(seen) = self.roster.get_mut(id) else { return };
         let distance = seen.distance.get_or_insert_with(Box::<Distance>::default);
-        distance.observe(rtt);
+        distance.rtt.observe(rtt);
         self.rumors.measured(rtt);
         if let Some(place) = distance.place {
             self.place.observe(&place, rtt, spread as f32);

@@ -18,6 +18,7 @@ mod chance;
 mod check;
 mod claim;
 mod damper;
+mod delay;
 pub mod event;
 mod explain;
 mod flap;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{
+    delay::Delay,
     event::{Cause, Generation},
     flap::Flaps,
     ring::Ring,
@@ -51,19 +52,8 @@ pub(super) struct Seen {
 /// How far away another node is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Distance {
-    pub(super) rtt: Option<Duration>,
-    /// How much the round trip varies.
-    pub(super) spread: Duration,
+    pub(super) rtt: Delay,
     pub(super) place: Option<Place>,
-}
-
-impl Distance {
-    /// One more round trip, smoothed as in RFC 6298, so that one late answer does not move a node across the map.
-    pub(super) fn observe(&mut self, rtt: Duration) {
-        let old = self.rtt.unwrap_or(rtt);
-        self.spread = if self.rtt.is_some() { (self.spread * 3 + old.abs_diff(rtt)) / 4 } else { rtt / 2 };
-        self.rtt = Some((old * 7 + rtt) / 8);
-    }
 }
 
 /// All other nodes, by id.

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    delay::Delay,
     page::Told,
     roster::Roster,
     wire::{Fact, Frame},
@@ -87,13 +88,14 @@ pub(super) struct Rumors {
     /// Numbers received and not yet acknowledged.
     owed: BTreeMap<NodeId, Vec<u32>>,
     acks_due: Time,
+    /// How long acknowledgements take.
     delay: Delay,
     pub(super) resent: u64,
     pub(super) dropped: u64,
 }
 
 impl Rumors {
-    pub(super) const fn new(this: NodeId) -> Self {
+    pub(super) fn new(this: NodeId) -> Self {
         Self {
             this,
             links: BTreeMap::new(),
@@ -101,7 +103,7 @@ impl Rumors {
             due: BTreeMap::new(),
             owed: BTreeMap::new(),
             acks_due: Time::NEVER,
-            delay: Delay { mean: FIRST_DELAY, spread: Duration::ZERO },
+            delay: Delay::default(),
             resent: 0,
             dropped: 0,
         }
@@ -143,7 +145,7 @@ impl Rumors {
         let link = self.links.entry(to).or_default();
         link.last = link.last.wrapping_add(1);
         let seq = link.last;
-        let due = now + self.delay.patience(tries);
+        let due = now + self.patience(tries);
         self.due.insert((due, to, seq), ());
         self.sent.insert((to, seq), Sent { rumor: rumor.clone(), until, at: now, due, tries });
         Some(Copy { to, seq, until, rumor })
@@ -197,6 +199,12 @@ impl Rumors {
         self.owed.keys().copied().collect()
     }
 
+    /// How long to wait for the acknowledgement of the `tries`-th repeat.
+    fn patience(&self, tries: u8) -> Duration {
+        let first = self.delay.patience().unwrap_or(FIRST_PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE);
+        (first * 2_u32.pow(u32::from(tries))).min(MAX_PATIENCE)
+    }
+
     /// What is to be sent again, or to somebody else, because nobody acknowledged it; and what was given up.
     pub(super) fn overdue(&mut self, now: Time, roster: &Roster) -> (Vec<Copy>, Vec<Copy>) {
         let mut copies = Vec::new();
@@ -230,7 +238,7 @@ impl Rumors {
         if hopeful && tries < LAST_TRIES {
             // Under the same number, so that a copy whose acknowledgement was lost is known for what it is.
             let until = if passes_on { leaf(to) } else { until };
-            let due = now + self.delay.patience(tries);
+            let due = now + self.patience(tries);
             self.due.insert((due, to, seq), ());
             copies.push(Copy { to, seq, until, rumor: rumor.clone() });
             self.sent.insert((to, seq), Sent { rumor, until, at, due, tries });
@@ -272,27 +280,6 @@ const fn leaf(id: NodeId) -> NodeId {
     NodeId(id.0.wrapping_add(1))
 }
 
-/// How long acknowledgements take, as TCP would estimate it (RFC 6298, section 2).
-#[derive(Debug)]
-struct Delay {
-    mean: Duration,
-    spread: Duration,
-}
-
-impl Delay {
-    fn observe(&mut self, sample: Duration) {
-        let miss = sample.abs_diff(self.mean);
-        self.spread = (self.spread * 3 + miss) / 4;
-        self.mean = (self.mean * 7 + sample) / 8;
-    }
-
-    /// How long to wait for the acknowledgement of the `tries`-th repeat.
-    fn patience(&self, tries: u8) -> Duration {
-        let first = (self.mean + self.spread * 4).clamp(MIN_PATIENCE, MAX_PATIENCE);
-        (first * 2_u32.pow(u32::from(tries))).min(MAX_PATIENCE)
-    }
-}
-
 /// Into how many parts an arc is split: two hops reach 72 nodes, four reach 4,680.
 const FANOUT: usize = 8;
 /// How often a copy is sent to the same node before its arc passes to another.
@@ -301,7 +288,8 @@ const TRIES: u8 = 3;
 const ACK_DELAY: Duration = Duration::from_millis(2);
 /// How often it is sent to one that is seen alive, before sync is trusted with the rest.
 const LAST_TRIES: u8 = 6;
-const FIRST_DELAY: Duration = Duration::from_millis(20);
+/// Before anything was measured.
+const FIRST_PATIENCE: Duration = Duration::from_millis(20);
 const MIN_PATIENCE: Duration = Duration::from_millis(6);
 const MAX_PATIENCE: Duration = Duration::from_millis(500);
 /// Copies remembered until acknowledged; beyond, sync repairs what is lost.

@@ -301,7 +301,7 @@ impl Mesh {
         let seen = self.roster.get(id)?;
         let distance = seen.distance.as_deref();
         let place = distance.and_then(|distance| distance.place);
-        let measured = distance.and_then(|distance| distance.rtt);
+        let measured = distance.and_then(|distance| distance.rtt.mean());
         let rtt = measured.or_else(|| Some(self.place.rtt_to(&place?)));
         // A node that has come back is known before its new book is.
         let epoch = seen.generation.epoch().max(mark.epoch);
