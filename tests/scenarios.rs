@@ -287,6 +287,58 @@ stories! {
         world.converge(30 * SECOND);
     }
 
+    /// A life that had to rise above what others knew, and the next one, which meets others first: each has a book of its
+    /// own, and nobody takes the one for the other.
+    fn two_lives_rise_above_the_same(settings) {
+        let mut world = standing(settings, 3);
+        let part = |world: &mut World, one: usize| {
+            let others: Vec<usize> = (0..3).filter(|n| *n != one).collect();
+            world.cut(&[one], &others);
+            world.cut(&others, &[one]);
+        };
+        world.crash(1);
+        world.wipe(1);
+        world.set_clock(1, -7_200_000);
+        part(&mut world, 0);
+        world.start(1);
+        world.run(5 * SECOND);
+        world.register(1, Registration::new("old", 1).unwrap());
+        world.register(1, web(11));
+        world.run(5 * SECOND);
+        world.crash(1);
+        world.heal();
+        part(&mut world, 2);
+        world.start(1);
+        world.run(5 * SECOND);
+        world.deregister(1, &"old".try_into().unwrap());
+        world.register(1, web(99));
+        world.run(5 * SECOND);
+        world.heal();
+        world.converge(30 * SECOND);
+        world.register(1, Registration::new("new", 2).unwrap());
+        world.converge(10 * SECOND);
+    }
+
+    /// A clock was far ahead once, and the disk that knew it is gone: others tell the node what it has to rise above.
+    fn a_lost_disk_and_a_clock_put_right(settings) {
+        for (ahead, leaves) in [(3_u64, true), (3, false), (10 * 365, true), (10 * 365, false)] {
+            let mut world = standing(settings.clone(), 4);
+            world.crash(3);
+            world.set_clock(3, (ahead * 86_400_000).cast_signed());
+            world.run(SECOND);
+            world.start(3);
+            world.converge(30 * SECOND);
+            if leaves { world.leave(3) } else { world.crash(3) }
+            world.run(10 * SECOND);
+            world.wipe(3);
+            world.set_clock(3, 0);
+            world.start(3);
+            world.register(3, web(99));
+            world.converge(30 * SECOND);
+            assert_eq!(world.shown(0, &service()).len(), 4, "{ahead} days, leaves: {leaves}");
+        }
+    }
+
     /// Who leaves is gone at once and not suspected first; it may come back.
     fn a_node_leaves_and_joins_again(settings) {
         let mut world = standing(settings, 6);

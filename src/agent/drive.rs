@@ -307,6 +307,7 @@ impl Drive {
                     tracing::warn!(event = "expired", %id, "critical for too long: deregistered");
                     self.writes.expire(&self.view, id);
                 }
+                Output::Risen(epoch) => self.writes.keep_epoch(epoch),
                 Output::NameInUse => tracing::warn!(
                     event = "renewals_exhausted",
                     "this node is taken for dead again and again; is another one of its name alive?"

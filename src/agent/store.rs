@@ -74,6 +74,8 @@ pub(super) enum Write {
     Row(InstanceId, Option<Row>),
     /// The peers to start from next time, instead of those known before.
     Peers(Vec<KnownPeer>),
+    /// The epoch of this process, in place of the one it began with.
+    Epoch(Epoch),
     /// What is known of the health of these instances; `None` deletes it.
     Reports(Vec<(String, Option<HealthReport>)>),
 }
@@ -407,7 +409,7 @@ impl OpenFile {
             match write {
                 Write::Row(id, Some(row)) if row.has_ttl => drop(self.with_ttl.insert(id.clone())),
                 Write::Row(id, _) => drop(self.with_ttl.remove(id)),
-                Write::Peers(_) | Write::Reports(_) => {}
+                Write::Peers(_) | Write::Epoch(_) | Write::Reports(_) => {}
             }
         }
         self.pulse.iter().filter(|_| !self.with_ttl.is_empty()).for_each(Pulse::beat);
@@ -455,6 +457,15 @@ fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
                             }
                             None => drop(table.remove(id.as_str()).map_err(Failed)?),
                         }
+                    }
+                }
+                Write::Epoch(epoch) => {
+                    let mut table = transaction.open_table(IDENTITY).map_err(Failed)?;
+                    let stored =
+                        table.get(()).map_err(Failed)?.map(|found| decode("identity", found.value())).transpose()?;
+                    if let Some(identity) = stored {
+                        let identity = Identity { epoch: *epoch, ..identity };
+                        table.insert((), encode(&identity)?.as_slice()).map_err(Failed)?;
                     }
                 }
                 Write::Peers(peers) => {

@@ -72,7 +72,7 @@ pub(super) enum Pending {
     /// Where the checks of these stand, and who has said so and waits.
     Reports(BTreeSet<Option<InstanceId>>, Vec<Reply<()>>),
     /// Nor for that.
-    Peers,
+    Unasked,
 }
 
 /// The funnel. One write goes in by `put` or `remove`, and comes out by `apply` once it is durable.
@@ -202,7 +202,7 @@ impl Writes {
 
     /// Stores the peers to start from next time.
     pub(super) fn keep_peers(&mut self, peers: Vec<KnownPeer>) {
-        self.submit(Write::Peers(peers), Pending::Peers);
+        self.submit(Write::Peers(peers), Pending::Unasked);
     }
 
     /// Notes that somebody's health is to be kept. A disk that failed is tried with it at once.
@@ -346,7 +346,7 @@ impl Writes {
                 witnesses.into_iter().for_each(|reply| Told::Other(reply, Ok(())).send());
                 None
             }
-            Pending::Mend(_) | Pending::Peers => None,
+            Pending::Mend(_) | Pending::Unasked => None,
         }
     }
 
@@ -396,6 +396,11 @@ impl Writes {
         Ok(done.map(drop)?)
     }
 
+    /// Has the next life of this node begin above this epoch.
+    pub(super) fn keep_epoch(&mut self, epoch: Epoch) {
+        self.submit(Write::Epoch(epoch), Pending::Unasked);
+    }
+
     /// Brings the disk back to what is true where it may say something else, so that no refused write rises at the next
     /// start. What has a write on its way waits for that. A mend that fails is tried again with the next write, or soon.
     pub(super) fn mend(&mut self) {
@@ -432,7 +437,7 @@ impl Pending {
         match self {
             Self::Put(registration, ..) => Some(&registration.id),
             Self::Remove(id, ..) | Self::Mend(id) => Some(id),
-            Self::Maintain(..) | Self::Reports(..) | Self::Peers => None,
+            Self::Maintain(..) | Self::Reports(..) | Self::Unasked => None,
         }
     }
 }

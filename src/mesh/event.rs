@@ -180,6 +180,8 @@ pub enum Output {
     Spoken(InstanceId),
     /// This instance was critical for longer than it may be and is withdrawn: forget it in the store.
     Expired(InstanceId),
+    /// This node goes on under a larger epoch: keep it, so that its next life begins above.
+    Risen(Epoch),
     /// This node had to renew more often than is sane. Another living node may have its name, or somebody lies about it:
     /// until a minute is over it does not renew again.
     NameInUse,

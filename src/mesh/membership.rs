@@ -13,12 +13,13 @@ use super::{
     claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     look::Purpose,
+    plausible::LAST_EPOCH,
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Kind},
     wire::{Fact, Frame, Place},
 };
-use crate::model::{Epoch, MemberState, NodeId, Time};
+use crate::model::{MemberState, NodeId, Time};
 
 impl Mesh {
     /// What this node says of itself.
@@ -83,7 +84,7 @@ impl Mesh {
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
-        if !self.is_plausible(now, fact.id, fact.generation) {
+        if !self.is_plausible(now, from, fact.id, fact.generation) {
             self.implausible(from);
         } else if forged || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
@@ -250,7 +251,7 @@ impl Mesh {
 
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
     pub(super) fn on_renew(&mut self, now: Time, from: NodeId, generation: Generation) {
-        if !self.is_plausible(now, self.id, generation) {
+        if !self.is_plausible(now, from, self.id, generation) {
             self.implausible(from);
         } else if generation > self.swim.generation() {
             self.rise(now, generation);
@@ -295,7 +296,7 @@ impl Mesh {
             self.stats.dropped_unauthorized += 1;
             return;
         }
-        if !self.is_plausible(now, from, head.source.generation) {
+        if !self.is_plausible(now, from, from, head.source.generation) {
             return self.implausible(from);
         }
         if matches!(head.kind, Kind::Ack | Kind::IndirectAck) {
@@ -471,7 +472,5 @@ const MAX_LEAP: u64 = 64;
 const INVENTED_KEPT: Duration = Duration::from_secs(60);
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
 const SOON: Duration = Duration::from_millis(150);
-/// Epochs have 48 bits: milliseconds up to the year 10,889. One bit is kept for those who rise above them.
-const LAST_EPOCH: Epoch = Epoch(1 << 47);
 /// A generation's incarnations are 16 bits; it is renewed well before they run out.
 const LAST_INCARNATION: u16 = u16::MAX - 1_000;

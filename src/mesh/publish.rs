@@ -10,9 +10,10 @@ use super::{
     Mesh, Timer,
     catalog::{Book, Indexed, Merged, TooLarge},
     claim::{Claim, Key},
-    event::{Change, Done, Rejected},
+    event::{Change, Done, Output, Rejected},
     membership::MAX_MEMBERS,
     page::{Signed, Told},
+    plausible::RISE,
     rumor::{Copy, Rumor},
     wire::{self, Fact, Frame, Mark, Want},
 };
@@ -163,7 +164,9 @@ impl Mesh {
 
     /// Writes the whole book again under an epoch above `taken`.
     pub(super) fn rewrite_book(&mut self, now: Time, taken: Epoch) {
-        self.epoch = Epoch(taken.0 + 1);
+        // Two lives of this name that rise above the same must not meet: each has pages of its own.
+        self.epoch = Epoch(taken.0 + 1 + self.index_below(RISE as usize) as u64);
+        self.outbox.push(Output::Risen(self.epoch));
         let id = self.id;
         let Some(old) = self.catalog.remove(id) else { return };
         let mut book = Book::new(self.epoch);
@@ -220,7 +223,7 @@ impl Mesh {
         let fit = match &inner {
             Frame::Page { page, .. } => self.may_hand_on(now, from, page),
             Frame::Facts(facts) => {
-                let fit = facts.iter().all(|fact| self.is_plausible(now, fact.id, fact.generation));
+                let fit = facts.iter().all(|fact| self.is_plausible(now, from, fact.id, fact.generation));
                 if !fit {
                     self.implausible(from);
                 }
@@ -287,7 +290,7 @@ impl Mesh {
             self.stats.rumors_stale += 1;
             return;
         }
-        if !self.is_plausible(now, fact.id, fact.generation) {
+        if !self.is_plausible(now, from, fact.id, fact.generation) {
             return self.implausible(from);
         }
         self.hear(now, from, &fact);

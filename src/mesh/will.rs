@@ -48,7 +48,7 @@ impl Mesh {
             let fact = Fact { generation, state: MemberState::Down, by: from, ..self.fact_of_this(MemberState::Down) };
             return self.hear_of_this(now, from, &fact);
         }
-        if from == id || !self.is_plausible(now, id, generation) {
+        if from == id || !self.is_plausible(now, from, id, generation) {
             self.stats.dropped_unauthorized += 1;
             return;
         }

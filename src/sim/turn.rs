@@ -120,6 +120,7 @@ impl World {
             Output::Drop(peer) => self.hang_up(n, peer, Gone::Closed),
             Output::Expel(peer, _) => self.hang_up(n, peer, Gone::Expelled),
             Output::Keep(_) | Output::Spoken(_) | Output::Here(_) => {}
+            Output::Risen(epoch) => self.machines[n as usize].disk.epoch = Some(epoch),
             Output::Expired(id) => drop(self.machines[n as usize].disk.registrations.remove(&id)),
             Output::Changed(change) => self.say(n, Seen::Changed(change)),
             Output::Event(event) => {
