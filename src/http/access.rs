@@ -19,7 +19,13 @@ use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use super::{
-    FixedToken, Policy, Problem, audit::Audit, body, consul, guard::Via, requests::Classes, revocation::Held, token,
+    FixedToken, Policy, Problem,
+    audit::{ANONYMOUS, Audit, UNKNOWN},
+    body, consul,
+    guard::Via,
+    requests::Classes,
+    revocation::Held,
+    token,
 };
 use crate::{agent::Agent, model::Registration};
 
@@ -106,8 +112,8 @@ pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, n
             (who.name, who.held, allowed)
         }
         // What needs nothing is told to whoever asks, whatever is shown.
-        Err(_) if need == Need::Nothing => ("unknown".into(), None, Ok(request)),
-        Err(why) => ("unknown".into(), None, Err(Problem::new(StatusCode::UNAUTHORIZED, why))),
+        Err(_) if need == Need::Nothing => (UNKNOWN.into(), None, Ok(request)),
+        Err(why) => (UNKNOWN.into(), None, Err(Problem::new(StatusCode::UNAUTHORIZED, why))),
     };
     let outcome = match outcome {
         // A write is not broken off: nobody could tell whether it was done.
@@ -152,7 +158,7 @@ impl Access {
     /// Whose token a request shows, this node's own before the mesh's. All are looked at: the time tells nothing.
     fn who(&self, request: &Request) -> Result<Who, &'static str> {
         let Some(token) = token::shown(request)? else {
-            let (name, policy) = ("anonymous".into(), self.anonymous.clone());
+            let (name, policy) = (ANONYMOUS.into(), self.anonymous.clone());
             return Ok(Who { name, policy, is_anonymous: true, held: None });
         };
         let hash = digest(&SHA256, token.as_bytes());

@@ -51,7 +51,7 @@ impl Audit {
 
     /// Somebody was turned away; `who`, as far as that was asked.
     pub(super) fn refused(&self, via: Via, who: Option<&str>, method: &Method, path: &str, status: StatusCode) {
-        if self.begin(via.client(), who.filter(|who| !NOBODY.contains(who))) {
+        if self.begin(via.client(), who.filter(|who| ![ANONYMOUS, UNKNOWN].contains(who))) {
             let (from, path) = (place(via.client()), cut(path));
             tracing::warn!(event = "audit", who, %from, %method, path, status = status.as_u16(), "refused");
         }
@@ -123,8 +123,9 @@ fn cut(path: &str) -> &str {
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Sources told apart within an interval: more than a mesh has clients that are wrong at once.
 const MAX_SOURCES: usize = 256;
-/// Who has shown no token that is known.
-const NOBODY: [&str; 2] = ["anonymous", "unknown"];
+/// Who has shown no token, and who has shown one that is not known.
+pub(super) const ANONYMOUS: &str = "anonymous";
+pub(super) const UNKNOWN: &str = "unknown";
 /// The longest path of ours is shorter, names at their limit included.
 const MAX_PATH: usize = 256;
 

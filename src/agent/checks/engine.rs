@@ -3,8 +3,8 @@
 //! A check starts at its own moment of each interval, derived from its name, so that thousands spread out, and the next
 //! start is counted from that moment, not from the last end, so that nothing drifts. Those moments lie on ticks, so that
 //! a wake of the engine, which costs as much as a run, is shared. A run that is not over when its next is due has that
-//! one skipped. A run waits in its lane for a place, and holds that for [`HOLD`](super::visit::HOLD) at most: what takes longer goes on without one, as one of the slow, so that who
-//! hangs delays others by that and no more.
+//! one skipped. A run waits in its lane for a place, and holds that for [`HOLD`](super::visit::HOLD) at most: what takes
+//! longer goes on without one, as one of the slow, so that who hangs delays others by that and no more.
 
 use std::{
     cmp::Reverse,

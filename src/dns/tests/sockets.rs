@@ -179,56 +179,68 @@ async fn names_of_others_are_asked_of_others_for_who_may() {
     assert_eq!((reply.metadata.response_code, reply.metadata.recursion_available), (ResponseCode::Refused, false));
 }
 
-/// A resolver that tells of each alias alone, and leaves the rest to who asks.
-async fn laconic() -> SocketAddr {
+/// A resolver that says this to each question, or nothing.
+async fn resolver<F>(mut say: impl FnMut(Vec<u8>) -> F + Send + 'static) -> SocketAddr
+where
+    F: Future<Output = Option<Vec<u8>>> + Send,
+{
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
         let mut packet = [0; 4096];
         while let Ok((length, client)) = socket.recv_from(&mut packet).await {
-            let mut message = Message::from_vec(&packet[..length]).unwrap();
-            message.metadata.message_type = MessageType::Response;
-            let owner = message.queries[0].name.clone();
-            let alias = |name: &str| RData::CNAME(rdata::CNAME(Name::from_ascii(name).unwrap()));
-            let data = match owner.to_string().as_str() {
-                // Aliased or not: its answer says that what was asked for does not exist.
-                name @ ("dangling.example.com." | "nothing.example.com.") => {
-                    let (is_alias, kind) = (name.starts_with('d'), message.queries[0].query_type);
-                    let alias = Record::from_rdata(owner.clone(), 300, alias("nothing.example.com."));
-                    message.answers.extend(is_alias.then_some(alias));
-                    if !(is_alias && kind == RecordType::CNAME) {
-                        message.metadata.response_code = ResponseCode::NXDomain;
-                        let soa = rdata::SOA::new(owner.clone(), owner, 1, 1, 1, 1, 300);
-                        message.authorities.push(Record::from_rdata(Name::root(), 300, RData::SOA(soa)));
-                    }
-                    socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
-                    continue;
-                }
-                // Nobody home.
-                name if name.starts_with("silent") => continue,
-                name if name.starts_with('c') => match name[1..].split('.').next().map(str::parse::<u8>) {
-                    Some(Ok(12)) => RData::A(rdata::A::new(203, 0, 113, 12)),
-                    Some(Ok(n)) => alias(&format!("c{}.example.com.", n + 1)),
-                    _ => panic!("nobody asked for {name}"),
-                },
-                "local.example.com." => {
-                    let lie = RData::A(rdata::A::new(203, 0, 113, 6));
-                    message.answers.push(Record::from_rdata(Name::from_ascii("localhost.").unwrap(), 300, lie));
-                    alias("localhost.")
-                }
-                "end.example.com." => RData::A(rdata::A::new(203, 0, 113, 5)),
-                "back.example.com." => alias("web.service.mesh.internal."),
-                "through.example.com." => alias("abroad.service.mesh.internal."),
-                "one.example.com." | "two.example.com." => alias("end.example.com."),
-                "here.example.com." => alias("there.example.com."),
-                "there.example.com." => alias("here.example.com."),
-                other => panic!("nobody asked for {other}"),
-            };
-            message.answers.push(Record::from_rdata(owner, 300, data));
-            socket.send_to(&message.to_vec().unwrap(), client).await.unwrap();
+            if let Some(reply) = say(packet[..length].to_vec()).await {
+                socket.send_to(&reply, client).await.unwrap();
+            }
         }
     });
     address
+}
+
+/// A resolver that tells of each alias alone, and leaves the rest to who asks.
+async fn laconic() -> SocketAddr {
+    resolver(|packet| async move {
+        let mut message = Message::from_vec(&packet).unwrap();
+        message.metadata.message_type = MessageType::Response;
+        let owner = message.queries[0].name.clone();
+        let alias = |name: &str| RData::CNAME(rdata::CNAME(Name::from_ascii(name).unwrap()));
+        let data = match owner.to_string().as_str() {
+            // Aliased or not: its answer says that what was asked for does not exist.
+            name @ ("dangling.example.com." | "nothing.example.com.") => {
+                let (is_alias, kind) = (name.starts_with('d'), message.queries[0].query_type);
+                let alias = Record::from_rdata(owner.clone(), 300, alias("nothing.example.com."));
+                message.answers.extend(is_alias.then_some(alias));
+                if !(is_alias && kind == RecordType::CNAME) {
+                    message.metadata.response_code = ResponseCode::NXDomain;
+                    let soa = rdata::SOA::new(owner.clone(), owner, 1, 1, 1, 1, 300);
+                    message.authorities.push(Record::from_rdata(Name::root(), 300, RData::SOA(soa)));
+                }
+                return Some(message.to_vec().unwrap());
+            }
+            // Nobody home.
+            name if name.starts_with("silent") => return None,
+            name if name.starts_with('c') => match name[1..].split('.').next().map(str::parse::<u8>) {
+                Some(Ok(12)) => RData::A(rdata::A::new(203, 0, 113, 12)),
+                Some(Ok(n)) => alias(&format!("c{}.example.com.", n + 1)),
+                _ => panic!("nobody asked for {name}"),
+            },
+            "local.example.com." => {
+                let lie = RData::A(rdata::A::new(203, 0, 113, 6));
+                message.answers.push(Record::from_rdata(Name::from_ascii("localhost.").unwrap(), 300, lie));
+                alias("localhost.")
+            }
+            "end.example.com." => RData::A(rdata::A::new(203, 0, 113, 5)),
+            "back.example.com." => alias("web.service.mesh.internal."),
+            "through.example.com." => alias("abroad.service.mesh.internal."),
+            "one.example.com." | "two.example.com." => alias("end.example.com."),
+            "here.example.com." => alias("there.example.com."),
+            "there.example.com." => alias("here.example.com."),
+            other => panic!("nobody asked for {other}"),
+        };
+        message.answers.push(Record::from_rdata(owner, 300, data));
+        Some(message.to_vec().unwrap())
+    })
+    .await
 }
 
 #[tokio::test]
@@ -261,29 +273,19 @@ async fn aliases_of_others_are_told_from_the_name_that_was_asked_to_the_end() {
 
 /// A resolver that says nothing but this, or to questions without EDNS what `knowing` says.
 async fn surly(code: ResponseCode, knowing: Option<SocketAddr>) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut packet = [0; 4096];
-        while let Ok((length, client)) = socket.recv_from(&mut packet).await {
-            let mut message = Message::from_vec(&packet[..length]).unwrap();
-            let reply = match knowing.filter(|_| message.edns.is_none()) {
-                Some(knowing) => {
-                    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                    other.send_to(&packet[..length], knowing).await.unwrap();
-                    let length = other.recv(&mut packet).await.unwrap();
-                    packet[..length].to_vec()
-                }
-                None => {
-                    message.metadata.message_type = MessageType::Response;
-                    message.metadata.response_code = code;
-                    message.to_vec().unwrap()
-                }
-            };
-            socket.send_to(&reply, client).await.unwrap();
+    resolver(move |packet| async move {
+        let mut message = Message::from_vec(&packet).unwrap();
+        if let Some(knowing) = knowing.filter(|_| message.edns.is_none()) {
+            let (other, mut reply) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), [0; 4096]);
+            other.send_to(&packet, knowing).await.unwrap();
+            let length = other.recv(&mut reply).await.unwrap();
+            return Some(reply[..length].to_vec());
         }
-    });
-    address
+        message.metadata.message_type = MessageType::Response;
+        message.metadata.response_code = code;
+        Some(message.to_vec().unwrap())
+    })
+    .await
 }
 
 #[tokio::test]
