@@ -54,6 +54,20 @@ struct Times {
     each: Vec<Duration>,
 }
 
+impl Life {
+    /// Ends it in the middle of whatever it does. Its handles stay until its tasks are gone: an agent that nobody holds any
+    /// more says goodbye.
+    fn end(self) {
+        let Self { agent, dns, plug, runtime } = self;
+        drop(plug);
+        // A runtime may not be dropped where tasks run: it would wait for its own.
+        tokio::task::spawn_blocking(move || {
+            runtime.shutdown_timeout(PATIENCE);
+            drop((agent, dns));
+        });
+    }
+}
+
 impl Stage {
     /// Starts `count` nodes, n1, n2, …, and waits until all of them see all.
     pub(super) async fn new(count: usize) -> Result<Self, Failure> {
@@ -129,7 +143,7 @@ impl Stage {
     fn unplug(&mut self, node: &NodeName) -> Result<(), Failure> {
         let life = self.actor(node)?.life.take().ok_or_else(|| dead(node))?;
         self.since = Instant::now();
-        life.runtime.shutdown_background();
+        life.end();
         Ok(())
     }
 
@@ -299,13 +313,9 @@ impl Stage {
     }
 }
 
-/// A runtime may not be dropped where tasks run: it would wait for its own.
 impl Drop for Stage {
     fn drop(&mut self) {
-        self.nodes
-            .values_mut()
-            .filter_map(|actor| actor.life.take())
-            .for_each(|life| life.runtime.shutdown_background());
+        self.nodes.values_mut().filter_map(|actor| actor.life.take()).for_each(Life::end);
     }
 }
 
