@@ -42,8 +42,10 @@ impl Seek {
             if !self.is_idle() {
                 self.try_once(round, &arrivals, &status).await;
             }
+            // Seeds first: what is stored may be a mesh of long ago.
+            let soon = round == 0 && !self.stored.is_empty();
             let alone = async {
-                sleep(TRY_AGAIN).await;
+                sleep(if soon { SEEDS_FIRST } else { TRY_AGAIN }).await;
                 // The loop has ended when its end of the channel has: the arm below sees it.
                 let _ = links.wait_for(|links| *links == 0).await;
             };
@@ -105,6 +107,8 @@ pub(super) async fn resolve(seed: &str) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
+/// How long the seeds have, before those of last time are tried as well.
+const SEEDS_FIRST: Duration = Duration::from_millis(100);
 /// From one try to the next while nobody is connected.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// The resolver's own patience is longer than a try.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     mesh::{Command, Done, Mesh, Rejected},
-    model::{HealthReport, Host, InstanceId, Registration, Time},
+    model::{Epoch, HealthReport, Host, InstanceId, Registration, Time},
 };
 
 /// The answer to one ask.

@@ -160,6 +160,11 @@ impl Mouth {
         let _ = timeout(PATIENCE, self.to.write_all(&said.frame())).await;
     }
 
+    /// Whether anybody would hear of a death: who has just begun to live waits for the first.
+    fn has_heirs(&self) -> bool {
+        self.last.as_ref().is_some_and(|will| will.heirs() > 0)
+    }
+
     /// Says when the node is `announced`, and writes its last will anew as members come and go: soon after they do, since
     /// links follow, and now and then for the sake of its certificate. Ends when the agent has stopped.
     pub(super) async fn speak(
@@ -170,7 +175,7 @@ impl Mouth {
         let mut announced = pin!(announced);
         let mut waiting = true;
         let mut events = agent.journal().subscribe();
-        let mut wait = SOON;
+        let mut wait = AT_ONCE;
         while let Some(will) = agent.will().await {
             if self.last.as_ref() != Some(&will)
                 && let Ok(bytes) = will.to_bytes()
@@ -187,8 +192,8 @@ impl Mouth {
                 () = sleep(wait) => wait = (wait * 4).min(NOW_AND_THEN),
                 event = events.changed() => match event {
                     Ok(()) => {
-                        wait = SOON;
-                        sleep(SOON).await;
+                        wait = if self.has_heirs() { SOON } else { AT_ONCE };
+                        sleep(wait).await;
                     }
                     Err(_) => break,
                 },
@@ -208,6 +213,7 @@ const MAX_FRAME: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// From a change to the will that heeds it.
 const SOON: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(3);
 const NOW_AND_THEN: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

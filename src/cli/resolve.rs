@@ -225,7 +225,7 @@ fn explain(instance: &Value, asked: &Asked, known: &Known, reply: &dns::Reply, k
     let is_name = matches!(kind, Kind::A | Kind::Aaaa) && !other && address.parse::<std::net::IpAddr>().is_err();
     let why = if answered {
         let seen = format!("its health is {}, its node is {}", text("health"), text("member"));
-        reason.filter(|_| text("member") != "alive").unwrap_or(seen)
+        reason.filter(|_| text("member") != "alive" || instance["held"].is_string()).unwrap_or(seen)
     } else if !served {
         reason.unwrap_or_else(|| format!("its health is {}", text("health")))
     } else if let Some(why) = left_out {
@@ -329,6 +329,20 @@ mod tests {
                 json!({ "id": "web", "node": "n1", "address": "10.0.0.1", "port": 80, "meta": { "a": "b" } });
             assert_eq!(stands_for(&record(data), &instance, kind), answered, "{data}");
         }
+    }
+
+    #[test]
+    fn who_is_kept_is_not_said_to_pass() {
+        let record = dns::Record { name: "web.".into(), kind: "A".into(), ttl: 0, data: "10.0.0.1".into() };
+        let reply = dns::Reply { code: "NOERROR".into(), answers: vec![record], additionals: Vec::new() };
+        let mut instance =
+            json!({ "id": "web", "node": "n1", "address": "10.0.0.1", "health": "passing", "member": "alive" });
+        let reason = Reason { shown: true, why: "kept: most of its service turned critical".into() };
+        let known = Known { reasons: [(("n1".into(), "web".into()), reason)].into(), ..Known::default() };
+        let why = |instance: &Value| explain(instance, &Asked::default(), &known, &reply, Kind::A)["why"].clone();
+        assert_eq!(why(&instance), "its health is passing, its node is alive");
+        instance["held"] = "protected".into();
+        assert_eq!(why(&instance), "kept: most of its service turned critical");
     }
 
     #[test]

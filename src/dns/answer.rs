@@ -400,9 +400,12 @@ fn address_data(address: IpAddr, kind: RecordType) -> Option<RData> {
 }
 
 /// Pairs as RFC 6763 section 6 writes them. One that does not fit into a character-string (RFC 1035: 255 bytes) is
-/// left out, since half a pair would mean something else; HTTP shows it. Nothing at all is one empty string.
+/// left out, since half a pair would mean something else, and so is one whose key is not of printable ASCII without `=`;
+/// HTTP shows them. Nothing at all is one empty string.
 pub(super) fn text(meta: &std::collections::BTreeMap<String, String>) -> RData {
-    let pairs = meta.iter().map(|(key, value)| format!("{key}={value}")).filter(|pair| pair.len() <= 255);
+    let is_key = |key: &str| key.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=');
+    let fit = meta.iter().filter(|(key, _)| is_key(key));
+    let pairs = fit.map(|(key, value)| format!("{key}={value}")).filter(|pair| pair.len() <= 255);
     let mut pairs: Vec<String> = pairs.collect();
     if pairs.is_empty() {
         pairs.push(String::new());

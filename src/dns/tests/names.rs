@@ -9,6 +9,9 @@ fn world() -> World {
     let world = World::new();
     let mut n2 = node("n2", &["10.0.0.2", "2001:db8::2"]);
     n2.meta.insert("rack".into(), "r1".into());
+    // No key of a TXT record (RFC 6763 section 6.4).
+    n2.meta.insert("a=b".into(), "c".into());
+    n2.meta.insert("straße".into(), "d".into());
     n2.datacenter = "dc2".into();
     world.node(n2.clone(), MemberState::Alive);
     let mut one = web("10.0.0.5").tag("v2".try_into().unwrap()).tag("primary".try_into().unwrap()).meta("k", "v");

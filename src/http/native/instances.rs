@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     agent::View,
     http::{Answer, Problem, Shared},
-    mesh::{Instance, Member},
+    mesh::{Held, Instance, Member},
     model::{
         CheckName, CheckStatus, Health, Host, InstanceId, MemberState, NodeName, Port, PortName, ServiceName, Tag,
         Weight,
@@ -37,6 +37,9 @@ pub(super) struct Row<'a> {
     priority: u16,
     health: Health,
     member: MemberState,
+    /// Why it is shown as it last was, if it is: `cut_off`, or `protected` from most of its service turning critical.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<&'static str>,
     /// Why it is out of service, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<&'a str>,
@@ -71,6 +74,7 @@ impl<'a> From<&'a Instance> for Row<'a> {
             priority: asked.priority,
             health: instance.health(),
             member: instance.member,
+            held: instance.held.map(Held::as_str),
             maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),
             checks: instance.report.checks.iter().map(Check::from).collect(),
         }
