@@ -3,6 +3,7 @@
 //! Writes go through one thread that takes all that wait into one transaction: one fsync for many. They complete in the
 //! order they were submitted, so that what the disk holds and what the mesh says can never differ in order.
 
+mod identity;
 #[cfg(test)]
 mod tests;
 
@@ -25,27 +26,14 @@ use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefini
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
+pub(super) use self::identity::Keys;
+
+use self::identity::Identity;
 use super::{
     StartError,
     pulse::{self, Pulse},
 };
 use crate::model::{Epoch, HealthReport, InstanceId, MeshName, NodeId, NodeName, Registration};
-
-/// Keys that must survive, so that a restarted node's stateless resets are believed (RFC 9000 section 10.3): its peers
-/// then see the restart within one packet instead of a time-out.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Keys {
-    pub(super) reset: [u8; 32],
-    pub(super) connection_ids: u64,
-}
-
-impl Keys {
-    fn random() -> Result<Self, getrandom::Error> {
-        let mut reset = [0; 32];
-        getrandom::fill(&mut reset)?;
-        Ok(Self { reset, connection_ids: getrandom::u64()? })
-    }
-}
 
 /// A node that was part of the mesh when last seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,14 +232,6 @@ impl<E: Into<redb::Error>> From<Failed<E>> for Unusable {
 
 struct Failed<E>(E);
 
-#[derive(Serialize, Deserialize)]
-struct Identity {
-    mesh: MeshName,
-    node: NodeName,
-    epoch: Epoch,
-    keys: Keys,
-}
-
 /// Runs what reads a store that may be damaged, on a thread of its own: redb believes its pages, and panics over damaged
 /// ones.
 fn guarded<T: Send>(read: impl FnOnce() -> Result<T, Unusable> + Send) -> Result<T, Unusable> {
@@ -319,30 +299,11 @@ fn database(file: File) -> Result<Database, Unusable> {
 /// Checks whose the store is, reserves the next epoch durably, and reads the rest.
 fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64) -> Result<Found, Unusable> {
     let transaction = database.begin_write().map_err(Failed)?;
-    let identity = {
-        let mut table = transaction.open_table(IDENTITY).map_err(Failed)?;
-        let stored = table.get(()).map_err(Failed)?.map(|found| decode("identity", found.value())).transpose()?;
-        let identity = match stored {
-            Some(Identity { mesh: m, node: n, .. }) if m != *mesh || n != *node => {
-                return Err(Unusable::Foreign { node: n, mesh: m });
-            }
-            Some(Identity { epoch, keys, .. }) => {
-                // A clock that was set back must not bring an old epoch up again.
-                let epoch = Epoch(unix_millis.max(epoch.0 + 1));
-                Identity { mesh: mesh.clone(), node: node.clone(), epoch, keys }
-            }
-            None => {
-                let keys = Keys::random().map_err(|why| Unusable::Database(why.to_string()))?;
-                Identity { mesh: mesh.clone(), node: node.clone(), epoch: Epoch(unix_millis), keys }
-            }
-        };
-        table.insert((), encode(&identity)?.as_slice()).map_err(Failed)?;
-        // So that reading needs no case for a table that is not there yet.
-        transaction.open_table(ROWS).map_err(Failed)?;
-        transaction.open_table(PEERS).map_err(Failed)?;
-        transaction.open_table(REPORTS).map_err(Failed)?;
-        identity
-    };
+    let Identity { epoch, keys, .. } = Identity::claim(&transaction, mesh, node, unix_millis)?;
+    // So that reading needs no case for a table that is not there yet.
+    transaction.open_table(ROWS).map_err(Failed)?;
+    transaction.open_table(PEERS).map_err(Failed)?;
+    transaction.open_table(REPORTS).map_err(Failed)?;
     transaction.commit().map_err(Failed)?;
 
     let snapshot = database.begin_read().map_err(Failed)?;
@@ -360,7 +321,6 @@ fn claim(database: &Database, mesh: &MeshName, node: &NodeName, unix_millis: u64
         // What a check said last is no reason not to start.
         reports.extend(decode("reports", report.value()).ok().map(|report| (id.value().to_owned(), report)));
     }
-    let Identity { epoch, keys, .. } = identity;
     Ok(Found { epoch, keys, registrations, peers, reports, lived_until: unix_millis })
 }
 
@@ -459,15 +419,7 @@ fn commit(database: &Database, group: &[Write]) -> Result<(), Unusable> {
                         }
                     }
                 }
-                Write::Epoch(epoch) => {
-                    let mut table = transaction.open_table(IDENTITY).map_err(Failed)?;
-                    let stored =
-                        table.get(()).map_err(Failed)?.map(|found| decode("identity", found.value())).transpose()?;
-                    if let Some(identity) = stored {
-                        let identity = Identity { epoch: *epoch, ..identity };
-                        table.insert((), encode(&identity)?.as_slice()).map_err(Failed)?;
-                    }
-                }
+                Write::Epoch(epoch) => Identity::rise(&transaction, *epoch)?,
                 Write::Peers(peers) => {
                     let mut table = transaction.open_table(PEERS).map_err(Failed)?;
                     table.retain(|_, _| false).map_err(Failed)?;
@@ -496,7 +448,6 @@ pub const OPENING: &str = "hobnob-opening";
 pub const FILE: &str = "hobnob.redb";
 /// What the store is called until it is one.
 const FRESH: &str = "hobnob.redb.new";
-const IDENTITY: TableDefinition<'_, (), &[u8]> = TableDefinition::new("identity");
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("registrations");
 const PEERS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("peers");
 const REPORTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("reports");

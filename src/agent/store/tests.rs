@@ -31,15 +31,18 @@ fn what_was_acknowledged_is_there_after_a_restart_under_a_larger_epoch() {
     store.submit(Write::Row("two".try_into().unwrap(), None));
     let peer = KnownPeer { id: NodeId(7), name: "b".try_into().unwrap(), addresses: vec![([10, 0, 0, 1], 1).into()] };
     store.submit(Write::Peers(vec![peer.clone()]));
+    // It had to rise above what others knew.
+    let risen = Epoch(before.epoch.0 + 50_000);
+    store.submit(Write::Epoch(risen));
     let mut done = 0;
-    while done < 103 {
+    while done < 104 {
         let Completed { writes, outcome } = completed.blocking_recv().unwrap();
         outcome.unwrap();
         done += writes;
     }
     store.close();
     let (_store, after, _) = open(directory.path(), "A").unwrap();
-    assert_eq!(after.epoch, Epoch(before.epoch.0 + 1));
+    assert_eq!(after.epoch, Epoch(risen.0 + 1));
     assert_eq!(after.keys.reset, before.keys.reset);
     let ports: Vec<_> = after.registrations.iter().map(|r| r.port.unwrap().get()).collect();
     assert_eq!(ports, [100], "the last of two writes to one id wins");
