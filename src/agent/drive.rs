@@ -260,12 +260,13 @@ impl Drive {
             Arrival::NameInUse(holder) => return self.yield_name(holder),
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
-            Arrival::Renewed => return self.peers.recheck(),
+            Arrival::Renewed => {
+                self.peers.recheck();
+                vec![Input::Renewed]
+            }
             Arrival::Moved(addresses) => return self.moved(addresses),
         };
-        for input in inputs {
-            self.handle(input);
-        }
+        inputs.into_iter().for_each(|input| self.handle(input));
     }
 
     fn join(&mut self, addresses: Vec<SocketAddr>) {

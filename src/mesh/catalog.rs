@@ -421,8 +421,8 @@ impl Book {
         }
     }
 
-    /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but first of
-    /// all the one that shows him the floor, if he is below it.
+    /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but before all
+    /// the one with the owner's voucher, if he begins, and then the one that shows him the floor, if he is below it.
     pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
         let Mark { epoch, floor, version } = self.mark;
         let below = reader.epoch != epoch || reader.version < floor;
@@ -446,6 +446,11 @@ impl Book {
         }
         if below && floor > 0 {
             sheets.rotate_right(1);
+        }
+        // Without the key he can make nothing of the rest.
+        let begins = reader.epoch != epoch || reader.version == 0;
+        if let Some((_, bytes)) = own.filter(|(_, own)| begins && sheets.first().is_some_and(|s| s.bytes != *own)) {
+            sheets.insert(0, Sheet { told: Told { since: u64::MAX, floor }, bytes });
         }
         sheets
     }

@@ -34,6 +34,8 @@ pub enum Input {
     Rtt(NodeId, Duration),
     /// This node's own addresses or meta data changed.
     Moved(Box<Node>),
+    /// This node's certificate may be another: the notary knows.
+    Renewed,
     /// A peer's last will: its process of that epoch has died without a goodbye, says whoever outlived it.
     ///
     /// The driver vouches that the statement came over a connection that the peer's *own* certificate opened; what another

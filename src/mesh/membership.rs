@@ -430,6 +430,7 @@ impl Mesh {
         self.forget_turns(now);
         self.budgets.forget(now);
         self.gossip.clear();
+        self.unvouched.clear();
         self.tidy_book(now);
     }
 

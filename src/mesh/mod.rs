@@ -47,6 +47,7 @@ mod sync;
 mod timer;
 mod view;
 mod vivaldi;
+mod voucher;
 mod warm;
 mod will;
 pub mod wire;
@@ -168,6 +169,8 @@ pub struct Mesh {
     pulling: BTreeSet<NodeId>,
     /// Rumours forwarded unchecked, by who brought them.
     gossip: BTreeMap<NodeId, u32>,
+    /// Of whom a page was refused for its voucher, and none was believed since.
+    unvouched: BTreeSet<NodeId>,
     /// Who was found to be back while one packet was read.
     revived: Vec<wire::Fact>,
     /// With whom notes are to be compared in a moment.
@@ -244,6 +247,7 @@ impl Mesh {
             announced: false,
             pulling: BTreeSet::new(),
             gossip: BTreeMap::new(),
+            unvouched: BTreeSet::new(),
             revived: Vec::new(),
             comparing: None,
             ready: false,
@@ -290,6 +294,7 @@ impl Mesh {
                 // What does not fit into a full book follows with the next result; who is gone has none.
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
+            Input::Renewed => self.renew_voucher(now),
             Input::Moved(node) => {
                 self.config.node = Node {
                     voucher: self.config.notary.voucher(),
@@ -377,12 +382,6 @@ impl Mesh {
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
-    }
-
-    /// Whether answers may be given: the first sync is done, or there is nobody to sync with.
-    #[must_use]
-    pub const fn is_ready(&self) -> bool {
-        self.ready
     }
 
     /// An order-free hash of all it knows: equal on two nodes that agree.

@@ -15,6 +15,7 @@ use super::{
     page::{Signed, Told},
     plausible::RISE,
     rumor::{Copy, Rumor},
+    voucher::Proof,
     wire::{self, Fact, Frame, Mark, Want},
 };
 use crate::model::{Epoch, InstanceId, MemberState, NodeId, Registration, Time};
@@ -123,12 +124,7 @@ impl Mesh {
     /// Takes old tombstones out of this node's own book, gathers what stands scattered in it, and has its voucher
     /// renewed with its certificate.
     pub(super) fn tidy_book(&mut self, now: Time) {
-        let voucher = self.config.notary.voucher();
-        if voucher != self.config.node.voucher {
-            self.config.node.voucher = voucher;
-            let node = Claim::Node(Arc::new(self.config.node.clone()));
-            let _ = self.write(now, Key::Node, Some(node));
-        }
+        self.renew_voucher(now);
         let id = self.id;
         let Some(book) = self.catalog.get_mut(id) else { return };
         let buried = book.bury(now);
@@ -238,17 +234,21 @@ impl Mesh {
 
     fn may_hand_on(&mut self, now: Time, from: NodeId, page: &[u8]) -> bool {
         let page = Bytes::copy_from_slice(page);
-        let genuine = match Signed::read(&page) {
-            Ok(signed) => self.is_genuine(now, &signed),
+        let signed = match Signed::read(&page) {
+            Ok(signed) => signed,
             Err(malformed) => {
                 self.garbage(from, malformed.why());
                 return false;
             }
         };
-        if genuine == Some(false) {
-            self.forgery(from);
+        match self.prove(now, &signed) {
+            Proof::Genuine => true,
+            Proof::Unknown => self.may_gossip(from),
+            bad @ (Proof::Forged | Proof::Unvouched) => {
+                self.refuse_page(from, signed.page.owner, bad);
+                false
+            }
         }
-        genuine.unwrap_or_else(|| self.may_gossip(from))
     }
 
     pub(super) fn send_copies_of_the_gone(&mut self, now: Time, peer: NodeId) {
@@ -274,7 +274,7 @@ impl Mesh {
     }
 
     /// Whether one more rumour may be forwarded that cannot be checked yet, because its owner's own page is late.
-    fn may_gossip(&mut self, from: NodeId) -> bool {
+    pub(super) fn may_gossip(&mut self, from: NodeId) -> bool {
         let spent = self.gossip.entry(from).or_default();
         *spent += 1;
         if *spent > MAX_GOSSIP {
@@ -316,15 +316,15 @@ impl Mesh {
             // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
             return Taken::Refused;
         }
-        match self.is_genuine(now, &signed) {
-            Some(true) => {}
-            Some(false) => {
-                self.forgery(from);
-                return Taken::Refused;
-            }
-            None => {
+        match self.prove(now, &signed) {
+            Proof::Genuine => {}
+            Proof::Unknown => {
                 self.pull_later(now, owner, from);
                 return Taken::Unknown;
+            }
+            bad @ (Proof::Forged | Proof::Unvouched) => {
+                self.refuse_page(from, owner, bad);
+                return Taken::Refused;
             }
         }
         let Some(seen) = self.roster.get(owner) else {
@@ -355,26 +355,6 @@ impl Mesh {
             self.pull_later(now, owner, from);
         }
         Taken::Rows(rows)
-    }
-
-    /// Whether the owner signed a page. `None` where nobody here knows its key yet.
-    fn is_genuine(&mut self, now: Time, signed: &Signed<'_>) -> Option<bool> {
-        let (page, notary) = (&signed.page, Arc::clone(&self.config.notary));
-        let book = self.catalog.get(page.owner).filter(|book| book.mark().epoch == page.epoch);
-        let by_key = book.and_then(Book::key).map(|key| signed.is_signed_with(key, &*notary));
-        let Some(body) = page.node_row().filter(|_| by_key != Some(true)) else { return by_key };
-        let Some(Claim::Node(node)) = Claim::parse(&Key::Node, body) else { return Some(false) };
-        let key = notary.vouched(&node.name, &node.voucher, self.unix_millis(now));
-        let key = key.filter(|key| {
-            NodeId::of(&self.config.mesh, &node.name) == page.owner && signed.is_signed_with(key, &*notary)
-        });
-        let Some(key) = key else { return Some(false) };
-        self.hear_of_a_new_life(now, page.owner, page.epoch);
-        if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
-            let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
-            book.open(page.epoch, key);
-        }
-        Some(true)
     }
 
     /// Notes what a merge changed of what may be shown.

@@ -2,6 +2,7 @@
 
 mod flips;
 mod forgeries;
+mod vouchers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +15,14 @@ pub(super) struct Wired {
     pub(super) nodes: BTreeMap<NodeId, Mesh>,
     links: BTreeSet<(NodeId, NodeId)>,
     pub(super) dead: BTreeSet<NodeId>,
+    /// The authority by which whoever starts is vouched for, and those that it believes.
+    under: (u8, &'static [u8]),
 }
 
 impl Wired {
     pub(super) fn of(count: u16) -> (Self, Vec<NodeId>) {
-        let mut wired = Self { now: Time::ZERO, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new() };
+        let (now, under) = (Time::ZERO, (0, &[0][..]));
+        let mut wired = Self { now, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new(), under };
         let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
         for id in &ids {
             let seeds = if *id == ids[0] { Vec::new() } else { vec![address(0)] };
@@ -41,7 +45,7 @@ impl Wired {
         };
         let mesh = "test".try_into().unwrap();
         let (epoch, boot, seed) = (Epoch(epoch), epoch, u64::from(n));
-        let notary = Arc::new(Numbers::new(1, &node.name, boot));
+        let notary = vouchers::under(self.under, &node.name, boot);
         let config = Config { mesh, node, epoch, boot, seed, unix_millis: 1_000_000, notary };
         let mesh = Mesh::new(config, registrations, self.now);
         let id = mesh.id();

@@ -1,0 +1,95 @@
+//! Vouchers: how a page is held against its owner's certificate, and what is made of one that nobody here believes.
+
+use std::sync::Arc;
+
+use super::{
+    Mesh,
+    catalog::Book,
+    claim::{Claim, Key},
+    event::Change,
+    page::Signed,
+};
+use crate::model::{MemberState, NodeId, Time};
+
+/// What a page's signature is worth here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Its owner wrote it.
+    Genuine,
+    /// Its owner did not write it.
+    Forged,
+    /// Its owner's voucher is not believed here: as when the authority behind it was dropped, or its certificate is over.
+    Unvouched,
+    /// Nobody here knows its owner's key yet.
+    Unknown,
+}
+
+impl Mesh {
+    /// Has all told of this node's voucher, where its certificate is another. Not left to housekeeping: who starts in
+    /// between believes the new authority alone, and could read nothing of this node.
+    pub(super) fn renew_voucher(&mut self, now: Time) {
+        let voucher = self.config.notary.voucher();
+        if voucher != self.config.node.voucher {
+            self.config.node.voucher = voucher;
+            let node = Claim::Node(Arc::new(self.config.node.clone()));
+            let _ = self.write(now, Key::Node, Some(node));
+        }
+    }
+
+    /// Whether the owner signed a page; one with its voucher opens its book.
+    pub(super) fn prove(&mut self, now: Time, signed: &Signed<'_>) -> Proof {
+        let (page, notary) = (&signed.page, Arc::clone(&self.config.notary));
+        let book = self.catalog.get(page.owner).filter(|book| book.mark().epoch == page.epoch);
+        let by_key = book.and_then(Book::key).map(|key| signed.is_signed_with(key, &*notary));
+        let Some(body) = page.node_row().filter(|_| by_key != Some(true)) else {
+            return match by_key {
+                Some(true) => Proof::Genuine,
+                Some(false) => Proof::Forged,
+                None => Proof::Unknown,
+            };
+        };
+        let Some(Claim::Node(node)) = Claim::parse(&Key::Node, body) else { return Proof::Forged };
+        if NodeId::of(&self.config.mesh, &node.name) != page.owner {
+            return Proof::Forged;
+        }
+        let Some(key) = notary.vouched(&node.name, &node.voucher, self.unix_millis(now)) else {
+            // A process has one key: who is known by another did not write this.
+            return if by_key.is_some() { Proof::Forged } else { Proof::Unvouched };
+        };
+        if !signed.is_signed_with(&key, &*notary) {
+            return Proof::Forged;
+        }
+        self.hear_of_a_new_life(now, page.owner, page.epoch);
+        if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
+            let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
+            book.open(page.epoch, key);
+            if self.unvouched.remove(&page.owner) && self.is_ready() {
+                self.changes.insert(Change::Ready);
+            }
+        }
+        Proof::Genuine
+    }
+
+    /// Drops a page that is not genuine. Who brings a few whose vouchers are not believed here may well believe them
+    /// himself, and is charged for none of them.
+    pub(super) fn refuse_page(&mut self, from: NodeId, owner: NodeId, proof: Proof) {
+        if proof == Proof::Forged {
+            return self.forgery(from);
+        }
+        self.stats.dropped_unauthorized += 1;
+        if self.roster.get(owner).is_some() {
+            self.unvouched.insert(owner);
+        }
+        if !self.may_gossip(from) {
+            self.forgery(from);
+        }
+    }
+
+    /// Whether answers may be given: the first sync is done, or there is nobody to sync with; and nothing was refused of
+    /// whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let is_here = |id: &NodeId| self.roster.get(*id).is_some_and(|s| s.linked && s.state == MemberState::Alive);
+        self.ready && !self.unvouched.iter().any(is_here)
+    }
+}
