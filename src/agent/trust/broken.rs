@@ -46,7 +46,7 @@ pub enum Broken {
     #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
     NoAuthority,
     /// The files of an authority are being changed, or were changed wrongly.
-    #[error("nobody is let in while the files of [tls] are not those in use: {0}; mend them, then the same again")]
+    #[error("nothing is signed while the files of [tls] are not those in use: {0}; mend them, then the same again")]
     NotReloaded(String),
     /// What it would sign, nobody would believe.
     #[error("the authority has expired, at {0}: change it for a new one, as the walk-through of rotation says")]

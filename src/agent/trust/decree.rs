@@ -20,7 +20,7 @@ impl Trust {
     pub(in crate::agent) fn decree(&self, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
         let papers = self.papers.load();
         let at = now.max(self.law.load().free_from(&word));
-        papers.authority.as_ref().ok_or(Broken::NoAuthority)?.decree(&self.mesh, word, void, at)
+        self.signer(&papers)?.decree(&self.mesh, word, void, at)
     }
 
     /// Whether a word is about this node's name or certificate.
