@@ -20,7 +20,7 @@ use super::{
     client::Client,
     failure::{Code, Failure},
     output,
-    token::{Standing, publish},
+    token::{Standing, hand_over, law, publish},
 };
 use crate::{
     agent::trust::{self, Authority, Broken, Pair, Word},
@@ -35,6 +35,8 @@ pub(super) enum Command {
     Issue(Issue),
     /// Let a node or a certificate in no more, in the whole mesh; its links are closed at once
     Revoke(Revoke),
+    /// Sign anew, by another authority, all that was decreed in the mesh: denials and tokens
+    SignAgain(Place),
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +101,22 @@ pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
+/// Has all that was decreed stand by the authority in this folder.
+pub(super) async fn sign_again(client: &Client, place: &Place) -> Result<ExitCode, Failure> {
+    let authority = place.read()?;
+    let mut signed = 0;
+    for edict in law(client).await?.edicts() {
+        let again = authority.decree_again(edict);
+        let again = again.map_err(|why| Failure::new("cannot sign what was decreed", why, "hobnob ca --help"))?;
+        if let Some(edict) = again {
+            hand_over(client, &edict).await?;
+            signed += 1;
+        }
+    }
+    output::say(format_args!("{signed} signed again"));
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Where an authority is kept.
 #[derive(Debug, Args)]
 pub(super) struct Place {
@@ -115,7 +133,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
             [(flags.place.dir.join(CERTIFICATE), pair.certificate.into()), (flags.place.dir.join(KEY), pair.key)]
         }
         Command::Issue(flags) => issue(flags)?,
-        Command::Revoke(_) => unreachable!("it asks an agent"),
+        Command::Revoke(_) | Command::SignAgain(_) => unreachable!("they ask an agent"),
     };
     write_new(&files)?;
     output::print(&files.map(|(path, _)| path.display().to_string()).join("\n"));

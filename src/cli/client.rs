@@ -304,6 +304,7 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::CONFLICT if call.ends_with("/tokens") && (why.contains("called") || why.contains("stands in")) => {
             (Code::Runtime, "hobnob token list, to see which there are; or choose another --name")
         }
+        StatusCode::CONFLICT if why.contains("hold the authority's key") => (Code::Runtime, elsewhere(call)),
         StatusCode::CONFLICT => (Code::Runtime, "hobnob status; mend what stands in the way, then the same again"),
         StatusCode::TOO_MANY_REQUESTS => (Code::Runtime, "the same again, in a while; or raise http.rate_limit"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
@@ -317,6 +318,19 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
     let failure = Failure::new(format!("the agent answered {} to {call}", status.as_u16()), why, next).code(code);
     let passes = status.is_server_error() || PASSES.contains(&status);
     if passes { failure.transient() } else { failure }
+}
+
+/// What to type where the authority is kept, on no node.
+fn elsewhere(call: &str) -> &'static str {
+    match call {
+        _ if call.starts_with("DELETE /api/v1/tokens/") => {
+            "hobnob token revoke NODE --dir CA, where the authority is kept"
+        }
+        _ if call.ends_with("/tokens") || call.ends_with("/denials") => {
+            "the same with --dir CA, where the authority is kept"
+        }
+        _ => "the same on a node where tls.ca_key is set",
+    }
 }
 
 /// What a client is answered that passes by itself, beside what is the agent's own fault.
@@ -408,12 +422,14 @@ mod tests {
             ("DELETE /api/v1/tokens/a", StatusCode::CONFLICT, settings, "take it out of"),
             ("POST /api/v1/tokens", StatusCode::CONFLICT, settings, "another --name"),
             ("POST /api/v1/tokens", StatusCode::CONFLICT, "there is a token called \"a\" already", "another --name"),
+            ("POST /api/v1/tokens", StatusCode::CONFLICT, "this node does not hold the authority's key", "--dir CA"),
             (
-                "POST /api/v1/tokens",
+                "DELETE /api/v1/tokens/a",
                 StatusCode::CONFLICT,
-                "this node does not hold the authority's key",
-                "hobnob status",
+                "does not hold the authority's key",
+                "token revoke a --dir",
             ),
+            ("POST /api/v1/joins", StatusCode::CONFLICT, "does not hold the authority's key", "tls.ca_key"),
             ("GET /api/v1/services/a", StatusCode::NOT_FOUND, "", "hobnob services"),
         ] {
             let failure = refused(call, status, &serde_json::json!({"detail": why}));

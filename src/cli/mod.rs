@@ -154,7 +154,7 @@ impl Command {
             Self::Demo(flags) => return demo::run(&flags),
             Self::Keygen(flags) => return keygen::run(&flags),
             Self::Dns(command) => return install::run(&command),
-            Self::Ca(command) if !matches!(command, ca::Command::Revoke(_)) => return ca::run(&command),
+            Self::Ca(command @ (ca::Command::Init(_) | ca::Command::Issue(_))) => return ca::run(&command),
             Self::Config(command) => return settings::run(&command),
             Self::Simulate(flags) => return simulate::run(&flags),
             Self::Completions(flags) => return completions::run(&flags),
@@ -171,6 +171,7 @@ impl Command {
     async fn ask(self, client: &Client) -> Result<ExitCode, Failure> {
         match self {
             Self::Ca(ca::Command::Revoke(flags)) => ca::revoke(client, flags).await,
+            Self::Ca(ca::Command::SignAgain(place)) => ca::sign_again(client, &place).await,
             Self::Token(command) => token::run(client, command).await,
             Self::Status(reading) => status::run(client, &reading).await,
             Self::Members(reading) => members::run(client, &reading).await,

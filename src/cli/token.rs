@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{
         Secret,
-        trust::{Token, Word},
+        trust::{Edict, Law, Token, Word},
         unix_millis,
     },
     http::Policy,
@@ -60,14 +60,27 @@ pub(super) struct Create {
 pub(super) struct Revoke {
     /// What it is called
     name: String,
+    /// The folder of the authority that signs, where no node holds its key
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Create(flags) => return create(client, &flags).await,
         Command::List(reading) => drop(output::read(client, &reading, "/api/v1/tokens", &SHAPE).await?),
-        Command::Revoke(flags) => {
-            let path = format!("/api/v1/tokens/{}", segment(&flags.name));
+        Command::Revoke(Revoke { name, dir: Some(dir) }) => {
+            let tokens: Vec<_> = law(client).await?.tokens().filter(|token| token.name == name).cloned().collect();
+            if tokens.is_empty() {
+                let why = format!("there is no token called {name:?} in this mesh");
+                return Err(Failure::new("cannot revoke it", why, "hobnob token list, to see which there are"));
+            }
+            for token in tokens {
+                publish(client, dir.clone(), Word::Token(token), Standing::Void).await?;
+            }
+        }
+        Command::Revoke(Revoke { name, dir: None }) => {
+            let path = format!("/api/v1/tokens/{}", segment(&name));
             client.call(Method::DELETE, &path, None).await?.found()?;
         }
     }
@@ -90,6 +103,10 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let expires = flags.ttl.map(millis);
     if let Some(dir) = &flags.dir {
+        if law(client).await?.tokens().any(|token| token.name == name && token.is_good(unix_millis())) {
+            let why = format!("there is a token called {name:?} already");
+            return Err(Failure::new("cannot make the token", why, "hobnob token list; or choose another --name"));
+        }
         let token = Token { name, sha256, policy, expires };
         publish(client, dir.clone(), Word::Token(token), Standing::Holds).await?;
     } else {
@@ -140,12 +157,26 @@ pub(super) async fn publish(client: &Client, dir: PathBuf, word: Word, standing:
     let mesh: Result<MeshName, _> = status["mesh"].as_str().unwrap_or_default().try_into();
     let odd = |why: &dyn std::fmt::Display| Failure::new("cannot sign for this mesh", why, "hobnob status");
     let mesh = mesh.map_err(|why| odd(&format_args!("{why:?}")))?;
-    let edict = authority.decree(&mesh, word, standing == Standing::Void, unix_millis()).map_err(|why| odd(&why))?;
-    let path = "/api/v1/edicts";
+    // Later than what stands, whoever's clock was ahead when that was said.
+    let at = unix_millis().max(law(client).await?.free_from(&word));
+    let edict = authority.decree(&mesh, word, standing == Standing::Void, at).map_err(|why| odd(&why))?;
+    hand_over(client, &edict).await
+}
+
+/// Hands what was signed here to the agent's mesh.
+pub(super) async fn hand_over(client: &Client, edict: &Edict) -> Result<(), Failure> {
     let body: Value = json!({ "edict": edict.to_text() });
-    client.call(Method::POST, path, Some(&body)).await?.found()?;
+    client.call(Method::POST, EDICTS, Some(&body)).await?.found()?;
     Ok(())
 }
+
+/// All that was decreed in the agent's mesh.
+pub(super) async fn law(client: &Client) -> Result<Law, Failure> {
+    let texts = client.get(EDICTS).await?;
+    Ok(texts.as_array().into_iter().flatten().filter_map(|text| Edict::from_text(text.as_str()?)).collect())
+}
+
+const EDICTS: &str = "/api/v1/edicts";
 
 fn lifetime(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|why| format!("{text:?} {why}"))

@@ -306,6 +306,8 @@ impl Need {
         match segments.as_slice() {
             [""] | ["livez" | "readyz" | "version"] if reads => Self::Nothing,
             ["api", "v1", "tokens" | "joins", ..] => Self::All,
+            // Who signs them anew asks for them: names, rights and all.
+            ["api", "v1", "edicts"] => Self::Operate,
             _ if reads => Self::Read,
             // A question that Envoy asks by POST.
             ["v3", "discovery:endpoints"] => Self::Read,
@@ -462,6 +464,8 @@ mod tests {
                 Need::Nothing
             } else if all {
                 Need::All
+            } else if path == "/api/v1/edicts" {
+                Need::Operate
             } else {
                 Need::Read
             };

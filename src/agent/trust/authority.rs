@@ -139,6 +139,17 @@ impl Authority {
         Ok(Edict { signature: self.sign(&text)?, text })
     }
 
+    /// The same word by this authority; none where it is that already.
+    ///
+    /// # Errors
+    /// When the key refuses.
+    pub fn decree_again(&self, edict: &Edict) -> Result<Option<Edict>, Broken> {
+        if has_signed(&self.certificate, &edict.text, &edict.signature) {
+            return Ok(None);
+        }
+        Ok(Some(Edict { text: edict.text.clone(), signature: self.sign(&edict.text)? }))
+    }
+
     /// Signs what is no certificate.
     pub(super) fn sign(&self, text: &[u8]) -> Result<Vec<u8>, Broken> {
         Ok(self.issuer.key().sign(text)?)

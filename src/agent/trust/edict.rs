@@ -214,7 +214,7 @@ impl Law {
     }
 
     /// The time from which on a word on the same matter counts.
-    pub(super) fn free_from(&self, word: &Word) -> u64 {
+    pub(crate) fn free_from(&self, word: &Word) -> u64 {
         self.edicts.get(&word.matter()).map_or(0, |known| known.1.at + 1)
     }
 
@@ -253,7 +253,7 @@ impl Law {
     }
 
     /// As they travel.
-    pub(in crate::agent) fn edicts(&self) -> impl Iterator<Item = &Edict> {
+    pub(crate) fn edicts(&self) -> impl Iterator<Item = &Edict> {
         self.edicts.values().map(|kept| &kept.0)
     }
 
@@ -265,6 +265,19 @@ impl Law {
     /// A number that is equal where the law is; signatures do not count, since authorities change.
     pub(in crate::agent) fn summary(&self) -> u64 {
         self.edicts.values().fold(0, |sum: u64, kept| sum.wrapping_add(xxh3_64(&kept.0.text)))
+    }
+}
+
+/// Of words that somebody hands over who has verified them.
+impl FromIterator<Edict> for Law {
+    fn from_iter<I: IntoIterator<Item = Edict>>(edicts: I) -> Self {
+        let mut law = Self::default();
+        for edict in edicts {
+            if let Some(said) = Said::read(&edict.text) {
+                law.take(edict, said);
+            }
+        }
+        law
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn routes(requests: &mut Requests) -> Router<Arc<App>> {
         ("/api/v1/tokens", get(tokens::list).post(tokens::create)),
         ("/api/v1/tokens/{name}", delete(tokens::revoke)),
         ("/api/v1/denials", get(tokens::denied).post(tokens::deny)),
-        ("/api/v1/edicts", post(tokens::publish)),
+        ("/api/v1/edicts", get(tokens::edicts).post(tokens::publish)),
         ("/api/v1/reload", post(reload::reload)),
         ("/api/v1/rtt/{node}", get(distance::rtt)),
         ("/api/v1/ping/{node}", post(distance::ping)),

@@ -167,6 +167,11 @@ pub(super) struct Signed {
     edict: String,
 }
 
+/// All edicts that stand, and those that took others back, as they were signed.
+pub(super) async fn edicts(State(app): Shared) -> Response {
+    Json(app.agent.law().edicts().map(Edict::to_text).collect::<Vec<_>>()).into_response()
+}
+
 pub(super) async fn publish(State(app): Shared, Parsed(signed): Parsed<Signed>) -> Answer {
     let edict = Edict::from_text(&signed.edict).ok_or_else(|| Problem::field("edict", "is no edict"))?;
     app.agent.publish(edict).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
@@ -185,6 +190,8 @@ pub(super) fn describe(api: &mut Api) {
     api.post("/api/v1/denials", "Lets a node or a certificate in no more, or again.")
         .takes::<Denial>()
         .answers::<Denied>(200, "All that are denied now.");
+    api.get("/api/v1/edicts", "All that the authority has decreed, as it was signed; needs the right to operate.")
+        .answers::<Vec<String>>(200, "In base64, for who signs it anew.");
     api.post("/api/v1/edicts", "Publishes what was signed where the authority's key is kept.")
         .takes::<Signed>()
         .empty(201, "It is on its way to every node.");
