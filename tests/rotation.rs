@@ -16,6 +16,7 @@ use tokio::process::Command;
 
 const TEXT: &str = include_str!("../src/agent/trust/rotation.md");
 const NODES: [&str; 3] = ["a", "b", "c"];
+const PAPERS: &str = "[tls]\nca = \"ETC/ca.pem\"\ncert = \"ETC/node.pem\"\nkey = \"ETC/node-key.pem\"\n";
 
 /// The commands under a heading, in their order.
 fn steps(heading: &str) -> Vec<&'static str> {
@@ -30,6 +31,7 @@ async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
     let places: Vec<_> = match step.lines().next().unwrap() {
         "# once" => vec![("", None)],
         "# on every node" => everybody.collect(),
+        "# once, at any node" => vec![("", agents.get(1).copied())],
         "# where tls.ca_key is set" => everybody.take(1).collect(),
         where_to => panic!("{where_to}"),
     };
@@ -81,6 +83,21 @@ async fn start(mesh: &Mesh, node: &str, papers: &str, seeds: &[&Agent]) -> Agent
     mesh.launch(node, &mut command).await
 }
 
+/// Dies and comes back right away; who answers must know what the others serve.
+async fn restart(mesh: &Mesh, agent: Agent, node: &str, papers: &str, seed: &Agent) -> Agent {
+    agent.kill().await;
+    let agent = start(mesh, node, papers, &[seed]).await;
+    knows_web(&agent).await;
+    agent
+}
+
+/// It says that it is ready, so an answer without what others serve would look like a service that is gone.
+async fn knows_web(agent: &Agent) {
+    let web = agent.get("/api/v1/services/web").await;
+    assert_eq!(web.as_array().map(Vec::len), Some(1), "{web}: {}", agent.log());
+    assert!(!agent.log().contains("did not sign"), "{}", agent.log());
+}
+
 /// Everybody sees everybody, and nobody was ever seen down.
 async fn all_are_home(agents: &[&Agent], step: &str) {
     for agent in agents {
@@ -89,7 +106,8 @@ async fn all_are_home(agents: &[&Agent], step: &str) {
         }
         let page = agent.text("/metrics").await;
         let down = page.lines().filter(|line| line.contains("member") && line.contains("\"down\""));
-        let down: Vec<_> = down.filter(|line| !line.ends_with(" 0")).collect();
+        // Who was killed here left a will.
+        let down: Vec<_> = down.filter(|line| !line.ends_with(" 0") && !line.contains("\"will\"")).collect();
         assert!(down.is_empty(), "{step}: {down:?}");
     }
 }
@@ -107,19 +125,27 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     let papers = "secret_file = \"ETC/secret\"\n";
     let a = start(&mesh, "a", papers, &[]).await;
     let b = start(&mesh, "b", papers, &[&a]).await;
-    let c = start(&mesh, "c", papers, &[&a]).await;
-    let agents = [&a, &b, &c];
-    all_are_home(&agents, "before").await;
+    let mut c = start(&mesh, "c", papers, &[&a]).await;
+    all_are_home(&[&a, &b, &c], "before").await;
+    a.register("web", 80).await;
     let token = json!({"name": "ops", "policy": "read", "sha256": "ab".repeat(32)}).to_string();
     assert_eq!(a.call("POST", "/api/v1/tokens", &token).await.0, 201);
     assert_eq!(a.call("POST", "/api/v1/denials", r#"{"serial": "00:f2:a2"}"#).await.0 / 100, 2);
     let steps = steps("Another secret");
     assert_eq!(steps.len(), 4);
-    for step in steps {
-        run(&mesh, step, &agents).await;
-        all_are_home(&agents, step).await;
+    for (at, step) in steps.into_iter().enumerate() {
+        run(&mesh, step, &[&a, &b, &c]).await;
+        c = restart(&mesh, c, "c", papers, &b).await;
+        let late = format!("late-{at}");
+        fs::create_dir_all(mesh.path(&late).join("etc")).unwrap();
+        fs::copy(mesh.path("a/etc/secret"), mesh.path(&late).join("etc/secret")).unwrap();
+        let late = start(&mesh, &late, papers, &[&b]).await;
+        knows_web(&late).await;
+        assert_eq!(finish(hobnob().args(["leave", "--api", &format!("http://{}", late.http)])).await.code, Some(0));
+        all_are_home(&[&a, &b, &c], step).await;
     }
-    for agent in agents {
+    // Who was killed at each step hears it from them.
+    for agent in [&a, &b] {
         until("what was decreed is signed anew on the disk", async || {
             agent.log().contains("edicts_signed").then_some(())
         })
@@ -142,11 +168,10 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
         .await;
 }
 
-#[tokio::test]
-async fn an_authority_is_changed_while_the_mesh_is_at_work() {
-    let mesh = Mesh::new();
-    fs::create_dir_all(mesh.path("ca")).unwrap();
+/// Three nodes with certificates of an authority in `ca`, whose key the first may hold.
+async fn certified(mesh: &Mesh, holds_key: bool) -> [Agent; 3] {
     let ca = mesh.path("ca");
+    fs::create_dir_all(&ca).unwrap();
     assert_eq!(finish(hobnob().args(["ca", "init", "--dir"]).arg(&ca)).await.code, Some(0));
     for node in NODES {
         let etc = mesh.path(node).join("etc");
@@ -160,47 +185,73 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
             give_away(&etc.join(to));
         }
     }
-    fs::copy(ca.join("ca-key.pem"), mesh.path("a/etc/ca-key.pem")).unwrap();
-    give_away(&mesh.path("a/etc/ca-key.pem"));
-    let papers = "[tls]\nca = \"ETC/ca.pem\"\ncert = \"ETC/node.pem\"\nkey = \"ETC/node-key.pem\"\n";
-    let a = start(&mesh, "a", &format!("{papers}ca_key = \"ETC/ca-key.pem\"\n"), &[]).await;
-    let b = start(&mesh, "b", papers, &[&a]).await;
-    let c = start(&mesh, "c", papers, &[&a]).await;
-    let agents = [&a, &b, &c];
-    all_are_home(&agents, "before").await;
+    let mut papers = PAPERS.to_owned();
+    if holds_key {
+        fs::copy(ca.join("ca-key.pem"), mesh.path("a/etc/ca-key.pem")).unwrap();
+        give_away(&mesh.path("a/etc/ca-key.pem"));
+        papers += "ca_key = \"ETC/ca-key.pem\"\n";
+    }
+    let a = start(mesh, "a", &papers, &[]).await;
+    let b = start(mesh, "b", PAPERS, &[&a]).await;
+    let c = start(mesh, "c", PAPERS, &[&a]).await;
+    all_are_home(&[&a, &b, &c], "before").await;
+    a.register("web", 80).await;
+    [a, b, c]
+}
+
+/// One step, and all whose files it changes have taken them over.
+async fn step(mesh: &Mesh, step: &str, agents: &[&Agent]) {
+    let reloads = async |agent: &Agent| agent.log().matches("certificate_reloaded").count();
+    let mut before = Vec::new();
+    for agent in agents {
+        before.push(reloads(agent).await);
+    }
+    run(mesh, step, agents).await;
+    let touched = match step.lines().next().unwrap() {
+        "# on every node" => 3,
+        "# where tls.ca_key is set" => 1,
+        _ => 0,
+    };
+    for (agent, before) in agents.iter().zip(before).take(touched) {
+        until("the files are taken over", async || (reloads(agent).await > before).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn an_authority_is_changed_while_the_mesh_is_at_work() {
+    let mesh = Mesh::new();
+    let ca = mesh.path("ca");
+    let [a, b, mut c] = certified(&mesh, true).await;
+    let api = format!("http://{}", a.http);
     let steps = steps("Another authority");
-    assert_eq!(steps.len(), 5);
-    for (at, step) in steps.into_iter().enumerate() {
-        let serials = serials(&agents).await;
-        let reloads = async |agent: &Agent| agent.log().matches("certificate_reloaded").count();
-        let mut before = Vec::new();
-        for agent in agents {
-            before.push(reloads(agent).await);
-        }
-        run(&mesh, step, &agents).await;
-        let touched = [0, 3, 3, 1, 3][at];
-        for (agent, before) in agents.iter().zip(before).take(touched) {
-            until("the files are taken over", async || (reloads(agent).await > before).then_some(())).await;
-        }
-        all_are_home(&agents, step).await;
-        if at == 2 {
-            let now = self::serials(&agents).await;
-            assert!(serials.iter().zip(&now).all(|(old, new)| old != new), "{serials:?} {now:?}");
+    assert_eq!(steps.len(), 6);
+    let (before, mut d) = (serials(&[&a, &b, &c]).await, None);
+    for at in steps {
+        step(&mesh, at, &[&a, &b, &c]).await;
+        c = restart(&mesh, c, "c", PAPERS, &b).await;
+        all_are_home(&[&a, &b, &c], at).await;
+        if at.starts_with("# where tls.ca_key is set") {
+            // Whom a node lets in from here on stays in when the old authority is dropped.
+            let token = finish(hobnob().args(["token", "create", "--api", &api])).await;
+            assert_eq!(token.code, Some(0), "{token:?}");
+            let home = mesh.path("d").display().to_string();
+            let joined = finish(hobnob().args(["join", token.out.trim(), "--node", "d", "--data-dir", &home])).await;
+            assert_eq!(joined.code, Some(0), "{joined:?}");
+            let new = start(&mesh, "d", "", &[]).await;
+            assert_eq!(new.get("/api/v1/status").await["certificate"]["by_first"], true);
+            assert_eq!(b.get("/api/v1/status").await["certificate"]["by_first"], false, "doctor warns of it");
+            d = Some(new);
         }
     }
+    let now = serials(&[&a, &b, &c]).await;
+    assert!(before.iter().zip(&now).all(|(old, new)| old != new), "{before:?} {now:?}");
     nobody_is_invited_while_the_files_are_wrong(&mesh, &a).await;
-    // Whom a node lets in by the new authority, all others take.
-    let api = format!("http://{}", a.http);
-    let token = finish(hobnob().args(["token", "create", "--api", &api])).await;
-    assert_eq!(token.code, Some(0), "{token:?}");
-    let home = mesh.path("d").display().to_string();
-    let joined = finish(hobnob().args(["join", token.out.trim(), "--node", "d", "--data-dir", &home])).await;
-    assert_eq!(joined.code, Some(0), "{joined:?}");
-    let d = start(&mesh, "d", "", &[]).await;
-    for agent in agents {
+    for agent in [&a, &b, &c] {
         agent.until_seen("d", "alive").await;
     }
+    let d = d.unwrap();
     d.until_seen("c", "alive").await;
+    knows_web(&d).await;
     // A certificate of the old authority opens nothing.
     let issued = finish(hobnob().args(["ca", "issue", "late", "--mesh", "test", "--dir"]).arg(&ca)).await;
     assert_eq!(issued.code, Some(0), "{issued:?}");
@@ -210,6 +261,41 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
     let late = start(&mesh, "late", &papers, &[&a]).await;
     until("the old authority opens nothing", async || late.log().contains("does not accept the other").then_some(()))
         .await;
+}
+
+#[tokio::test]
+async fn what_was_decreed_outlives_its_authority_where_no_node_holds_the_key() {
+    let mesh = Mesh::new();
+    let [a, b, mut c] = certified(&mesh, false).await;
+    let api = format!("http://{}", a.http);
+    let signs = async |words: &[&str], ca: &str| {
+        finish(hobnob().args(words).args(["--api", &api, "--dir"]).arg(mesh.path(ca))).await
+    };
+    for words in [&["token", "create", "--policy", "read", "--name", "ops"][..], &["ca", "revoke", "stolen"]] {
+        let done = signs(words, "ca").await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    let here = finish(hobnob().args(["token", "revoke", "ops", "--api", &api])).await;
+    assert!(here.failure(1).2.contains("token revoke ops --dir"), "{here:?}");
+    let twice = signs(&["token", "create", "--policy", "read", "--name", "ops"], "ca").await;
+    assert!(twice.failure(1).1.contains("already"), "{twice:?}");
+    for at in steps("Another authority").into_iter().filter(|at| !at.starts_with("# where tls.ca_key is set")) {
+        if at.starts_with("# once, at any node") {
+            let doctor = finish(hobnob().args(["doctor", "--api", &api])).await;
+            assert!(doctor.out.contains("hobnob ca sign-again"), "{doctor:?}");
+        }
+        step(&mesh, at, &[&a, &b, &c]).await;
+        c = restart(&mesh, c, "c", PAPERS, &b).await;
+        all_are_home(&[&a, &b, &c], at).await;
+    }
+    for agent in [&a, &b, &c] {
+        assert_eq!(agent.get("/api/v1/status").await["stale_edicts"], json!(null));
+        assert_eq!(agent.get("/api/v1/tokens").await[0]["name"], "ops", "{}", agent.log());
+        assert_eq!(agent.get("/api/v1/denials").await["nodes"], json!(["stolen"]));
+    }
+    let revoked = signs(&["token", "revoke", "ops"], "new-ca").await;
+    assert_eq!(revoked.code, Some(0), "{revoked:?}");
+    until("the token is good nowhere", async || (c.get("/api/v1/tokens").await == json!([])).then_some(())).await;
 }
 
 /// Files that were not taken over are told of until they are, and nobody is let in by what they no longer hold.

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn an_end_is_told_of_from_the_last_fifth_on_once_a_day() {
         let day = |n: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(n * 24 * 3600);
-        let says = Says { serial: "1".into(), not_before: day(0), not_after: day(10) };
+        let says = Says { issuer: "CN=a".into(), serial: "1".into(), not_before: day(0), not_after: day(10) };
         let mut expiry = Expiry::default();
         let moments = (0..48).map(|hours| day(7) + Duration::from_secs(hours * 2 * 3600));
         let told: Vec<_> = moments.filter_map(|now| Some((now, expiry.due(&says, now)?))).collect();

@@ -66,6 +66,19 @@ impl Agent {
         self.shared.trust.outcast(is_alone)
     }
 
+    /// Whether this node's certificate is by the first of the authorities that it believes: the others are on their way
+    /// out.
+    #[must_use]
+    pub fn is_by_first(&self) -> bool {
+        self.shared.trust.is_by_first()
+    }
+
+    /// How many words of the law the first of the authorities has not signed, and of them how many no other has either.
+    #[must_use]
+    pub fn stale_edicts(&self) -> (usize, usize) {
+        self.shared.trust.stale()
+    }
+
     /// Why the certificate's files could not be taken over; until they can, the next start fails.
     #[must_use]
     pub fn not_reloaded(&self) -> Option<String> {

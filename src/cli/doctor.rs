@@ -40,6 +40,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload" } else { ISSUE };
     found.push(certificate("certificate", &status["certificate"], next, SystemTime::now()));
+    found.extend(decrees(&status));
     if !status["http_certificate"].is_null() {
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
@@ -152,8 +153,37 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
         Ok(at) if at <= now => finding(check, "bad", format!("expired at {until}"), next),
         Ok(_) if said["expires_soon"] == true => finding(check, "warning", format!("expires at {until}"), next),
         Ok(_) => {
-            let serial = said["serial"].as_str().unwrap_or_default();
-            finding(check, "ok", format!("good until {until}, serial {serial}"), "")
+            let [serial, issuer] = ["serial", "issuer"].map(|field| said[field].as_str().unwrap_or_default());
+            let said_of = format!("serial {serial}, by {issuer}");
+            if said["by_first"] == false {
+                return finding(
+                    check,
+                    "warning",
+                    format!("{said_of}: an authority that is not the first in tls.ca"),
+                    next,
+                );
+            }
+            finding(check, "ok", format!("good until {until}, {said_of}"), "")
+        }
+    }
+}
+
+/// Words of an authority that goes, or has gone.
+fn decrees(status: &Value) -> Option<Value> {
+    let [all, by_none] = ["all", "by_none"].map(|field| status["stale_edicts"][field].as_u64().unwrap_or_default());
+    let next = "hobnob ca sign-again --dir CA, of the authority that is the first in tls.ca";
+    match (all, by_none) {
+        (0, _) => None,
+        (_, 0) => {
+            let said =
+                format!("{all} revocations and tokens are signed by an authority that is not the first in tls.ca");
+            Some(finding("decrees", "warning", said, next))
+        }
+        _ => {
+            let said = format!(
+                "{by_none} revocations and tokens are signed by no authority believed here: a restart forgets them"
+            );
+            Some(finding("decrees", "bad", said, next))
         }
     }
 }
@@ -261,6 +291,23 @@ mod tests {
             let told = address(&json!({"node": "a"}), &json!([member("a", own), member("b", other)]));
             assert_eq!(told["status"], expected, "{told}");
         }
+        for (code, expected) in
+            [(Ok("NOERROR"), "ok"), (Ok("REFUSED"), "warning"), (Ok("SERVFAIL"), "bad"), (Err("timed out"), "bad")]
+        {
+            let told = answered(([127, 0, 0, 1], 53).into(), "a.node.mesh.internal", code.map(String::from));
+            assert_eq!(told["status"], expected, "{told}");
+        }
+        for (open, expected) in [(10, "ok"), (90, "ok"), (95, "bad")] {
+            let told = descriptors(&json!({"files": {"open": open, "limit": 100}})).unwrap();
+            assert_eq!(told["status"], expected, "{told}");
+        }
+        assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
+        assert_eq!(store(&json!({}))["status"], "ok");
+        assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
+    }
+
+    #[test]
+    fn what_a_node_proves_itself_with_is_looked_at() {
         let until = |not_after: &str, soon: bool| {
             let said = json!({"not_after": not_after, "expires_soon": soon});
             certificate("certificate", &said, ISSUE, SystemTime::now())
@@ -273,17 +320,6 @@ mod tests {
         ] {
             assert_eq!(until(not_after, soon)["status"], expected, "{not_after}");
         }
-        for (code, expected) in
-            [(Ok("NOERROR"), "ok"), (Ok("REFUSED"), "warning"), (Ok("SERVFAIL"), "bad"), (Err("timed out"), "bad")]
-        {
-            let told = answered(([127, 0, 0, 1], 53).into(), "a.node.mesh.internal", code.map(String::from));
-            assert_eq!(told["status"], expected, "{told}");
-        }
-        for (open, expected) in [(10, "ok"), (90, "ok"), (95, "bad")] {
-            let told = descriptors(&json!({"files": {"open": open, "limit": 100}})).unwrap();
-            assert_eq!(told["status"], expected, "{told}");
-        }
-        assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
         let wrong = json!({"not_after": "2999-01-01T00:00:00Z", "not_reloaded": "key is not the key of cert"});
         assert_eq!(certificate("certificate", &wrong, ISSUE, SystemTime::now())["status"], "bad");
         for (revoked, expected) in [
@@ -291,11 +327,18 @@ mod tests {
             (json!("serial"), "revoke --serial 0a --undo,"),
             (json!(null), "or --serial 0a"),
         ] {
-            let out = json!({"since": "2026", "by": "b", "revoked": revoked});
+            let out = json!({"since": "2026", "by": "b, which says: it is revoked", "revoked": revoked});
             let next = outcast(&json!({"node": "c", "certificate": {"serial": "0a"}, "outcast": out})).unwrap();
             assert!(next["next"].as_str().unwrap().contains(expected), "{next}");
         }
-        assert_eq!(store(&json!({}))["status"], "ok");
-        assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
+        let out = json!({"since": "2026", "by": "b, which says: your certificate is not accepted any more"});
+        let next = outcast(&json!({"node": "c", "certificate": {"issuer": "CN=old"}, "outcast": out})).unwrap();
+        assert!(next["next"].as_str().unwrap().contains("hobnob ca issue c"), "{next}");
+        let other = json!({"not_after": "2999-01-01T00:00:00Z", "by_first": false, "issuer": "CN=old"});
+        assert_eq!(certificate("certificate", &other, ISSUE, SystemTime::now())["status"], "warning");
+        assert_eq!(decrees(&json!({})), None);
+        for (by_none, expected) in [(0, "warning"), (1, "bad")] {
+            assert_eq!(decrees(&json!({"stale_edicts": {"all": 2, "by_none": by_none}})).unwrap()["status"], expected);
+        }
     }
 }

@@ -26,12 +26,18 @@ pub(super) fn outcast(status: &Value) -> Option<(String, String)> {
     let (since, by) = (status["outcast"]["since"].as_str()?, status["outcast"]["by"].as_str()?);
     let node = status["node"].as_str().unwrap_or("NODE");
     let serial = status["certificate"]["serial"].as_str().unwrap_or("SERIAL");
+    let why = format!("this node is let in no more since {since}, by {by}");
     let revoked = match status["outcast"]["revoked"].as_str() {
         Some("node") => node.to_owned(),
         Some(_) => format!("--serial {serial}"),
-        None => format!("{node} --undo, or --serial {serial}"),
+        None if by.contains("revoked") => format!("{node} --undo, or --serial {serial}"),
+        None => {
+            let issuer = status["certificate"]["issuer"].as_str().unwrap_or("its authority");
+            let next =
+                format!("hobnob ca issue {node}, of an authority that the others believe; this one is by {issuer}");
+            return Some((why, next));
+        }
     };
-    let why = format!("this node is let in no more since {since}, by {by}");
     let next =
         format!("hobnob ca revoke {revoked} --undo, on a node that is let in; or a certificate that is accepted");
     Some((why, next))

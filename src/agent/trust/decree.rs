@@ -1,7 +1,7 @@
 //! What a node does with the law: signs words where it may, takes in those of others, signs anew what stands when the
 //! authority changes.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Broken, Edict, Law, Said, Taken, Trust, Word, authority::has_signed, papers};
 
@@ -55,6 +55,7 @@ impl Trust {
             taken = law.take(edict.clone(), said.clone());
             law
         });
+        self.weigh(edict);
         self.law_changed.send_replace(());
         Ok(taken)
     }
@@ -78,6 +79,7 @@ impl Trust {
             law.sign_again(|kept| (kept.text == edict.text).then(|| edict.signature.clone()));
             law
         });
+        self.weigh(edict);
         Ok(Taken::News)
     }
 
@@ -100,6 +102,39 @@ impl Trust {
             });
             self.signed_again.notify_one();
         }
+    }
+
+    /// Notes of all that is law which authority stands behind it now.
+    pub(super) fn weigh_all(&self) {
+        self.stale.store(Arc::default());
+        self.law.load().edicts().for_each(|edict| self.weigh(edict));
+    }
+
+    fn weigh(&self, edict: &Edict) {
+        let papers = self.papers.load();
+        let mut signed = papers.roots.iter().map(|root| has_signed(root, &edict.text, &edict.signature));
+        let by_first = signed.next() == Some(true);
+        let by_another = !by_first && signed.any(|signed| signed);
+        if by_first && self.stale.load().is_empty() {
+            return;
+        }
+        self.stale.rcu(|stale| {
+            let mut stale = BTreeMap::clone(stale);
+            if by_first {
+                stale.remove(&edict.text)
+            } else {
+                stale.insert(edict.text.clone(), by_another)
+            };
+            stale
+        });
+    }
+
+    /// How many words stand that the first of the authorities has not signed; and of them how many by none that is
+    /// believed here, which a restart would forget.
+    pub(in crate::agent) fn stale(&self) -> (usize, usize) {
+        let (law, stale) = (self.law.load(), self.stale.load());
+        let standing: Vec<bool> = law.edicts().filter_map(|edict| stale.get(&edict.text).copied()).collect();
+        (standing.len(), standing.iter().filter(|by_another| !**by_another).count())
     }
 
     /// Wakes when what is law has to be kept again.

@@ -23,7 +23,7 @@ mod notary;
 mod outcast;
 mod papers;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
@@ -77,6 +77,8 @@ pub(super) struct Trust {
     node: NodeName,
     papers: ArcSwap<Papers>,
     law: ArcSwap<Law>,
+    /// The texts of what is law and not signed by the first of the authorities, and whether another has signed it.
+    stale: ArcSwap<BTreeMap<Vec<u8>, bool>>,
     /// Wakes whoever acts by the law when it changes.
     law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
@@ -114,6 +116,7 @@ impl Trust {
             node: node.clone(),
             papers: ArcSwap::from_pointee(papers),
             law: ArcSwap::default(),
+            stale: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
             not_reloaded: ArcSwapOption::empty(),
@@ -136,6 +139,7 @@ impl Trust {
         self.not_reloaded.store(papers.as_ref().err().map(|why| Arc::new(why.to_string())));
         self.papers.store(Arc::new(papers?));
         self.sign_again();
+        self.weigh_all();
         self.renewed.notify_one();
         Ok(())
     }
@@ -155,6 +159,13 @@ impl Trust {
     /// What this node's certificate says.
     pub(super) fn says(&self) -> Says {
         self.current().says.clone()
+    }
+
+    /// Whether this node's certificate is by the first of the authorities, which stays when others are dropped.
+    pub(super) fn is_by_first(&self) -> bool {
+        let (papers, own) = (self.papers.load(), self.current());
+        let chain = own.key.cert.split_first().zip(papers.roots.first());
+        chain.is_some_and(|((leaf, rest), root)| guest::is_under(leaf, rest, root, UnixTime::now()).is_ok())
     }
 
     pub(super) fn mesh(&self) -> &MeshName {

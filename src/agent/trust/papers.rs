@@ -74,6 +74,8 @@ pub(super) struct Issued {
 /// What a certificate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Says {
+    /// Whose it is: the name of the authority.
+    pub issuer: String,
     /// Its number, unique under its authority, in hexadecimal.
     pub serial: String,
     /// From when on it is good.
@@ -250,6 +252,7 @@ pub(crate) fn says(certificate: &CertificateDer<'_>) -> Option<Says> {
     let moment = |at: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at).unwrap_or(0));
     let validity = parsed.validity();
     Some(Says {
+        issuer: parsed.issuer().to_string(),
         serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
         not_before: moment(validity.not_before.timestamp()),
         not_after: moment(validity.not_after.timestamp()),

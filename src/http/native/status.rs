@@ -47,6 +47,9 @@ struct Status<'a> {
     zones: &'a [String],
     /// Its file descriptors.
     files: Descriptors,
+    /// Words of the authority whose signatures will not last; left out where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_edicts: Option<Stale>,
     /// Why the last write to its store failed; left out once one has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     unstored: Option<String>,
@@ -59,6 +62,11 @@ struct Status<'a> {
 #[derive(Serialize, JsonSchema)]
 struct Certificate {
     serial: String,
+    /// The name of the authority that issued it.
+    issuer: String,
+    /// Whether that is the first of those that this node believes: left out where the certificate is not for the mesh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_first: Option<bool>,
     #[serde(serialize_with = "moment")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     not_before: u64,
@@ -72,6 +80,14 @@ struct Certificate {
     /// Why what the files hold now could not be taken over: the next start fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_reloaded: Option<String>,
+}
+
+/// Words of the authority that the first of those believed here has not signed.
+#[derive(Serialize, JsonSchema)]
+struct Stale {
+    all: usize,
+    /// Of them signed by no authority that is believed here: a restart forgets them.
+    by_none: usize,
 }
 
 /// That this node is let in no more.
@@ -98,6 +114,8 @@ impl From<Says> for Certificate {
             not_before: millis(says.not_before),
             not_after: millis(says.not_after),
             serial: says.serial,
+            issuer: says.issuer,
+            by_first: None,
             from_files: true,
             not_reloaded: None,
         }
@@ -152,6 +170,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         agreement: app.agent.agreement(),
         certificate: Certificate {
             from_files: config.tls.is_some(),
+            by_first: Some(app.agent.is_by_first()),
             not_reloaded: app.agent.not_reloaded(),
             ..app.agent.certificate().into()
         },
@@ -162,6 +181,9 @@ pub(super) async fn status(State(app): Shared) -> Response {
             .and_then(|tls| Some(Certificate { not_reloaded: tls.not_reloaded(), ..tls.says()?.into() })),
         zones: &app.zones,
         files: Descriptors::now(),
+        stale_edicts: Some(app.agent.stale_edicts())
+            .filter(|stale| stale.0 > 0)
+            .map(|(all, by_none)| Stale { all, by_none }),
         unstored: app.agent.unstored(),
         unjoined: app.agent.unjoined(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
