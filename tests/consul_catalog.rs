@@ -118,7 +118,10 @@ async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
     let mesh = Mesh::new();
     let one = mesh.start("n1", &[]).await;
     let two = mesh.start("n2", &[&one]).await;
-    let ext = |port: u16| json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"ID": "s1", "Service": "search", "Port": port}});
+    let ext = |port: u16| {
+        json!({"Node": "ext", "Address": "10.9.9.9", "Service": {"ID": "s1", "Service": "search",
+        "Port": port, "Weights": {"Passing": 0, "Warning": 0}}})
+    };
     let shows = async |ports: &[u16]| {
         for agent in [&one, &two] {
             until(&format!("{ports:?} is shown"), async || {
@@ -135,6 +138,7 @@ async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
     shows(&[2]).await;
     // Said again it is nothing new: nobody who waits is woken.
     let before = two.get("/v1/catalog/service/search").await;
+    assert_eq!(before[0]["ServiceWeights"], json!({"Passing": 1, "Warning": 1}), "noughts of Go's clients are none");
     put(&two, "/v1/catalog/register", &ext(2)).await;
     assert_eq!(two.get("/v1/catalog/service/search").await, before);
     put(&one, "/v1/catalog/register", &ext(3)).await;
@@ -144,7 +148,7 @@ async fn of_what_two_agents_say_of_a_foreign_service_the_last_word_counts() {
     // Who withdraws it is told whose word stands, until nobody's does.
     let gone = json!({"Node": "ext", "ServiceID": "s1"}).to_string();
     let (status, why) = write(&two, "/v1/catalog/deregister", &gone).await;
-    assert!(status == 409 && why.contains("n1"), "{status} {why}");
+    assert!(status == 409 && why.contains("has withdrawn") && why.contains("n1"), "{status} {why}");
     until("nobody else holds it", async || {
         (write(&one, "/v1/catalog/deregister", &gone).await == (200, "true".into())).then_some(())
     })
@@ -324,6 +328,13 @@ async fn a_foreign_instance_of_an_agent_that_is_gone_does_not_pass() {
     .await;
     let passing = async || two.get("/v1/health/service/fxs?passing").await.as_array().unwrap().len();
     until("it passes", async || (passing().await == 1).then_some(())).await;
+    // The node stays when what stands on it is withdrawn.
+    let other = json!({"Node": "fx", "Address": "10.0.0.1", "Service": {"Service": "fxs", "ID": "fx2"}});
+    let known = async || two.get("/v1/catalog/service/fxs").await.as_array().unwrap().len();
+    put(&one, "/v1/catalog/register", &other).await;
+    until("both are known", async || (known().await == 2).then_some(())).await;
+    put(&one, "/v1/catalog/deregister", &json!({"Node": "fx", "ServiceID": "fx2"})).await;
+    until("one is withdrawn", async || (known().await == 1).then_some(())).await;
     one.kill().await;
     until("it does not", async || (passing().await == 0).then_some(())).await;
     let all = two.get("/v1/health/service/fxs").await;
@@ -331,4 +342,17 @@ async fn a_foreign_instance_of_an_agent_that_is_gone_does_not_pass() {
     assert_eq!((&why["CheckID"], &why["ServiceID"]), (&json!("_agent:fx1"), &json!("fx1")), "{all}");
     let critical = two.get("/v1/health/state/critical").await;
     assert!(critical.as_array().unwrap().contains(why), "{critical}");
+    let of_node = async || {
+        let checks = two.get("/v1/health/node/fx").await;
+        checks.as_array().unwrap().iter().filter(|check| check["CheckID"] == "_agent:").count()
+    };
+    assert_eq!(of_node().await, 1, "no agent holds the node");
+    // Another agent takes the node over: what the dead one says of it is no word on what stands on it now.
+    let taken = json!({"Node": "fx", "Address": "10.0.0.1", "Service": {"Service": "fxs", "ID": "fx3", "Port": 5}});
+    put(&two, "/v1/catalog/register", &taken).await;
+    let found = two.get("/v1/health/service/fxs?passing").await;
+    assert_eq!((found.as_array().unwrap().len(), of_node().await), (1, 0), "{found}");
+    assert_eq!(found[0]["Service"]["ID"], "fx3");
+    let (status, why) = write(&two, "/v1/catalog/deregister", r#"{"Node": "fx", "ServiceID": "fx1"}"#).await;
+    assert!(status == 409 && why.contains("hobnob force-leave n1"), "{status} {why}");
 }

@@ -96,8 +96,8 @@ impl<'a> Check<'a> {
     }
 }
 
-/// The checks of a row, by id: its own, maintenance if it is in that, and for what stands on a node without an agent that
-/// the agent which took it in is gone, if it is.
+/// The checks of a row, by id: its own, maintenance if it is in that, and for a service on a node without an agent that the
+/// agent which took it in is gone, if it is.
 pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
     let asked = &*row.registration;
     let (service_id, service_name, service_tags) = match asked.echo.as_ref().and_then(|echo| echo.role) {
@@ -136,11 +136,20 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
         .maintenance
         .as_deref()
         .map(|reason| critical("_service_maintenance", "Service Maintenance Mode", (reason, ""), MAINTENANCE));
-    let orphan = (asked.foreign().is_some() && !row.member.is_shown())
-        .then(|| critical("_agent", "Agent Of The Node", ("", UNREACHED), ""));
+    let is_orphan = asked.foreign().is_some() && !asked.has_role() && !row.member.is_shown();
+    let orphan = is_orphan.then(|| critical("_agent", "Agent Of The Node", ("", UNREACHED), ""));
     let mut all: Vec<_> = checks.chain(maintenance).chain(orphan).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
+}
+
+/// That a node without an agent is left: of the agents that took in something on it none is reached. What another has taken
+/// over says nothing of the node by the row of one that is gone.
+pub(super) fn of_left<'a>(view: &View, row: &'a Instance, mark: u64) -> Option<Check<'a>> {
+    let node = row.registration.foreign().filter(|_| row.registration.has_role() && !row.member.is_shown())?;
+    let last = view.foreign_node(&node.name, |datacenter| *datacenter == *row.node.datacenter);
+    let is_left = last.is_none_or(|last| !last.member.is_shown());
+    is_left.then(|| Check::of_node(&node.name, "_agent:", "Agent Of The Node", Health::Critical, UNREACHED, mark))
 }
 
 /// A check's id, unique on its node. What was not registered in Consul's words gets one in Consul's manner.

@@ -16,7 +16,11 @@ use crate::model::{
 
 /// The registration that a body asks for.
 pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
-    let mut registration = bare(body, "name")?;
+    let weights = weights(body)?;
+    let mut registration = bare(body, "name", weights)?;
+    if weights.is_some_and(|(passing, _)| passing == 0) {
+        return Err(Failure::bad("Invalid service definition: Passing must be greater than 0"));
+    }
     let mut checks: Vec<_> = body.object("check")?.filter(|check| !check.is_empty()).into_iter().collect();
     checks.extend(body.objects("checks")?);
     let several = checks.len() > 1;
@@ -33,21 +37,20 @@ pub(super) fn service(body: &Document) -> Result<Registration, Failure> {
     Ok(registration)
 }
 
+/// The shares of traffic while it passes and while it warns, if it names any. Who gives one of the two means nought by the
+/// other, as Go has it.
+pub(super) fn weights(body: &Document) -> Result<Option<(i64, i64)>, Failure> {
+    let Some(weights) = body.object("weights")? else { return Ok(None) };
+    let [passing, warning] = ["passing", "warning"].map(|key| weights.number(key));
+    Ok(Some((passing?.unwrap_or_default(), warning?.unwrap_or_default())))
+}
+
 /// What a service's body says besides its checks; [`super::foreign`] reads the same words, but for the `key` of the name.
-pub(super) fn bare(body: &Document, key: &str) -> Result<Registration, Failure> {
+pub(super) fn bare(body: &Document, key: &str, weights: Option<(i64, i64)>) -> Result<Registration, Failure> {
     let Some(name) = body.text(key)? else { return Err(Failure::bad("Missing service name")) };
     refuse_proxies(body)?;
-    let weights = body.object("weights")?;
     let meta = body.pairs("meta")?;
-    // Who gives one of the two means nought by the other, as Go has it.
-    let weight = |key: &str| match &weights {
-        Some(weights) => Ok::<_, Failure>(Some(weights.number(key)?.unwrap_or_default())),
-        None => Ok(None),
-    };
-    let (passing, warning) = (weight("passing")?, weight("warning")?);
-    if passing == Some(0) {
-        return Err(Failure::bad("Invalid service definition: Passing must be greater than 0"));
-    }
+    let (passing, warning) = weights.unzip();
     let consul = ConsulDraft {
         tagged_addresses: tagged_addresses(body)?,
         enable_tag_override: body.flag("enabletagoverride")?,
@@ -106,7 +109,8 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
     let notes = notes(body)?;
     let (draft, kind) = kind(body)?;
     let (warning, critical) = (body.number("failuresbeforewarning")?, body.number("failuresbeforecritical")?);
-    if kind != "ttl" && (1..critical.unwrap_or(0)).contains(&warning.unwrap_or(0)) {
+    // What is reported, and what others' checks say, has no thresholds in Consul.
+    if !["ttl", "alias"].contains(&kind) && (1..critical.unwrap_or(0)).contains(&warning.unwrap_or(0)) {
         return Err(invalid(
             "FailuresBeforeWarning below FailuresBeforeCritical is not supported: no check warns of failures before it is critical",
         ));

@@ -11,7 +11,7 @@ use crate::{
     model::{FieldError, Invalid},
 };
 
-/// Why a request was not carried out. Nothing was changed.
+/// Why a request was not carried out. Nothing was changed, unless the text says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     status: StatusCode,

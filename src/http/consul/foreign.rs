@@ -1,7 +1,10 @@
 //! `/v1/catalog/register` and `deregister`: nodes that run no agent, and what stands on them. The node that accepts them
 //! owns their rows: they live as long as it does.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -161,7 +164,7 @@ fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
         return Ok(known);
     }
     let address = body.text("address")?.ok_or_else(missing)?;
-    let some = |pairs: std::collections::BTreeMap<String, String>| (!pairs.is_empty()).then_some(pairs);
+    let some = |pairs: BTreeMap<String, String>| (!pairs.is_empty()).then_some(pairs);
     Ok(Arc::new(EchoNode {
         name,
         address,
@@ -231,7 +234,10 @@ fn without_agent(app: &App, name: &str) -> Result<(), Failure> {
 }
 
 fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
-    let mut row = definition::bare(body, "service")?;
+    // Go's clients send noughts where nobody gave any: here, unlike for its own, Consul takes what is none for that.
+    let weights = definition::weights(body)?;
+    let weights = weights.filter(|given| matches!(given, (1..=MAX_WEIGHT, 0..=MAX_WEIGHT)));
+    let mut row = definition::bare(body, "service", weights)?;
     row.id = row_id(&node.name, Some(row.id.as_str()))?;
     let mut echo = Arc::unwrap_or_clone(row.echo.take().unwrap_or_default());
     // Programs are sent to the service's address, else to its node's; what was written is shown.
@@ -335,11 +341,9 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
             && *row.node.datacenter == *app.agent.config().datacenter
             && is_meant(&row.registration)
     });
-    let owners: BTreeSet<_> = others.map(|row| row.node.name.as_str()).collect();
+    let owners: BTreeMap<_, _> = others.map(|row| (row.node.name.as_str(), row.member.is_shown())).collect();
     if !owners.is_empty() {
-        let owners = Vec::from_iter(owners).join(", ");
-        let why = format!("it stands by the word of {owners}, which took it in too: deregister it there as well");
-        return Err(Failure::new(StatusCode::CONFLICT, why));
+        return Err(Failure::new(StatusCode::CONFLICT, stands_by(&owners, taken_in)));
     }
     if !taken_in {
         alone?;
@@ -347,9 +351,24 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
     Ok(yes())
 }
 
+/// What helps against the word of other agents, by name and whether they are reached.
+fn stands_by(owners: &BTreeMap<&str, bool>, withdrawn: bool) -> String {
+    let done = if withdrawn { "this agent has withdrawn what it took in; " } else { "" };
+    let helps = owners.iter().map(|(name, reached)| match reached {
+        true => format!("it stands by the word of {name}, which took it in too: deregister it there as well"),
+        false => format!(
+            "it stands by the word of {name}, which took it in too and is not reached: if that will not come back, \
+             `hobnob force-leave {name}` ends it"
+        ),
+    });
+    done.to_owned() + &Vec::from_iter(helps).join("; ")
+}
+
 fn yes() -> Response {
     Json(true).into_response()
 }
 
+/// As much as either weight may be.
+const MAX_WEIGHT: i64 = u16::MAX as i64;
 /// A hundred years.
 const FOR_EVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);

@@ -176,9 +176,9 @@ fn every_check<T>(view: &View, mark: u64, then: impl FnOnce(Vec<(Node<'_>, Check
         let checks = Check::of_member(&member.node, member.state.is_shown(), mark);
         checks.map(|check| (Node::member(member.id, &member.node, mark), check))
     });
-    let registered = services
-        .iter()
-        .flat_map(|service| service.rows())
-        .flat_map(|row| check::of_row(row, mark).into_iter().map(move |check| (Node::of(row, mark), check)));
+    let registered = services.iter().flat_map(|service| service.rows()).flat_map(|row| {
+        let checks = check::of_row(row, mark).into_iter().chain(check::of_left(view, row, mark));
+        checks.map(move |check| (Node::of(row, mark), check))
+    });
     then(known.chain(registered).collect())
 }
