@@ -313,6 +313,11 @@ async fn files_are_followed_as_they_come_change_and_go() {
     a.until_resolved("web", &["80"]).await;
     mesh.file("etc/services.d/db.json", r#"{"Service": {"ID": "db-1", "Name": "db", "Port": 5432}}"#);
     a.until_resolved("db", &["5432"]).await;
+    // Who registers just what a file asks for is told that it is so; all else is the file's to say.
+    for (port, status) in [(5432, 200), (5433, 409)] {
+        let asked = json!({"ID": "db-1", "Name": "db", "Port": port}).to_string();
+        assert_eq!(a.call("PUT", "/v1/agent/service/register", &asked).await.0, status, "{port}");
+    }
     mesh.file("etc/services.d/web.toml", &service("web", 8080));
     a.until_resolved("web", &["8080"]).await;
     mesh.file("etc/services.d/db.json", r#"{"Service": {"Name": "db", "Prot": 1}}"#);

@@ -1,7 +1,7 @@
 //! Consul's service files in our words: `{"service": {...}}` and `{"services": [...]}`, keys in any case, with and without
 //! underscores. A key that would change nothing is skipped; one whose meaning would be lost is a mistake.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, time::Duration};
 
 use toml::{
     Spanned,
@@ -9,7 +9,7 @@ use toml::{
 };
 
 use super::{Error, document::Source};
-use crate::model::with_hint;
+use crate::model::{format_duration, parse_go_duration, with_hint};
 
 type Value<'t> = Spanned<DeValue<'t>>;
 type Key<'t> = Spanned<Cow<'t, str>>;
@@ -141,7 +141,12 @@ fn weights<'t>(source: Source<'t>, value: Value<'t>, ours: &mut DeTable<'t>, mis
     }
     for (key, weight) in weights {
         match &*folded(&key) {
-            "passing" => drop(ours.insert(renamed(&key, "weight".into()), weight)),
+            "passing" => {
+                if is_nought(&weight) {
+                    mistakes.push(source.blame(weight.span().start, "weights: `passing` is not greater than 0"));
+                }
+                ours.insert(renamed(&key, "weight".into()), weight);
+            }
             "warning" => {
                 let name = renamed(&key, "warning_weight".into());
                 ours.remove(&name);
@@ -194,6 +199,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
                 _ => mistakes.push(source.blame(key.span().start, format!("`{}` is not true or false", key.get_ref()))),
             },
             known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
+            known if DURATIONS.contains(&known) && duration(&value) == Some(Duration::ZERO) => {}
             known if CHECK_LOST.contains(&known) => {
                 mistakes.push(source.blame(key.span().start, format!("`{}` is not supported", key.get_ref())));
             }
@@ -207,7 +213,8 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
             other => {
                 let name = CHECK_WORDS.iter().find(|(theirs, _)| *theirs == other).map(|(_, ours)| *ours);
                 let key = name.map_or_else(|| key.clone(), |name| renamed(&key, name.into()));
-                ours.insert(key, value);
+                let time = duration(&value).filter(|_| DURATIONS.contains(&other));
+                ours.insert(key, time.map_or(value.clone(), |time| written(value.span(), time)));
             }
         }
     }
@@ -239,12 +246,12 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
 }
 
 /// Whether failures would be a warning before they are critical: not where nothing is said by nought, nor of what is
-/// reported, which Consul believes at once.
+/// reported or said by others' checks, which Consul believes at once.
 fn warns_first(warning: &Value<'_>, check: &DeTable<'_>) -> bool {
     let number =
         |value: &Value<'_>| value.get_ref().as_integer().and_then(|number| number.as_str().parse::<i64>().ok());
     let [warning, critical] = [Some(warning), check.get("fall")].map(|value| value.and_then(number).unwrap_or(0));
-    (1..critical).contains(&warning) && !check.contains_key("ttl")
+    (1..critical).contains(&warning) && !["ttl", "alias", "node"].iter().any(|kind| check.contains_key(*kind))
 }
 
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
@@ -271,12 +278,15 @@ fn one_line_each<'t>(source: Source<'t>, headers: Value<'t>, mistakes: &mut Vec<
 
 /// Consul names the number of results that it takes, and means one by nought.
 fn at_least_one(value: Value<'_>) -> Value<'_> {
-    let is_nought = value.get_ref().as_integer().is_some_and(|number| number.as_str() == "0");
     // A tree of TOML borrows its numbers from a text.
     match DeValue::parse("1") {
-        Ok(one) if is_nought => Spanned::new(value.span(), one.into_inner()),
+        Ok(one) if is_nought(&value) => Spanned::new(value.span(), one.into_inner()),
         _ => value,
     }
+}
+
+fn is_nought(value: &Value<'_>) -> bool {
+    value.get_ref().as_integer().is_some_and(|number| number.as_str() == "0")
 }
 
 /// Consul's tools write what was not given as an empty text, list or object, or as 0 or false.
@@ -288,6 +298,15 @@ fn is_nothing(value: &Value<'_>) -> bool {
         DeValue::Boolean(is) => !is,
         _ => false,
     }
+}
+
+/// What Go takes for a duration; what it does not is refused later, as it was written.
+fn duration(value: &Value<'_>) -> Option<Duration> {
+    parse_go_duration(value.get_ref().as_str()?).ok()
+}
+
+fn written<'t>(span: std::ops::Range<usize>, time: Duration) -> Value<'t> {
+    Spanned::new(span, DeValue::String(format_duration(time).into()))
 }
 
 fn renamed<'t>(key: &Key<'t>, name: String) -> Key<'t> {
@@ -308,6 +327,8 @@ const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tag
 const CHECK_SKIPPED: [&str; 2] = ["outputmaxsize", "serviceid"];
 /// What is on or off, and nothing else.
 const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
+/// What is a length of time; by none, and by less, nothing is said.
+const DURATIONS: [&str; 4] = ["interval", "timeout", "ttl", "deregistercriticalserviceafter"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
 /// Consul's words and ours.
@@ -352,8 +373,45 @@ mod tests {
             let wrong = found(tcp, warning);
             assert!(wrong.len() == 1 && wrong[0].why.contains("`failures_before_warning` below"), "{wrong:?}");
         }
-        for (kind, warning) in [(tcp, 0), (tcp, 3), (tcp, 4), (r#""ttl": "10s""#, 1)] {
+        let aliases = [(r#""alias_service": "b""#, 1), (r#""alias_node": "n""#, 1)];
+        for (kind, warning) in [(tcp, 0), (tcp, 3), (tcp, 4), (r#""ttl": "10s""#, 1)].into_iter().chain(aliases) {
             assert_eq!(found(kind, warning), [], "{kind} {warning}");
+        }
+    }
+
+    #[test]
+    fn a_service_that_passes_has_a_share() {
+        let found = |weights: &str| {
+            let text = format!("{{\"service\": {{\"name\": \"a\", \"weights\": {weights}}}}}");
+            let mut mistakes = Vec::new();
+            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+            mistakes
+        };
+        let wrong = found(r#"{"passing": 0, "warning": 2}"#);
+        assert!(wrong.len() == 1 && wrong[0].why.contains("`passing` is not greater"), "{wrong:?}");
+        for weights in [r#"{"passing": 1, "warning": 0}"#, r#"{"warning": 2}"#, "{}"] {
+            assert_eq!(found(weights), [], "{weights}");
+        }
+    }
+
+    #[test]
+    fn durations_are_go_s() {
+        let found = |check: &str| {
+            let text = format!("{{\"service\": {{\"name\": \"a\", \"check\": {{{check}}}}}}}");
+            let mut mistakes = Vec::new();
+            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+            mistakes
+        };
+        let tcp = |also: &str| format!("\"tcp\": \"127.0.0.1:1\", {also}");
+        for also in [
+            r#""interval": "+5s""#,
+            r#""interval": "5s", "timeout": "0""#,
+            r#""interval": "5s", "timeout": "-1s", "deregister_critical_service_after": "0s", "ttl": "0""#,
+        ] {
+            assert_eq!(found(&tcp(also)), [], "{also}");
+        }
+        for also in [r#""interval": "5""#, r#""interval": "soon""#] {
+            assert_eq!(found(&tcp(also)).len(), 1, "{also}");
         }
     }
 }

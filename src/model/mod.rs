@@ -33,6 +33,8 @@ pub use service::{
 };
 pub use statuses::{StatusDraft, Statuses};
 pub use target::{Target, Url};
+#[cfg(feature = "agent")]
+pub(crate) use time::parse_go_duration;
 pub use time::{Time, format_duration, parse_duration, secs};
 
 use serde::{Deserialize, Deserializer, de};

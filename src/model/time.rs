@@ -100,6 +100,18 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     Ok(total)
 }
 
+/// A duration in what Go's `time.ParseDuration` takes besides: a nought without a unit, a sign, the Greek letter. Consul
+/// means none by less than none.
+///
+/// # Errors
+/// Says what is wrong, to stand behind the field's name.
+#[cfg(feature = "agent")]
+pub(crate) fn parse_go_duration(text: &str) -> Result<Duration, &'static str> {
+    let bare = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let time = if bare == "0" { Duration::ZERO } else { parse_duration(&bare.replace("\u{3bc}s", "us"))? };
+    Ok(if text.starts_with('-') { Duration::ZERO } else { time })
+}
+
 /// Writes a duration so that [`parse_duration`] reads the same: `90s`, `100ms`.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
@@ -125,6 +137,23 @@ mod tests {
         }
         for bad in ["", "10", "s", "10x", "-1s", "1e400s", "1..5s", "99999999999999999999h"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "agent")]
+    fn what_go_takes_besides_is_taken() {
+        for (text, nanos) in [
+            ("0", Ok(0)),
+            ("+0", Ok(0)),
+            ("+5s", Ok(5_000_000_000)),
+            ("-5s", Ok(0)),
+            ("7\u{3bc}s", Ok(7_000)),
+            ("5", Err(())),
+            ("-x", Err(())),
+            ("", Err(())),
+        ] {
+            assert_eq!(parse_go_duration(text).map(|time| time.as_nanos()).map_err(drop), nanos, "{text}");
         }
     }
 

@@ -7,8 +7,11 @@ use axum::{
     http::{Uri, request::Parts},
 };
 
-use super::{document::go_duration, failure::Failure};
-use crate::{http::App, model::MemberState};
+use super::failure::Failure;
+use crate::{
+    http::App,
+    model::{MemberState, parse_go_duration},
+};
 
 /// The parameters of a query.
 #[derive(Debug)]
@@ -41,9 +44,8 @@ impl Query {
         }
         if let Some(wait) = asked.text("wait") {
             // As Consul's, a wait that is less than none is the usual one, and none is in days.
-            let wait = go_duration(wait.strip_prefix('-').unwrap_or(wait))
+            let wait = parse_go_duration(wait)
                 .and_then(|time| if wait.contains('d') { Err("is in days") } else { Ok(time) })
-                .map(|time| if wait.starts_with('-') { Duration::ZERO } else { time })
                 .map_err(|_| Failure::bad("Invalid wait time"))?;
             asked.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         }

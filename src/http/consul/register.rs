@@ -1,5 +1,7 @@
 //! `/v1/agent/service/register` and `deregister`: this node's own instances.
 
+use std::sync::Arc;
+
 use axum::{extract::State, http::StatusCode};
 
 use super::{
@@ -61,7 +63,9 @@ pub(super) async fn put(
     let mut losers = Vec::new();
     let next = |before: Option<&Registration>| {
         let registration = make(before)?;
-        app.agent.leave_to_file(id)?;
+        if !app.agent.has(&Arc::new(registration.clone())) {
+            app.agent.leave_to_file(id)?;
+        }
         if let Some(check) = registration.local_only_check() {
             let why =
                 format!("Invalid check: {} runs programs or uses keys, which only a local file may ask for", check.id);
