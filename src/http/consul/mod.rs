@@ -42,9 +42,11 @@ use axum::{
 
 pub(super) use check::node_checks;
 pub(super) use document::folded;
+pub(super) use node::name as node_name;
 pub(super) use own::is_reserved;
 pub(super) use read::{Bodies, again};
 pub(super) use reports::{service_of_check, services_of_derived};
+pub(super) use service::id as service_id;
 
 use super::{App, door, requests::Requests};
 

@@ -77,7 +77,7 @@ impl<'a> Node<'a> {
 }
 
 /// The name of the node that an instance stands on.
-pub(super) fn name(instance: &Instance) -> &str {
+pub(in crate::http) fn name(instance: &Instance) -> &str {
     instance.registration.foreign().map_or(instance.node.name.as_str(), |node| &node.name)
 }
 

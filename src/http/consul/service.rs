@@ -180,7 +180,7 @@ impl<'a> Flat<'a> {
 }
 
 /// An instance's id; that of one on a node without an agent is kept behind the node's name.
-pub(super) fn id(asked: &Registration) -> &str {
+pub(in crate::http) fn id(asked: &Registration) -> &str {
     let id = asked.id.as_str();
     if asked.foreign().is_none() {
         return id;

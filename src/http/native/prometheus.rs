@@ -8,7 +8,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    http::{Answer, Shared},
+    http::{
+        Answer, Shared,
+        consul::{node_name, service_id},
+    },
     mesh::Instance,
     model::{Host, Tag},
 };
@@ -37,8 +40,8 @@ impl Group {
         let tags = asked.tags.iter().fold(String::from(","), |all, tag| format!("{all}{tag},"));
         let fixed = [
             ("service", asked.name.to_string()),
-            ("id", asked.id.to_string()),
-            ("node", instance.node.name.to_string()),
+            ("id", service_id(asked).to_owned()),
+            ("node", node_name(instance).to_owned()),
             ("datacenter", instance.node.datacenter.to_string()),
             ("zone", instance.node.zone.to_string()),
             ("health", instance.health().to_string()),
@@ -81,8 +84,13 @@ pub(super) fn describe(api: &mut Api) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::http::native::fixtures;
+    use crate::{
+        http::native::fixtures,
+        model::{Echo, EchoNode},
+    };
 
     #[test]
     fn a_group_has_the_shape_of_http_sd() {
@@ -96,6 +104,17 @@ mod tests {
             },
         });
         assert_eq!(group, expected);
+    }
+
+    #[test]
+    fn what_stands_on_a_node_without_an_agent_is_called_as_it_was_registered() {
+        let mut instance = fixtures::web().instances[0].clone();
+        let mut asked = (*instance.registration).clone().id("@ext%2f/b/c".try_into().unwrap());
+        let node = Some(Arc::new(EchoNode { name: "Ext/".into(), ..EchoNode::default() }));
+        asked.echo = Some(Arc::new(Echo { node, ..Echo::default() }));
+        instance.registration = asked.into();
+        let labels = Group::of(&instance).unwrap().labels;
+        assert_eq!([&*labels["__meta_hobnob_id"], &*labels["__meta_hobnob_node"]], ["b/c", "Ext/"]);
     }
 
     #[test]
