@@ -26,7 +26,6 @@ use super::{
     crowd::Crowd,
     descriptors,
     door::{Door, Seats, greet},
-    eureka,
     guard::Via,
     native,
     rate::Rate,
@@ -142,12 +141,8 @@ impl Bound {
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tls, tcp, unix, address, config, tallies, reloads } = self;
         let seats = Seats::new(config.max_connections.get().min(descriptors()));
-        let is_eureka = config.eureka;
         let door = open(agent.clone(), config, address, tls.clone(), tallies, reloads, stop.clone());
         let tasks = door.tasks.clone();
-        if is_eureka {
-            tasks.spawn(eureka::give_up(agent.clone(), stop.clone()));
-        }
         if let Some(tls) = tls {
             tasks.spawn(tls.watch(agent, stop.clone()));
         }

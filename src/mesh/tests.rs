@@ -2,6 +2,7 @@
 
 mod flips;
 mod forgeries;
+mod moves;
 mod vouchers;
 
 use std::collections::{BTreeMap, BTreeSet};

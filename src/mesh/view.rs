@@ -228,14 +228,16 @@ impl Index {
     }
 }
 
-/// Several agents of a datacenter may have taken in one instance on a node that runs none. It is one all the same: the word
-/// that counts is kept.
+/// Several agents of a datacenter may have taken in one instance on a node that runs none, or one client of Eureka's that
+/// moved between them. It is one all the same: the word that counts is kept. The others stay in their books, and show again
+/// when it goes.
 fn keep_last_words(rows: &mut Vec<Instance>) {
     let (mut last, mut older) = (BTreeMap::new(), BTreeSet::new());
     for (at, row) in rows.iter().enumerate() {
-        let Some(node) = row.registration.foreign() else { continue };
-        let node = node.name.to_ascii_lowercase();
-        let known = last.entry((&row.node.datacenter, node, &row.registration.id)).or_insert(at);
+        let asked = &row.registration;
+        let Some(subject) = asked.subject() else { continue };
+        let key = (&row.node.datacenter, asked.foreign().is_some(), subject, &asked.id);
+        let known = last.entry(key).or_insert(at);
         if *known != at {
             let is_later = row.precedence() > rows[*known].precedence();
             older.insert(if is_later { std::mem::replace(known, at) } else { at });

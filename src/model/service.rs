@@ -149,6 +149,19 @@ impl Registration {
         self.echo.as_ref()?.node.as_deref()
     }
 
+    /// What several agents may speak of, each in a row of its own: what stands on a node without an agent, or a client in
+    /// Eureka's words by the port it has there. By another address or port that may be a namesake: many are called by the
+    /// name of a container. `None` for what is this agent's alone.
+    #[must_use]
+    pub(crate) fn subject(&self) -> Option<(String, Option<Port>)> {
+        let echo = self.echo.as_ref()?;
+        match &echo.node {
+            Some(node) => Some((node.name.to_ascii_lowercase(), None)),
+            None if echo.eureka.is_empty() => None,
+            None => Some((self.address.as_ref().map(ToString::to_string).unwrap_or_default(), self.port)),
+        }
+    }
+
     /// When it was said, where several agents may say it; 0 where none does.
     #[must_use]
     pub fn said(&self) -> u64 {

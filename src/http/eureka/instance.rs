@@ -10,7 +10,10 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    http::Problem,
+    http::{
+        Problem,
+        consul::{node_name, service_id},
+    },
     mesh::Instance,
     model::{CheckDraft, ConsulDraft, Echo, Health, InstanceId, Port, Registration, RegistrationDraft},
 };
@@ -34,7 +37,7 @@ fn needed<'a>(body: &'a Value, key: &str) -> Result<Cow<'a, str>, Problem> {
     text(body, key).ok_or_else(|| Problem::field(key, "is missing"))
 }
 
-/// The registration that a document asks for. An operator's word on the one that was there `before` stays.
+/// The registration that a document asks for, given what was there `before`.
 pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -> Result<Registration, Problem> {
     let (id, body) = (id_of(app, document)?, body(document));
     let host = needed(body, "hostName")?;
@@ -67,10 +70,18 @@ pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -
         let why = format!("{} is registered on this node in other words than Eureka's", registration.id);
         return Err(Problem::new(StatusCode::CONFLICT, why));
     }
-    let kept = before.and_then(|before| word(before, OVERRIDE));
-    words.extend(given.as_deref().or(kept).map(|word| (OVERRIDE.to_owned(), word.to_owned())));
+    words.extend(given.map(|word| (OVERRIDE.to_owned(), word.into_owned())));
     say(&mut registration, words)?;
     Ok(registration)
+}
+
+/// The registration with an operator's word on the one that is shown, unless it brings its own: whoever registers again,
+/// here or elsewhere, stays as the operator left him.
+pub(super) fn kept(asked: Registration, shown: Option<&Registration>) -> Result<Registration, Problem> {
+    match shown.and_then(|shown| word(shown, OVERRIDE)).filter(|_| word(&asked, OVERRIDE).is_none()) {
+        Some(kept) => overridden(&asked, Some(kept)),
+        None => Ok(asked),
+    }
 }
 
 /// Puts words into a registration, and the checks that they mean.
@@ -123,13 +134,6 @@ pub(super) fn is_ours(registration: &Registration) -> bool {
     !words(registration).is_empty()
 }
 
-/// Whether the client has moved to where it said the later word, and is the same. By another address it may be a namesake:
-/// many are called by the name of a container.
-pub(super) fn has_moved(own: &Registration, other: &Registration) -> bool {
-    let same = |of: &Registration| (of.id.clone(), of.name.clone(), of.address.clone(), of.port);
-    is_ours(own) && is_ours(other) && other.said() > own.said() && same(other) == same(own)
-}
-
 fn words(registration: &Registration) -> &BTreeMap<String, String> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     registration.echo.as_ref().map_or(&NONE, |echo| &echo.eureka)
@@ -160,7 +164,7 @@ fn lease(instance: &Instance) -> Option<(Health, u64)> {
 pub(super) fn name(instance: &Instance) -> String {
     let asked = &*instance.registration;
     let own = asked.id.as_str().split_once('/').filter(|_| is_ours(asked));
-    own.map_or_else(|| format!("{}:{}", instance.node.name, asked.id), |(_, id)| id.to_owned())
+    own.map_or_else(|| format!("{}:{}", node_name(instance), service_id(asked)), |(_, id)| id.to_owned())
 }
 
 /// Its status in Eureka's words.
@@ -327,32 +331,11 @@ mod tests {
     }
 
     #[test]
-    fn who_has_moved_said_so_later_at_the_same_address() {
-        let said = |text: &str, said: u64| {
-            let mut row = read("WEB", &xml::parse(text).unwrap(), None).unwrap();
-            Arc::make_mut(row.echo.as_mut().unwrap()).said = said;
-            row
-        };
-        let own = said(XML, 5);
-        assert!(has_moved(&own, &said(&XML.replace("STARTING", "UP"), 6)));
-        for (text, at) in [
-            (XML, 5),
-            (XML, 4),
-            (&XML.replace("10.0.0.9", "10.0.0.8"), 6),
-            (&XML.replace(">80<", ">81<"), 6),
-            (&XML.replace("h:web:80", "h:web:81"), 6),
-        ] {
-            assert!(!has_moved(&own, &said(text, at)), "{at} {text}");
-        }
-        assert!(!has_moved(&own, &Registration::new("web", 80).unwrap()));
-    }
-
-    #[test]
     fn an_operator_s_word_outlives_the_client_s() {
         let first = read("WEB", &xml::parse(XML).unwrap(), None).unwrap();
         let out = overridden(&first, Some("OUT_OF_SERVICE")).unwrap();
         let up = xml::parse(&XML.replace("STARTING", "UP")).unwrap();
-        let again = read("WEB", &up, Some(&out)).unwrap();
+        let again = kept(read("WEB", &up, Some(&out)).unwrap(), Some(&out)).unwrap();
         assert_eq!((status_word(&out), status_word(&again)), ("OUT_OF_SERVICE", "OUT_OF_SERVICE"));
         assert_eq!(status_word(&overridden(&again, None).unwrap()), "UP");
         assert!(overridden(&first, Some("great")).is_err());

@@ -5,17 +5,16 @@
 //! find that the hash differs, and fetch all by themselves.
 //!
 //! A lease is the agent's that granted it. Any other answers a renewal or a cancellation with 404: a client that was moved,
-//! by a load balancer or a list of addresses, registers there again. That is its later word: the first agent gives its lease
-//! up, and what is cancelled there is gone. Two at different addresses may be two, in containers of one name: of them this API
-//! shows the last, the others both. Who cancels where he is not registered is gone once his lease is over. So it is best for a
-//! client to have one agent, its host's own.
+//! by a load balancer or a list of addresses, registers there again. That is its later word, and the one that is shown; the
+//! first lease is not renewed any more, and ends by itself: no agent takes away what another one's row speaks of. Who cancels
+//! before that is shown by it until then. Two at different addresses may be two, in containers of one name: of them this API
+//! shows the last, the others both. So it is best for a client to have one agent, its host's own.
 //!
 //! `lastRenewalTimestamp` and the times like it say since when the lease is good: a renewal that changes nothing is news
 //! for nobody, and does not travel.
 
 pub(super) mod fuzz;
 mod instance;
-mod moved;
 mod read;
 mod write;
 mod xml;
@@ -30,8 +29,6 @@ use axum::{
     routing::{get, post, put},
 };
 use serde_json::Value;
-
-pub(super) use moved::give_up;
 
 use super::{App, door, native, requests::Requests};
 

@@ -20,6 +20,7 @@ use crate::{
         change::{Next, change, said},
         native::Segments,
     },
+    mesh::Instance,
     model::{CheckName, Health, Registration},
 };
 
@@ -37,7 +38,17 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     let bytes = body::collect(request.into_body()).await?;
     let document = parse(&bytes, is_xml)?;
     let id = instance::id_of(&name, &document)?;
-    change(&app, &id, |before| Ok::<_, Problem>(put(&app, instance::read(&name, &document, before)?))).await?;
+    let mut moved = None;
+    change(&app, &id, |before| {
+        let asked = instance::read(&name, &document, before)?;
+        moved = elsewhere(&app, &asked);
+        let shown = moved.as_ref().map(|row| &*row.registration).or(before);
+        Ok::<_, Problem>(put(&app, instance::kept(asked, shown)?))
+    })
+    .await?;
+    if let Some(from) = moved {
+        app.agent.maintain(Some(&id), from.report.maintenance.as_deref()).await?;
+    }
     // Who registers again lives.
     app.agent.report(&id, &lease()?, Health::Passing, "").await?;
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -58,9 +69,23 @@ pub(super) fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem
     xml::parse(text).map_err(|why| Problem::field("body", &format!("is not XML of an instance: {why}")))
 }
 
-/// A client that has changed since it registered is sent to register again, as by Eureka.
+/// The row by which another agent shows the same client, where that is the last word on it.
+fn elsewhere(app: &App, own: &Registration) -> Option<Instance> {
+    let view = app.agent.view();
+    let (this, service) = (view.this().map(|this| this.id), view.service(own.name.as_str())?);
+    let same = |row: &&Instance| {
+        Some(row.owner) != this && row.registration.id == own.id && row.registration.subject() == own.subject()
+    };
+    service.rows().find(same).cloned()
+}
+
+/// A client that has changed since it registered is sent to register again, as by Eureka; so is one that has come back from
+/// another agent, whose word would be the last one otherwise.
 pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
     let own = find(&app, &name, &id)?;
+    if elsewhere(&app, &own).is_some() {
+        return Err(absent(&id));
+    }
     let moment = |text: &str| text.parse::<u64>().ok();
     let told = pairs.iter().find(|(key, _)| key == DIRTY).and_then(|(_, text)| moment(text));
     if let (Some(told), Some(known)) = (told, instance::word(&own, DIRTY).and_then(moment))
