@@ -23,8 +23,11 @@ pub(super) struct Clients {
 pub(super) struct Held(Arc<Clients>, Source);
 
 impl Clients {
-    pub(super) fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { most, held: Mutex::default() })
+    /// So many for each as are asked for, and no more than half of the seats: where descriptors are few, one client would
+    /// have them all.
+    pub(super) fn new(asked: u32, seats: usize) -> Arc<Self> {
+        let half = u32::try_from(seats / 2).unwrap_or(u32::MAX).max(1);
+        Arc::new(Self { most: asked.min(half), held: Mutex::default() })
     }
 
     /// Lets one more connection in, or says why not. Nothing is held of who may have any number.
@@ -37,7 +40,8 @@ impl Clients {
         let connections = held.entry(source).or_default();
         if *connections >= self.most {
             let why = format!(
-                "{client} holds {} connections; close some, or raise http.max_connections_per_client on this node",
+                "{client} holds {} connections; close some, or raise on this node http.max_connections_per_client, or where \
+                 it is half of them all http.max_connections and the limit of open files",
                 self.most
             );
             return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, why));
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_client_elsewhere_holds_so_many_and_one_on_this_host_any_number() {
-        let clients = Clients::new(2);
+        let clients = Clients::new(2, 80);
         let via = |client: &str| Via::Tcp { client: client.parse().unwrap(), ours: [192, 0, 2, 1].into() };
         let open = |via| (0..9).map_while(|_| clients.admit(via).ok()).collect::<Vec<_>>();
         let first = open(via("192.0.2.7"));
@@ -80,7 +84,10 @@ mod tests {
         drop(first);
         assert!(clients.held().is_empty());
         assert!(clients.admit(via("192.0.2.7")).is_ok());
-        let any = Clients::new(0);
+        let any = Clients::new(0, 4);
         assert!((0..9).all(|_| any.admit(via("192.0.2.7")).is_ok()));
+        for (asked, seats, most) in [(10_000, 20_000, 10_000), (10_000, 512, 256), (10_000, 1, 1), (3, 512, 3)] {
+            assert_eq!(Clients::new(asked, seats).most, most, "{asked} of {seats}");
+        }
     }
 }

@@ -16,7 +16,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     select,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,6 +35,7 @@ use super::{
     patience::{Ear, Patience},
     rate::Rate,
     requests::Classes,
+    seats::{Seat, Seats},
     tls::{HANDSHAKE, Tls},
 };
 use crate::model::Host;
@@ -60,37 +60,8 @@ pub(super) struct Door {
     pub(super) tasks: TaskTracker,
 }
 
-/// The places of one listener: a crowd at one door does not shut another.
-#[derive(Clone, Debug)]
-pub(super) struct Seats {
-    free: Arc<Semaphore>,
-    all: usize,
-}
-
-type Seat = OwnedSemaphorePermit;
 /// What a connection takes up: a seat, and one of those that its client may have.
 type Place = (Seat, Option<Held>);
-
-impl Seats {
-    pub(super) fn new(all: usize) -> Self {
-        let all = all.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(all)), all }
-    }
-
-    /// How long a silent client is waited for: less while others wait for a seat.
-    fn patience(&self) -> Duration {
-        if self.is_crowded() { CROWDED_DEADLINE } else { HEAD_DEADLINE }
-    }
-
-    /// How long who was answered may take to ask again.
-    pub(super) fn idle(&self) -> Duration {
-        if self.is_crowded() { HEAD_DEADLINE } else { IDLE }
-    }
-
-    fn is_crowded(&self) -> bool {
-        self.free.available_permits() <= self.all / 4
-    }
-}
 
 impl Door {
     /// Takes in connections while there are seats. [`Listener::accept`] pauses when file descriptors run out.
@@ -100,7 +71,7 @@ impl Door {
         L::Io: Socket,
     {
         let next = async |listener: &mut L| {
-            let seat = Arc::clone(&seats.free).acquire_owned().await.ok()?;
+            let seat = seats.take().await?;
             Some((listener.accept().await.0, seat))
         };
         loop {
@@ -111,10 +82,11 @@ impl Door {
             let Some((io, seat)) = next else { return };
             let via = via(&io);
             let door = Arc::clone(&self);
-            match self.clients.admit(via) {
-                Ok(held) => self.tasks.spawn(door.visit(io, via, seats.clone(), (seat, held))),
-                Err(problem) => self.tasks.spawn(door.refuse(io, problem, seat)),
-            };
+            match seats.admit(via).and_then(|()| self.clients.admit(via)) {
+                Ok(held) => drop(self.tasks.spawn(door.visit(io, via, seats.clone(), (seat, held)))),
+                Err(problem) if seats.has_room_for_words() => drop(self.tasks.spawn(door.refuse(io, problem, seat))),
+                Err(_) => self.crowd.cut_off(CutOff::Client),
+            }
         }
     }
 
@@ -178,7 +150,7 @@ impl Door {
         }
     }
 
-    /// A connection too many of its client's: over TLS it could not hear why.
+    /// A connection too many, of its client's or of all from elsewhere: over TLS it could not hear why.
     async fn refuse(self: Arc<Self>, io: impl AsyncRead + AsyncWrite + Unpin, problem: Problem, _seat: Seat) {
         let _here = Visit::new(&self.crowd);
         self.crowd.cut_off(CutOff::Client);
@@ -313,9 +285,7 @@ pub(super) async fn in_time<T: IntoResponse>(answer: impl Future<Output = T>) ->
 pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection may idle between requests: clients that send heartbeats keep one for them, and some do not look
 /// whether it is still there.
-const IDLE: Duration = Duration::from_secs(120);
-/// The same while three in four seats are taken.
-const CROWDED_DEADLINE: Duration = Duration::from_secs(2);
+pub(super) const IDLE: Duration = Duration::from_secs(120);
 /// How long an answer may take until it begins.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// A write that waits for the disk is not taken back.
@@ -331,7 +301,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use axum::{response::sse::Sse, routing::get};
-    use futures_util::{StreamExt, stream};
+    use futures_util::{FutureExt, StreamExt, stream};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::UnixStream,
@@ -356,7 +326,7 @@ mod tests {
             router,
             kept: None,
             hosts: Vec::new(),
-            clients: Clients::new(0),
+            clients: Clients::new(0, 0),
             rate: Rate::new(0),
             audit: Arc::default(),
             tls: None,
@@ -372,7 +342,7 @@ mod tests {
     fn connect(door: &Arc<Door>) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let seats = Seats::new(4);
-        let seat = Arc::clone(&seats.free).try_acquire_owned().unwrap();
+        let seat = seats.take().now_or_never().unwrap().unwrap();
         let via = Via::Tcp { client: Ipv4Addr::LOCALHOST.into(), ours: Ipv4Addr::LOCALHOST.into() };
         door.tasks.spawn(Arc::clone(door).visit(theirs, via, seats, (seat, None)));
         ours
@@ -463,13 +433,5 @@ mod tests {
         door.tasks.close();
         door.tasks.wait().await;
         assert!(start.elapsed() < GRACE, "{:?}", start.elapsed());
-    }
-
-    #[test]
-    fn a_crowd_is_less_patient() {
-        let seats = Seats::new(4);
-        assert_eq!((seats.patience(), seats.idle()), (HEAD_DEADLINE, IDLE));
-        let _taken = Arc::clone(&seats.free).try_acquire_many_owned(3).unwrap();
-        assert_eq!((seats.patience(), seats.idle()), (CROWDED_DEADLINE, HEAD_DEADLINE));
     }
 }

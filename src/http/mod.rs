@@ -36,6 +36,7 @@ mod problem;
 mod rate;
 mod requests;
 mod revocation;
+mod seats;
 mod server;
 mod tls;
 mod token;
@@ -124,8 +125,8 @@ fn socket<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Erro
 /// Enough for a stream per client and service on a busy node, and far from what memory holds.
 const MAX_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(20_000).expect("more than zero");
 
-/// The long polls of one that waits for thousands of services, or the streams of all who sit behind one proxy; as many are
-/// left to the others.
+/// The long polls of one that waits for thousands of services, or the streams of all who sit behind one proxy. Half of the
+/// seats at most: as many are left to the others.
 const MAX_CONNECTIONS_PER_CLIENT: u32 = 10_000;
 
 /// What a busy proxy asks for with many clients behind it; a client in a loop asks for far more.

@@ -15,7 +15,7 @@ use std::{
 use hyper::rt::{Sleep, Timer};
 use tokio::time::{self, Instant};
 
-use super::door::{HEAD_DEADLINE, Seats};
+use super::{door::HEAD_DEADLINE, seats::Seats};
 
 /// What the reads of one connection tell of its client.
 #[derive(Debug, Default)]

@@ -25,12 +25,13 @@ use super::{
     consul,
     crowd::Crowd,
     descriptors,
-    door::{Door, Seats, greet},
+    door::{Door, greet},
     guard::Via,
     native,
     rate::Rate,
     requests::Requests,
     routes,
+    seats::Seats,
     tls::Tls,
 };
 use crate::agent::{Agent, Tally, backlog, trust::Broken};
@@ -140,7 +141,7 @@ impl Bound {
     #[must_use]
     pub fn serve(self, agent: Agent, stop: CancellationToken) -> Running {
         let Self { tls, tcp, unix, address, config, tallies, reloads } = self;
-        let seats = Seats::new(config.max_connections.get().min(descriptors()));
+        let seats = Seats::new(places(&config));
         let door = open(agent.clone(), config, address, tls.clone(), tallies, reloads, stop.clone());
         let tasks = door.tasks.clone();
         if let Some(tls) = tls {
@@ -174,6 +175,7 @@ pub(super) fn open(
     let mut requests = Requests::default();
     let routes = routes(&mut requests, &config);
     let (refused, again) = (requests.route("refused"), requests.route("again"));
+    let clients = Clients::new(config.max_connections_per_client, places(&config));
     let crowd = Arc::<Crowd>::default();
     let (anonymous, fixed) = (config.anonymous, Arc::<[FixedToken]>::from(config.tokens));
     let audit = Arc::<Audit>::default();
@@ -207,7 +209,7 @@ pub(super) fn open(
         // Who waits pays for each layer, with memory.
         router: if is_open { routes } else { routes.layer(middleware::from_fn_with_state(access, access::check)) },
         hosts: config.hosts,
-        clients: Clients::new(config.max_connections_per_client),
+        clients,
         rate: Rate::new(config.rate_limit),
         audit,
         tls,
@@ -239,6 +241,11 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// How many connections there may be on TCP.
+fn places(config: &Config) -> usize {
+    config.max_connections.get().min(descriptors())
 }
 
 /// How many connections the process's file descriptors allow: the mesh, the store and DNS need some too.
