@@ -1,6 +1,6 @@
 //! Telling people: each event goes into the log under a stable key `event`, and into the journal.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     drive::Drive,
@@ -51,6 +51,9 @@ impl Drive {
         let Some(known) = known.filter(|known| known.node.addresses != member.node.addresses) else { return };
         let (was, now) = (known.node.addresses.clone(), member.node.addresses.clone());
         let (node, is_this) = (member.node.name.clone(), member.id == self.mesh.id());
+        if !has_moved(&was, &now) {
+            return tracing::info!(event = "addresses", %node, ?was, ?now);
+        }
         tracing::warn!(event = "moved", %node, ?was, ?now);
         self.write(News::Moved(Box::new(Move { node, was, now, is_this })));
     }
@@ -91,6 +94,11 @@ impl Drive {
     }
 }
 
+/// Whether a node is not where it was: an address besides, such as that of an interface that came up, moves nobody.
+fn has_moved(was: &[SocketAddr], now: &[SocketAddr]) -> bool {
+    was.first() != now.first() || !was.iter().all(|old| now.contains(old))
+}
+
 /// What changed, and the check that changed it: one that is as bad as the whole, and was not before; else, of a recovery,
 /// the one that recovered.
 fn flip(service: &ServiceName, old: &Instance, new: &Instance) -> Flip {
@@ -108,4 +116,23 @@ fn flip(service: &ServiceName, old: &Instance, new: &Instance) -> Flip {
     };
     let node = new.node.name.clone();
     Flip { service: service.clone(), instance: new.registration.id.clone(), node, was, now, check, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_an_address_more_has_not_moved() {
+        let at = |ports: &[u16]| ports.iter().map(|port| ([10, 0, 0, 1], *port).into()).collect::<Vec<_>>();
+        for (was, now, moved) in [
+            (&[1][..], &[1, 2][..], false),
+            (&[1, 2], &[1], true),
+            (&[1], &[2, 1], true),
+            (&[1, 2], &[1, 3, 2], false),
+            (&[], &[1], true),
+        ] {
+            assert_eq!(has_moved(&at(was), &at(now)), moved, "{was:?} {now:?}");
+        }
+    }
 }
