@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    agent::unix_millis,
     http::{
         Problem,
         consul::{node_name, service_id},
@@ -84,6 +85,51 @@ pub(super) fn kept(asked: Registration, shown: Option<&Registration>) -> Result<
     }
 }
 
+/// The registration with a note on the lease that the client had at another agent, or is known to have had: that may last
+/// until then, and nobody renews it.
+pub(super) fn noted(
+    mut asked: Registration,
+    older: Option<&Registration>,
+    before: Option<&Registration>,
+) -> Registration {
+    let length = older.map(|older| seconds(older, DURATION, 90));
+    let until = length.map(|length| (unix_millis() + length * 1000).to_string());
+    if let Some(until) = until.or_else(|| Some(word(before?, MOVED)?.to_owned())) {
+        Arc::make_mut(asked.echo.get_or_insert_default()).eureka.insert(MOVED.into(), until);
+    }
+    asked
+}
+
+/// The registration as the last word of a client that has cancelled, where an older lease of its would show instead: it
+/// stands until that is over.
+pub(super) fn cancelled(own: &Registration) -> Result<Option<Registration>, Problem> {
+    let until: u64 = word(own, MOVED).and_then(|until| until.parse().ok()).unwrap_or_default();
+    let left = until.saturating_sub(unix_millis()).div_ceil(1000);
+    if left == 0 {
+        return Ok(None);
+    }
+    let mut changed = own.clone();
+    let mut words = words(own).clone();
+    words.remove(OVERRIDE);
+    let lease = left.max(seconds(own, DURATION, 90)).min(MAX_LEASE).to_string();
+    words.extend(
+        [(STATUS, "DOWN".into()), (CANCELLED, "true".into()), (DURATION, lease)]
+            .map(|(key, word)| (key.to_owned(), word)),
+    );
+    say(&mut changed, words)?;
+    Ok(Some(changed))
+}
+
+/// Whether its client has cancelled.
+pub(super) fn is_cancelled(registration: &Registration) -> bool {
+    word(registration, CANCELLED).is_some()
+}
+
+/// One of its numbers of seconds.
+fn seconds(registration: &Registration, key: &str, usual: u64) -> u64 {
+    word(registration, key).and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// Puts words into a registration, and the checks that they mean.
 fn say(registration: &mut Registration, words: BTreeMap<String, String>) -> Result<(), Problem> {
     for key in [STATUS, OVERRIDE] {
@@ -149,9 +195,10 @@ fn status_word(registration: &Registration) -> &str {
     word(registration, OVERRIDE).or(word(registration, STATUS)).unwrap_or("UP")
 }
 
-/// Whether its lease has run out: Eureka shows it no more.
+/// Whether its lease has run out, or is cancelled: Eureka shows it no more.
 pub(super) fn is_over(instance: &Instance) -> bool {
-    is_ours(&instance.registration) && lease(instance).is_some_and(|(status, _)| status == Health::Critical)
+    let asked = &instance.registration;
+    is_cancelled(asked) || (is_ours(asked) && lease(instance).is_some_and(|(status, _)| status == Health::Critical))
 }
 
 /// Where a lease stands, and since when.
@@ -189,7 +236,6 @@ pub(super) fn show(instance: &Instance) -> Value {
     let asked = &*instance.registration;
     let address = instance.address().to_string();
     let since = lease(instance).map_or(0, |(_, since)| since);
-    let seconds = |key, usual: u64| word(asked, key).and_then(|text| text.parse().ok()).unwrap_or(usual);
     let secure = asked.ports.iter().find(|(name, _)| name.as_str() == "https").map(|(_, port)| *port);
     let plain = asked.port.filter(|port| Some(*port) != secure);
     let mut shown = json!({
@@ -204,7 +250,7 @@ pub(super) fn show(instance: &Instance) -> Value {
         "countryId": 1,
         "dataCenterInfo": {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
         "leaseInfo": {
-            "renewalIntervalInSecs": seconds(INTERVAL, 30), "durationInSecs": seconds(DURATION, 90),
+            "renewalIntervalInSecs": seconds(asked, INTERVAL, 30), "durationInSecs": seconds(asked, DURATION, 90),
             "registrationTimestamp": since, "lastRenewalTimestamp": since, "evictionTimestamp": 0,
             "serviceUpTimestamp": since,
         },
@@ -278,6 +324,9 @@ const STATUS: &str = "status";
 const OVERRIDE: &str = "overriddenStatus";
 const DURATION: &str = "durationInSecs";
 const INTERVAL: &str = "renewalIntervalInSecs";
+/// Until when a lease that it had elsewhere may last, in unix milliseconds.
+const MOVED: &str = "movedUntil";
+const CANCELLED: &str = "cancelled";
 /// What is read back as it was written.
 const KEPT: [&str; 11] = [
     "hostName",

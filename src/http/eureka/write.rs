@@ -30,7 +30,7 @@ type Pairs = Query<Vec<(String, String)>>;
 /// One of this node's own registrations that came in Eureka's words.
 fn find(app: &App, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
     let own = instance::id(name, id).ok().and_then(|own| app.agent.view().registration(&own));
-    own.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))
+    own.filter(|own| instance::is_ours(own) && !instance::is_cancelled(own)).ok_or_else(|| absent(id))
 }
 
 pub(super) async fn register(State(app): Shared, Segments(name): Segments<String>, request: Request) -> Answer {
@@ -42,8 +42,9 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     change(&app, &id, |before| {
         let asked = instance::read(&name, &document, before)?;
         moved = elsewhere(&app, &asked);
-        let shown = moved.as_ref().map(|row| &*row.registration).or(before);
-        Ok::<_, Problem>(put(&app, instance::kept(asked, shown)?))
+        let older = moved.as_ref().map(|row| &*row.registration);
+        let asked = instance::kept(asked, older.or(before))?;
+        Ok::<_, Problem>(put(&app, instance::noted(asked, older, before)))
     })
     .await?;
     if let Some(from) = moved {
@@ -98,7 +99,11 @@ pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(p
 }
 
 pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Answer {
-    edit(&app, &name, &id, |_| Ok(Next::Gone)).await
+    edit(&app, &name, &id, |own| match elsewhere(&app, own) {
+        Some(_) => Ok(Next::Gone),
+        None => Ok(instance::cancelled(own)?.map_or(Next::Gone, |last| put(&app, last))),
+    })
+    .await
 }
 
 /// `PUT …/status?value=OUT_OF_SERVICE`
