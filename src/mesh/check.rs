@@ -19,6 +19,10 @@ pub(super) struct Check {
     /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
     judged: bool,
+    /// Whether a run has found something in this process's life, and since one could not look.
+    looked: bool,
+    /// Whether it was critical for as long as it may be when nobody could look.
+    overdue: bool,
     /// Unlike that of any check before it, so that a timer knows whether it is still meant.
     serial: u64,
     /// When its TTL runs out, and whether a timer waits for that.
@@ -40,7 +44,17 @@ impl Check {
             output: output.into(),
             since: unix_millis,
         };
-        Self { spec, status, streak: 0, judged: false, serial, runs_out: Time::NEVER, awaited: false }
+        Self {
+            spec,
+            status,
+            streak: 0,
+            judged: false,
+            looked: false,
+            overdue: false,
+            serial,
+            runs_out: Time::NEVER,
+            awaited: false,
+        }
     }
 
     /// The same check as it is asked for now, where it may stay as it stands.
@@ -51,7 +65,7 @@ impl Check {
         }
         let stays = spec.rules == Rules::Consul || looks_at_the_same(&self.spec, &spec);
         let status = CheckStatus { name: spec.name.clone(), ..self.status };
-        stays.then_some(Self { spec, status, serial, streak: 0, awaited: false, ..self })
+        stays.then_some(Self { spec, status, serial, streak: 0, awaited: false, overdue: false, ..self })
     }
 
     /// Its TTL runs out then: the timer to set, unless one waits already.
@@ -71,6 +85,7 @@ impl Check {
     /// Takes in one result. True if the status changed.
     fn take(&mut self, result: Health, output: Arc<str>, unix_millis: u64) -> bool {
         self.status.output = output;
+        self.looked = true;
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
@@ -84,9 +99,15 @@ impl Check {
             return false;
         }
         self.streak = 0;
+        self.overdue = false;
         self.status.status = result;
         self.status.since = unix_millis;
         true
+    }
+
+    /// Whether it is critical by what was found last, and not for want of anybody who could look.
+    fn is_proved(&self) -> bool {
+        self.status.status == Health::Critical && (self.spec.kind.ttl().is_some() || (self.looked && self.streak == 0))
     }
 }
 
@@ -215,6 +236,11 @@ impl Mesh {
         let changed_words = *check.status.output != *output;
         let is_first = !check.judged;
         let flipped = check.take(status, output.into(), unix_millis);
+        if check.overdue && check.is_proved() {
+            let since = check.status.since;
+            self.on_expire(now, instance, name, since);
+            return Ok(Done::Changed);
+        }
         let critical = (flipped && check.status.status == Health::Critical).then(|| check.spec.clone());
         self.expect_report(now, instance, name);
         if let Some(spec) = critical {
@@ -226,12 +252,27 @@ impl Mesh {
             return Ok(if flipped { Done::Changed } else { Done::Unchanged });
         }
         if changed_words {
-            self.outbox.push(Output::Spoken(instance.clone()));
-        }
-        if changed_words && self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
-            self.timers.set(now + WORDS_EVERY, Timer::Words);
+            self.tell_words(now, instance);
         }
         Ok(Done::Unchanged)
+    }
+
+    /// A run of a check found nothing, for want of this node's own means.
+    pub(super) fn take_inability(&mut self, now: Time, instance: &InstanceId, name: &CheckName, why: &str) {
+        let Some(check) = find(&mut self.checks, instance, name) else { return };
+        check.looked = false;
+        if !check.judged {
+            check.status.output = cut(&format!("no result yet: {why}"), MAX_OUTPUT).into();
+            self.tell_words(now, instance);
+        }
+    }
+
+    /// A check says something else: this node knows at once, others do in a while.
+    fn tell_words(&mut self, now: Time, instance: &InstanceId) {
+        self.outbox.push(Output::Spoken(instance.clone()));
+        if self.wordy.insert(instance.clone()) && self.wordy.len() == 1 {
+            self.timers.set(now + WORDS_EVERY, Timer::Words);
+        }
     }
 
     pub(super) fn publish_report(&mut self, now: Time, instance: &InstanceId) -> Result<(), Rejected> {
@@ -307,11 +348,13 @@ impl Mesh {
         }
     }
 
-    /// A check was critical for as long as its instance may be.
+    /// A check was critical for as long as its instance may be. Where nobody could look, what is found next decides.
     pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, since: u64) {
-        let check = self.check(instance, name);
-        let still = |check: &&Check| check.status.status == Health::Critical && check.status.since == since;
-        if check.filter(still).is_some() && self.deregister(now, instance).is_ok() {
+        let check = find(&mut self.checks, instance, name);
+        let still = |check: &&mut Check| check.status.status == Health::Critical && check.status.since == since;
+        let Some(check) = check.filter(still) else { return };
+        check.overdue = true;
+        if check.is_proved() && self.deregister(now, instance).is_ok() {
             self.outbox.push(Output::Expired(instance.clone()));
         }
     }

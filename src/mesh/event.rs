@@ -61,6 +61,16 @@ pub enum Input {
         /// A line for people, cut to 4 KiB.
         output: Arc<str>,
     },
+    /// A run of a check found nothing out, for want of the driver's own means: why. What was found before stands, and its
+    /// instance does not expire by it until a run has found something again.
+    Unable {
+        /// The instance.
+        instance: InstanceId,
+        /// The check's id.
+        check: CheckName,
+        /// A line for people, shown while nothing was found yet.
+        why: Arc<str>,
+    },
 }
 
 /// How many members a will is brought to: so many that [`ANNOUNCERS`] of them are alive and heard on a bad day.

@@ -295,6 +295,7 @@ impl Mesh {
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
             Input::Renewed => self.renew_voucher(now),
+            Input::Unable { instance, check, why } => self.take_inability(now, &instance, &check, &why),
             Input::Moved(node) => {
                 self.config.node = Node {
                     voucher: self.config.notary.voucher(),

@@ -1,5 +1,6 @@
 //! The main job on meshes that share one clock and a network without delay or loss; all else is the simulator's.
 
+mod expiry;
 mod flips;
 mod forgeries;
 mod moves;

@@ -1,0 +1,90 @@
+//! Who is withdrawn for being critical too long, and who is not because nobody could look.
+
+use super::*;
+use crate::model::CheckDraft;
+
+/// One mesh with one instance, that may be critical for a minute.
+fn scene(rise: u32) -> (Wired, NodeId) {
+    let draft = CheckDraft { deregister_after: Some("1m".into()), ..CheckDraft::tcp("").named("alive") };
+    checked(CheckSpec { rise, ..draft.build(0, "check").unwrap() })
+}
+
+fn lack(wired: &mut Wired, id: NodeId) {
+    let (now, instance, check) = (wired.now, "web".try_into().unwrap(), "alive".try_into().unwrap());
+    wired.at(id).handle(now, Input::Unable { instance, check, why: "no descriptor left".into() });
+}
+
+/// Finds this, and says whether the instance is still there afterwards.
+fn find(wired: &mut Wired, id: NodeId, status: Health) -> bool {
+    let (now, instance, check) = (wired.now, "web".try_into().unwrap(), "alive".try_into().unwrap());
+    wired.at(id).handle(now, Input::Checked { instance, check, status, output: "heard".into() });
+    is_there(wired, id)
+}
+
+fn is_there(wired: &Wired, id: NodeId) -> bool {
+    wired.nodes[&id].registration(&"web".try_into().unwrap()).is_some()
+}
+
+const LONG: Duration = Duration::from_secs(300);
+
+#[test]
+fn who_is_found_critical_for_too_long_is_withdrawn() {
+    let (mut wired, id) = scene(1);
+    assert!(find(&mut wired, id, Health::Critical));
+    wired.run(Duration::from_secs(59));
+    assert!(is_there(&wired, id));
+    wired.run(Duration::from_secs(2));
+    assert!(!is_there(&wired, id));
+}
+
+#[test]
+fn who_was_never_looked_at_is_not_withdrawn_and_says_why() {
+    let (mut wired, id) = scene(1);
+    lack(&mut wired, id);
+    let report = wired.nodes[&id].health_report(&"web".try_into().unwrap()).unwrap();
+    assert_eq!(&*report.checks[0].output, "no result yet: no descriptor left");
+    wired.run(LONG);
+    assert!(is_there(&wired, id) && find(&mut wired, id, Health::Passing));
+    wired.run(LONG);
+    assert!(is_there(&wired, id));
+}
+
+#[test]
+fn what_is_found_after_a_shortage_decides() {
+    for (found, is_kept) in [(Health::Passing, true), (Health::Warning, true), (Health::Critical, false)] {
+        let (mut wired, id) = scene(1);
+        find(&mut wired, id, Health::Critical);
+        lack(&mut wired, id);
+        wired.run(LONG);
+        assert!(is_there(&wired, id), "nobody could look");
+        assert_eq!(find(&mut wired, id, found), is_kept, "{found}");
+        wired.run(LONG);
+        assert_eq!(is_there(&wired, id), is_kept, "{found}");
+    }
+}
+
+#[test]
+fn who_is_on_the_way_back_is_not_withdrawn_on_it() {
+    let (mut wired, id) = scene(3);
+    find(&mut wired, id, Health::Critical);
+    find(&mut wired, id, Health::Passing);
+    wired.run(LONG);
+    assert!(is_there(&wired, id) && find(&mut wired, id, Health::Passing) && find(&mut wired, id, Health::Passing));
+    wired.run(LONG);
+    assert!(is_there(&wired, id));
+}
+
+#[test]
+fn a_restart_proves_nothing_until_somebody_has_looked() {
+    let (mut wired, id) = scene(1);
+    let report = {
+        find(&mut wired, id, Health::Critical);
+        wired.nodes[&id].health_report(&"web".try_into().unwrap()).unwrap()
+    };
+    let (mut wired, id) = scene(1);
+    let now = wired.now;
+    wired.at(id).restore(now, None, [("web".try_into().unwrap(), report)], 0);
+    wired.run(LONG);
+    assert!(is_there(&wired, id), "an earlier process found that");
+    assert!(!find(&mut wired, id, Health::Critical));
+}
