@@ -6,7 +6,7 @@
 mod process;
 mod targets;
 
-use std::{collections::BTreeMap, fs, sync::atomic::Ordering};
+use std::{collections::BTreeMap, fs, process::Stdio, sync::atomic::Ordering};
 
 use http_body_util::BodyExt;
 use hyper::{Request, client::conn::http1};
@@ -18,6 +18,7 @@ use targets::{Target, http};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    process::Command,
 };
 
 /// Registers `web` with these checks.
@@ -356,6 +357,39 @@ fn limit(agent: &Agent, most: u64) {
 
 const MANY: u64 = 4096;
 
+/// A connection that stands: an agent without descriptors takes nobody in, and who asks then is there already.
+struct Kept(http1::SendRequest<String>);
+
+impl Kept {
+    async fn to(agent: &Agent) -> Self {
+        let stream = TokioIo::new(TcpStream::connect(agent.http).await.unwrap());
+        let (kept, connection) = http1::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        Self(kept)
+    }
+
+    async fn ask(&mut self, method: &str, path: &str, body: String) -> String {
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
+        let request = request.header("content-type", "application/json").body(body).unwrap();
+        let answer = self.0.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        String::from_utf8(answer.to_bytes().into()).unwrap()
+    }
+
+    async fn get(&mut self, path: &str) -> String {
+        self.ask("GET", path, String::new()).await
+    }
+
+    /// Waits until the one check of a service has that status and its output holds these words.
+    async fn until_said(&mut self, service: &str, status: &str, words: &str) {
+        until(&format!("{service} is {status}: {words}"), async || {
+            let shown: Value = serde_json::from_str(&self.get(&format!("/api/v1/services/{service}")).await).unwrap();
+            let check = &shown[0]["checks"][0];
+            (check["status"] == status && check["output"].as_str()?.contains(words)).then_some(())
+        })
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its_files_when_it_has() {
     let mesh = Mesh::new();
@@ -379,24 +413,16 @@ async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its
     for check in ["tcp", "http", "name", "script"] {
         until_said(&agent, check, "passing", "").await;
     }
-    // It takes nobody in any more: who asks is there already.
-    let stream = TokioIo::new(TcpStream::connect(agent.http).await.unwrap());
-    let (mut kept, connection) = http1::handshake(stream).await.unwrap();
-    tokio::spawn(connection);
-    let mut ask = async |path: &str| {
-        let request = Request::get(path).header("host", "localhost").body(String::new()).unwrap();
-        let answer = kept.send_request(request).await.unwrap().into_body().collect().await.unwrap();
-        String::from_utf8(answer.to_bytes().into()).unwrap()
-    };
-    ask("/metrics").await;
+    let mut kept = Kept::to(&agent).await;
+    kept.get("/metrics").await;
     limit(&agent, 1);
     until("many runs have found nothing out", async || {
-        let page = ask("/metrics").await;
+        let page = kept.get("/metrics").await;
         let count = page.lines().find_map(|line| line.strip_prefix("hobnob_driver_checks_unable_total ")?.parse().ok());
         count.is_some_and(|count: u64| count > 50).then_some(())
     })
     .await;
-    let shown: Value = serde_json::from_str(&ask("/api/v1/services/web").await).unwrap();
+    let shown: Value = serde_json::from_str(&kept.get("/api/v1/services/web").await).unwrap();
     let statuses: Vec<_> = shown[0]["checks"].as_array().unwrap().iter().map(|check| &check["status"]).collect();
     assert_eq!(statuses, ["passing"; 4], "{shown}");
     mesh.file("etc/services.d/late.toml", "[[services]]\nname = \"late\"\nport = 7\n");
@@ -407,4 +433,67 @@ async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its
     limit(&agent, MANY);
     agent.until_resolved("late", &["7"]).await;
     assert_eq!(agent.log().matches("checks cannot run").count(), 1, "told once: {}", agent.log());
+}
+
+#[tokio::test]
+async fn a_shortage_hides_no_death_that_was_seen_and_what_it_kept_from_being_found_is_found_soon_after() {
+    let mesh = Mesh::new();
+    let target = http().await;
+    let agent = mesh.start("a", &[]).await;
+    limit(&agent, MANY);
+    let mut child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let file = mesh.file("web.pid", &child.id().unwrap().to_string());
+    let checks = json!([{"id": "pid", "pid_file": file, "interval": "1h"}]);
+    assert_eq!(put(&agent, checks).await.0, 201);
+    let mut kept = Kept::to(&agent).await;
+    kept.until_said("web", "passing", "").await;
+    limit(&agent, 1);
+    child.kill().await.unwrap();
+    kept.until_said("web", "critical", "has ended").await;
+    let check = json!({"tcp": target.at.to_string(), "interval": "1h", "deregister_after": "1s"});
+    let late = json!({"name": "late", "port": 80, "checks": [check]}).to_string();
+    kept.ask("PUT", "/api/v1/registrations/late", late).await;
+    kept.until_said("late", "critical", "no result yet: cannot connect").await;
+    limit(&agent, MANY);
+    kept.until_said("late", "passing", "").await;
+}
+
+/// The same agent where it may never have more descriptors than so many.
+fn with_few(most: u64, agent: &Command) -> Command {
+    let agent = agent.as_std();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("ulimit -n {most} && exec \"$0\" \"$@\""));
+    command.arg(agent.get_program()).args(agent.get_args()).env_clear();
+    command.envs(agent.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn more_processes_than_may_be_watched_take_no_descriptor_from_others_and_their_deaths_are_seen() {
+    let mesh = Mesh::new();
+    let agent = mesh.launch("a", &mut with_few(256, &mesh.agent("a", "a"))).await;
+    let mut child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let names: Vec<_> = (0..6).map(|n| format!("web-{n}")).collect();
+    for name in &names {
+        let check = |n: usize| json!({"id": format!("c{n}"), "pid": child.id(), "interval": "1s"});
+        let body = json!({"name": name, "port": 80, "checks": (0..60).map(check).collect::<Vec<_>>()});
+        assert_eq!(agent.call("PUT", &format!("/api/v1/registrations/{name}"), &body.to_string()).await.0, 201);
+    }
+    let until_all = async |agent: &Agent, status: &str| {
+        for name in &names {
+            until(&format!("{name} is {status}"), async || {
+                let shown = agent.get(&format!("/api/v1/services/{name}")).await;
+                let checks = shown[0]["checks"].as_array()?;
+                checks.iter().all(|check| check["status"] == status).then_some(())
+            })
+            .await;
+        }
+    };
+    until_all(&agent, "passing").await;
+    agent.kill().await;
+    let agent = mesh.launch("a", &mut with_few(256, &mesh.agent("a", "a"))).await;
+    until_all(&agent, "passing").await;
+    child.kill().await.unwrap();
+    until_all(&agent, "critical").await;
 }

@@ -1,7 +1,12 @@
 //! From a target to a connection: the name is resolved here and only addresses that the policy admits are dialled, so
 //! that a name cannot change its mind in between.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryFutureExt, stream::FuturesUnordered};
 use rustix::io::Errno;
@@ -109,7 +114,7 @@ impl Dial {
         F: Future<Output = io::Result<T>>,
     {
         let addresses = self.addresses(place).await?;
-        let tried = first_of(addresses, connect).await;
+        let tried = first_of(addresses, |at| connect(at).map_err(move |why| used_up(at, why))).await;
         tried.map_err(|(at, why)| Failed::of(&why, format!("cannot connect to {at}: {why}")))
     }
 
@@ -158,6 +163,17 @@ where
     }
 }
 
+/// The kernel says the same where no port is left to come from, which is this node's own lack, and where it has no address
+/// of the target's kind (connect(2)): a datagram's socket, whose ports are others, tells them apart, and sends nothing.
+fn used_up(to: SocketAddr, why: io::Error) -> io::Error {
+    let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let has_address = || UdpSocket::bind((any, 0)).is_ok_and(|socket| socket.connect(to).is_ok());
+    if why.kind() == io::ErrorKind::AddrNotAvailable && has_address() {
+        return io::Error::new(io::ErrorKind::AddrInUse, "no local port is left");
+    }
+    why
+}
+
 /// Connects and hangs up. What is on this machine has answered when the call returns: asked a second time, the kernel says
 /// so (connect(2)), and the socket is never waited for.
 async fn touch(address: SocketAddr) -> io::Result<()> {
@@ -187,3 +203,18 @@ const HEAD_START: Duration = Duration::from_millis(250);
 /// Questions to the system's resolver at a time: half the threads that wait for such things, so that a resolver that hangs
 /// stops nothing else.
 const MAX_LOOKUPS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_no_port_left_lacks_it_and_who_has_no_address_cannot_get_there() {
+        let told = |to: &str| used_up(to.parse().unwrap(), Errno::ADDRNOTAVAIL.into());
+        let lack = told("127.0.0.1:1");
+        assert!(is_own(&lack) && lack.to_string() == "no local port is left", "{lack}");
+        // Nobody comes from anywhere to there unless he asks for it.
+        assert!(!is_own(&told("255.255.255.255:1")));
+        assert!(!is_own(&used_up("127.0.0.1:1".parse().unwrap(), Errno::CONNREFUSED.into())));
+    }
+}

@@ -85,6 +85,9 @@ struct Check {
     /// A digest of the last finding, and how often that came in a row.
     last: Option<u64>,
     same: u32,
+    /// How many runs in a row could not look, and when it is tried again before its interval is over.
+    lacks: u32,
+    again: Option<Instant>,
 }
 
 impl Check {
@@ -97,6 +100,7 @@ impl Check {
         let digest = xxh3_64_with_seed(finding.output.as_bytes(), finding.status as u64);
         self.same = if self.last == Some(digest) { self.same.saturating_add(1) } else { 1 };
         self.last = Some(digest);
+        self.lacks = 0;
         // The mesh counts how many come in a row, as far as it has to.
         let is_news = self.same <= self.recipe.rise.max(self.recipe.fall);
         is_news.then(|| Input::Checked {
@@ -105,6 +109,24 @@ impl Check {
             status: finding.status,
             output: finding.output.into(),
         })
+    }
+
+    /// Takes in that it could not look; what is to be told of that, once for each shortage. What is found next is news.
+    fn lack(&mut self, why: String) -> Option<Input> {
+        self.last = None;
+        self.lacks = self.lacks.saturating_add(1);
+        let (instance, check) = (self.home.instance.clone(), self.recipe.id.clone());
+        (self.lacks == 1).then(|| Input::Unable { instance, check, why: why.into() })
+    }
+
+    /// When to look again for one that could not, if that is before its next start.
+    fn look_again(&mut self, now: Instant) -> Option<Instant> {
+        let wait = LOOK_AGAIN * 2u32.saturating_pow(self.lacks - 1).min(MAX_BACKOFF);
+        if self.again.is_some() || wait >= self.recipe.interval {
+            return None;
+        }
+        self.again = Some(now + wait);
+        self.again
     }
 }
 
@@ -219,7 +241,7 @@ impl Engine {
         let told = self.told.0.clone();
         let state = match spec.kind.clone() {
             CheckKind::Process(process) => {
-                let watch = process::watch(process, spec.interval, serial, told);
+                let watch = process::watch(process, spec.interval, Arc::clone(&self.means), serial, told);
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {
@@ -235,7 +257,8 @@ impl Engine {
         };
         LaneName::of(&spec.kind, home).iter().for_each(|name| self.lanes.join(name));
         let (phase, home, due) = (phase(&home.instance, spec), Arc::clone(home), self.first_at);
-        self.checks.insert(serial, Check { recipe, home, phase, state, due, hung: false, last: None, same: 0 });
+        let check = Check { recipe, home, phase, state, due, hung: false, last: None, same: 0, lacks: 0, again: None };
+        self.checks.insert(serial, check);
         serial
     }
 
@@ -253,9 +276,17 @@ impl Engine {
         while let Some(Reverse((at, serial))) = self.due.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.due.pop();
             let Some(check) = self.checks.get_mut(&serial) else { continue };
-            let next = next_start(self.origin, at, now, check.recipe.interval, check.phase);
-            self.due.push(Reverse((next, serial)));
-            let Some(name) = check.lane().filter(|_| matches!(check.state, State::Idle)) else {
+            let is_idle = matches!(check.state, State::Idle);
+            if check.again.take_if(|again| *again == at).is_some() {
+                // Its own moment came first, and was better.
+                if check.lacks == 0 || !is_idle {
+                    continue;
+                }
+            } else {
+                let next = next_start(self.origin, at, now, check.recipe.interval, check.phase);
+                self.due.push(Reverse((next, serial)));
+            }
+            let Some(name) = check.lane().filter(|_| is_idle) else {
                 self.means.traffic.checks_skipped.add(1);
                 continue;
             };
@@ -292,30 +323,35 @@ impl Engine {
         let check = self.checks.get_mut(&serial)?;
         let lane = check.lane();
         let left = lane.clone().filter(|_| check.state.takes_place_back());
+        let mut again = None;
         check.hung = matches!(word, Word::Hung(_));
         if !matches!(word, Word::Slow) {
             // A watch has no lane, and goes on.
-            lane.into_iter().for_each(|_| check.state = State::Idle);
+            lane.iter().for_each(|_| check.state = State::Idle);
         }
         let found = match word {
             Word::Found(finding) | Word::Hung(finding) => check.take(finding),
             Word::Unable(why) => {
-                self.lack(&why);
-                None
+                warn_of(&why, &mut self.unable_at);
+                self.means.traffic.checks_unable.add(1);
+                let told = check.lack(why);
+                // A watch looks again by itself.
+                again = lane.is_some().then(|| check.look_again(Instant::now())).flatten();
+                told
             }
             Word::Slow => None,
         };
+        self.due.extend(again.map(|at| Reverse((at, serial))));
         left.iter().for_each(|lane| self.leave(lane));
         found
     }
+}
 
-    /// Who has no descriptor left to look with knows nothing new: what was found last stands. A shortage is told once.
-    fn lack(&mut self, why: &str) {
-        self.means.traffic.checks_unable.add(1);
-        let now = Instant::now();
-        if self.unable_at.replace(now).is_none_or(|last| now - last > SHORTAGE_OVER) {
-            warn!(why, "checks cannot run, for want of this node's own means: what they found last stands");
-        }
+/// Who has no descriptor left to look with knows nothing new: what was found last stands. A shortage is told once.
+fn warn_of(why: &str, unable_at: &mut Option<Instant>) {
+    let now = Instant::now();
+    if unable_at.replace(now).is_none_or(|last| now - last > SHORTAGE_OVER) {
+        warn!(why, "checks cannot run, for want of this node's own means: what they found last stands");
     }
 }
 
@@ -355,6 +391,9 @@ fn next_start(origin: Instant, at: Instant, now: Instant, interval: Duration, ph
 const MAX_TOLD: usize = 1024;
 /// From one first run to the next: ten thousand start within two seconds.
 const FIRST_GAP: Duration = Duration::from_micros(200);
+/// How soon a check looks again that could not: twice as late each time, up to its interval or a minute.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const MAX_BACKOFF: u32 = 60;
 /// Without such a run for so long a shortage is over.
 const SHORTAGE_OVER: Duration = Duration::from_secs(60);
 /// Later than this is counted as late.

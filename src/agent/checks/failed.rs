@@ -38,8 +38,11 @@ impl From<String> for Failed {
     }
 }
 
-/// Whether an error is a lack of this node's own: of descriptors, of memory, of processes.
+/// Whether an error is a lack of this node's own: of descriptors, of memory, of processes, of ports to come from.
 pub(super) fn is_own(error: &io::Error) -> bool {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return true;
+    }
     let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::AGAIN];
     Errno::from_io_error(error).is_some_and(|why| lacks.contains(&why))
 }

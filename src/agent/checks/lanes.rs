@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use super::{Home, visit::MAX_SLOW};
+use super::Home;
 use crate::model::{CheckKind, Host, Port};
 
 /// What shares a limit.
@@ -47,31 +47,42 @@ impl LaneName {
     }
 }
 
-/// How many run at a time: each is a socket, and half of this process's descriptors are for others.
+/// How many run at a time: each holds descriptors, and half of this process's are for others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Those that have a place in a lane.
     running: usize,
-    /// Those that are slow.
+    /// The scripts among them.
+    scripts: usize,
+    /// Those that are slow: of those that merely wait for an answer, and of scripts.
     pub(super) slow: usize,
+    pub(super) slow_scripts: usize,
+    /// Processes that are watched.
+    pub(super) processes: usize,
 }
 
 impl Limits {
     /// What that many descriptors allow.
     pub(super) fn of(descriptors: u64) -> Self {
         let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
-        let running = (half / 5).clamp(1, MAX_RUNNING);
-        Self { running, slow: half.saturating_sub(running).clamp(1, MAX_SLOW) }
+        let running = (half / 4).clamp(1, MAX_RUNNING);
+        let processes = (half / 4).min(MAX_PROCESSES);
+        let scripts = (running / 8).clamp(1, MAX_SCRIPTS);
+        let slow_scripts = (half / 8 / OF_SCRIPT).clamp(1, MAX_SLOW_SCRIPTS);
+        let taken = running + scripts * (OF_SCRIPT - 1) + slow_scripts * OF_SCRIPT + processes;
+        let slow = half.saturating_sub(taken).clamp(1, MAX_SLOW);
+        Self { running, scripts, slow, slow_scripts, processes }
     }
 
-    /// In one lane: a sixteenth, so that it takes sixteen targets that hang to slow down the rest.
+    /// In one lane: a quarter of few, so that a target that is merely asked often is not late, and of many a sixteenth, so
+    /// that it takes sixteen that hang to slow down the rest.
     fn of_lane(self, name: &LaneName) -> usize {
-        if let LaneName::Scripts = name { MAX_SCRIPTS } else { (self.running / 16).max(1) }
+        if let LaneName::Scripts = name { self.scripts } else { (self.running / 4).clamp(1, MAX_RUNNING / 16) }
     }
 
-    /// Against one host: a quarter.
+    /// Against one host: half of few, a quarter of many.
     fn of_host(self) -> usize {
-        (self.running / 4).max(1)
+        (self.running / 2).clamp(1, MAX_RUNNING / 4)
     }
 
     /// The slow against one host: a quarter as well.
@@ -221,6 +232,13 @@ impl Lane {
 const MAX_RUNNING: usize = 1024;
 /// Scripts at a time, without the slow: each is a process.
 const MAX_SCRIPTS: usize = 16;
+/// Runs that are slow, at a time.
+pub(super) const MAX_SLOW: usize = 4096;
+const MAX_SLOW_SCRIPTS: usize = 64;
+/// Processes that are watched: far more than a machine starts.
+const MAX_PROCESSES: usize = 1 << 16;
+/// The descriptors of a script: two pipes, and what tells of its end.
+const OF_SCRIPT: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -245,13 +263,25 @@ mod tests {
 
     #[test]
     fn runs_take_no_more_than_half_of_the_descriptors() {
-        for (descriptors, running, slow) in [(0, 1, 1), (64, 6, 26), (1024, 102, 410), (20_000, 1024, 4096)] {
-            let limits = Limits::of(descriptors);
-            assert_eq!((limits.running, limits.slow), (running, slow), "of {descriptors}");
+        for descriptors in [64, 256, 1024, 4096, 20_000, 1 << 20] {
+            let Limits { running, scripts, slow, slow_scripts, processes } = Limits::of(descriptors);
+            let all = running - scripts + slow + processes + OF_SCRIPT * (scripts + slow_scripts);
+            assert!(all as u64 <= descriptors / 2, "{all} of {descriptors}");
         }
+        let Limits { running, slow, processes, .. } = Limits::of(1024);
+        assert_eq!((running, slow, processes), (128, 161, 128));
+        assert_eq!((Limits::of(20_000).running, Limits::of(20_000).slow), (MAX_RUNNING, MAX_SLOW));
         let mut lanes = Lanes::new(Limits::of(1024));
         let hosts: Vec<_> = (1..=20).map(|host| lane(host, 1)).collect();
-        assert_eq!(due(&mut lanes, &hosts, 100), 102);
+        assert_eq!(due(&mut lanes, &hosts, 100), 128);
+    }
+
+    #[test]
+    fn one_target_of_few_places_has_a_good_part_of_them() {
+        let mut lanes = Lanes::new(Limits::of(1024));
+        assert_eq!(due(&mut lanes, &[lane(1, 1)], 100), 32);
+        assert_eq!(due(&mut lanes, &[lane(1, 2), lane(1, 3)], 100), 32, "half for one host");
+        assert_eq!(due(&mut lanes, &[lane(2, 1), lane(3, 1)], 100), 64);
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Checks {
             rings: rings::Rings::default(),
             traffic,
             slow: Room::of(limits.slow),
-            slow_scripts: Room::of(visit::MAX_SLOW_SCRIPTS),
+            slow_scripts: Room::of(limits.slow_scripts),
+            processes: Room::of(limits.processes),
         };
         tokio::spawn(engine::Engine::new(Arc::new(means), limits, arrivals).run(ordered));
         Self { orders }
@@ -150,6 +151,8 @@ struct Means {
     /// Room for runs that no longer have a place in their lane.
     slow: Room,
     slow_scripts: Room,
+    /// Room for processes that are watched all the time, rather than looked at now and then.
+    processes: Room,
 }
 
 /// One run of a check that is run at intervals, and that may take until then.

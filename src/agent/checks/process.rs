@@ -6,6 +6,7 @@
 //! age proves nothing, and a healthy process is never called dead.
 
 use std::{
+    future::pending,
     io,
     os::fd::OwnedFd,
     path::Path,
@@ -25,8 +26,8 @@ use tokio::{
 };
 
 use super::{
-    Failed, Finding,
-    engine::{Told, Word},
+    Failed, Finding, Means,
+    engine::{LOOK_AGAIN, MAX_BACKOFF, Told, Word},
     failed::is_own,
 };
 use crate::{
@@ -43,43 +44,65 @@ type Ended = (Meant, String);
 /// Watches until the check goes away. At each `every` it tells again how it is, since `rise` and `fall` count that. A pid
 /// file is read again then, and sooner after a death: twice as late each time, so that a successor is seen when it has
 /// been there for no longer than it took to come. One that takes over while its forerunner still lives is followed too, as
-/// when nginx replaces its own program.
-pub(super) async fn watch(process: ProcessRef, every: Duration, serial: u64, told: mpsc::Sender<Told>) {
+/// when nginx replaces its own program. Beyond what may be watched at a time, a process is looked at each `every`.
+pub(super) async fn watch(
+    process: ProcessRef,
+    every: Duration,
+    means: Arc<Means>,
+    serial: u64,
+    told: mpsc::Sender<Told>,
+) {
     let mut again = interval_at(Instant::now() + every, every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut ended, mut soon, mut due) = (None, every, true);
+    let (mut ended, mut soon, mut due, mut has_ended) = (None, LOOK_AGAIN, true, false);
     loop {
-        match find(&process, &mut ended) {
+        let found = find(&process, &mut ended);
+        let lacks = matches!(found, Err(Failed::Node(_)));
+        match found {
             Ok((meant, fd)) => {
+                let watched = means.processes.enter().map(|place| (place, fd));
                 let runs = Finding::passing(format!("process {} runs", meant.0));
-                due = loop {
+                has_ended = loop {
                     if told.send((serial, runs.clone().into())).await.is_err() {
                         return;
                     }
+                    let end = async {
+                        match &watched {
+                            // An error would mean that the runtime has stopped.
+                            Some((_, fd)) => drop(fd.ready(Interest::READABLE).await),
+                            None => pending().await,
+                        }
+                    };
                     tokio::select! {
-                        // An error would mean that the runtime has stopped.
-                        _ = fd.ready(Interest::READABLE) => break true,
+                        () = end => break true,
                         // What is half written names nobody yet: who is missing then is told at the next interval.
-                        _ = again.tick() => if is_replaced(&process, &meant) { break false },
+                        _ = again.tick() => if watched.is_none() || is_replaced(&process, &meant) { break false },
                     }
                 };
-                ended = due.then(|| (meant, gone(meant.0))).or(ended);
+                due = has_ended || watched.is_none();
+                ended = has_ended.then(|| (meant, gone(meant.0))).or(ended);
                 soon = SOON;
                 continue;
             }
             Err(why) if due => {
+                // Who cannot read if there is a successor knows all the same that there was an end.
+                let seen = ended.as_ref().filter(|_| has_ended && lacks).map(|(_, why)| Finding::critical(why).into());
                 let word = Finding::of_failure(why).map_or_else(Word::Unable, Word::Found);
-                if told.send((serial, word)).await.is_err() {
-                    return;
+                for word in seen.into_iter().chain([word]) {
+                    if told.send((serial, word)).await.is_err() {
+                        return;
+                    }
                 }
             }
             Err(_) => {}
         }
+        let most = if lacks { every.min(LOOK_AGAIN * MAX_BACKOFF) } else { every };
+        soon = if lacks { soon.max(LOOK_AGAIN).min(most) } else { soon };
         due = tokio::select! {
             _ = again.tick() => true,
-            () = sleep(soon), if soon < every => false,
+            () = sleep(soon), if soon < every => lacks && !has_ended,
         };
-        soon = (soon * 2).min(every);
+        soon = (soon * 2).min(most);
     }
 }
 

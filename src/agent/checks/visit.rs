@@ -4,7 +4,7 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::OptionFuture};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 
@@ -77,13 +77,15 @@ impl Room {
     pub(super) fn of(most: usize) -> Self {
         Self { free: Semaphore::new(most), most }
     }
+
+    /// A place, if there is one now.
+    pub(super) fn enter(&self) -> Option<SemaphorePermit<'_>> {
+        self.free.try_acquire().ok()
+    }
 }
 
 /// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
-/// Runs that take longer, at a time: of those that merely wait for an answer, and of scripts.
-pub(super) const MAX_SLOW: usize = 4096;
-pub(super) const MAX_SLOW_SCRIPTS: usize = 64;
 /// Why one does not wait for longer.
 const CROWD: &str = ", and too many others hang as well";
 
@@ -93,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        agent::checks::{Config, Dial, Policy},
+        agent::checks::{Config, Dial, Policy, lanes::MAX_SLOW},
         model::{CheckDraft, Host, Registration},
     };
 
@@ -120,6 +122,7 @@ mod tests {
                 traffic: Arc::default(),
                 slow: Room { free: Semaphore::new(free), most: MAX_SLOW },
                 slow_scripts: Room::of(0),
+                processes: Room::of(0),
             });
             let (told, mut heard) = mpsc::channel(1);
             let recipe = Recipe::all(&web).next().unwrap();
