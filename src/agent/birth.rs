@@ -49,13 +49,16 @@ pub(crate) fn on_the_wall(pid: i32) -> Option<SystemTime> {
 
 fn steady(first: SystemTime, devices: SystemTime, began: SystemTime) -> Option<SystemTime> {
     let apart = first.duration_since(devices).unwrap_or_else(|early| early.duration());
-    (apart < SPARE).then(|| began - SPARE)
+    (apart < STEADY).then(|| began - SPARE)
 }
 
 /// Where the moment of the start stands after the state.
 const STARTED: usize = 18;
 /// What the kernel counts starts in (`USER_HZ`), on every architecture of today.
 const TICK: Duration = Duration::from_millis(10);
+/// Devices are made within moments of the start, which is told in whole seconds. Where a clock was set by as much as the
+/// spare, a file would seem older than a process that wrote it.
+const STEADY: Duration = Duration::from_secs(5);
 /// The start of the machine is told in whole seconds, and a file's time by whoever stores it, over a network too.
 const SPARE: Duration = Duration::from_secs(60);
 
@@ -68,7 +71,7 @@ mod tests {
         let at = |secs| UNIX_EPOCH + Duration::from_secs(secs);
         assert_eq!(steady(at(5000), at(4999), at(9000)), Some(at(8940)));
         assert_eq!(steady(at(5000), at(5002), at(9000)), Some(at(8940)));
-        for devices in [0, 4900, 5100] {
+        for devices in [0, 4900, 4950, 4995, 5005, 5050, 5100] {
             assert_eq!(steady(at(5000), at(devices), at(9000)), None, "devices made at {devices}");
         }
     }
