@@ -28,17 +28,20 @@ impl Lookout {
     /// Makes these the folders that are watched.
     pub(super) fn watch(&mut self, folders: Vec<PathBuf>) {
         let Some(mut watches) = self.events.as_ref().map(EventStream::watches) else { return };
-        let before = std::mem::take(&mut self.folders);
+        let mut before = std::mem::take(&mut self.folders);
         for folder in folders {
             // Also those known: one may have been made anew in between, and to watch twice is to watch once.
-            match watches.add(&folder, changes()) {
-                Ok(watch) => {
+            match (watches.add(&folder, changes()), before.remove(&folder)) {
+                (Ok(watch), None) => drop(self.folders.insert(folder, watch)),
+                (Ok(watch), Some(old)) => {
+                    before.extend((watch != old).then(|| (folder.clone(), old)));
                     self.folders.insert(folder, watch);
                 }
-                Err(why) if !before.contains_key(&folder) => {
+                // Who may not read it for a moment sees by the old watch when he may again.
+                (Err(_), Some(old)) => drop(self.folders.insert(folder, old)),
+                (Err(why), None) => {
                     warn!(%why, folder = %folder.display(), "is not watched; SIGHUP reads it again");
                 }
-                Err(_) => {}
             }
         }
         for gone in before.into_values().filter(|old| self.folders.values().all(|kept| kept != old)) {
@@ -115,5 +118,25 @@ mod tests {
         lookout.changed().await;
         lookout.watch(Vec::new());
         assert!(lookout.folders.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_watched_anew_for_a_moment_is_watched_as_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let [known, away] = ["known", "away"].map(|name| folder.path().join(name));
+        fs::create_dir(&known).unwrap();
+        let mut lookout = Lookout::new();
+        lookout.watch(vec![known.clone()]);
+        fs::rename(&known, &away).unwrap();
+        lookout.changed().await;
+        lookout.watch(vec![known.clone()]);
+        fs::write(away.join("a.toml"), "one").unwrap();
+        lookout.changed().await;
+        // Another one in its place is watched instead.
+        fs::create_dir(&known).unwrap();
+        lookout.watch(vec![known.clone()]);
+        fs::write(known.join("a.toml"), "two").unwrap();
+        lookout.changed().await;
+        assert_eq!(lookout.folders.len(), 1);
     }
 }
