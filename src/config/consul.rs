@@ -7,6 +7,7 @@ use toml::{
     Spanned,
     de::{DeArray, DeTable, DeValue},
 };
+use tracing::warn;
 
 use super::{Error, document::Source};
 use crate::model::{format_duration, parse_go_duration, with_hint};
@@ -218,12 +219,8 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
             }
         }
     }
-    if let Some((key, value)) = warning.filter(|(_, warning)| warns_first(warning, &ours)) {
-        let why = format!(
-            "`{}` below `failures_before_critical` is not supported: no check warns of failures before it is critical",
-            key.get_ref()
-        );
-        mistakes.push(source.blame(value.span().start, why));
+    if let Some((key, warning)) = warning {
+        judge_warning(source, &key, &warning, &ours, mistakes);
     }
     // A node alone is what the check stands for, not where to look for something else.
     if !ours.contains_key("alias")
@@ -245,13 +242,41 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
     Some(Spanned::new(span, ours))
 }
 
-/// Whether failures would be a warning before they are critical: not where nothing is said by nought, nor of what is
-/// reported or said by others' checks, which Consul believes at once.
-fn warns_first(warning: &Value<'_>, check: &DeTable<'_>) -> bool {
-    let number =
-        |value: &Value<'_>| value.get_ref().as_integer().and_then(|number| number.as_str().parse::<i64>().ok());
-    let [warning, critical] = [Some(warning), check.get("fall")].map(|value| value.and_then(number).unwrap_or(0));
-    (1..critical).contains(&warning) && !["ttl", "alias", "node"].iter().any(|kind| check.contains_key(*kind))
+/// Failures that would be a warning before they are critical, which no check here has: a node whose files ask for it starts
+/// all the same, and says so. Nothing is lost where nought says nothing, nor of what is reported or follows another, which
+/// Consul believes at once. More of them than are critical is what Consul refuses too.
+fn judge_warning(
+    source: Source<'_>,
+    key: &Key<'_>,
+    warning: &Value<'_>,
+    check: &DeTable<'_>,
+    mistakes: &mut Vec<Error>,
+) {
+    let key = key.get_ref();
+    let Some(count) = number(warning) else {
+        mistakes.push(source.blame(warning.span().start, format!("`{key}` is not a whole number")));
+        return;
+    };
+    let critical = check.get("fall").and_then(number).unwrap_or(0);
+    let blame = |why| source.blame(warning.span().start, format!("`{key}` {why}"));
+    if count > critical {
+        mistakes.push(blame("above `failures_before_critical` makes no sense, and Consul refuses it"));
+    } else if (1..critical).contains(&count) && !["ttl", "alias", "node"].iter().any(|kind| check.contains_key(*kind)) {
+        let Error { place, why, .. } =
+            blame("below `failures_before_critical` is ignored: no check warns of failures before it is critical");
+        warn!(place, "{why}");
+    }
+}
+
+/// A whole number as Consul's decoder takes it: in a text too, and with a fraction of nothing.
+fn number(value: &Value<'_>) -> Option<i64> {
+    match value.get_ref() {
+        DeValue::Integer(number) => number.as_str().parse().ok(),
+        DeValue::Float(number) => number.as_str().trim_end_matches('0').strip_suffix('.')?.parse().ok(),
+        DeValue::String(text) if text.is_empty() => Some(0),
+        DeValue::String(text) => text.parse().ok(),
+        _ => None,
+    }
 }
 
 /// `{"Accept": ["a", "b"]}`: a header with several values is one line with commas (RFC 9110 section 5.3).
@@ -360,22 +385,24 @@ mod tests {
     use crate::config::services;
 
     #[test]
-    fn failures_that_would_only_warn_are_refused_where_that_would_be_lost() {
-        let found = |kind: &str, warning: u8| {
+    fn failures_that_would_only_warn_are_no_reason_not_to_start() {
+        let found = |kind: &str, warning: &str| {
             let times = format!("\"failures_before_warning\": {warning}, \"failures_before_critical\": 3");
             let text = format!("{{\"service\": {{\"name\": \"a\", \"check\": {{{kind}, {times}}}}}}}");
             let mut mistakes = Vec::new();
-            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+            let found = services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+            assert!(found.len() == 1 || !mistakes.is_empty(), "{text}");
             mistakes
         };
         let tcp = r#""tcp": "127.0.0.1:1", "interval": "10s""#;
-        for warning in [1, 2] {
+        for (warning, why) in [("4", "above"), (r#""4""#, "above"), ("1.5", "number"), ("true", "number")] {
             let wrong = found(tcp, warning);
-            assert!(wrong.len() == 1 && wrong[0].why.contains("`failures_before_warning` below"), "{wrong:?}");
+            assert!(wrong.len() == 1 && wrong[0].why.contains(why), "{warning}: {wrong:?}");
         }
-        let aliases = [(r#""alias_service": "b""#, 1), (r#""alias_node": "n""#, 1)];
-        for (kind, warning) in [(tcp, 0), (tcp, 3), (tcp, 4), (r#""ttl": "10s""#, 1)].into_iter().chain(aliases) {
-            assert_eq!(found(kind, warning), [], "{kind} {warning}");
+        for kind in [tcp, r#""ttl": "10s""#, r#""alias_service": "b""#] {
+            for warning in ["-1", "0", "1", "1.0", r#""2""#, r#""""#, "3"] {
+                assert_eq!(found(kind, warning), [], "{kind} {warning}");
+            }
         }
     }
 

@@ -124,12 +124,15 @@ pub(super) struct Networks {
 
 /// Networks, where an address is one of its own.
 fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
-    let parse = |text: String| {
-        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        let why = "is no network such as 10.0.0.0/8: checks.allow and checks.deny hold networks and addresses";
-        network.map_err(|_| de::Error::custom(format!("{text:?} {why}")))
-    };
-    Vec::<String>::deserialize(from)?.into_iter().map(parse).collect()
+    let parse = |text: &String| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let texts = Vec::<String>::deserialize(from)?;
+    let wrong: Vec<_> = texts.iter().filter(|text| parse(text).is_none()).map(|text| format!("{text:?}")).collect();
+    if wrong.is_empty() {
+        return Ok(texts.iter().filter_map(parse).collect());
+    }
+    let are = if let [_] = wrong[..] { "is no network" } else { "are no networks" };
+    let why = "such as 10.0.0.0/8: checks.allow and checks.deny hold networks and addresses";
+    Err(de::Error::custom(format!("{} {are} {why}", wrong.join(", "))))
 }
 
 /// Where a node listens. Port 0 takes any.
