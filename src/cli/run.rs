@@ -136,6 +136,12 @@ async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure
 async fn withdraw(stake: &Stake<'_>) {
     match timeout(PATIENCE, stake.withdraw()).await {
         Ok(Ok(())) => {}
+        Ok(Err(failure)) if failure.is_usage() => {
+            output::say(format_args!(
+                "hobnob: {}; the instance is not withdrawn, and will miss its heartbeat",
+                failure.sentence()
+            ));
+        }
         Ok(Err(failure)) => output::say(format_args!("hobnob: {}", failure.sentence())),
         Err(_) => output::say("hobnob: the agent is slow to withdraw the instance; it will miss its heartbeat"),
     }

@@ -90,7 +90,10 @@ impl<'a> Stake<'a> {
                 ended => return ended,
             };
             match self.report(Health::Critical).await {
-                Err(failure) if failure.is_transient() && !failure.is_unreachable() => sleep(AGAIN).await,
+                // Who has no token to show never asked the agent, which is not to be waited for.
+                Err(failure) if failure.is_transient() && !failure.is_unreachable() && !failure.is_usage() => {
+                    sleep(AGAIN).await;
+                }
                 _ => return Err(refused),
             }
         }

@@ -22,8 +22,19 @@ pub fn with_hint(message: &str) -> String {
 
 /// The word among `known` that `word` was most likely meant to be.
 fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |candidate: &str| strsim::damerau_levenshtein(&word.to_ascii_lowercase(), candidate);
+    let (word, sorted) = (word.to_ascii_lowercase(), sorted(word));
+    let distance = |candidate: &str| {
+        let as_it_is = strsim::damerau_levenshtein(&word, candidate);
+        as_it_is.min(strsim::damerau_levenshtein(&sorted, &self::sorted(candidate)))
+    };
     known.into_iter().min_by_key(|known| distance(known)).filter(|known| distance(known) <= word.len().max(3) / 2)
+}
+
+/// A key's words in one order: who says `weight_warning` means `warning_weight`.
+fn sorted(key: &str) -> String {
+    let mut words: Vec<_> = key.split('_').map(str::to_ascii_lowercase).collect();
+    words.sort_unstable();
+    words.join("_")
 }
 
 /// So many keys are listed where none of them is likely.
@@ -37,6 +48,8 @@ mod tests {
     fn an_unknown_key_is_likened_to_a_known_one() {
         let said = with_hint("unknown field `intervall`, expected one of `http`, `interval` at line 1 column 20");
         assert_eq!(said, "unknown key `intervall`; did you mean `interval`?");
+        let said = with_hint("unknown field `weight_warning`, expected one of `weight`, `warning_weight`");
+        assert_eq!(said, "unknown key `weight_warning`; did you mean `warning_weight`?");
         assert_eq!(with_hint("unknown field `x`, expected `http`"), "unknown key `x`, expected `http`");
         let many = "`interval`, ".repeat(34);
         let said = with_hint(&format!("unknown field `zz`, expected one of {many}"));
