@@ -200,7 +200,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
                 _ => mistakes.push(source.blame(key.span().start, format!("`{}` is not true or false", key.get_ref()))),
             },
             known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
-            known if DURATIONS.contains(&known) && duration(&value) == Some(Duration::ZERO) => {}
+            known if DURATIONS[1..].contains(&known) && duration(&value) == Some(Duration::ZERO) => {}
             known if CHECK_LOST.contains(&known) => {
                 mistakes.push(source.blame(key.span().start, format!("`{}` is not supported", key.get_ref())));
             }
@@ -352,7 +352,7 @@ const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tag
 const CHECK_SKIPPED: [&str; 2] = ["outputmaxsize", "serviceid"];
 /// What is on or off, and nothing else.
 const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
-/// What is a length of time; by none, and by less, nothing is said.
+/// What is a length of time. By none, and by less, nothing is said but of the first, which Consul refuses too.
 const DURATIONS: [&str; 4] = ["interval", "timeout", "ttl", "deregistercriticalserviceafter"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
