@@ -42,16 +42,6 @@ pub enum Held {
     Protected(Health),
 }
 
-impl Held {
-    /// The word users see.
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::CutOff => "cut_off",
-            Self::Protected(_) => "protected",
-        }
-    }
-}
-
 impl Instance {
     /// What its checks say, as one word; while it is protected, what they said before.
     #[must_use]

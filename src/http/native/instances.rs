@@ -74,7 +74,10 @@ impl<'a> From<&'a Instance> for Row<'a> {
             priority: asked.priority,
             health: instance.health(),
             member: instance.member,
-            held: instance.held.map(Held::as_str),
+            held: instance.held.map(|held| match held {
+                Held::CutOff => "cut_off",
+                Held::Protected(_) => "protected",
+            }),
             maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),
             checks: instance.report.checks.iter().map(Check::from).collect(),
         }
