@@ -109,6 +109,7 @@ async fn every_mistake_has_three_lines_and_its_code() {
         ("register web", 2, "--port"),
         ("register web --port 1 --meta k", 2, "KEY=VALUE"),
         ("register web --port 1 --check ttl=never", 2, "ttl"),
+        ("token create --policy read --ttl 0s", 2, "--ttl"),
         ("register web --port 1 --check tll=1s", 2, "did you mean `ttl`?"),
         ("register web --port 1 --address a!b", 2, "address"),
         ("members --fromat json", 2, "--format"),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -51,7 +51,9 @@ impl Config {
     /// # Errors
     /// The setting, and what is wrong with it.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        let is_of_nobody = |ip: IpAddr| ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
+        // "This network" and what is reserved (RFC 1122 section 3.2.1.3, RFC 1112 section 4), the broadcast among it.
+        let is_of_no_net = |ip: IpAddr| matches!(ip, IpAddr::V4(four) if matches!(four.octets()[0], 0 | 240..));
+        let is_of_nobody = |ip: IpAddr| ip.is_unspecified() || ip.is_multicast() || is_of_no_net(ip);
         if let Some(address) = self.advertise.filter(|at| is_of_nobody(at.ip().to_canonical()) || at.port() == 0) {
             let why = "nobody reaches a node there; give it an address and a port that others can dial";
             return Err(("advertise", format!("cannot be {address}: {why}")));

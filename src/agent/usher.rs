@@ -93,20 +93,21 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
         .iter()
         .filter_map(|member| member.address())
         .sample(&mut rand_pcg::Pcg32::new(own.0 ^ gazette::now(), 0), MAX_ASKED);
-    let mut why = "nobody else is there".to_owned();
+    // That somebody may grant one and it is of no use says more than that others may not.
+    let (mut why, mut useless) = ("nobody else is there".to_owned(), None);
     let mut asked = BTreeSet::new();
     for address in seeds.chain(members).filter(|address| asked.insert(*address)) {
         match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {
             Ok(Ok(Granted { certificate: Some(certificate), .. })) => match greeter.trust.fits(&certificate) {
                 Ok(()) => return Ok(certificate),
-                Err(useless) => why = format!("{address} grants one of no use: {useless}"),
+                Err(because) => useless = Some(format!("{address} grants one of no use: {because}")),
             },
             Ok(Ok(_)) => why = format!("{address} grants no certificate"),
             Ok(Err(refusal)) => why = format!("{address}: {refusal}"),
             Err(_) => why = format!("{address} does not answer within {} s", PATIENCE.as_secs()),
         }
     }
-    Err(why)
+    Err(useless.unwrap_or(why))
 }
 
 async fn ask(invitation: &Invitation, seed: SocketAddr, request: &[u8]) -> Result<Granted, String> {
@@ -146,7 +147,10 @@ fn refusal(why: &ConnectionError) -> String {
             trust::Broken::Uninvited.to_string()
         }
         ConnectionError::TransportError(ours) if TLS_ALERTS.contains(&u64::from(ours.code)) => {
-            format!("whoever answers there is not of the mesh that the token was made in ({ours})")
+            format!(
+                "whoever answers there is not of the mesh that the token was made in, or its secrets or authorities were \
+                 changed since, as in a rotation: then make another token ({ours})"
+            )
         }
         other => other.to_string(),
     }

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -79,7 +80,7 @@ impl Vigil {
         let (trust, seen) = (Arc::clone(&self.greeter.trust), self.seen.clone());
         let look = spawn_blocking(move || {
             let now = stamps(&files);
-            // Neither a mode nor an owner is part of a stamp: what has failed is tried until it succeeds.
+            // An owner is no part of a stamp: what has failed is tried until it succeeds.
             let failed = trust.not_reloaded();
             let renewed = (failed.is_some() || seen.as_ref() != Some(&now)).then(|| trust.renew(Proof::Files(&files)));
             (now, renewed, failed)
@@ -157,11 +158,11 @@ impl Vigil {
     }
 }
 
-/// When a file was last changed, and its length.
-pub(crate) type Stamp = Option<(SystemTime, u64)>;
+/// When a file was last changed, its length, and who may read it.
+pub(crate) type Stamp = Option<(SystemTime, u64, u32)>;
 
 pub(crate) fn stamp(path: &Path) -> Stamp {
-    fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len())))
+    fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len(), found.mode())))
 }
 
 fn stamps(files: &Files) -> Vec<Stamp> {

@@ -89,6 +89,11 @@ pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, F
             (Some(node), _) => Word::DenyNode(node),
             (None, serial) => Word::DenySerial(serial.unwrap_or_default()),
         };
+        if flags.undo && !law(client).await?.holds(&word) {
+            let why = "nothing denies it, as far as this node has heard";
+            let next = "hobnob doctor, on whom the mesh does not let in: it says what is revoked";
+            return Err(Failure::new("cannot let it in again", why, next));
+        }
         publish(client, dir, word, standing).await?;
     } else {
         let path = "/api/v1/denials";

@@ -377,13 +377,24 @@ impl fmt::Display for Place {
 }
 
 fn token(file: Option<&Path>) -> Result<Option<Zeroizing<String>>, Failure> {
-    let Some(file) = file else { return Ok(env::var("HOBNOB_TOKEN").ok().map(Zeroizing::new)) };
-    let text = trust::secret_text(file).map_err(|why| {
-        Failure::new("cannot show a token", why, format!("ls -l {}", file.display())).code(Code::Usage)
-    })?;
+    let failure = |why: &dyn fmt::Display, next| Failure::new("cannot show a token", why, next).code(Code::Usage);
+    let text = match file {
+        Some(file) => trust::secret_text(file).map_err(|why| failure(&why, format!("ls -l {}", file.display())))?,
+        None => match env::var("HOBNOB_TOKEN") {
+            Ok(text) => Zeroizing::new(text),
+            Err(_) => return Ok(None),
+        },
+    };
     if text.trim().is_empty() {
-        let next = "hobnob token create --policy POLICY, and what it prints into that file";
-        return Err(Failure::new("cannot show a token", format!("{} is empty", file.display()), next).code(Code::Usage));
+        let (place, next) = match file {
+            Some(file) => {
+                (file.display().to_string(), "hobnob token create --policy POLICY, and what it prints into it")
+            }
+            None => {
+                ("HOBNOB_TOKEN".into(), "unset HOBNOB_TOKEN, or hobnob token create --policy POLICY and what it prints")
+            }
+        };
+        return Err(failure(&format_args!("{place} is empty"), next.into()));
     }
     Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }

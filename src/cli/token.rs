@@ -89,6 +89,10 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, F
 
 async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let Some(policy) = &flags.policy else { return invite(client, flags).await };
+    if flags.ttl.is_some_and(|ttl| ttl.is_zero()) {
+        let (why, next) = ("--ttl: it would be over at once", "hobnob token create --policy POLICY --ttl 30d");
+        return Err(Failure::new("cannot make such a token", why, next).code(Code::Usage));
+    }
     let policy = policy.to_string();
     let text = Secret::random().reveal();
     let mut sha256 = [0; 32];

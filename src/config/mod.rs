@@ -357,7 +357,8 @@ fn find_files(sources: &Sources, settings: &Settings, mistakes: &mut Vec<Error>)
     ];
     for (place, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
         let why = "stands beside [tls]: a mesh lives by its secret or by certificates";
-        mistakes.push(Error::new(place, why));
+        let mistake = Error::new(place, why);
+        mistakes.push(if place == IN_ENVIRONMENT { mistake.next("unset HOBNOB_SECRET") } else { mistake });
     }
     let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
     let missing = |key| missing(key).next("hobnob ca issue NODE");

@@ -163,14 +163,15 @@ impl std::str::FromStr for Seed {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &dyn fmt::Display| format!("{text:?} is not host:port: {why}");
-        // Read as an address alone it would be another one.
+        // Either may be meant.
         if let Some((host, port)) = text.rsplit_once(':')
             && text.contains("::")
-            && port == MESH_PORT.to_string()
+            && !port.is_empty()
+            && port.bytes().all(|digit| digit.is_ascii_digit())
             && host.parse::<std::net::Ipv6Addr>().is_ok()
         {
             return Err(wrong(&format_args!(
-                "an IPv6 address stands in brackets before a port: write [{host}]:{port}"
+                "an IPv6 address stands in brackets: [{host}]:{port}, or [{text}]:{MESH_PORT} if {port} is of the address"
             )));
         }
         if let Ok(address) = text.parse::<std::net::IpAddr>() {
@@ -228,15 +229,18 @@ mod tests {
         for (text, seed) in [
             ("10.0.0.1", "10.0.0.1:7946"),
             ("::1", "[::1]:7946"),
+            ("2001:db8::5", "[2001:db8::5]:7946"),
+            ("fe80::a:b", "[fe80::a:b]:7946"),
             ("fd00:0:0:0:0:0:0:7946", "[fd00::7946]:7946"),
             ("[::1]:1", "[::1]:1"),
             ("a.b:2", "a.b:2"),
         ] {
             assert_eq!(String::from(text.parse::<Seed>().unwrap()), seed);
         }
-        for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b", "::1:7946"] {
+        for bad in ["", ":1", "a:0", "a:65536", "a b:1", "a:b", "::1:7946", "::1:7001", "2001:db8::5:15"] {
             assert!(bad.parse::<Seed>().is_err(), "{bad}");
         }
-        assert!("fd00::1:7946".parse::<Seed>().unwrap_err().contains("write [fd00::1]:7946"));
+        let why = "fd00::1:7001".parse::<Seed>().unwrap_err();
+        assert!(why.contains("[fd00::1]:7001, or [fd00::1:7001]:7946"), "{why}");
     }
 }

@@ -281,6 +281,8 @@ fn what_the_agent_would_refuse_is_found_before_it_starts() {
     for (text, place) in [
         ("advertise = \"0.0.0.0:7946\"\n", "hobnob.toml, line 1"),
         ("advertise = \"224.0.0.1:5\"\n", "hobnob.toml, line 1"),
+        ("advertise = \"240.0.0.1:7\"\n", "hobnob.toml, line 1"),
+        ("advertise = \"0.1.2.3:7\"\n", "hobnob.toml, line 1"),
         ("advertise = \"255.255.255.255:9\"\n", "hobnob.toml, line 1"),
         ("advertise = \"[ff02::1]:9\"\n", "hobnob.toml, line 1"),
         ("\nadvertise = \"10.0.0.1:0\"\n", "hobnob.toml, line 2"),
@@ -362,6 +364,7 @@ fn a_setting_that_leads_nowhere_is_blamed_on_the_line_that_counts() {
     let mut sources = sources(&folder);
     let beside = Config::check(&sources).unwrap_err();
     assert!(beside.all().iter().any(|error| error.place == "HOBNOB_SECRET" && error.why.contains("beside [tls]")));
+    assert!(format!("{beside:?}").contains("unset HOBNOB_SECRET"));
     sources.environment.clear();
     let at = |sources: &Sources| {
         let found = Config::check(sources).unwrap_err();

@@ -196,7 +196,7 @@ impl Trust {
             return Err(Broken::NotYours(name));
         }
         let says = papers::says(leaf).ok_or(Broken::Uninvited)?;
-        let lifetime = says.not_after.duration_since(says.not_before + authority::CLOCK_SKEW).unwrap_or_default();
+        let lifetime = lifetime(&says);
         let ends = papers.roots.iter().filter_map(|root| papers::says(root)).map(|root| root.not_after);
         let lifetime =
             if ends.min().is_some_and(|end| end <= says.not_after) { GRANTED } else { lifetime.min(GRANTED) };
@@ -230,6 +230,13 @@ pub(in crate::agent) fn request(node: &NodeName) -> Result<(Request, Zeroizing<S
     let key = authority::fresh_key()?;
     let request = Request { node: node.clone(), key: key.subject_public_key_info() };
     Ok((request, Zeroizing::new(key.serialize_pem())))
+}
+
+/// For how long a certificate was issued. One that another program made may begin when it was made, and be over within the
+/// skew that ours begin before.
+fn lifetime(says: &papers::Says) -> Duration {
+    let whole = says.not_after.duration_since(says.not_before).unwrap_or_default();
+    Some(whole.saturating_sub(authority::CLOCK_SKEW)).filter(|left| !left.is_zero()).unwrap_or(whole)
 }
 
 fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
@@ -344,6 +351,20 @@ mod tests {
         let granted = host.grant(from_ref(&seen), &asked, |_| false).unwrap().certificate.unwrap();
         let granted = CertificateDer::from_pem_slice(granted.as_bytes()).unwrap();
         assert!(is_under(&granted, &[], &new.0.certificate, UnixTime::now()).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_that_another_program_made_for_hours_is_issued_again_for_hours() {
+        for (hours, expected) in [(12, 12), (24, 24), (24 + 2, 2), (24 * 366, 24 * 365)] {
+            let not_before = std::time::SystemTime::UNIX_EPOCH;
+            let says = papers::Says {
+                issuer: "".into(),
+                serial: "1".into(),
+                not_before,
+                not_after: not_before + hours * HOUR,
+            };
+            assert_eq!(lifetime(&says), expected * HOUR, "{hours} h");
+        }
     }
 
     #[test]
