@@ -17,7 +17,7 @@ use super::*;
 use crate::model::{CheckKind, CheckSpec, MemberState, Rules};
 
 /// Long beyond what any of this takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn builder(node: &str, secret: &Secret) -> Builder {
     Agent::builder().node(node).mesh("test").secret(secret.clone()).listen("127.0.0.1:0".parse().unwrap())
