@@ -107,6 +107,8 @@ async fn an_instance_lives_in_json_and_is_seen_by_every_face() {
         agent.until_resolved("web", &[]).await;
         let gone = async || (curl(agent, "GET", "/eureka/apps/WEB", &[]).await.0 == 404).then_some(());
         until("Eureka shows it no more", gone).await;
+        assert_eq!(agent.get("/v1/health/service/web").await, json!([]));
+        assert_eq!(agent.get("/v1/health/state/critical").await, json!([]));
     }
     register(&one, "WEB", &web(8080)).await;
     two.until_resolved("web", &["8080"]).await;

@@ -31,7 +31,7 @@ async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
     let places: Vec<_> = match step.lines().next().unwrap() {
         "# once" => vec![("", None)],
         "# on every node" => everybody.collect(),
-        "# once, at any node" => vec![("", agents.get(1).copied())],
+        "# once, at any node" => vec![(NODES[1], agents.get(1).copied())],
         "# where tls.ca_key is set" => everybody.take(1).collect(),
         where_to => panic!("{where_to}"),
     };

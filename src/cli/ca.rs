@@ -20,7 +20,7 @@ use super::{
     client::Client,
     failure::{Code, Failure},
     output,
-    token::{Standing, hand_over, law, publish},
+    token::{Chancery, Standing},
 };
 use crate::{
     agent::trust::{self, Authority, Broken, Pair, Word},
@@ -36,7 +36,7 @@ pub(super) enum Command {
     /// Let a node or a certificate in no more, in the whole mesh; its links are closed at once
     Revoke(Revoke),
     /// Sign anew, by another authority, all that was decreed in the mesh: denials and tokens
-    SignAgain(Place),
+    SignAgain(Again),
 }
 
 #[derive(Debug, Args)]
@@ -89,12 +89,13 @@ pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, F
             (Some(node), _) => Word::DenyNode(node),
             (None, serial) => Word::DenySerial(serial.unwrap_or_default()),
         };
-        if flags.undo && !law(client).await?.holds(&word) {
-            let why = "nothing denies it, as far as this node has heard";
+        let chancery = Chancery::open(client, dir, "").await?;
+        if flags.undo && !chancery.law.holds(&word) {
+            let why = "nothing that this authority has signed denies it, as far as this node has heard";
             let next = "hobnob doctor, on whom the mesh does not let in: it says what is revoked";
             return Err(Failure::new("cannot let it in again", why, next));
         }
-        publish(client, dir, word, standing).await?;
+        chancery.publish(word, standing).await?;
     } else {
         let path = "/api/v1/denials";
         let body = match (flags.node, flags.serial) {
@@ -106,20 +107,35 @@ pub(super) async fn revoke(client: &Client, flags: Revoke) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-/// Has all that was decreed stand by the authority in this folder.
-pub(super) async fn sign_again(client: &Client, place: &Place) -> Result<ExitCode, Failure> {
-    let authority = place.read()?;
-    let mut signed = 0;
-    for edict in law(client).await?.edicts() {
-        let again = authority.decree_again(edict);
-        let again = again.map_err(|why| Failure::new("cannot sign what was decreed", why, "hobnob ca --help"))?;
-        if let Some(edict) = again {
-            hand_over(client, &edict).await?;
-            signed += 1;
+#[derive(Debug, Args)]
+pub(super) struct Again {
+    #[command(flatten)]
+    place: Place,
+    /// The certificates of the authorities whose word counts, the one that goes among them: a node's `tls.ca`
+    #[arg(long, value_name = "FILE")]
+    ca: PathBuf,
+}
+
+/// Has all that was decreed by authorities that are believed stand by the one in this folder.
+pub(super) async fn sign_again(client: &Client, flags: Again) -> Result<ExitCode, Failure> {
+    let unsound = |why| Failure::new("cannot sign what was decreed", why, "hobnob ca sign-again --help");
+    let believed = trust::text(&flags.ca).map_err(unsound)?;
+    let chancery = Chancery::open(client, flags.place.dir, &believed).await?;
+    let (mut signed, mut refused) = (0, None);
+    for edict in chancery.law.edicts() {
+        if let Some(edict) = chancery.authority.decree_again(edict).map_err(unsound)? {
+            match chancery.hand_over(&edict).await {
+                Ok(()) => signed += 1,
+                Err(failure) => refused = Some(failure),
+            }
         }
     }
-    output::say(format_args!("{signed} signed again"));
-    Ok(ExitCode::SUCCESS)
+    let left = match chancery.foreign {
+        0 => String::new(),
+        foreign => format!("; {foreign} left out that none of the authorities in {} has signed", flags.ca.display()),
+    };
+    output::say(format_args!("{signed} signed again{left}"));
+    refused.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 /// Where an authority is kept.

@@ -171,7 +171,7 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
 /// Words of an authority that goes, or has gone.
 fn decrees(status: &Value) -> Option<Value> {
     let [all, by_none] = ["all", "by_none"].map(|field| status["stale_edicts"][field].as_u64().unwrap_or_default());
-    let next = "hobnob ca sign-again --dir CA, of the authority that is the first in tls.ca";
+    let next = "hobnob ca sign-again --dir DIR --ca FILE, DIR of the authority that is the first in tls.ca, FILE that very list";
     match (all, by_none) {
         (0, _) => None,
         (_, 0) => {

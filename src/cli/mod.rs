@@ -171,7 +171,7 @@ impl Command {
     async fn ask(self, client: &Client) -> Result<ExitCode, Failure> {
         match self {
             Self::Ca(ca::Command::Revoke(flags)) => ca::revoke(client, flags).await,
-            Self::Ca(ca::Command::SignAgain(place)) => ca::sign_again(client, &place).await,
+            Self::Ca(ca::Command::SignAgain(flags)) => ca::sign_again(client, flags).await,
             Self::Token(command) => token::run(client, command).await,
             Self::Status(reading) => status::run(client, &reading).await,
             Self::Members(reading) => members::run(client, &reading).await,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     agent::{
         Secret,
-        trust::{Edict, Law, Token, Word},
+        trust::{Authority, Edict, Law, Token, Word},
         unix_millis,
     },
     http::Policy,
@@ -70,13 +70,14 @@ pub(super) async fn run(client: &Client, command: Command) -> Result<ExitCode, F
         Command::Create(flags) => return create(client, &flags).await,
         Command::List(reading) => drop(output::read(client, &reading, "/api/v1/tokens", &SHAPE).await?),
         Command::Revoke(Revoke { name, dir: Some(dir) }) => {
-            let tokens: Vec<_> = law(client).await?.tokens().filter(|token| token.name == name).cloned().collect();
+            let chancery = Chancery::open(client, dir, "").await?;
+            let tokens: Vec<_> = chancery.law.tokens().filter(|token| token.name == name).cloned().collect();
             if tokens.is_empty() {
-                let why = format!("there is no token called {name:?} in this mesh");
+                let why = format!("there is no token called {name:?} in this mesh that this authority has signed");
                 return Err(Failure::new("cannot revoke it", why, "hobnob token list, to see which there are"));
             }
             for token in tokens {
-                publish(client, dir.clone(), Word::Token(token), Standing::Void).await?;
+                chancery.publish(Word::Token(token), Standing::Void).await?;
             }
         }
         Command::Revoke(Revoke { name, dir: None }) => {
@@ -107,12 +108,13 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
     let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
     let expires = flags.ttl.map(millis);
     if let Some(dir) = &flags.dir {
-        if law(client).await?.tokens().any(|token| token.name == name && token.is_good(unix_millis())) {
+        let chancery = Chancery::open(client, dir.clone(), "").await?;
+        if chancery.law.tokens().any(|token| token.name == name && token.is_good(unix_millis())) {
             let why = format!("there is a token called {name:?} already");
             return Err(Failure::new("cannot make the token", why, "hobnob token list; or choose another --name"));
         }
         let token = Token { name, sha256, policy, expires };
-        publish(client, dir.clone(), Word::Token(token), Standing::Holds).await?;
+        chancery.publish(Word::Token(token), Standing::Holds).await?;
     } else {
         let mut asked = json!({ "name": name, "sha256": digits, "policy": policy });
         if let Some(at) = expires {
@@ -154,30 +156,51 @@ pub(super) enum Standing {
     Void,
 }
 
-/// Signs a word with the authority in `dir`, and hands it to the agent's mesh.
-pub(super) async fn publish(client: &Client, dir: PathBuf, word: Word, standing: Standing) -> Result<(), Failure> {
-    let authority = Place { dir }.read()?;
-    let status = client.get("/api/v1/status").await?;
-    let mesh: Result<MeshName, _> = status["mesh"].as_str().unwrap_or_default().try_into();
-    let odd = |why: &dyn std::fmt::Display| Failure::new("cannot sign for this mesh", why, "hobnob status");
-    let mesh = mesh.map_err(|why| odd(&format_args!("{why:?}")))?;
-    // Later than what stands, whoever's clock was ahead when that was said.
-    let at = unix_millis().max(law(client).await?.free_from(&word));
-    let edict = authority.decree(&mesh, word, standing == Standing::Void, at).map_err(|why| odd(&why))?;
-    hand_over(client, &edict).await
+/// An authority that signs here what an agent hands on, and what it has decreed before.
+pub(super) struct Chancery<'c> {
+    client: &'c Client,
+    pub(super) authority: Authority,
+    mesh: MeshName,
+    /// Only what it has signed, or an authority beside it: the agent asked may lie.
+    pub(super) law: Law,
+    /// How much else the agent told of.
+    pub(super) foreign: usize,
 }
 
-/// Hands what was signed here to the agent's mesh.
-pub(super) async fn hand_over(client: &Client, edict: &Edict) -> Result<(), Failure> {
-    let body: Value = json!({ "edict": edict.to_text() });
-    client.call(Method::POST, EDICTS, Some(&body)).await?.found()?;
-    Ok(())
+impl<'c> Chancery<'c> {
+    /// The one in `dir`, with what it decreed, and those whose certificates are in `also` (PEM).
+    pub(super) async fn open(client: &'c Client, dir: PathBuf, also: &str) -> Result<Self, Failure> {
+        let authority = Place { dir }.read()?;
+        let status = client.get("/api/v1/status").await?;
+        let mesh: Result<MeshName, _> = status["mesh"].as_str().unwrap_or_default().try_into();
+        let mesh = mesh.map_err(|why| odd(&format_args!("{why:?}")))?;
+        let texts = client.get(EDICTS).await?;
+        let edicts: Vec<_> =
+            texts.as_array().into_iter().flatten().filter_map(|text| Edict::from_text(text.as_str()?)).collect();
+        let told = edicts.len();
+        let law = authority.law(&mesh, edicts, also, unix_millis());
+        let foreign = told - law.edicts().count();
+        Ok(Self { client, authority, mesh, law, foreign })
+    }
+
+    /// Signs a word, and hands it to the agent's mesh.
+    pub(super) async fn publish(&self, word: Word, standing: Standing) -> Result<(), Failure> {
+        // Later than what stands, whoever's clock was ahead when that was said.
+        let at = unix_millis().max(self.law.free_from(&word));
+        let edict = self.authority.decree(&self.mesh, word, standing == Standing::Void, at).map_err(|why| odd(&why))?;
+        self.hand_over(&edict).await
+    }
+
+    /// Hands what was signed here to the agent's mesh.
+    pub(super) async fn hand_over(&self, edict: &Edict) -> Result<(), Failure> {
+        let body: Value = json!({ "edict": edict.to_text() });
+        self.client.call(Method::POST, EDICTS, Some(&body)).await?.found()?;
+        Ok(())
+    }
 }
 
-/// All that was decreed in the agent's mesh.
-pub(super) async fn law(client: &Client) -> Result<Law, Failure> {
-    let texts = client.get(EDICTS).await?;
-    Ok(texts.as_array().into_iter().flatten().filter_map(|text| Edict::from_text(text.as_str()?)).collect())
+fn odd(why: &dyn std::fmt::Display) -> Failure {
+    Failure::new("cannot sign for this mesh", why, "hobnob status")
 }
 
 const EDICTS: &str = "/api/v1/edicts";

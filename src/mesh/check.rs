@@ -126,7 +126,7 @@ impl Mesh {
             let kept = old.and_then(|check| check.changed(&spec, self.check_serial));
             let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
             if !is_same && check.status.status == Health::Critical {
-                self.expect_recovery(now, instance, &spec, check.status.since);
+                self.expect_recovery(now, instance, &spec, check.serial, check.status.since);
             }
             checks.push(check);
         }
@@ -173,9 +173,10 @@ impl Mesh {
         timer.into_iter().for_each(|timer| self.timers.set(now + ttl, timer));
     }
 
-    fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, since: u64) {
+    fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, serial: u64, since: u64) {
+        let timer = || Timer::Expire { instance: instance.clone(), check: spec.id.clone(), serial, since };
         if let Some(after) = spec.deregister_after {
-            self.timers.set(now + after, Timer::Expire { instance: instance.clone(), check: spec.id.clone(), since });
+            self.timers.set(now + after, timer());
         }
     }
 
@@ -237,14 +238,14 @@ impl Mesh {
         let is_first = !check.judged;
         let flipped = check.take(status, output.into(), unix_millis);
         if check.overdue && check.is_proved() {
-            let since = check.status.since;
-            self.on_expire(now, instance, name, since);
+            let (serial, since) = (check.serial, check.status.since);
+            self.on_expire(now, instance, name, serial, since);
             return Ok(Done::Changed);
         }
-        let critical = (flipped && check.status.status == Health::Critical).then(|| check.spec.clone());
+        let critical = (flipped && check.status.status == Health::Critical).then(|| (check.spec.clone(), check.serial));
         self.expect_report(now, instance, name);
-        if let Some(spec) = critical {
-            self.expect_recovery(now, instance, &spec, unix_millis);
+        if let Some((spec, serial)) = critical {
+            self.expect_recovery(now, instance, &spec, serial, unix_millis);
         }
         // The first result is news even where it says what was assumed: now there is a reason.
         if flipped || (is_first && changed_words) {
@@ -304,10 +305,10 @@ impl Mesh {
                 }
             }
         }
-        let (since, spec) = (check.status.since, check.spec.clone());
+        let (since, serial, spec) = (check.status.since, check.serial, check.spec.clone());
         if check.status.status == Health::Critical {
             // Counted from now: nobody looked while this node was down.
-            self.expect_recovery(now, instance, &spec, since);
+            self.expect_recovery(now, instance, &spec, serial, since);
         }
     }
 
@@ -342,15 +343,16 @@ impl Mesh {
         check.awaited = false;
         let spec = check.spec.clone();
         if flipped {
-            self.expect_recovery(now, instance, &spec, unix_millis);
+            self.expect_recovery(now, instance, &spec, serial, unix_millis);
             // What does not fit into a full book follows with the next report.
             let _ = self.publish_flip(now, instance);
         }
     }
 
-    /// A check was critical for as long as its instance may be. Where nobody could look, what is found next decides.
-    pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, since: u64) {
-        let check = find(&mut self.checks, instance, name);
+    /// A check was critical for as long as its instance may be, by what was asked for then. Where nobody could look, what
+    /// is found next decides.
+    pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64, since: u64) {
+        let check = find(&mut self.checks, instance, name).filter(|check| check.serial == serial);
         let still = |check: &&mut Check| check.status.status == Health::Critical && check.status.since == since;
         let Some(check) = check.filter(still) else { return };
         check.overdue = true;

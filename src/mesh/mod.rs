@@ -191,7 +191,7 @@ enum Timer {
     Compare,
     Join(u32),
     Ttl { instance: InstanceId, check: CheckName, serial: u64 },
-    Expire { instance: InstanceId, check: CheckName, since: u64 },
+    Expire { instance: InstanceId, check: CheckName, serial: u64, since: u64 },
     Words,
     Damped { instance: InstanceId, turn: damper::Turn },
     Unhide(NodeId),
@@ -450,7 +450,7 @@ impl Mesh {
             }
             Timer::Join(tries) => self.seek(now, tries),
             Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
-            Timer::Expire { instance, check, since } => self.on_expire(now, &instance, &check, since),
+            Timer::Expire { instance, check, serial, since } => self.on_expire(now, &instance, &check, serial, since),
             Timer::Words => self.publish_words(now),
             Timer::Damped { instance, turn } => self.on_damped(now, &instance, turn),
             Timer::Unhide(id) => self.unhide(now, id),

@@ -256,6 +256,7 @@ impl Mesh {
         let places = named.owners.iter().flat_map(|(owner, ids)| ids.iter().map(|(id, _)| (*owner, id)));
         let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
         keep_last_words(&mut rows);
+        rows.retain(|row| !row.registration.is_taken_back());
         // In doubt last: suspects, and what is shown although it may not be there.
         rows.sort_by_key(|row| (row.member != MemberState::Alive, row.held.is_some()));
         // Nothing is left where all have lapsed.

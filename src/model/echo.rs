@@ -166,6 +166,9 @@ impl ConsulDraft {
 }
 
 impl Echo {
+    /// Among the words of Eureka's clients: this one has gone, and says so until all that it said elsewhere is over.
+    pub(crate) const TAKEN_BACK: &str = "takenBack";
+
     /// Checks the limits that the types cannot express.
     pub(super) fn validate(&self) -> Result<(), FieldError> {
         if self.tagged_addresses.len() > MAX_ADDRESSES {

@@ -162,6 +162,12 @@ impl Registration {
         }
     }
 
+    /// Whether it is the last word of who has gone: nobody is shown it, nor what others said of the same before.
+    #[must_use]
+    pub(crate) fn is_taken_back(&self) -> bool {
+        self.echo.as_ref().is_some_and(|echo| echo.eureka.contains_key(super::Echo::TAKEN_BACK))
+    }
+
     /// When it was said, where several agents may say it; 0 where none does.
     #[must_use]
     pub fn said(&self) -> u64 {

@@ -22,7 +22,7 @@ use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
 use super::{
-    Broken, Edict, Said, Word,
+    Broken, Edict, Law, Said, Word,
     papers::{Issued, says},
     san,
 };
@@ -137,6 +137,25 @@ impl Authority {
     pub fn decree(&self, mesh: &MeshName, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
         let text = Said { mesh: mesh.clone(), word, void, at: now }.render();
         Ok(Edict { signature: self.sign(&text)?, text })
+    }
+
+    /// The law of `mesh`, of all that somebody says it is: what this authority has signed, or one of those beside it (`also`,
+    /// certificates as PEM), and what can have been said by now. Whoever tells may have made up the rest.
+    #[must_use]
+    pub fn law(&self, mesh: &MeshName, edicts: impl IntoIterator<Item = Edict>, also: &str, now: u64) -> Law {
+        let also = CertificateDer::pem_slice_iter(also.as_bytes()).filter_map(Result::ok);
+        let roots: Vec<_> = std::iter::once(self.certificate.clone()).chain(also).collect();
+        let is_genuine = |edict: &Edict, said: &Said| {
+            let signed = || roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature));
+            said.mesh == *mesh && said.check(now).is_ok() && signed()
+        };
+        let mut law = Law::default();
+        for edict in edicts {
+            if let Some(said) = Said::read(&edict.text).filter(|said| is_genuine(&edict, said)) {
+                law.take(edict, said);
+            }
+        }
+        law
     }
 
     /// The same word by this authority; none where it is that already.
@@ -283,6 +302,24 @@ pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_believed_authority_has_signed_is_no_law() {
+        let [own, old, thief] = [(); 3].map(|()| Authority::create(Duration::from_secs(86_400)).unwrap());
+        let (mesh, other): (MeshName, MeshName) = ("prod".try_into().unwrap(), "test".try_into().unwrap());
+        let deny = |by: &Authority, mesh: &MeshName, node: &str, at| {
+            by.decree(mesh, Word::DenyNode(node.try_into().unwrap()), false, at).unwrap()
+        };
+        let told = [
+            deny(&own.0, &mesh, "a", 5),
+            deny(&old.0, &mesh, "b", 5),
+            deny(&thief.0, &mesh, "c", 5),
+            deny(&old.0, &other, "d", 5),
+            deny(&old.0, &mesh, "e", u64::MAX),
+        ];
+        let law = |also: &str| own.0.law(&mesh, told.clone(), also, 9).edicts().cloned().collect::<Vec<_>>();
+        assert_eq!((law(""), law(&old.1.certificate)), (told[..1].to_vec(), told[..2].to_vec()));
+    }
 
     #[test]
     fn the_authority_is_the_same_everywhere() {

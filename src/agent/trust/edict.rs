@@ -268,19 +268,6 @@ impl Law {
     }
 }
 
-/// Of words that somebody hands over who has verified them.
-impl FromIterator<Edict> for Law {
-    fn from_iter<I: IntoIterator<Item = Edict>>(edicts: I) -> Self {
-        let mut law = Self::default();
-        for edict in edicts {
-            if let Some(said) = Said::read(&edict.text) {
-                law.take(edict, said);
-            }
-        }
-        law
-    }
-}
-
 /// Bytes as MessagePack's own kind of them, bounded.
 mod bytes_of {
     use serde::{Deserializer, Serializer, de};

@@ -92,10 +92,11 @@ pub(super) fn noted(
     older: Option<&Registration>,
     before: Option<&Registration>,
 ) -> Registration {
-    let length = older.map(|older| seconds(older, DURATION, 90));
-    let until = length.map(|length| (unix_millis() + length * 1000).to_string());
-    if let Some(until) = until.or_else(|| Some(word(before?, MOVED)?.to_owned())) {
-        Arc::make_mut(asked.echo.get_or_insert_default()).eureka.insert(MOVED.into(), until);
+    let noted = |one: Option<&Registration>| word(one?, MOVED)?.parse::<u64>().ok();
+    // Over at first, and withdrawn when it has been so for as long again.
+    let lasts = older.map(|older| unix_millis() + 2000 * seconds(older, DURATION, 90).min(MAX_LEASE));
+    if let Some(until) = lasts.max(noted(older)).max(noted(before)) {
+        Arc::make_mut(asked.echo.get_or_insert_default()).eureka.insert(MOVED.into(), until.to_string());
     }
     asked
 }
@@ -111,18 +112,10 @@ pub(super) fn cancelled(own: &Registration) -> Result<Option<Registration>, Prob
     let mut changed = own.clone();
     let mut words = words(own).clone();
     words.remove(OVERRIDE);
-    let lease = left.max(seconds(own, DURATION, 90)).min(MAX_LEASE).to_string();
-    words.extend(
-        [(STATUS, "DOWN".into()), (CANCELLED, "true".into()), (DURATION, lease)]
-            .map(|(key, word)| (key.to_owned(), word)),
-    );
+    let lease = left.min(MAX_LEASE).to_string();
+    words.extend([(Echo::TAKEN_BACK, "true".into()), (DURATION, lease)].map(|(key, word)| (key.to_owned(), word)));
     say(&mut changed, words)?;
     Ok(Some(changed))
-}
-
-/// Whether its client has cancelled.
-pub(super) fn is_cancelled(registration: &Registration) -> bool {
-    word(registration, CANCELLED).is_some()
 }
 
 /// One of its numbers of seconds.
@@ -195,10 +188,9 @@ fn status_word(registration: &Registration) -> &str {
     word(registration, OVERRIDE).or(word(registration, STATUS)).unwrap_or("UP")
 }
 
-/// Whether its lease has run out, or is cancelled: Eureka shows it no more.
+/// Whether its lease has run out: Eureka shows it no more.
 pub(super) fn is_over(instance: &Instance) -> bool {
-    let asked = &instance.registration;
-    is_cancelled(asked) || (is_ours(asked) && lease(instance).is_some_and(|(status, _)| status == Health::Critical))
+    is_ours(&instance.registration) && lease(instance).is_some_and(|(status, _)| status == Health::Critical)
 }
 
 /// Where a lease stands, and since when.
@@ -326,7 +318,6 @@ const DURATION: &str = "durationInSecs";
 const INTERVAL: &str = "renewalIntervalInSecs";
 /// Until when a lease that it had elsewhere may last, in unix milliseconds.
 const MOVED: &str = "movedUntil";
-const CANCELLED: &str = "cancelled";
 /// What is read back as it was written.
 const KEPT: [&str; 11] = [
     "hostName",

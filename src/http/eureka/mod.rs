@@ -7,7 +7,7 @@
 //! A lease is the agent's that granted it. Any other answers a renewal or a cancellation with 404: a client that was moved,
 //! by a load balancer or a list of addresses, registers there again. That is its later word, and the one that is shown; the
 //! first lease is not renewed any more, and ends by itself: no agent takes away what another one's row speaks of. Who cancels
-//! before that leaves a last word, down and shown by nobody, until then. Two at different addresses may be two, in containers of one name: of them this API
+//! before that leaves a last word there, shown by nobody, until then. Two at different addresses may be two, in containers of one name: of them this API
 //! shows the last, the others both. So it is best for a client to have one agent, its host's own.
 //!
 //! `lastRenewalTimestamp` and the times like it say since when the lease is good: a renewal that changes nothing is news

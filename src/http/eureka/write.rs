@@ -30,7 +30,7 @@ type Pairs = Query<Vec<(String, String)>>;
 /// One of this node's own registrations that came in Eureka's words.
 fn find(app: &App, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
     let own = instance::id(name, id).ok().and_then(|own| app.agent.view().registration(&own));
-    own.filter(|own| instance::is_ours(own) && !instance::is_cancelled(own)).ok_or_else(|| absent(id))
+    own.filter(|own| instance::is_ours(own) && !own.is_taken_back()).ok_or_else(|| absent(id))
 }
 
 pub(super) async fn register(State(app): Shared, Segments(name): Segments<String>, request: Request) -> Answer {

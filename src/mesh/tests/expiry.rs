@@ -88,3 +88,21 @@ fn a_restart_proves_nothing_until_somebody_has_looked() {
     assert!(is_there(&wired, id), "an earlier process found that");
     assert!(!find(&mut wired, id, Health::Critical));
 }
+
+#[test]
+fn what_is_asked_for_last_decides_how_long_one_may_be_critical() {
+    let asked = |after: Option<&str>| {
+        let deregister_after = after.map(Into::into);
+        CheckDraft { deregister_after, ..CheckDraft::tcp("").named("alive") }.build(0, "check").unwrap()
+    };
+    for (after, lasts) in [(None, LONG), (Some("4m"), Duration::from_secs(230))] {
+        let (mut wired, id) = scene(1);
+        find(&mut wired, id, Health::Critical);
+        wired.run(Duration::from_secs(30));
+        watch(&mut wired, id, asked(after));
+        wired.run(lasts);
+        assert!(is_there(&wired, id), "{after:?}");
+        wired.run(Duration::from_secs(20));
+        assert_eq!(is_there(&wired, id), after.is_none(), "{after:?}");
+    }
+}
