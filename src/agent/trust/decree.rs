@@ -1,7 +1,7 @@
 //! What a node does with the law: signs words where it may, takes in those of others, signs anew what stands when the
 //! authority changes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use super::{Broken, Edict, Law, Said, Taken, Trust, Word, authority::has_signed, papers};
 
@@ -67,8 +67,11 @@ impl Trust {
         let old = law.on(word).filter(|old| old.text == edict.text && old.signature != edict.signature);
         let Some(old) = old.filter(|_| papers.secrets.is_empty()) else { return Ok(Taken::Known) };
         let signer = |edict: &Edict| {
-            let signers = papers.roots.iter().filter(|root| has_signed(root, &edict.text, &edict.signature));
-            signers.filter_map(papers::says).map(|says| (says.not_before, says.not_after)).max()
+            let roots = papers.roots.iter().enumerate();
+            let signers = roots.filter(|(_, root)| has_signed(root, &edict.text, &edict.signature));
+            // Of one age, the one that is named first.
+            let rank = |(at, root)| papers::says(root).map(|says| (says.not_before, says.not_after, Reverse(at)));
+            signers.filter_map(rank).max()
         };
         let younger = signer(edict).ok_or(UNSIGNED)?;
         if signer(old).is_some_and(|old| old >= younger) {
