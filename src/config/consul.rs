@@ -219,6 +219,11 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
             }
         }
     }
+    // Of what is reported, or follows another, no interval says nothing.
+    let waits = ["ttl", "alias", "node"].iter().any(|kind| ours.contains_key(*kind));
+    if waits && ours.get("interval").and_then(duration) == Some(Duration::ZERO) {
+        ours.remove("interval");
+    }
     if let Some((key, warning)) = warning {
         judge_warning(source, &key, &warning, &ours, mistakes);
     }
@@ -352,7 +357,7 @@ const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tag
 const CHECK_SKIPPED: [&str; 2] = ["outputmaxsize", "serviceid"];
 /// What is on or off, and nothing else.
 const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
-/// What is a length of time. By none, and by less, nothing is said but of the first, which Consul refuses too.
+/// What is a length of time. By none, and by less, nothing is said; of the first that is a mistake where something is run.
 const DURATIONS: [&str; 4] = ["interval", "timeout", "ttl", "deregistercriticalserviceafter"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
@@ -437,7 +442,10 @@ mod tests {
         ] {
             assert_eq!(found(&tcp(also)), [], "{also}");
         }
-        for also in [r#""interval": "5""#, r#""interval": "soon""#] {
+        for kind in [r#""ttl": "30s""#, r#""alias_service": "b""#, r#""alias_node": "n""#] {
+            assert_eq!(found(&format!("{kind}, \"interval\": \"0s\"")), [], "{kind}");
+        }
+        for also in [r#""interval": "5""#, r#""interval": "soon""#, r#""interval": "0s""#] {
             assert_eq!(found(&tcp(also)).len(), 1, "{also}");
         }
     }
