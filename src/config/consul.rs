@@ -200,7 +200,8 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
                 _ => mistakes.push(source.blame(key.span().start, format!("`{}` is not true or false", key.get_ref()))),
             },
             known if CHECK_SKIPPED.contains(&known) || is_nothing(&value) => {}
-            known if DURATIONS[1..].contains(&known) && duration(&value) == Some(Duration::ZERO) => {}
+            // What is run has an interval: by none it is a mistake.
+            known if known != "interval" && DURATIONS.contains(&known) && is_no_time(&value) => {}
             known if CHECK_LOST.contains(&known) => {
                 mistakes.push(source.blame(key.span().start, format!("`{}` is not supported", key.get_ref())));
             }
@@ -221,7 +222,7 @@ fn check<'t>(source: Source<'t>, consul: Value<'t>, mistakes: &mut Vec<Error>) -
     }
     // Of what is reported, or follows another, no interval says nothing.
     let waits = ["ttl", "alias", "node"].iter().any(|kind| ours.contains_key(*kind));
-    if waits && ours.get("interval").and_then(duration) == Some(Duration::ZERO) {
+    if waits && ours.get("interval").is_some_and(is_no_time) {
         ours.remove("interval");
     }
     if let Some((key, warning)) = warning {
@@ -335,6 +336,10 @@ fn duration(value: &Value<'_>) -> Option<Duration> {
     parse_go_duration(value.get_ref().as_str()?).ok()
 }
 
+fn is_no_time(value: &Value<'_>) -> bool {
+    duration(value) == Some(Duration::ZERO)
+}
+
 fn written<'t>(span: std::ops::Range<usize>, time: Duration) -> Value<'t> {
     Spanned::new(span, DeValue::String(format_duration(time).into()))
 }
@@ -357,7 +362,7 @@ const SERVICE_WORDS: [&str; 7] = ["id", "name", "address", "port", "ports", "tag
 const CHECK_SKIPPED: [&str; 2] = ["outputmaxsize", "serviceid"];
 /// What is on or off, and nothing else.
 const SWITCHES: [&str; 4] = ["disableredirects", "tcpusetls", "grpcusetls", "tlsskipverify"];
-/// What is a length of time. By none, and by less, nothing is said; of the first that is a mistake where something is run.
+/// What is a length of time. By none, and by less, nothing is said.
 const DURATIONS: [&str; 4] = ["interval", "timeout", "ttl", "deregistercriticalserviceafter"];
 /// What cannot be checked here.
 const CHECK_LOST: [&str; 6] = ["shell", "dockercontainerid", "osservice", "h2ping", "h2pingusetls", "tlsserverca"];
@@ -389,15 +394,20 @@ mod tests {
     use super::*;
     use crate::config::services;
 
+    /// What is wrong with a service of which this is said besides its name.
+    fn wrong(said: &str) -> Vec<Error> {
+        let text = format!("{{\"service\": {{\"name\": \"a\", {said}}}}}");
+        let mut mistakes = Vec::new();
+        let found = services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
+        assert!(found.len() == 1 || !mistakes.is_empty(), "{text}");
+        mistakes
+    }
+
     #[test]
     fn failures_that_would_only_warn_are_no_reason_not_to_start() {
         let found = |kind: &str, warning: &str| {
             let times = format!("\"failures_before_warning\": {warning}, \"failures_before_critical\": 3");
-            let text = format!("{{\"service\": {{\"name\": \"a\", \"check\": {{{kind}, {times}}}}}}}");
-            let mut mistakes = Vec::new();
-            let found = services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
-            assert!(found.len() == 1 || !mistakes.is_empty(), "{text}");
-            mistakes
+            wrong(&format!("\"check\": {{{kind}, {times}}}"))
         };
         let tcp = r#""tcp": "127.0.0.1:1", "interval": "10s""#;
         for (warning, why) in [("4", "above"), (r#""4""#, "above"), ("1.5", "number"), ("true", "number")] {
@@ -413,12 +423,7 @@ mod tests {
 
     #[test]
     fn a_service_that_passes_has_a_share() {
-        let found = |weights: &str| {
-            let text = format!("{{\"service\": {{\"name\": \"a\", \"weights\": {weights}}}}}");
-            let mut mistakes = Vec::new();
-            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
-            mistakes
-        };
+        let found = |weights: &str| wrong(&format!("\"weights\": {weights}"));
         let wrong = found(r#"{"passing": 0, "warning": 2}"#);
         assert!(wrong.len() == 1 && wrong[0].why.contains("`passing` is not greater"), "{wrong:?}");
         for weights in [r#"{"passing": 1, "warning": 0}"#, r#"{"warning": 2}"#, "{}"] {
@@ -428,12 +433,7 @@ mod tests {
 
     #[test]
     fn durations_are_go_s() {
-        let found = |check: &str| {
-            let text = format!("{{\"service\": {{\"name\": \"a\", \"check\": {{{check}}}}}}}");
-            let mut mistakes = Vec::new();
-            services::parse(Source { name: "a.json", text: &text }, &mut mistakes);
-            mistakes
-        };
+        let found = |check: &str| wrong(&format!("\"check\": {{{check}}}"));
         let tcp = |also: &str| format!("\"tcp\": \"127.0.0.1:1\", {also}");
         for also in [
             r#""interval": "+5s""#,
