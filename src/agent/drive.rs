@@ -299,7 +299,9 @@ impl Drive {
                 Output::Dial(address) => self.peers.dial_seed(address),
                 Output::Drop(id) => self.peers.forget(id),
                 Output::Expel(id, why) => self.peers.expel(id, why),
-                Output::Changed(change) => drop(self.agenda.changed.insert(change)),
+                // Mostly the first since the last publication: at a start these are all services.
+                Output::Changed(changes) if self.agenda.changed.is_empty() => self.agenda.changed = changes,
+                Output::Changed(changes) => self.agenda.changed.extend(changes),
                 Output::Event(event) => self.tell(event),
                 Output::Here(id) => self.answered(id),
                 Output::Keep(instance) => self.writes.keep(instance),

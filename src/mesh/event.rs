@@ -4,7 +4,7 @@
 //! (from a user; they can be refused), and after each it drains [`Output`]s to the end. Peers are named by [`NodeId`]:
 //! the driver vouches that who speaks as `from` has proved that name.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -179,8 +179,8 @@ pub enum Output {
     Drop(NodeId),
     /// Close the connection to this peer, which behaves badly, and tell it why.
     Expel(NodeId, &'static str),
-    /// What may be shown is different now.
-    Changed(Change),
+    /// What may be shown is different now; never empty.
+    Changed(BTreeSet<Change>),
     /// Something happened that an operator may want to read.
     Event(Event),
     /// This member has answered a knock.

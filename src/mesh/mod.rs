@@ -343,8 +343,8 @@ impl Mesh {
         if let Some(output) = self.outbox.pop() {
             return Some(output);
         }
-        if let Some(change) = self.changes.pop_first() {
-            return Some(Output::Changed(change));
+        if !self.changes.is_empty() {
+            return Some(Output::Changed(std::mem::take(&mut self.changes)));
         }
         for to in self.outbox.addressees() {
             self.send_acks(to);

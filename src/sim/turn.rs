@@ -122,7 +122,7 @@ impl World {
             Output::Keep(_) | Output::Spoken(_) | Output::Here(_) => {}
             Output::Risen(epoch) => self.machines[n as usize].disk.epoch = Some(epoch),
             Output::Expired(id) => drop(self.machines[n as usize].disk.registrations.remove(&id)),
-            Output::Changed(change) => self.say(n, Seen::Changed(change)),
+            Output::Changed(changes) => changes.into_iter().for_each(|change| self.say(n, Seen::Changed(change))),
             Output::Event(event) => {
                 self.check_event(n as usize, &event);
                 self.say(n, Seen::Event(event));
@@ -158,7 +158,10 @@ impl World {
         seed = hash(&self.now.since_start().as_nanos().to_le_bytes(), seed);
         self.digest = match output {
             Output::Packet(to, bytes) | Output::Message(to, bytes) => hash(bytes, seed ^ to.0),
-            Output::Changed(Change::Service(name)) => hash(name.as_str().as_bytes(), seed),
+            Output::Changed(changes) => changes.iter().fold(seed, |seed, change| match change {
+                Change::Service(name) => hash(name.as_str().as_bytes(), seed),
+                other => hash(format!("{other:?}").as_bytes(), seed),
+            }),
             other => hash(format!("{other:?}").as_bytes(), seed),
         };
     }
@@ -192,6 +195,10 @@ impl World {
 }
 
 /// Whether an output says that this node sees something otherwise than before; distances, which no law is about, aside.
-const fn tells(output: &Output) -> bool {
-    !matches!(output, Output::Packet(..) | Output::Message(..) | Output::Dial(_) | Output::Changed(Change::Distance(_)))
+fn tells(output: &Output) -> bool {
+    match output {
+        Output::Packet(..) | Output::Message(..) | Output::Dial(_) => false,
+        Output::Changed(changes) => changes.iter().any(|change| !matches!(change, Change::Distance(_))),
+        _ => true,
+    }
 }
