@@ -298,6 +298,29 @@ async fn a_token_is_good_on_every_node_until_it_is_revoked_and_outlives_a_restar
 }
 
 #[tokio::test]
+async fn what_was_decreed_and_is_not_on_the_disk_is_told_of_until_it_is() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    create(&a, "", "read", "bad").await;
+    // As on a full disk, the law's file cannot be written.
+    std::fs::create_dir(mesh.path("a/edicts.new")).unwrap();
+    for words in [&["token", "revoke", "bad"][..], &["ca", "revoke", "thief"]] {
+        let (_, why, next) = ask(&a, "", words).await.failure(1);
+        assert!(why.contains("could not be stored") && next.contains("hobnob doctor"), "{why} {next}");
+    }
+    let stands = async |a: &Agent| [a.get("/api/v1/tokens").await, a.get("/api/v1/denials").await["nodes"].clone()];
+    let [none, thief] = [serde_json::json!([]), serde_json::json!(["thief"])];
+    assert_eq!(stands(&a).await, [none.clone(), thief.clone()], "it holds all the same");
+    assert!(ask(&a, "", &["doctor"]).await.failure(3).1.contains("the last write failed"));
+    std::fs::remove_dir(mesh.path("a/edicts.new")).unwrap();
+    // Nobody says anything again.
+    until("it is on the disk", async || (ask(&a, "", &["doctor"]).await.code == Some(0)).then_some(())).await;
+    a.kill().await;
+    let a = mesh.start("a", &[]).await;
+    assert_eq!(stands(&a).await, [none, thief]);
+}
+
+#[tokio::test]
 async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
     let mesh = Mesh::new();
     let a = mesh.start("a", &[]).await;

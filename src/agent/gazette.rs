@@ -6,8 +6,7 @@
 
 use std::{
     collections::HashMap,
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,9 +23,9 @@ use tokio::{
 };
 
 use super::{
-    file,
+    Refused,
     hello::Greeter,
-    keep, link,
+    link,
     peers::Arrival,
     traffic::Traffic,
     trust::{Edict, Law, MAX_OF_A_KIND, Taken, Trust},
@@ -43,7 +42,7 @@ pub(super) enum Heard {
     /// A peer has sent a notice.
     Notice(NodeId, Connection, Bytes),
     /// This node, or a person through it, decrees something; verified already.
-    Decree(Edict, oneshot::Sender<Result<(), String>>),
+    Decree(Edict, oneshot::Sender<Result<(), Refused>>),
 }
 
 /// What travels: edicts, and a number that stands for all of the sender's.
@@ -71,7 +70,6 @@ struct Spent {
 pub(super) struct Gazette {
     trust: Arc<Trust>,
     traffic: Arc<Traffic>,
-    file: Option<PathBuf>,
     /// By peer and connection: of two that cross, either may be the one that stays.
     links: HashMap<(NodeId, usize), Connection>,
     /// What each peer has cost since the last offer.
@@ -81,8 +79,7 @@ pub(super) struct Gazette {
 }
 
 impl Gazette {
-    /// Reads what an earlier life has kept. What cannot be read, or is not signed by whom we believe now, is left out:
-    /// the peers tell it again.
+    /// Takes up what an earlier life has kept.
     pub(super) fn open(
         greeter: &Greeter,
         directory: Option<&Path>,
@@ -90,16 +87,11 @@ impl Gazette {
         seed: u64,
     ) -> Self {
         let (trust, traffic) = (Arc::clone(&greeter.trust), Arc::clone(&greeter.traffic));
-        let file = directory.map(|directory| directory.join(FILE));
-        let kept = file.as_ref().and_then(|path| file::read(path, MAX_KEPT).ok());
-        for edict in kept.and_then(|kept| rmp_serde::from_slice::<Vec<Edict>>(&kept).ok()).unwrap_or_default() {
-            if let Err(why) = trust.take(&edict, now()) {
-                tracing::warn!(event = "edict_forgotten", why);
-            }
+        if let Some(directory) = directory {
+            trust.open_law(directory, now());
         }
-        trust.sign_again();
         let (random, arrivals) = (Pcg32::seed_from_u64(seed), arrivals.clone());
-        Self { trust, traffic, file, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
+        Self { trust, traffic, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
     }
 
     /// Runs until the loop has ended.
@@ -117,7 +109,13 @@ impl Gazette {
                     None => return,
                 },
                 () = self.trust.signed() => self.proclaim().await,
-                _ = offers.tick() => self.offer(),
+                _ = offers.tick() => {
+                    self.offer();
+                    if self.trust.unkept().is_some() {
+                        // Told of already, where it can be read.
+                        let _ = self.keep().await;
+                    }
+                }
                 () = ended.closed() => return,
             }
         }
@@ -162,9 +160,12 @@ impl Gazette {
             }
         }
         if !fresh.is_empty() {
-            self.enact(&fresh, Some(peer)).await;
+            // Nobody waits for an answer: doctor tells what is not on the disk.
+            let _ = self.enact(&fresh, Some(peer)).await;
         }
-        if notice.asks && notice.summary != self.trust.law().summary() {
+        if notice.summary == self.trust.law().summary() {
+            self.trust.agreed();
+        } else if notice.asks {
             // Two that cannot agree, since one does not believe the other's authority yet, must come to an end.
             self.send_all(peer, connection, answers);
         }
@@ -175,25 +176,25 @@ impl Gazette {
         let _ = self.arrivals.send(Arrival::Input(Input::Garbage(peer, why))).await;
     }
 
-    async fn decree(&mut self, edict: Edict) -> Result<(), String> {
+    async fn decree(&mut self, edict: Edict) -> Result<(), Refused> {
+        let refuse = |why: &str| Err(Refused::Undecreed(why.into()));
         match self.trust.take(&edict, now()) {
             Ok(Taken::News) => {
-                self.enact(&[edict], None).await;
-                Ok(())
+                self.enact(&[edict], None).await.map_err(|why| Refused::Store(format!("{why}; {HOLDS}")))
             }
-            Ok(Taken::Known) => Err("says nothing new: the same or a later word stands".into()),
-            Ok(Taken::NoRoom) => Err(format!(
+            Ok(Taken::Known) => refuse("says nothing new: the same or a later word stands"),
+            Ok(Taken::NoRoom) => refuse(&format!(
                 "finds no room: {MAX_OF_A_KIND} tokens, or as many denials, stand; tokens go a day after they expire"
             )),
-            Err(why) => Err(why.into()),
+            Err(why) => refuse(why),
         }
     }
 
     /// Makes news durable, hands them on, and has the links looked at.
-    async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) {
+    async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) -> Result<(), String> {
         tracing::info!(event = "edicts", count = fresh.len(), "new words of the authority");
         self.traffic.edicts_taken.add(fresh.len());
-        self.keep().await;
+        let kept = self.keep().await;
         self.links.retain(|_, link| link.close_reason().is_none());
         let others = self.links.iter().filter(|((peer, _), _)| Some(*peer) != from).map(|(_, link)| link.clone());
         for link in others.sample(&mut self.random, FANOUT) {
@@ -202,16 +203,18 @@ impl Gazette {
             }
         }
         let _ = self.arrivals.send(Arrival::Renewed).await;
+        kept
     }
 
     /// Keeps what was signed again, and tells it to those who cannot sign.
     async fn proclaim(&mut self) {
-        if self.trust.signs_for_others() {
+        // Nobody waits for an answer: doctor tells what is not on the disk.
+        let _ = if self.trust.signs_for_others() {
             let all: Vec<_> = self.trust.law().edicts().cloned().collect();
-            self.enact(&all, None).await;
+            self.enact(&all, None).await
         } else {
-            self.keep().await;
-        }
+            self.keep().await
+        };
         tracing::info!(event = "edicts_signed", "what is law stands by the authority that signs now");
     }
 
@@ -257,18 +260,17 @@ impl Gazette {
         tokio::spawn(async move { send(&to, &traffic, notice).await });
     }
 
-    /// Writes all of them to the disk, in place of what was there.
-    async fn keep(&self) {
-        let Some(file) = self.file.clone() else { return };
-        let law = self.trust.law();
+    /// Makes the law durable; what fails is tried again at each offer.
+    async fn keep(&self) -> Result<(), String> {
+        let (trust, failed) = (Arc::clone(&self.trust), self.trust.unkept().is_some());
         // A disk may be slow, and the links are not to wait for it.
-        let kept = spawn_blocking(move || {
-            let all: Vec<_> = law.edicts().collect();
-            keep::replace(&file, &rmp_serde::to_vec_named(&all).map_err(io::Error::other)?, keep::PRIVATE)
-        });
-        if let Err(why) = kept.await.unwrap_or_else(|why| Err(why.into())) {
-            tracing::error!(event = "edicts_not_kept", %why, "they hold, but a restart has to hear them again");
+        let kept = spawn_blocking(move || trust.keep_law()).await.unwrap_or_else(|why| Err(why.to_string()));
+        match &kept {
+            Err(why) if !failed => tracing::error!(event = "edicts_not_kept", why, "{HOLDS}"),
+            Ok(()) if failed => tracing::info!(event = "edicts_kept", "what was decreed is on the disk again"),
+            _ => {}
         }
+        kept
     }
 }
 
@@ -299,7 +301,6 @@ pub fn now() -> u64 {
 
 /// The first byte of a stream that carries a notice; streams for the core begin with the protocol's version.
 pub(super) const NOTICE: u8 = 0xed;
-const FILE: &str = "edicts";
 /// Each hands news on to so many: of a thousand nodes, all but one in nine million hear it at once, that one later.
 const FANOUT: usize = 16;
 /// Edicts in one notice: each is at most 1.2 KiB.
@@ -314,7 +315,8 @@ const MAX_VERIFIED: usize = 256;
 const MAX_HEARD: usize = 8 * 2 * MAX_OF_A_KIND;
 /// Times that a peer is sent all of ours between two offers: when it connects, at its own offer, and what crosses.
 const MAX_ANSWERS: usize = 4;
-/// All edicts there may be, at their largest.
-const MAX_KEPT: u64 = 8 << 20;
+/// What is so while the disk takes nothing.
+const HOLDS: &str = "it holds here and is on its way to the others, and a restart would forget it: free some of the disk of \
+                     data_dir; it is written by itself then, and `hobnob doctor` says whether it was";
 /// A notice nests three deep.
 const MAX_DEPTH: usize = 16;

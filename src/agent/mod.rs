@@ -168,6 +168,9 @@ pub enum Refused {
     /// It stands in a file of this node.
     #[error("registration {0:?} is defined in {1}, and the next reload would undo this: edit that file")]
     Defined(InstanceId, String),
+    /// The authority's word it cannot be.
+    #[error("{0}")]
+    Undecreed(String),
     /// It could not be stored durably.
     #[error("could not be stored: {0}")]
     Store(String),
@@ -469,10 +472,10 @@ impl Agent {
         f64::from_bits(self.shared.status.agreement.load(Ordering::Relaxed))
     }
 
-    /// Why the last write to the store failed; `None` once one has not.
+    /// Why the last write to the store, or of what was decreed, failed; `None` once one has not.
     #[must_use]
     pub fn unstored(&self) -> Option<String> {
-        self.shared.status.unstored.load().as_deref().cloned()
+        self.shared.status.unstored.load().as_deref().cloned().or_else(|| self.shared.trust.unkept())
     }
 
     /// Now, by this process's clock.

@@ -1,6 +1,6 @@
 //! What a handle does about trust: other papers, words for every node, one machine more.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{oneshot, watch};
 
@@ -31,9 +31,11 @@ impl Agent {
     /// its way to the others.
     ///
     /// # Errors
-    /// A sentence: this node may not, or it says nothing new.
-    pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), String> {
-        let edict = self.shared.trust.decree(word, void, gazette::now()).map_err(|why| why.to_string())?;
+    /// This node may not, it says nothing new, or it could not be stored: then it holds until a restart, and longer once
+    /// that was done after all.
+    pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), Refused> {
+        let edict = self.shared.trust.decree(word, void, gazette::now());
+        let edict = edict.map_err(|why| Refused::Undecreed(why.to_string()))?;
         self.publish(edict).await
     }
 
@@ -50,12 +52,12 @@ impl Agent {
     /// Takes in what was signed elsewhere, by whoever keeps the authority's key, and spreads it.
     ///
     /// # Errors
-    /// A sentence: nobody we believe has signed it, or it says nothing new.
-    pub async fn publish(&self, edict: trust::Edict) -> Result<(), String> {
+    /// Nobody we believe has signed it, it says nothing new, or it could not be stored.
+    pub async fn publish(&self, edict: trust::Edict) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
         let heard = gazette::Heard::Decree(edict, reply);
-        self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped.to_string())?;
-        answer.await.unwrap_or_else(|_| Err(Refused::Stopped.to_string()))
+        self.shared.gazette.send(heard).await.map_err(|_| Refused::Stopped)?;
+        answer.await.unwrap_or(Err(Refused::Stopped))
     }
 
     /// Whether this node is let in no more, as far as it knows.
@@ -77,6 +79,12 @@ impl Agent {
     #[must_use]
     pub fn stale_edicts(&self) -> (usize, usize) {
         self.shared.trust.stale()
+    }
+
+    /// The file that held what was decreed and could not be read, as long as no peer has told that again.
+    #[must_use]
+    pub fn lost_edicts(&self) -> Option<PathBuf> {
+        self.shared.trust.lost_law()
     }
 
     /// Why the certificate's files could not be taken over; until they can, the next start fails.

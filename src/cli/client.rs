@@ -309,6 +309,9 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         StatusCode::TOO_MANY_REQUESTS => (Code::Runtime, "the same again, in a while; or raise http.rate_limit"),
         StatusCode::SERVICE_UNAVAILABLE => (Code::Runtime, "hobnob status, to see what it waits for"),
         StatusCode::GATEWAY_TIMEOUT if call.contains("/ping/") => (Code::Runtime, "hobnob explain NODE"),
+        StatusCode::INTERNAL_SERVER_ERROR if why.contains("be stored") => {
+            (Code::Runtime, "df, for the disk of data_dir; then hobnob doctor")
+        }
         StatusCode::UNPROCESSABLE_ENTITY if call.contains("/reload") => (Code::Usage, "hobnob config check"),
         StatusCode::BAD_REQUEST if call.ends_with("/api/v1/join") => (Code::Usage, "hobnob join HOST:PORT"),
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),

@@ -40,7 +40,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload" } else { ISSUE };
     found.push(certificate("certificate", &status["certificate"], next, SystemTime::now()));
-    found.extend(decrees(&status));
+    found.extend([decrees(&status), lost(&status)].into_iter().flatten());
     if !status["http_certificate"].is_null() {
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
@@ -186,6 +186,14 @@ fn decrees(status: &Value) -> Option<Value> {
             Some(finding("decrees", "bad", said, next))
         }
     }
+}
+
+/// A law that could not be read at the start, and that nobody has told since.
+fn lost(status: &Value) -> Option<Value> {
+    let file = status["lost_edicts"].as_str()?;
+    let said = format!("revocations and tokens were lost: their file was damaged, and lies in {file}");
+    let next = format!("hobnob join ADDR, of a node that knows them; or revoke again what was revoked, then rm {file}");
+    Some(finding("decrees", "bad", said, &next))
 }
 
 /// That the mesh lets this node in no more: whatever else is well, it is alone.
@@ -336,7 +344,8 @@ mod tests {
         assert!(next["next"].as_str().unwrap().contains("hobnob ca issue c"), "{next}");
         let other = json!({"not_after": "2999-01-01T00:00:00Z", "by_first": false, "issuer": "CN=old"});
         assert_eq!(certificate("certificate", &other, ISSUE, SystemTime::now())["status"], "warning");
-        assert_eq!(decrees(&json!({})), None);
+        assert_eq!((decrees(&json!({})), lost(&json!({}))), (None, None));
+        assert_eq!(lost(&json!({"lost_edicts": "/d/edicts.damaged"})).unwrap()["status"], "bad");
         for (by_none, expected) in [(0, "warning"), (1, "bad")] {
             assert_eq!(decrees(&json!({"stale_edicts": {"all": 2, "by_none": by_none}})).unwrap()["status"], expected);
         }

@@ -99,7 +99,7 @@ impl From<Refused> for Problem {
             Refused::Rejected(Rejected::Alive(..)) => StatusCode::CONFLICT,
             Refused::Rejected(Rejected::Leaving) | Refused::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Refused::Outdated(_) => StatusCode::PRECONDITION_FAILED,
-            Refused::Defined(..) => StatusCode::CONFLICT,
+            Refused::Defined(..) | Refused::Undecreed(_) => StatusCode::CONFLICT,
             Refused::Forbidden(_) => StatusCode::FORBIDDEN,
             Refused::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };

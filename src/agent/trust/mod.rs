@@ -10,6 +10,7 @@
 
 #![doc = include_str!("rotation.md")]
 
+mod archive;
 mod authority;
 mod broken;
 mod decree;
@@ -56,6 +57,7 @@ use super::{
     judge::{Judge, Judged},
 };
 use crate::model::{MeshName, NodeName};
+use archive::Archive;
 pub(super) use enrol::{Request, request};
 pub(super) use guest::guest_tls;
 use guests::Guests;
@@ -77,6 +79,7 @@ pub(super) struct Trust {
     node: NodeName,
     papers: ArcSwap<Papers>,
     law: ArcSwap<Law>,
+    archive: Archive,
     /// The texts of what is law and not signed by the first of the authorities, and whether another has signed it.
     stale: ArcSwap<BTreeMap<Vec<u8>, bool>>,
     /// Wakes whoever acts by the law when it changes.
@@ -116,6 +119,7 @@ impl Trust {
             node: node.clone(),
             papers: ArcSwap::from_pointee(papers),
             law: ArcSwap::default(),
+            archive: Archive::default(),
             stale: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -50,6 +51,9 @@ struct Status<'a> {
     /// Words of the authority whose signatures will not last; left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_edicts: Option<Stale>,
+    /// The file of the authority's words that could not be read; left out once a peer has told them again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_edicts: Option<PathBuf>,
     /// Why the last write to its store failed; left out once one has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     unstored: Option<String>,
@@ -184,6 +188,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         stale_edicts: Some(app.agent.stale_edicts())
             .filter(|stale| stale.0 > 0)
             .map(|(all, by_none)| Stale { all, by_none }),
+        lost_edicts: app.agent.lost_edicts(),
         unstored: app.agent.unstored(),
         unjoined: app.agent.unjoined(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },

@@ -90,9 +90,12 @@ pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>)
         return Err(Problem::new(StatusCode::NOT_FOUND, format!("there is no token called {name:?}")));
     }
     let revoked = if named.is_empty() { "" } else { "; what the mesh knew by that name is revoked" };
+    let mut done = Ok(());
     for token in named.iter().cloned() {
-        decree(&app, Word::Token(token), true).await?;
+        // Each goes, whatever became of the one before.
+        done = decree(&app, Word::Token(token), true).await.and(done);
     }
+    done?;
     match fixed {
         Some(fixed) => Err(of_settings(&fixed.name, revoked)),
         None => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -111,7 +114,7 @@ async fn decree(app: &App, word: Word, void: bool) -> Result<(), Problem> {
     let said = Said { mesh: app.agent.config().mesh.clone(), word, void, at: 0 };
     said.check(unix_millis())
         .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("what is asked for {why}")))?;
-    app.agent.decree(said.word, void).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))
+    Ok(app.agent.decree(said.word, void).await?)
 }
 
 /// Who is not let in: `{"node": "web-1"}` or `{"serial": "0a..."}`; `void` lets him in again.
@@ -174,7 +177,7 @@ pub(super) async fn edicts(State(app): Shared) -> Response {
 
 pub(super) async fn publish(State(app): Shared, Parsed(signed): Parsed<Signed>) -> Answer {
     let edict = Edict::from_text(&signed.edict).ok_or_else(|| Problem::field("edict", "is no edict"))?;
-    app.agent.publish(edict).await.map_err(|why| Problem::new(StatusCode::CONFLICT, why))?;
+    app.agent.publish(edict).await?;
     Ok(StatusCode::CREATED.into_response())
 }
 
