@@ -226,8 +226,7 @@ impl Drive {
         let asked = done.iter().any(Pending::is_asked);
         for write in done {
             let now = self.clock.now();
-            let told = self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome);
-            self.agenda.told.extend(told);
+            self.agenda.told.extend(self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome));
             self.drain();
         }
         self.writes.held().into_iter().for_each(|ask| self.ask(ask));
@@ -299,7 +298,6 @@ impl Drive {
                 Output::Dial(address) => self.peers.dial_seed(address),
                 Output::Drop(id) => self.peers.forget(id),
                 Output::Expel(id, why) => self.peers.expel(id, why),
-                // Mostly the first since the last publication: at a start these are all services.
                 Output::Changed(changes) if self.agenda.changed.is_empty() => self.agenda.changed = changes,
                 Output::Changed(changes) => self.agenda.changed.extend(changes),
                 Output::Event(event) => self.tell(event),

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-pub(super) use self::merged::{Indexed, Merged};
+pub(super) use self::merged::{Indexed, Merged, Under};
 
 use self::author::Fresh;
 use super::{
@@ -175,7 +175,7 @@ impl Book {
     /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
     pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, told: Option<Told>) -> Merged {
         let page = &signed.page;
-        let mut merged = Merged::default();
+        let mut merged = Merged { is_live: told.is_none(), ..Merged::default() };
         if page.epoch < self.mark.epoch {
             return merged;
         }
@@ -307,7 +307,7 @@ impl Book {
     /// Notes which names are touched when `key` goes from `old` to `new`.
     fn note(&self, key: &Key, old: Option<Claim>, new: Option<Claim>, merged: &mut Merged) {
         let service = |claim: Option<Claim>| match claim {
-            Some(Claim::Service(registration)) => Some(registration.name.clone()),
+            Some(Claim::Service(registration)) => Some(Under::of(&registration)),
             _ => None,
         };
         match key {
@@ -318,10 +318,10 @@ impl Book {
             Key::Service(id) => {
                 let (was, is) = (service(old), service(new));
                 if was != is {
-                    merged.index.extend(was.clone().map(|name| Indexed::Out(name, id.clone())));
-                    merged.index.extend(is.clone().map(|name| Indexed::In(name, id.clone())));
+                    merged.index.extend(was.clone().map(|under| Indexed::Out(under, id.clone())));
+                    merged.index.extend(is.clone().map(|under| Indexed::In(under, id.clone())));
                 }
-                merged.services.extend(was.into_iter().chain(is));
+                merged.services.extend(was.into_iter().chain(is).map(|under| under.name));
             }
         }
     }
@@ -359,7 +359,7 @@ impl Book {
     /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
         let mut merged = Merged::default();
-        merged.index.extend(self.registrations().map(|r| Indexed::Out(r.name.clone(), r.id.clone())));
+        merged.index.extend(self.registrations().map(|r| Indexed::Out(Under::of(r), r.id.clone())));
         merged.services.extend(self.registrations().map(|r| r.name.clone()));
         // Known by sight until its page comes again.
         let papers = Papers { node: self.papers.node.take(), ..Papers::default() };

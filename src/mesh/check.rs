@@ -8,7 +8,8 @@ use super::{
     event::{Done, Output, Rejected},
 };
 use crate::model::{
-    CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration, Rules, Time,
+    CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration,
+    Rules, Time,
 };
 
 /// Where one check of this node stands.
@@ -43,6 +44,7 @@ impl Check {
             status,
             output: output.into(),
             since: unix_millis,
+            certain: false,
         };
         Self {
             spec,
@@ -79,7 +81,9 @@ impl Check {
     /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.streak = self.spec.fall.saturating_sub(1);
-        self.take(Health::Critical, format!("no report within its TTL of {ttl:?}").into(), unix_millis)
+        let flipped = self.take(Health::Critical, format!("no report within its TTL of {ttl:?}").into(), unix_millis);
+        self.status.certain &= !flipped;
+        flipped
     }
 
     /// Takes in one result. True if the status changed.
@@ -102,6 +106,8 @@ impl Check {
         self.overdue = false;
         self.status.status = result;
         self.status.since = unix_millis;
+        let is_first_hand = matches!(self.spec.kind, CheckKind::Ttl(_) | CheckKind::Process(_));
+        self.status.certain = result == Health::Critical && is_first_hand;
         true
     }
 

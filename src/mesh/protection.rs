@@ -1,14 +1,16 @@
 //! Mass-failure protection: when most of a service turns critical within moments, the fault is more likely in what all of
 //! it needs, or in the checks, than in each instance. Answers keep the last healthy set, marked, for a while.
 //!
-//! Only the word of checks is doubted: who is withdrawn or put into maintenance by its owner is gone at once, and so is
-//! who is Down. Small services are too few to tell an accident from a wave.
+//! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
+//! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
+//! tell an accident from a wave.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Mesh, Timer,
     event::{Change, Done, Event, Output, Unprotected},
+    view::Instance,
 };
 use crate::model::{Health, InstanceId, NodeId, ServiceName, Time};
 
@@ -84,48 +86,58 @@ impl Mesh {
         if was == lasts { Done::Unchanged } else { Done::Changed }
     }
 
-    /// What the checks of an owner's instances of a service say may have changed.
-    pub(super) fn weigh_health(&mut self, now: Time, name: &ServiceName, owner: NodeId) {
+    /// What the checks of an owner's instances of a service say may have changed. What was not heard as it was said turned
+    /// when its owner says so: much of a book that is read from its beginning is long outdated.
+    pub(super) fn weigh_health(&mut self, now: Time, name: &ServiceName, owner: NodeId, is_live: bool) {
         let Some(book) = self.catalog.get(owner) else { return };
         let turns = self.index.weigh(name, owner, |id| book.report(id).map(|report| report.health()));
-        if turns.is_empty() && !self.protections.services.contains_key(name) {
+        let Some(mut watched) = self.protections.services.remove(name).or((!turns.is_empty()).then(Watched::default))
+        else {
             return;
-        }
-        let watched = self.protections.services.entry(name.clone()).or_default();
+        };
+        let unix_millis = self.unix_millis(now);
         for (id, was, is) in turns {
-            match (was, is) {
+            let since = book.report(&id).and_then(|report| report.doubtful_since());
+            let ago = since.map(|since| if is_live { 0 } else { unix_millis.saturating_sub(since) });
+            match (was, ago.map(Duration::from_millis)) {
                 // The first word on an instance is no turn.
-                (Some(was), Some(Health::Critical)) if was.is_served() => {
-                    watched.turned.insert((owner, id), (now, was));
+                (Some(was), Some(ago)) if is == Some(Health::Critical) && was.is_served() && ago < MOMENTS => {
+                    watched.turned.insert((owner, id), (now.before(ago), was));
                 }
                 _ => drop(watched.turned.remove(&(owner, id))),
             }
         }
-        self.protect(now, name);
+        self.protect(now, name, watched);
     }
 
-    fn protect(&mut self, now: Time, name: &ServiceName) {
-        let healthy = self.index.healthy(name);
-        let lasts = self.protections.lasts;
-        let Some(watched) = self.protections.services.get_mut(name) else { return };
-        let recovered = match watched.protected {
-            Some(protection) => !is_wave(watched.turned.len(), protection.of),
-            None => {
-                watched.turned.retain(|_, (at, _)| now.since(*at) < MOMENTS);
-                let (turned, of) = (watched.turned.len(), healthy + watched.turned.len());
-                if is_wave(turned, of) && !lasts.is_zero() {
-                    let until = now + lasts;
-                    watched.protected = Some(Protection { since: now, until, of });
-                    self.timers.set(until, Timer::Unprotect(name.clone()));
-                    let event = Event::ProtectionBegan { service: name.clone(), kept: turned, of };
-                    self.outbox.push(Output::Event(event));
-                    self.changes.insert(Change::Service(name.clone()));
-                } else if watched.turned.is_empty() {
-                    self.protections.services.remove(name);
-                }
-                false
-            }
-        };
+    /// How many instances of a service may be served, and how many of those that turned are instances: where several
+    /// agents speak of one, the word that is shown counts.
+    fn weighed(&self, name: &ServiceName, turned: &BTreeMap<Place, (Time, Health)>) -> (usize, usize) {
+        if let Some(healthy) = self.index.healthy(name) {
+            return (healthy, turned.len());
+        }
+        let rows = self.rows(name).unwrap_or_default();
+        let has_turned = |row: &&Instance| turned.contains_key(&(row.owner, row.registration.id.clone()));
+        (rows.iter().filter(|row| row.report.health().is_served()).count(), rows.iter().filter(has_turned).count())
+    }
+
+    fn protect(&mut self, now: Time, name: &ServiceName, mut watched: Watched) {
+        if watched.protected.is_none() {
+            watched.turned.retain(|_, (at, _)| now.since(*at) < MOMENTS);
+        }
+        let (healthy, turned) = self.weighed(name, &watched.turned);
+        let (lasts, of) = (self.protections.lasts, healthy + turned);
+        let recovered = watched.protected.is_some_and(|protection| !is_wave(turned, protection.of));
+        if watched.protected.is_none() && is_wave(turned, of) && !lasts.is_zero() {
+            let until = now + lasts;
+            watched.protected = Some(Protection { since: now, until, of });
+            self.timers.set(until, Timer::Unprotect(name.clone()));
+            self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept: turned, of }));
+            self.changes.insert(Change::Service(name.clone()));
+        }
+        if watched.protected.is_some() || !watched.turned.is_empty() {
+            self.protections.services.insert(name.clone(), watched);
+        }
         if recovered {
             self.unprotect(now, name, Unprotected::Recovered);
         }

@@ -361,10 +361,10 @@ impl Mesh {
     pub(super) fn merged(&mut self, owner: NodeId, merged: Merged) {
         for indexed in merged.index {
             match indexed {
-                Indexed::In(name, id) => self.index.insert(name, owner, id),
-                Indexed::Out(name, id) => {
-                    self.index.remove(&name, owner, &id);
-                    self.protections.forget(&name, &(owner, id));
+                Indexed::In(under, id) => self.index.insert(under, owner, id),
+                Indexed::Out(under, id) => {
+                    self.index.remove(&under, owner, &id);
+                    self.protections.forget(&under.name, &(owner, id));
                 }
             }
         }
@@ -377,7 +377,7 @@ impl Mesh {
             self.expect_lapse(self.now, owner);
         }
         for name in merged.services {
-            self.weigh_health(self.now, &name, owner);
+            self.weigh_health(self.now, &name, owner, merged.is_live);
             self.changes.insert(Change::Service(name));
         }
     }

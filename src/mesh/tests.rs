@@ -4,6 +4,7 @@ mod expiry;
 mod flips;
 mod forgeries;
 mod moves;
+mod protection;
 mod vouchers;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mesh, catalog::Book, wire::Place};
+use super::{
+    Mesh,
+    catalog::{Book, Under},
+    wire::Place,
+};
 use crate::model::{
     CheckName, Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName,
     Time, Weight,
@@ -139,6 +143,8 @@ struct Named {
     owners: InOrder<NodeId, InOrder<InstanceId, Option<Health>>>,
     /// How many instances were not critical or in maintenance when last weighed.
     healthy: usize,
+    /// How many are such that other agents may speak of the same: then not all count.
+    shared: usize,
 }
 
 /// A map of few: most services have an instance or two, and a map's first page has room for eleven.
@@ -165,25 +171,27 @@ fn is_healthy(health: Option<Health>) -> bool {
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, name: ServiceName, owner: NodeId, id: InstanceId) {
-        let named = self.names.entry(name).or_default();
+    pub(super) fn insert(&mut self, under: Under, owner: NodeId, id: InstanceId) {
+        let named = self.names.entry(under.name).or_default();
+        named.shared += usize::from(under.is_shared);
         // One that is not there yet counts from now on, like one that was critical.
         let last = find_or(find_or(&mut named.owners, owner, Vec::new()), id, Some(Health::Critical));
         named.healthy += usize::from(!is_healthy(*last));
         *last = None;
     }
 
-    pub(super) fn remove(&mut self, name: &ServiceName, owner: NodeId, id: &InstanceId) {
-        let Some(named) = self.names.get_mut(name) else { return };
+    pub(super) fn remove(&mut self, under: &Under, owner: NodeId, id: &InstanceId) {
+        let Some(named) = self.names.get_mut(&under.name) else { return };
         let Ok(of) = find(&named.owners, &owner) else { return };
         let ids = &mut named.owners[of].1;
         let Ok(at) = find(ids, id) else { return };
         named.healthy -= usize::from(is_healthy(ids.remove(at).1));
+        named.shared -= usize::from(under.is_shared);
         if ids.is_empty() {
             named.owners.remove(of);
         }
         if named.owners.is_empty() {
-            self.names.remove(name);
+            self.names.remove(&under.name);
         }
     }
 
@@ -208,9 +216,9 @@ impl Index {
         turns
     }
 
-    /// How many instances of a service are neither critical nor in maintenance.
-    pub(super) fn healthy(&self, name: &ServiceName) -> usize {
-        self.names.get(name).map_or(0, |named| named.healthy)
+    /// How many instances of a service are neither critical nor in maintenance; `None` where not each row is one.
+    pub(super) fn healthy(&self, name: &ServiceName) -> Option<usize> {
+        self.names.get(name).map_or(Some(0), |named| (named.shared == 0).then_some(named.healthy))
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &ServiceName> {
@@ -278,14 +286,16 @@ impl Mesh {
         if self.roster.get(owner).is_some_and(|seen| seen.has_lapsed(self.now, registration)) {
             return None;
         }
-        let protected = || self.protections.kept(name, &(owner, id.clone())).map(Held::Protected);
+        let report = Arc::clone(book.report(id).unwrap_or(&self.index.unchecked));
+        let before = || self.protections.kept(name, &(owner, id.clone())).filter(|_| report.doubtful_since().is_some());
+        let protected = || before().map(Held::Protected);
         Some(Instance {
             owner,
             node: Arc::clone(book.node()?),
             registration: Arc::clone(registration),
-            report: Arc::clone(book.report(id).unwrap_or(&self.index.unchecked)),
             member,
             held: cut_off.or_else(protected),
+            report,
         })
     }
 

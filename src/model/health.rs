@@ -62,6 +62,9 @@ pub struct CheckStatus {
     pub output: Arc<str>,
     /// When the status began, in unix milliseconds.
     pub since: u64,
+    /// Whether it is critical and whoever looked cannot be wrong: its process has ended, or it said so itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certain: bool,
 }
 
 /// All that is known of an instance's health: one small row beside its registration.
@@ -80,6 +83,13 @@ impl HealthReport {
     #[must_use]
     pub fn health(&self) -> Health {
         self.health_without(&[])
+    }
+
+    /// Since when it is critical, in unix milliseconds, by checks that may all be wrong; `None` if it is not.
+    pub(crate) fn doubtful_since(&self) -> Option<u64> {
+        let critical = || self.checks.iter().filter(|check| check.status == Health::Critical);
+        let is_certain = critical().any(|check| check.certain);
+        critical().map(|check| check.since).min().filter(|_| !is_certain)
     }
 
     /// The same without the checks of these ids.
@@ -135,6 +145,7 @@ mod tests {
             status,
             output: "".into(),
             since: 0,
+            certain: false,
         };
         let mut report = HealthReport::default();
         assert_eq!(report.health(), Health::Passing);

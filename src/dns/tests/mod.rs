@@ -149,7 +149,13 @@ fn web(address: &str) -> Registration {
 }
 
 fn with_health(instance: Instance, status: Health) -> Instance {
-    let check =
-        CheckStatus { id: "c".try_into().unwrap(), name: "c".try_into().unwrap(), status, output: "".into(), since: 0 };
+    let check = CheckStatus {
+        id: "c".try_into().unwrap(),
+        name: "c".try_into().unwrap(),
+        status,
+        output: "".into(),
+        since: 0,
+        certain: false,
+    };
     Instance { report: Arc::new(HealthReport { checks: vec![check], maintenance: None }), ..instance }
 }

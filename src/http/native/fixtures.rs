@@ -64,6 +64,7 @@ pub(in crate::http) fn web() -> Service {
         status: Health::Critical,
         output: "late".into(),
         since: u64::MAX,
+        certain: false,
     };
     let [a, b, c] = members();
     let instances = vec![
