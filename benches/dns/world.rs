@@ -16,7 +16,7 @@ use hobnob::{
     agent::View,
     dns::{self, Config},
     mesh::{Instance, Member},
-    model::{Epoch, Host, MemberState, MeshName, Node, NodeId, Registration, ServiceName, Time},
+    model::{Epoch, Health, Host, MemberState, MeshName, Node, NodeId, Registration, ServiceName, Time},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,7 @@ fn instance(node: &Arc<Node>, service: &str, at: usize) -> Instance {
         report: Arc::default(),
         member: MemberState::Alive,
         held: None,
+        host: Health::Passing,
     }
 }
 

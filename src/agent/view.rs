@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{
     atlas::{Atlas, Tenants},
     basis::{Basis, Beats},
+    hosts::Hosts,
     marks::{Marks, TAG_BITS, Topic},
 };
 use crate::{
@@ -53,6 +54,7 @@ pub struct View {
     marks: Marks,
     beats: Beats,
     atlas: Atlas,
+    pub(super) hosts: Hosts,
 }
 
 impl Default for View {
@@ -70,6 +72,7 @@ impl Default for View {
             marks,
             beats: Beats::default(),
             atlas: Atlas::default(),
+            hosts: Hosts::default(),
         }
     }
 }
@@ -230,12 +233,13 @@ impl View {
                 self.atlas.move_service(&key, Some(&old), None);
                 self.beats.service_changed(&key);
                 self.marks.bury(Topic::Service(key));
-                self.marks.touch(Topic::Services);
-                self.marks.touch(Topic::Rows);
+                [Topic::Services, Topic::Rows].into_iter().for_each(|topic| self.marks.touch(topic));
                 old.rows().for_each(|row| self.touch_row(row));
+                self.mark_hosts(Some(&old), None);
             }
             return;
         };
+        self.hosts.mark(&mut rows);
         rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
         let spellings = rows.iter().map(|row| &row.registration.name).filter(|spelled| *spelled == name);
         let name = spellings.min_by_key(|spelled| spelled.as_str()).unwrap_or(name).clone();
@@ -255,6 +259,7 @@ impl View {
         self.beats.service_changed(&key);
         self.marks.touch(Topic::Service(key));
         changed.iter().for_each(|row| self.touch_row(row));
+        self.mark_hosts(old.as_deref(), Some(&new));
         if old.as_ref().is_none_or(|old| !old.stands_as(&new)) {
             self.marks.touch(Topic::Rows);
             if old.is_none_or(|old| old.listing() != new.listing()) {
@@ -466,7 +471,8 @@ fn differences<'a>(mut old: &'a [Instance], mut new: &'a [Instance], changed: &m
     loop {
         match (old, new) {
             ([a, older @ ..], [b, newer @ ..]) if place(a) == place(b) => {
-                let all = |row: &'a Instance| (&row.registration, &row.report, &row.node, row.member, row.held);
+                let all =
+                    |row: &'a Instance| (&row.registration, &row.report, &row.node, row.member, row.held, row.host);
                 let same = all(a) == all(b);
                 changed.extend((!same).then_some(b));
                 (old, new) = (older, newer);

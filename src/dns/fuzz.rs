@@ -68,7 +68,15 @@ fn world() -> Result<Face, Invalid> {
         let web = Registration::new("web", 8080)?.id(format!("web-{at}").as_str().try_into()?);
         let web = web.address(Host::try_from(&*address)?).tag("v2".try_into()?).meta("path", "/");
         let (registration, report) = (Arc::new(web), Arc::default());
-        instances.push(Instance { owner: id, node: node.clone(), registration, report, member: state, held: None });
+        instances.push(Instance {
+            owner: id,
+            node: node.clone(),
+            registration,
+            report,
+            member: state,
+            held: None,
+            host: crate::model::Health::Passing,
+        });
     }
     view.set_service(&ServiceName::try_from("web")?, Some(instances));
     view.set_service(&ServiceName::try_from("idle")?, Some(Vec::new()));

@@ -34,6 +34,8 @@ pub struct Instance {
     pub member: MemberState,
     /// Why it is shown although it would not be otherwise.
     pub held: Option<Held>,
+    /// What checks of its whole machine say. The core knows of none: who publishes joins them.
+    pub host: Health,
 }
 
 /// Why an instance is shown as it last was, and not as it is seen now.
@@ -47,13 +49,18 @@ pub enum Held {
 }
 
 impl Instance {
-    /// What its checks say, as one word; while it is protected, what they said before.
+    /// What its checks and those of its machine say, as one word; while it is protected, what its own said before.
     #[must_use]
     pub fn health(&self) -> Health {
+        self.own_health().max(self.host)
+    }
+
+    /// The same by its own checks alone: a check of a machine that looks at what stands there would never end otherwise.
+    pub(crate) fn own_health(&self) -> Health {
         self.health_without(&[])
     }
 
-    /// The same, had it not the checks of these ids.
+    /// The same, had it not its checks of these ids.
     pub(crate) fn health_without(&self, checks: &[CheckName]) -> Health {
         match self.held {
             _ if self.node.maintenance.is_some() => Health::Maintenance,
@@ -296,6 +303,7 @@ impl Mesh {
             member,
             held: cut_off.or_else(protected),
             report,
+            host: Health::Passing,
         })
     }
 

@@ -59,7 +59,7 @@ fn look(alias: &Alias, home: &InstanceId, view: &View, rings: &Worth) -> Finding
     match (here, &alias.node) {
         (Some(found), _) => {
             let in_ring = view.this().filter(|this| this.id == at.id).and_then(|_| rings.instance(home, &alias.of));
-            health(&format!("instance {name} on {}", at.node.name), in_ring.unwrap_or_else(|| found.health()))
+            health(&format!("instance {name} on {}", at.node.name), in_ring.unwrap_or_else(|| found.own_health()))
         }
         (None, Some(node)) => Finding::critical(format!("there is no instance {name} on {node}")),
         (None, None) => service(name, home, view, rings),
@@ -210,6 +210,7 @@ mod tests {
                     report,
                     member: MemberState::Alive,
                     held: None,
+                    host: Health::Passing,
                 });
             }
             services.into_iter().for_each(|(name, rows)| self.view.set_service(&name, Some(rows)));

@@ -80,7 +80,7 @@ impl Worth {
                 if let Some(&service) = service {
                     awaited[service] += 1;
                     if at.is_none_or(|at| web.rings[*at] != web.rings[service]) {
-                        words.push((row.health(), service));
+                        words.push((row.own_health(), service));
                     }
                 }
             }

@@ -141,6 +141,7 @@ fn on(node_name: &str, registration: Registration) -> Instance {
         report: Arc::default(),
         member: MemberState::Alive,
         held: None,
+        host: Health::Passing,
     }
 }
 

@@ -234,7 +234,10 @@ fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>)
         _ if !instance.member.is_shown() => format!("its node is {owner}"),
         (_, Some(reason), _) if own.is_none() => format!("its node is {}", in_maintenance(reason)),
         (_, Some(reason), _) => in_maintenance(reason),
-        (.., Some(check)) => format!("check {} is {}: {}", check.id, check.status, check.output),
+        (.., Some(check)) if check.status >= instance.host => {
+            format!("check {} is {}: {}", check.id, check.status, check.output)
+        }
+        _ if instance.host != Health::Passing => format!("a check of its whole node is {}", instance.host),
         _ => format!("its health is {health}, its node is {}", instance.member),
     };
     let (id, node) = (instance.registration.id.clone(), instance.node.name.clone());

@@ -57,6 +57,7 @@ pub(in crate::http) fn web() -> Service {
         report: Arc::new(HealthReport { checks, maintenance: None }),
         member: member.state,
         held: None,
+        host: Health::Passing,
     };
     let late = CheckStatus {
         id: "ttl-1".try_into().unwrap(),
