@@ -33,8 +33,11 @@ fn main() {
         println!("| verifying a page of {what} | 60 µs | {verify:.1} µs |");
     }
     let (voucher, millis) = (writer.voucher(), unix_millis());
-    let vouch = each(rounds, |_| assert!(reader.vouched(&name("writer"), &voucher, millis).is_some()));
+    let vouch = each(rounds, |_| assert!(reader.vouched(&name("writer"), &voucher, millis).is_ok()));
     println!("| checking a voucher, once for each process of a peer | | {vouch:.1} µs |");
+    let (writer_is, proved) = (name("writer"), reader.vouched(&name("writer"), &voucher, millis).unwrap());
+    let again = each(rounds, |_| assert!(reader.objection(&writer_is, Some(&proved), millis).is_none()));
+    println!("| asking again what it is worth, at each word of the authority | | {again:.2} µs |");
 
     let signed = take_in(rounds, [sealed("writer"), sealed("reader")]);
     let bare = |node: &str| -> SharedNotary { Arc::new(Numbers::new(1, &name(node), 1)) };

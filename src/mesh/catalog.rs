@@ -18,7 +18,7 @@ use self::author::Fresh;
 use super::{
     claim::{Claim, Key},
     event::Generation,
-    notary::BookKey,
+    notary::{BookKey, Vouched},
     page::{Sheet, Shelf, Signed, Told},
     ring::Ring,
     wire::{MAX_ROW, Mark, RowUpdate},
@@ -66,7 +66,7 @@ struct Papers {
     node: Option<Arc<Node>>,
     version: u64,
     page: Bytes,
-    key: Option<BookKey>,
+    vouched: Option<Vouched>,
 }
 
 /// How far a book was read again, and the floor to reach before unconfirmed rows go.
@@ -97,8 +97,8 @@ impl Book {
     }
 
     /// A book read up to its first row, the node's own.
-    pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, key: BookKey) -> Self {
-        let papers = Papers { node: Some(node), version: 1, page, key: Some(key) };
+    pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, vouched: Option<Vouched>) -> Self {
+        let papers = Papers { node: Some(node), version: 1, page, vouched };
         Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() }
     }
 
@@ -123,18 +123,27 @@ impl Book {
         }
     }
 
-    /// The key that its pages are signed with, once the owner has proved one.
-    pub(super) const fn key(&self) -> Option<&BookKey> {
-        self.papers.key.as_ref()
+    /// What the owner's voucher has proved, once it was seen.
+    pub(super) const fn vouched(&self) -> Option<&Vouched> {
+        self.papers.vouched.as_ref()
     }
 
-    /// Takes over the key that the owner's voucher proved for the process of this epoch; a new process's book
-    /// replaces the old.
-    pub(super) fn open(&mut self, epoch: Epoch, key: BookKey) {
+    /// The key that its pages are signed with, once the owner has proved one.
+    pub(super) fn key(&self) -> Option<&BookKey> {
+        self.vouched().map(|vouched| &vouched.key)
+    }
+
+    /// Whether the owner's word on itself in a page that ends there is news, and brings another voucher.
+    pub(super) fn is_new_voucher(&self, to: u64, voucher: &Bytes) -> bool {
+        to > self.papers.version && self.node().is_none_or(|node| node.voucher != *voucher)
+    }
+
+    /// Takes over what the owner's voucher proved for the process of this epoch; a new process's book replaces the old.
+    pub(super) fn open(&mut self, epoch: Epoch, vouched: Vouched) {
         if epoch > self.mark.epoch {
             self.succeed(epoch);
         }
-        self.papers.key = Some(key);
+        self.papers.vouched = Some(vouched);
     }
 
     pub(super) fn registration(&self, id: &InstanceId) -> Option<&Arc<Registration>> {
@@ -361,8 +370,9 @@ impl Book {
         let mut merged = Merged::default();
         merged.index.extend(self.registrations().map(|r| Indexed::Out(Under::of(r), r.id.clone())));
         merged.services.extend(self.registrations().map(|r| r.name.clone()));
-        // Known by sight until its page comes again.
-        let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
+        // Known by sight until its page comes again; that it may be let in no more is not forgotten with its rows.
+        let (node, vouched) = (self.papers.node.take(), self.papers.vouched.take());
+        let papers = Papers { node, vouched, ..Papers::default() };
         *self = Self { papers, ..Self::new(self.mark.epoch) };
         merged
     }

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::notary::Objection;
 use crate::model::{
     CheckName, Epoch, FieldError, Health, InstanceId, MemberState, MeshName, Node, NodeId, Registration, ServiceName,
 };
@@ -34,7 +35,7 @@ pub enum Input {
     Rtt(NodeId, Duration),
     /// This node's own addresses or meta data changed.
     Moved(Box<Node>),
-    /// This node's certificate may be another: the notary knows.
+    /// This node's certificate may be another, or who belongs to the mesh: the notary knows.
     Renewed,
     /// A peer's last will: its process of that epoch has died without a goodbye, says whoever outlived it.
     ///
@@ -319,6 +320,22 @@ pub enum Cause {
     Will,
     /// An operator declared that it will not come back.
     Forced,
+    /// The authority has revoked its name or its certificate.
+    Revoked,
+    /// Its certificate has ended.
+    CertificateExpired,
+    /// No authority that is believed here stands behind its certificate any more.
+    CertificateUntrusted,
+}
+
+impl From<Objection> for Cause {
+    fn from(objection: Objection) -> Self {
+        match objection {
+            Objection::Revoked => Self::Revoked,
+            Objection::Expired => Self::CertificateExpired,
+            Objection::Untrusted => Self::CertificateUntrusted,
+        }
+    }
 }
 
 impl Cause {
@@ -335,6 +352,9 @@ impl Cause {
             Self::Returned => "returned",
             Self::Will => "will",
             Self::Forced => "forced",
+            Self::Revoked => "revoked",
+            Self::CertificateExpired => "certificate_expired",
+            Self::CertificateUntrusted => "certificate_untrusted",
         }
     }
 }

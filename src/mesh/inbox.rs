@@ -17,6 +17,11 @@ impl Mesh {
             // Law of the border: nothing is accepted before the hello. Who is honest may have been forgotten here.
             return self.drop_garbage(from, "a packet before its hello");
         }
+        if self.is_barred(from) {
+            // On its way when the link was closed.
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
         if self.is_shut_out(from) {
             return self.drop_garbage(from, "more, while its connection is closed");
         }

@@ -46,7 +46,7 @@ impl Mesh {
         if !is_reachable(&hello.node) || hello.generation.epoch() > LAST_EPOCH {
             return self.garbage(peer, "a hello with an impossible address or generation");
         }
-        if self.turns_away(peer) {
+        if self.turns_away(peer) || self.bars(now, hello) {
             return;
         }
         let known = self.roster.get(peer).map(|seen| (seen.generation, seen.state));
@@ -116,6 +116,9 @@ impl Mesh {
     /// Takes a claim over where it wins. False where there is no room for one more member.
     pub(super) fn judge(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
         let id = fact.id;
+        if fact.state != MemberState::Left && self.is_barred(id) {
+            return true;
+        }
         let Some(seen) = self.roster.get_mut(id) else { return self.meet(now, fact, cause) };
         match seen.weigh(now, fact) {
             Verdict::Stale => {}
@@ -430,7 +433,8 @@ impl Mesh {
         self.forget_turns(now);
         self.budgets.forget(now);
         self.gossip.clear();
-        self.unvouched.clear();
+        self.unvouched.retain(|id| self.roster.get(*id).is_some_and(|seen| seen.state.is_shown()));
+        self.ask_the_notary(now);
         self.tidy_book(now);
     }
 

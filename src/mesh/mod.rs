@@ -12,6 +12,7 @@
 //! 8. Every queue has a limit, and a counter for what it dropped.
 //! 9. The same seed and inputs give the same outputs, byte for byte.
 
+mod barred;
 mod budget;
 mod catalog;
 mod chance;
@@ -65,7 +66,7 @@ pub use event::{
 };
 pub use explain::{Explanation, Flapping, Suspected, Testimony};
 pub use hold::CutOff;
-pub use notary::{BookKey, Notary, Numbers, SharedNotary, Signature};
+pub use notary::{BookKey, Notary, Numbers, Objection, SharedNotary, Signature, Vouched};
 pub use protection::{PROTECT_FOR, Protection};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -253,9 +254,8 @@ impl Mesh {
             ready: false,
             config,
         };
-        let key = mesh.config.notary.own_key();
-        mesh.catalog.entry(id, || Book::new(mesh.epoch)).open(mesh.epoch, key);
-        mesh.config.node.voucher = mesh.config.notary.voucher();
+        mesh.catalog.entry(id, || Book::new(mesh.epoch));
+        mesh.vouch_for_itself(now, mesh.config.notary.voucher());
         let node = Claim::Node(Arc::new(mesh.config.node.clone()));
         // A node's own row is far below any limit; a registration that is not was refused when it first came.
         let _ = mesh.write(now, Key::Node, Some(node));
@@ -294,7 +294,7 @@ impl Mesh {
                 // What does not fit into a full book follows with the next result; who is gone has none.
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
-            Input::Renewed => self.renew_voucher(now),
+            Input::Renewed => self.ask_the_notary(now),
             Input::Unable { instance, check, why } => self.take_inability(now, &instance, &check, &why),
             Input::Moved(node) => {
                 self.config.node = Node {

@@ -16,6 +16,31 @@ pub type Signature = [u8; 64];
 /// The public key of one process's book.
 pub type BookKey = [u8; 32];
 
+/// What a voucher has proved. Its signatures cost too much to be checked again for each member whenever a word of the
+/// authority comes; what may become of it since is asked of this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vouched {
+    /// The key of the process's book.
+    pub key: BookKey,
+    /// The number of the certificate behind it, unique under its authority.
+    pub serial: Box<str>,
+    /// The authority behind that, by a number that the notary knows it by.
+    pub authority: u64,
+    /// Until when all of that is good, in unix milliseconds.
+    pub until: u64,
+}
+
+/// Why a node does not belong to the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// The authority has revoked its name or its certificate.
+    Revoked,
+    /// Its certificate has ended.
+    Expired,
+    /// No authority that is believed here stands behind it.
+    Untrusted,
+}
+
 /// Signs this node's pages and checks those of others. The agent does it with certificates, the simulator with numbers.
 pub trait Notary: Debug + Send + Sync {
     /// Proves to others, by this node's certificate, which key its book is signed with.
@@ -27,8 +52,14 @@ pub trait Notary: Debug + Send + Sync {
     /// Signs `message` with this node's own key.
     fn sign(&self, message: &[u8]) -> Signature;
 
-    /// The key that `voucher` proves for `node`, if it does prove one at the given unix time in milliseconds.
-    fn vouched(&self, node: &NodeName, voucher: &[u8], unix_millis: u64) -> Option<BookKey>;
+    /// What `voucher` proves for `node` at the given unix time in milliseconds.
+    ///
+    /// # Errors
+    /// [`Objection`], when it proves nothing.
+    fn vouched(&self, node: &NodeName, voucher: &[u8], unix_millis: u64) -> Result<Vouched, Objection>;
+
+    /// What is to be said by now against a node, and against what its voucher has proved, where it has. Asked often.
+    fn objection(&self, node: &NodeName, vouched: Option<&Vouched>, unix_millis: u64) -> Option<Objection>;
 
     /// Whether `signature` over `message` was made with `key`.
     fn is_signed(&self, key: &BookKey, message: &[u8], signature: &Signature) -> bool;
@@ -80,9 +111,16 @@ impl Notary for Numbers {
         self.signature(&self.own, message)
     }
 
-    fn vouched(&self, node: &NodeName, voucher: &[u8], _: u64) -> Option<BookKey> {
-        let (_, name) = voucher.split_first_chunk::<8>()?;
-        (name == node.as_str().as_bytes()).then(|| Self::key_of(voucher))
+    fn vouched(&self, node: &NodeName, voucher: &[u8], _: u64) -> Result<Vouched, Objection> {
+        let name = voucher.split_first_chunk::<8>().map(|(_, name)| name);
+        if name != Some(node.as_str().as_bytes()) {
+            return Err(Objection::Untrusted);
+        }
+        Ok(Vouched { key: Self::key_of(voucher), serial: Box::default(), authority: 0, until: u64::MAX })
+    }
+
+    fn objection(&self, _: &NodeName, _: Option<&Vouched>, _: u64) -> Option<Objection> {
+        None
     }
 
     fn is_signed(&self, key: &BookKey, message: &[u8], signature: &Signature) -> bool {

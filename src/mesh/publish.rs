@@ -121,10 +121,8 @@ impl Mesh {
         book.sign(id, &*notary)
     }
 
-    /// Takes old tombstones out of this node's own book, gathers what stands scattered in it, and has its voucher
-    /// renewed with its certificate.
+    /// Takes old tombstones out of this node's own book, and gathers what stands scattered in it.
     pub(super) fn tidy_book(&mut self, now: Time) {
-        self.renew_voucher(now);
         let id = self.id;
         let Some(book) = self.catalog.get_mut(id) else { return };
         let buried = book.bury(now);
@@ -166,6 +164,7 @@ impl Mesh {
         let id = self.id;
         let Some(old) = self.catalog.remove(id) else { return };
         let mut book = Book::new(self.epoch);
+        old.vouched().cloned().into_iter().for_each(|vouched| book.open(self.epoch, vouched));
         let node = old.node().cloned().unwrap_or_else(|| Arc::new(self.config.node.clone()));
         let mut rows = vec![(Key::Node, Claim::Node(node))];
         for registration in old.registrations() {

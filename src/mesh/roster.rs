@@ -9,6 +9,7 @@ use super::{
     delay::Delay,
     event::{Cause, Generation},
     flap::Flaps,
+    notary::Objection,
     ring::Ring,
     suspicion::Suspicion,
     wire::{Fact, Place},
@@ -42,6 +43,8 @@ pub(super) struct Seen {
     pub(super) distance: Option<Box<Distance>>,
     /// Down, and shown all the same since then: this node is the one cut off.
     pub(super) held: Option<Time>,
+    /// Why it does not belong to the mesh.
+    pub(super) barred: Option<Objection>,
     pub(super) flaps: Option<Box<Flaps>>,
     /// When somebody made it leave while it was not Down here, and what he said.
     pub(super) given_up: Option<Box<(Time, Fact)>>,
@@ -92,6 +95,7 @@ impl Seen {
             suspicion: None,
             distance: None,
             held: None,
+            barred: None,
             flaps: None,
             given_up: None,
             lapses_at: Time::ZERO,

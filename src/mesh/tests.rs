@@ -1,5 +1,6 @@
 //! The main job on meshes that share one clock and a network without delay or loss; all else is the simulator's.
 
+mod barred;
 mod expiry;
 mod flips;
 mod forgeries;
@@ -18,13 +19,13 @@ pub(super) struct Wired {
     pub(super) nodes: BTreeMap<NodeId, Mesh>,
     links: BTreeSet<(NodeId, NodeId)>,
     pub(super) dead: BTreeSet<NodeId>,
-    /// The authority by which whoever starts is vouched for, and those that it believes.
-    under: (u8, &'static [u8]),
+    /// What the notary of whoever starts goes by.
+    under: vouchers::Papers,
 }
 
 impl Wired {
     pub(super) fn of(count: u16) -> (Self, Vec<NodeId>) {
-        let (now, under) = (Time::ZERO, (0, &[0][..]));
+        let (now, under) = (Time::ZERO, vouchers::FIRST);
         let mut wired = Self { now, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new(), under };
         let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
         for id in &ids {
@@ -49,7 +50,7 @@ impl Wired {
         let mesh = "test".try_into().unwrap();
         let (epoch, boot, seed) = (Epoch(epoch), epoch, u64::from(n));
         let notary = vouchers::under(self.under, &node.name, boot);
-        let config = Config { mesh, node, epoch, boot, seed, unix_millis: 1_000_000, notary };
+        let config = Config { mesh, node, epoch, boot, seed, unix_millis: UNIX_MILLIS, notary };
         let mesh = Mesh::new(config, registrations, self.now);
         let id = mesh.id();
         self.nodes.insert(id, mesh);
@@ -98,6 +99,9 @@ impl Wired {
                     self.link(from, to);
                     self.at(to).handle(now, Input::Message(from, bytes));
                 }
+                Output::Drop(peer) if !self.dead.contains(&peer) => {
+                    self.links.retain(|(a, b)| (*a, *b) != (from, peer) && (*a, *b) != (peer, from))
+                }
                 Output::Dial(address) => {
                     let to = self
                         .nodes
@@ -136,6 +140,9 @@ impl Wired {
         self.nodes[&id].service(&name).map_or(0, |instances| instances.len())
     }
 }
+
+/// When it all begins.
+const UNIX_MILLIS: u64 = 1_000_000;
 
 fn address(n: u16) -> SocketAddr {
     ([127, 0, 0, 1], 7000 + n).into()

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{
     Mesh,
     catalog::Book,
@@ -25,44 +27,67 @@ pub(super) enum Proof {
 }
 
 impl Mesh {
-    /// Has all told of this node's voucher, where its certificate is another. Not left to housekeeping: who starts in
-    /// between believes the new authority alone, and could read nothing of this node.
-    pub(super) fn renew_voucher(&mut self, now: Time) {
+    /// Who belongs may be different now, this node's certificate too. Not left to housekeeping: who starts in between
+    /// believes the new authority alone, and could read nothing of this node.
+    pub(super) fn ask_the_notary(&mut self, now: Time) {
+        self.renew_voucher(now);
+        self.ask_who_belongs(now);
+    }
+
+    /// Has all told of this node's voucher, where its certificate is another.
+    fn renew_voucher(&mut self, now: Time) {
         let voucher = self.config.notary.voucher();
         if voucher != self.config.node.voucher {
-            self.config.node.voucher = voucher;
+            self.vouch_for_itself(now, voucher);
             let node = Claim::Node(Arc::new(self.config.node.clone()));
             let _ = self.write(now, Key::Node, Some(node));
+        }
+    }
+
+    /// Takes over a voucher of this node's own.
+    pub(super) fn vouch_for_itself(&mut self, now: Time, voucher: Bytes) {
+        let (name, unix_millis) = (&self.config.node.name, self.unix_millis(now));
+        let vouched = self.config.notary.vouched(name, &voucher, unix_millis);
+        self.config.node.voucher = voucher;
+        if let (Ok(vouched), Some(book)) = (vouched, self.catalog.get_mut(self.id)) {
+            book.open(self.epoch, vouched);
         }
     }
 
     /// Whether the owner signed a page; one with its voucher opens its book.
     pub(super) fn prove(&mut self, now: Time, signed: &Signed<'_>) -> Proof {
         let (page, notary) = (&signed.page, Arc::clone(&self.config.notary));
-        let book = self.catalog.get(page.owner).filter(|book| book.mark().epoch == page.epoch);
+        let book = self.catalog.get(page.owner).filter(|book| book.mark().epoch >= page.epoch);
+        if book.is_some_and(|book| book.mark().epoch > page.epoch) {
+            return Proof::Unknown;
+        }
         let by_key = book.and_then(Book::key).map(|key| signed.is_signed_with(key, &*notary));
-        let Some(body) = page.node_row().filter(|_| by_key != Some(true)) else {
-            return match by_key {
-                Some(true) => Proof::Genuine,
-                Some(false) => Proof::Forged,
-                None => Proof::Unknown,
-            };
+        let known = match by_key {
+            Some(false) => Proof::Forged,
+            _ if self.is_barred(page.owner) => Proof::Unvouched,
+            Some(true) => Proof::Genuine,
+            None => Proof::Unknown,
         };
-        let Some(Claim::Node(node)) = Claim::parse(&Key::Node, body) else { return Proof::Forged };
+        let Some(claim) = page.node_row().map(|body| Claim::parse(&Key::Node, body)) else { return known };
+        let Some(Claim::Node(node)) = claim else { return if by_key == Some(true) { known } else { Proof::Forged } };
         if NodeId::of(&self.config.mesh, &node.name) != page.owner {
             return Proof::Forged;
         }
-        let Some(key) = notary.vouched(&node.name, &node.voucher, self.unix_millis(now)) else {
+        if by_key == Some(true) && !book.is_some_and(|book| book.is_new_voucher(page.to, &node.voucher)) {
+            return known;
+        }
+        let Ok(vouched) = notary.vouched(&node.name, &node.voucher, self.unix_millis(now)) else {
             // A process has one key: who is known by another did not write this.
-            return if by_key.is_some() { Proof::Forged } else { Proof::Unvouched };
+            return if by_key.is_none() { Proof::Unvouched } else { known };
         };
-        if !signed.is_signed_with(&key, &*notary) {
+        if !signed.is_signed_with(&vouched.key, &*notary) {
             return Proof::Forged;
         }
+        self.unbar(page.owner);
         self.hear_of_a_new_life(now, page.owner, page.epoch);
         if self.roster.get(page.owner).is_some_and(|seen| seen.generation.epoch() >= page.epoch) {
             let book = self.catalog.entry(page.owner, || Book::new(page.epoch));
-            book.open(page.epoch, key);
+            book.open(page.epoch, vouched);
             if self.unvouched.remove(&page.owner) && self.is_ready() {
                 self.changes.insert(Change::Ready);
             }
@@ -85,11 +110,16 @@ impl Mesh {
         }
     }
 
+    /// Who is here, and of whom pages are refused since his voucher is not believed.
+    pub fn unvouched(&self) -> impl Iterator<Item = NodeId> {
+        let is_here = |id: &NodeId| self.roster.get(*id).is_some_and(|s| s.linked && s.state == MemberState::Alive);
+        self.unvouched.iter().copied().filter(is_here)
+    }
+
     /// Whether answers may be given: the first sync is done, or there is nobody to sync with; and nothing was refused of
     /// whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let is_here = |id: &NodeId| self.roster.get(*id).is_some_and(|s| s.linked && s.state == MemberState::Alive);
-        self.ready && !self.unvouched.iter().any(is_here)
+        self.ready && self.unvouched().next().is_none()
     }
 }

@@ -216,6 +216,17 @@ impl Trust {
         Ok(())
     }
 
+    /// Whether the authority has revoked that name, or that certificate.
+    fn denies(&self, node: &NodeName, serial: &str) -> bool {
+        let law = self.law.load();
+        !law.is_empty() && law.denies(node, serial)
+    }
+
+    /// Whether the authority of that number is believed.
+    fn believes(&self, authority: u64) -> bool {
+        self.papers.load().roots.iter().any(|root| papers::number(root) == authority)
+    }
+
     /// Wakes when links are to be looked at again.
     pub(super) async fn renewed(&self) {
         self.renewed.notified().await;

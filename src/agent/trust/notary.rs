@@ -3,7 +3,7 @@
 //! The certificate's own key signs one thing, the voucher; so certificates are renewed and authorities rotate without a
 //! row being written again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::{
@@ -19,10 +19,14 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 
-use super::{Broken, Proof, Trust, papers::Issued, proven_name};
+use super::{
+    Broken, Proof, Trust,
+    papers::{Issued, Standing},
+    proven_name,
+};
 use crate::{
     agent::Secret,
-    mesh::{BookKey, Notary, SharedNotary, Signature},
+    mesh::{BookKey, Notary, Objection, SharedNotary, Signature, Vouched},
     model::{MeshName, NodeName},
 };
 
@@ -65,6 +69,17 @@ impl Seal {
         };
         rmp_serde::to_vec(&voucher).ok().map(Bytes::from)
     }
+
+    /// The key that a certificate of the node's has signed, whoever stands behind that, and the certificate's chain.
+    fn read(&self, node: &NodeName, voucher: &[u8]) -> Option<(BookKey, Vec<CertificateDer<'static>>)> {
+        let voucher: Voucher = rmp_serde::from_slice(voucher).ok().filter(|v: &Voucher| v.chain.len() <= MAX_CHAIN)?;
+        let chain: Vec<_> = voucher.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let (leaf, key) = (chain.first()?, BookKey::try_from(&*voucher.key).ok()?);
+        let is_its_own = proven_name(leaf, &self.trust.mesh).is_some_and(|proven| proven == *node);
+        let scheme = SignatureScheme::from(voucher.scheme);
+        let is_its_own = is_its_own && is_signed_by(leaf, scheme, &statement(&key), &voucher.signature);
+        is_its_own.then_some((key, chain))
+    }
 }
 
 /// The notary that an agent of this name gets from these secrets: for who drives a [`Mesh`](crate::mesh::Mesh) himself.
@@ -83,11 +98,8 @@ impl Notary for Seal {
             return known.1.clone();
         }
         let Some(voucher) = self.vouch(&issued) else {
-            tracing::error!(
-                event = "book_not_vouched_for",
-                "this certificate's key makes none of the signatures that others accept: issue one with Ed25519 or P-256"
-            );
-            return Bytes::new();
+            tracing::error!(event = "book_not_vouched_for", "the certificate's key does not sign: issue another one");
+            return self.voucher.load().as_deref().map(|(_, last)| last.clone()).unwrap_or_default();
         };
         self.voucher.store(Some(Arc::new((issued, voucher.clone()))));
         voucher
@@ -103,17 +115,24 @@ impl Notary for Seal {
         signature
     }
 
-    fn vouched(&self, node: &NodeName, voucher: &[u8], unix_millis: u64) -> Option<BookKey> {
-        let voucher: Voucher = rmp_serde::from_slice(voucher).ok().filter(|v: &Voucher| v.chain.len() <= MAX_CHAIN)?;
-        let chain: Vec<CertificateDer<'_>> = voucher.chain.iter().map(|der| CertificateDer::from(&**der)).collect();
-        let (leaf, _) = chain.split_first()?;
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(unix_millis));
-        let is_its_own = proven_name(leaf, &self.trust.mesh).is_some_and(|proven| proven == *node);
-        if !is_its_own || !self.trust.accepts_at(&chain, now) {
-            return None;
+    fn vouched(&self, node: &NodeName, voucher: &[u8], unix_millis: u64) -> Result<Vouched, Objection> {
+        let Some((key, chain)) = self.read(node, voucher) else { return Err(Objection::Untrusted) };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(unix_millis));
+        let Standing { serial, authority, until } = self.trust.papers.load().standing(&chain, now)?;
+        let vouched = Vouched { key, serial, authority, until };
+        self.objection(node, Some(&vouched), unix_millis).map_or(Ok(vouched), Err)
+    }
+
+    fn objection(&self, node: &NodeName, vouched: Option<&Vouched>, unix_millis: u64) -> Option<Objection> {
+        let serial = vouched.map_or("", |vouched| &vouched.serial);
+        if self.trust.denies(node, serial) {
+            return Some(Objection::Revoked);
         }
-        let key = BookKey::try_from(&*voucher.key).ok()?;
-        is_signed_by(leaf, SignatureScheme::from(voucher.scheme), &statement(&key), &voucher.signature).then_some(key)
+        match vouched {
+            Some(vouched) if vouched.until < unix_millis => Some(Objection::Expired),
+            Some(vouched) if !self.trust.believes(vouched.authority) => Some(Objection::Untrusted),
+            _ => None,
+        }
     }
 
     fn is_signed(&self, key: &BookKey, message: &[u8], signature: &Signature) -> bool {
@@ -165,14 +184,26 @@ mod tests {
         let secret = Secret::random();
         let [a, b] = ["a", "b"].map(|node| seal("prod", node, &secret));
         let [name_of_a, name_of_b] = ["a", "b"].map(|node| NodeName::try_from(node).unwrap());
-        assert_eq!(b.vouched(&name_of_a, &a.voucher(), now()), Some(a.own_key()));
-        assert_eq!(b.vouched(&name_of_b, &a.voucher(), now()), None, "a's voucher says nothing of b");
+        assert_eq!(b.vouched(&name_of_a, &a.voucher(), now()).map(|proved| proved.key), Ok(a.own_key()));
+        assert_eq!(
+            b.vouched(&name_of_b, &a.voucher(), now()),
+            Err(Objection::Untrusted),
+            "a's voucher says nothing of b"
+        );
         let month = 32 * 24 * 3600 * 1000;
-        assert_eq!(b.vouched(&name_of_a, &a.voucher(), now() + month), None, "the certificate has run out");
+        assert_eq!(
+            b.vouched(&name_of_a, &a.voucher(), now() + month),
+            Err(Objection::Expired),
+            "the certificate has run out"
+        );
         let stranger = seal("prod", "a", &Secret::random());
-        assert_eq!(b.vouched(&name_of_a, &stranger.voucher(), now()), None);
+        assert_eq!(b.vouched(&name_of_a, &stranger.voucher(), now()), Err(Objection::Untrusted));
         let neighbour = seal("test", "a", &secret);
-        assert_eq!(b.vouched(&name_of_a, &neighbour.voucher(), now()), None, "another mesh under the same secret");
+        assert_eq!(
+            b.vouched(&name_of_a, &neighbour.voucher(), now()),
+            Err(Objection::Untrusted),
+            "another mesh under the same secret"
+        );
     }
 
     #[test]
@@ -184,6 +215,6 @@ mod tests {
         let mut voucher = seal.voucher().to_vec();
         let last = voucher.len() - 1;
         voucher[last] ^= 1;
-        assert_eq!(seal.vouched(&"a".try_into().unwrap(), &voucher, now()), None);
+        assert_eq!(seal.vouched(&"a".try_into().unwrap(), &voucher, now()), Err(Objection::Untrusted));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore,
+    CertificateError, RootCertStore,
     client::WebPkiServerVerifier,
     crypto::{CryptoProvider, aws_lc_rs as provider},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -18,6 +18,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::parse_x509_certificate;
+use xxhash_rust::xxh3::xxh3_64;
 use zeroize::Zeroizing;
 
 use super::{Authority, Broken, authority::pem, guest::is_under, only_san, proven_name, san};
@@ -26,6 +27,7 @@ use crate::{
         Secret,
         file::{self, Untold},
     },
+    mesh::Objection,
     model::{MeshName, NodeName},
 };
 
@@ -69,6 +71,16 @@ pub(super) struct Issued {
     pub(super) private: Zeroizing<Vec<u8>>,
     /// When to issue the next, where the node signs for itself.
     pub(super) renew_at: Option<SystemTime>,
+}
+
+/// What stands behind a chain of certificates.
+pub(super) struct Standing {
+    /// The number of the first of them.
+    pub(super) serial: Box<str>,
+    /// The authority, as [`number`] knows it.
+    pub(super) authority: u64,
+    /// Until when it and the first are good, in unix milliseconds.
+    pub(super) until: u64,
 }
 
 /// What a certificate says of itself.
@@ -217,6 +229,24 @@ impl Papers {
         if is_good { Ok(()) } else { Err(rustls::CertificateError::Expired.into()) }
     }
 
+    /// What stands behind a chain at `now`: of several authorities the one that lasts longest.
+    pub(super) fn standing(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Standing, Objection> {
+        let (leaf, rest) = chain.split_first().ok_or(Objection::Untrusted)?;
+        let own = says(leaf).ok_or(Objection::Untrusted)?;
+        let (mut last, mut objection) = (None, Objection::Untrusted);
+        for root in &self.roots {
+            match (is_under(leaf, rest, root, now), says(root)) {
+                (Ok(_), Some(root_says)) => last = last.max(Some((root_says.not_after, number(root)))),
+                (Err(rustls::Error::InvalidCertificate(why)), _) if is_over(&why) => objection = Objection::Expired,
+                _ => {}
+            }
+        }
+        let (until, authority) = last.ok_or(objection)?;
+        let until = until.min(own.not_after).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        Ok(Standing { serial: own.serial.into(), authority, until })
+    }
+
     /// What this node shows now; one that it signs for itself is issued again when it has grown old. No timer, so no
     /// cost while idle.
     pub(super) fn current(&self, san: &str) -> Arc<Issued> {
@@ -244,6 +274,15 @@ fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> 
     let read = |root: &CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
     let mut tried = roots.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
     tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
+}
+
+/// A number that stands for an authority among those believed.
+pub(super) fn number(root: &CertificateDer<'_>) -> u64 {
+    xxh3_64(root)
+}
+
+const fn is_over(why: &CertificateError) -> bool {
+    matches!(why, CertificateError::Expired | CertificateError::ExpiredContext { .. })
 }
 
 /// What a certificate says of itself.
@@ -280,8 +319,6 @@ const MAX_SECRET: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use rustls::CertificateError;
-
     use super::*;
 
     #[test]

@@ -167,6 +167,9 @@ pub(super) const fn because(cause: Cause) -> &'static str {
         Cause::Returned => "it came back",
         Cause::Will => "its process died, says its last will",
         Cause::Forced => "an operator declared that it will not come back",
+        Cause::Revoked => "the mesh's authority has revoked it",
+        Cause::CertificateExpired => "its certificate has expired",
+        Cause::CertificateUntrusted => "its certificate is by no authority that this node believes any more",
     }
 }
 
