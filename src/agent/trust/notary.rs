@@ -160,7 +160,7 @@ fn statement(key: &BookKey) -> Vec<u8> {
 }
 
 /// The signatures of keys that certificates have; RSA's are larger than all else in a page.
-const SCHEMES: &[SignatureScheme] =
+pub(super) const SCHEMES: &[SignatureScheme] =
     &[SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384];
 /// A node's own certificate and what stands between it and the authority.
 const MAX_CHAIN: usize = 4;

@@ -21,7 +21,7 @@ use x509_parser::parse_x509_certificate;
 use xxhash_rust::xxh3::xxh3_64;
 use zeroize::Zeroizing;
 
-use super::{Authority, Broken, authority::pem, guest::is_under, only_san, proven_name, san};
+use super::{Authority, Broken, authority::pem, guest::is_under, notary::SCHEMES, only_san, proven_name, san};
 use crate::{
     agent::{
         Secret,
@@ -170,6 +170,8 @@ impl Papers {
         let until = behind.filter_map(says).map(|says| says.not_after).max();
         own.says.not_after = until.map_or(own.says.not_after, |until| until.min(own.says.not_after));
         own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
+        // Its book could not be vouched for: nobody would ever show what it serves.
+        own.key.key.choose_scheme(SCHEMES).ok_or_else(|| Broken::File(files.key.clone(), UNFIT))?;
         let authority = files.ca_key.as_ref().map(|path| signer(&roots, &secret_text(path)?)).transpose()?;
         let papers = Self::assemble(&roots, own, authority, Vec::new())?;
         papers.believes_itself()?;
@@ -311,6 +313,7 @@ pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
     })
 }
 
+const UNFIT: &str = "holds a key of a kind that vouches for nothing here: issue one with Ed25519, P-256 or P-384";
 const NO_CERTIFICATE: &str = "holds no certificate in PEM";
 /// Longer than all the authorities of a system together.
 const MAX_TEXT: u64 = 1 << 20;
@@ -320,6 +323,34 @@ const MAX_SECRET: u64 = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::keep;
+
+    #[test]
+    fn a_key_that_can_vouch_for_nothing_is_refused_where_somebody_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mesh, node) = ("prod".try_into().unwrap(), "a".try_into().unwrap());
+        let (authority, pair) = Authority::create(Duration::from_secs(3600)).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            keep::replace(&path, text.as_bytes(), keep::PRIVATE).unwrap();
+            path
+        };
+        let ca = write("ca.pem", &pair.certificate);
+        for (algorithm, is_fit) in [
+            (&rcgen::PKCS_ED25519, true),
+            (&rcgen::PKCS_ECDSA_P256_SHA256, true),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, true),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, false),
+        ] {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let public = rcgen::PublicKeyData::subject_public_key_info(&key);
+            let issued = authority.issue_for(&san(&mesh, &node), &public, Duration::from_secs(60)).unwrap();
+            let (cert, key) = (write("a.pem", &issued), write("a-key.pem", &key.serialize_pem()));
+            let files = Files { ca: ca.clone(), cert, key, ca_key: None, renew: false };
+            let why = files.check(&mesh, &node).err().map(|why| why.to_string());
+            assert_eq!(why.as_ref().is_none_or(|why| !why.contains("P-384")), is_fit, "{why:?}");
+        }
+    }
 
     #[test]
     fn an_authority_is_believed_until_it_ends() {
