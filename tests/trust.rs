@@ -315,3 +315,63 @@ async fn a_token_outlives_a_kill_of_the_node_that_made_it_and_is_still_good_once
     assert_eq!(fs::metadata(mesh.path("a/guests")).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(kept.len() < 16, "both were used: {kept:?}");
 }
+
+#[tokio::test]
+async fn who_is_revoked_is_out_although_one_node_does_not_take_the_word() {
+    let mesh = Mesh::new();
+    for authority_of in ["old", "new"] {
+        authority(&mesh, authority_of).await;
+    }
+    let [old, new] = ["old", "new"].map(|dir| fs::read_to_string(mesh.path(dir).join("ca.pem")).unwrap());
+    fs::create_dir_all(mesh.path("both")).unwrap();
+    for node in ["a", "b", "c", "d"] {
+        issue(&mesh, "old", node, &[]).await;
+        for file in [format!("{node}.pem"), format!("{node}-key.pem")] {
+            fs::copy(mesh.path("old").join(&file), mesh.path("both").join(&file)).unwrap();
+        }
+    }
+    fs::write(mesh.path("both/ca.pem"), old + &new).unwrap();
+    let a = start(&mesh, "a", "both", &[]).await;
+    // It has missed the first step of a rotation.
+    let b = start(&mesh, "b", "old", &[&a]).await;
+    let c = start(&mesh, "c", "both", &[&a]).await;
+    let d = start(&mesh, "d", "both", &[&a]).await;
+    for agent in [&a, &b, &d] {
+        agent.until_linked("c").await;
+    }
+    c.register("web", 80).await;
+    let revoke = async |more: &[&str]| {
+        let mut command = hobnob();
+        command.args(["ca", "revoke", "c", "--dir"]).arg(mesh.path("new")).args(more);
+        let done = finish(command.args(["--api", &format!("http://{}", a.http)])).await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+    };
+    for agent in [&a, &b, &d] {
+        agent.until_resolved("web", &["80"]).await;
+    }
+    revoke(&[]).await;
+    for agent in [&a, &d] {
+        agent.until_seen("c", "down").await;
+        let why = agent.get("/api/v1/explain/c").await;
+        assert_eq!((&why["cause"], &why["shown"]), (&"revoked".into(), &false.into()), "{why}");
+    }
+    c.register("evil", 666).await;
+    b.until_resolved("evil", &["666"]).await;
+    // What b says of itself later than that has come, and what it says of c counts for nothing.
+    b.register("after", 81).await;
+    for agent in [&a, &d] {
+        agent.until_resolved("after", &["81"]).await;
+        assert!(agent.resolve("web").await.is_empty() && agent.resolve("evil").await.is_empty());
+        agent.until_seen("c", "down").await;
+    }
+    until("b tells its operator", async || {
+        let doctor = finish(hobnob().args(["doctor", "--api", &format!("http://{}", b.http)])).await;
+        doctor.out.contains("refused here").then_some(())
+    })
+    .await;
+    revoke(&["--undo"]).await;
+    for agent in [&a, &d] {
+        agent.until_seen("c", "alive").await;
+        agent.until_resolved("evil", &["666"]).await;
+    }
+}

@@ -22,7 +22,7 @@ use super::{
     hello::{Greeter, Missed},
     journal::Journal,
     looks::{Knocks, Look},
-    peers::{self, Arrival, Holder, Parcel, Peers, Target},
+    peers::{self, Arrival, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     status::Status,
@@ -274,12 +274,6 @@ impl Drive {
         self.drain();
     }
 
-    /// Whom the core knows, alive, under this id.
-    fn holder(&self, id: NodeId) -> Option<Holder> {
-        let member = self.mesh.member(id).filter(|member| member.state.is_shown())?;
-        Some(Holder { epoch: member.epoch, addresses: member.node.addresses.clone() })
-    }
-
     /// One mutation, then drain: the first law.
     pub(super) fn handle(&mut self, input: Input) {
         self.mesh.handle(self.clock.now(), input);
@@ -371,6 +365,7 @@ impl Drive {
                 Change::Ready => {}
             }
         }
+        self.name_the_unvouched();
         if advances || self.view.has_news() {
             self.view.advance();
         }

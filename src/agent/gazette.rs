@@ -155,7 +155,11 @@ impl Gazette {
                 Err(why) => {
                     spent.forged += 1;
                     self.traffic.edicts_refused.add(1);
-                    tracing::debug!(event = "edict_refused", %peer, why);
+                    if self.trust.refuse(&edict, why, now) {
+                        tracing::warn!(event = "edict_refused", %peer, why, next = "hobnob doctor");
+                    } else {
+                        tracing::debug!(event = "edict_refused", %peer, why);
+                    }
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Agent, Opens, Will, drive::Drive};
+use super::{Agent, Opens, Refused, Will, drive::Drive, peers::Holder};
 use crate::{
     mesh::{Command, Explanation, Stats},
     model::{NodeId, Time},
@@ -62,6 +62,24 @@ impl Drive {
                 }
                 self.drain();
             }
+        }
+    }
+
+    /// Whom the core knows, alive, under this id.
+    pub(super) fn holder(&self, id: NodeId) -> Option<Holder> {
+        let member = self.mesh.member(id).filter(|member| member.state.is_shown())?;
+        Some(Holder { epoch: member.epoch, addresses: member.node.addresses.clone() })
+    }
+
+    /// Lets handles know whose services are not taken.
+    pub(super) fn name_the_unvouched(&self) {
+        let name = |id: NodeId| self.view.node_by_id(id).map_or_else(|| id.to_string(), |at| at.node.name.to_string());
+        let unvouched: Vec<_> = self.mesh.unvouched().map(name).collect();
+        if **self.status.unvouched.load() != unvouched {
+            if !unvouched.is_empty() {
+                tracing::warn!(event = "unvouched", nodes = ?unvouched, "what they serve is not taken: hobnob doctor");
+            }
+            self.status.unvouched.store(Arc::new(unvouched));
         }
     }
 
@@ -119,6 +137,36 @@ impl Agent {
     pub fn unjoined(&self) -> Vec<String> {
         let (troubles, failed) = (self.shared.status.troubles.load(), self.shared.status.failed.load());
         troubles.iter().chain(failed.iter()).cloned().collect()
+    }
+
+    /// Why it does not answer yet; empty once it does.
+    #[must_use]
+    pub fn unready(&self) -> Vec<String> {
+        if self.shared.view.is_ready() {
+            return Vec::new();
+        }
+        if let Some(outcome) = &*self.shared.stopped.borrow() {
+            return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
+        }
+        if self.shared.status.held.load(Ordering::Relaxed) {
+            return vec!["what this node's own files define is being registered".into()];
+        }
+        let (mut reasons, unvouched) = (self.unjoined(), self.unvouched());
+        let why = match &unvouched[..] {
+            [] => "the first sync with a peer is not done".into(),
+            nodes => {
+                format!("nothing of what {} serves is taken: its certificate is not believed here", nodes.join(", "))
+            }
+        };
+        let after = self.shared.config.ready_after.as_secs_f32();
+        reasons.push(format!("{why}; what is stored is served after {after} s"));
+        reasons
+    }
+
+    /// The nodes that are here and of whose services nothing is taken, since what vouches for them is not believed.
+    #[must_use]
+    pub fn unvouched(&self) -> Vec<String> {
+        self.shared.status.unvouched.load().to_vec()
     }
 
     /// Knocks at a member and waits for its answer: the round trip from this agent's loop to the other's and back. `None`

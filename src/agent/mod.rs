@@ -404,26 +404,6 @@ impl Agent {
         }
     }
 
-    /// Why it does not answer yet; empty once it does.
-    #[must_use]
-    pub fn unready(&self) -> Vec<String> {
-        if self.shared.view.is_ready() {
-            return Vec::new();
-        }
-        if let Some(outcome) = &*self.shared.stopped.borrow() {
-            return vec![outcome.as_ref().err().cloned().unwrap_or_else(|| Refused::Stopped.to_string())];
-        }
-        if self.shared.status.held.load(Ordering::Relaxed) {
-            return vec!["what this node's own files define is being registered".into()];
-        }
-        let mut reasons = self.unjoined();
-        reasons.push(format!(
-            "the first sync with a peer is not done; what is stored is served after {} s",
-            self.shared.config.ready_after.as_secs_f32()
-        ));
-        reasons
-    }
-
     /// A copy of the core's counters; all zero once it has stopped.
     pub async fn stats(&self) -> Stats {
         self.look(Look::Stats).await.unwrap_or_default()

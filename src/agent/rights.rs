@@ -87,6 +87,13 @@ impl Agent {
         self.shared.trust.lost_law()
     }
 
+    /// How many words of the law were heard lately and are not taken here: since this machine's clock says that they are of
+    /// the future, and since no authority that is believed here has signed them.
+    #[must_use]
+    pub fn refused_edicts(&self) -> (usize, usize) {
+        self.shared.trust.refused(gazette::now())
+    }
+
     /// Why the certificate's files could not be taken over; until they can, the next start fails.
     #[must_use]
     pub fn not_reloaded(&self) -> Option<String> {

@@ -14,6 +14,8 @@ pub(super) struct Status {
     pub(super) troubles: ArcSwap<Vec<String>>,
     /// Seeds that resolve and cannot be joined.
     pub(super) failed: ArcSwap<Vec<String>>,
+    /// Whose services are not taken, since what vouches for them is not believed.
+    pub(super) unvouched: ArcSwap<Vec<String>>,
     /// Whether answers wait for [`Agent::open`](super::Agent::open).
     pub(super) held: AtomicBool,
     /// Why the last write to the store failed; none once one has not.

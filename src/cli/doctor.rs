@@ -40,7 +40,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload" } else { ISSUE };
     found.push(certificate("certificate", &status["certificate"], next, SystemTime::now()));
-    found.extend([decrees(&status), lost(&status)].into_iter().flatten());
+    found.extend([decrees(&status), lost(&status), unheeded(&status), unvouched(&status)].into_iter().flatten());
     if !status["http_certificate"].is_null() {
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
@@ -196,6 +196,38 @@ fn lost(status: &Value) -> Option<Value> {
     Some(finding("decrees", "bad", said, &next))
 }
 
+/// Words of the authority that the others heed and this node does not.
+fn unheeded(status: &Value) -> Option<Value> {
+    let [future, unsigned] =
+        ["future", "unsigned"].map(|field| status["refused_edicts"][field].as_u64().unwrap_or_default());
+    let words = |many: u64| format!("{many} words of the authority (revocations, tokens) are refused here");
+    match (future, unsigned) {
+        (0, 0) => None,
+        (0, _) => {
+            let said = format!("{}: nobody in tls.ca, or no secret of this node's, has signed them", words(unsigned));
+            let next = "add the others' authority to tls.ca (their secret to secret_file), or hobnob ca sign-again";
+            Some(finding("words", "warning", said, next))
+        }
+        _ => {
+            let said = format!("{}: by its clock they are of the future", words(future));
+            Some(finding(
+                "words",
+                "bad",
+                said,
+                "set this machine's clock: timedatectl; they are heard again within a minute",
+            ))
+        }
+    }
+}
+
+/// Nodes that are here and whose services are not.
+fn unvouched(status: &Value) -> Option<Value> {
+    let nodes: Vec<_> = status["unvouched"].as_array()?.iter().filter_map(Value::as_str).take(FEW).collect();
+    let said = format!("nothing of what {} serves is taken: its certificate is not believed here", nodes.join(", "));
+    let next = "hobnob doctor at that node; tls.ca here and there, and both clocks";
+    (!nodes.is_empty()).then(|| finding("vouchers", "warning", said, next))
+}
+
 /// That the mesh lets this node in no more: whatever else is well, it is alone.
 fn outcast(status: &Value) -> Option<Value> {
     status::outcast(status).map(|(why, next)| finding("membership", "bad", why, &next))
@@ -309,6 +341,12 @@ mod tests {
             let told = descriptors(&json!({"files": {"open": open, "limit": 100}})).unwrap();
             assert_eq!(told["status"], expected, "{told}");
         }
+        for (refused, expected) in [((0, 2), "warning"), ((1, 2), "bad")] {
+            let told = unheeded(&json!({"refused_edicts": {"future": refused.0, "unsigned": refused.1}})).unwrap();
+            assert_eq!(told["status"], expected, "{told}");
+        }
+        assert!(unheeded(&json!({})).is_none() && unvouched(&json!({})).is_none());
+        assert!(unvouched(&json!({"unvouched": ["c"]})).unwrap()["finding"].as_str().unwrap().contains(" c serves"));
         assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
         assert_eq!(store(&json!({}))["status"], "ok");
         assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");

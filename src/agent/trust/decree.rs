@@ -56,6 +56,7 @@ impl Trust {
             law
         });
         self.weigh(edict);
+        self.refused.forget();
         self.law_changed.send_replace(());
         Ok(taken)
     }
@@ -155,4 +156,4 @@ impl Trust {
     }
 }
 
-const UNSIGNED: &str = "is not signed by an authority of this mesh";
+pub(super) const UNSIGNED: &str = "is not signed by an authority of this mesh";

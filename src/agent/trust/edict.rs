@@ -103,7 +103,7 @@ impl Said {
     /// A sentence's end.
     pub fn check(&self, now: u64) -> Result<(), &'static str> {
         if self.at > now.saturating_add(MAX_AHEAD) {
-            return Err("is of the future; is this machine's clock right?");
+            return Err(OF_THE_FUTURE);
         }
         let printable =
             |text: &str| !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(|b| b > b' ' && b < 127);
@@ -291,6 +291,7 @@ mod bytes_of {
     }
 }
 
+pub(super) const OF_THE_FUTURE: &str = "is of the future; is this machine's clock right?";
 pub(super) const LABEL: &[u8] = b"hobnob edict, version 1: ";
 /// A word with every field at its limit.
 const MAX_EDICT: usize = 1024;

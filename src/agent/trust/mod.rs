@@ -23,6 +23,7 @@ mod guests;
 mod notary;
 mod outcast;
 mod papers;
+mod refused;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -85,6 +86,8 @@ pub(super) struct Trust {
     /// Wakes whoever acts by the law when it changes.
     law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
+    /// What was heard and not taken.
+    refused: refused::Refused,
     /// Why the files hold something else than what is in use; none once that was taken over.
     not_reloaded: ArcSwapOption<String>,
     /// The word of the last peer that hung up since it does not accept this node any more; none once one has let it in.
@@ -123,6 +126,7 @@ impl Trust {
             stale: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
+            refused: refused::Refused::default(),
             not_reloaded: ArcSwapOption::empty(),
             shut_out: ArcSwapOption::empty(),
             renewed: Notify::new(),
@@ -144,6 +148,7 @@ impl Trust {
         self.papers.store(Arc::new(papers?));
         self.sign_again();
         self.weigh_all();
+        self.refused.forget();
         self.renewed.notify_one();
         Ok(())
     }

@@ -161,6 +161,9 @@ async fn node(agent: &Agent, member: &Member) -> Node {
     if let Some(reason) = &member.node.maintenance {
         row.why += &format!("; {}", in_maintenance(reason));
     }
+    if agent.unvouched().contains(&member.node.name.to_string()) {
+        row.why += "; nothing of what it serves is taken: its certificate is not believed here";
+    }
     row.shown = (seen.state.is_shown() && seen.flapping.hidden_until.is_none()) || seen.held.is_some();
     (row.state, row.since, row.cause) = (seen.state, moment(seen.since), Some(seen.cause.as_str()));
     (row.linked, row.looking, row.held) = (seen.linked, seen.looking, seen.held.map(moment));

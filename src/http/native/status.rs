@@ -54,6 +54,12 @@ struct Status<'a> {
     /// The file of the authority's words that could not be read; left out once a peer has told them again.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_edicts: Option<PathBuf>,
+    /// Words of the authority that this node has heard and does not heed; left out where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_edicts: Option<RefusedEdicts>,
+    /// Nodes that are here and of whose services nothing is taken, since what vouches for them is not believed here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unvouched: Vec<String>,
     /// Why the last write to its store failed; left out once one has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     unstored: Option<String>,
@@ -92,6 +98,15 @@ struct Stale {
     all: usize,
     /// Of them signed by no authority that is believed here: a restart forgets them.
     by_none: usize,
+}
+
+/// Words of the authority that were heard within ten minutes and not taken.
+#[derive(Serialize, JsonSchema)]
+struct RefusedEdicts {
+    /// By this machine's clock they are of the future.
+    future: usize,
+    /// No authority that is believed here has signed them.
+    unsigned: usize,
 }
 
 /// That this node is let in no more.
@@ -189,6 +204,10 @@ pub(super) async fn status(State(app): Shared) -> Response {
             .filter(|stale| stale.0 > 0)
             .map(|(all, by_none)| Stale { all, by_none }),
         lost_edicts: app.agent.lost_edicts(),
+        refused_edicts: Some(app.agent.refused_edicts())
+            .filter(|refused| *refused != (0, 0))
+            .map(|(future, unsigned)| RefusedEdicts { future, unsigned }),
+        unvouched: app.agent.unvouched(),
         unstored: app.agent.unstored(),
         unjoined: app.agent.unjoined(),
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
