@@ -307,8 +307,8 @@ pub fn now() -> u64 {
 pub(super) const NOTICE: u8 = 0xed;
 /// Each hands news on to so many: of a thousand nodes, all but one in nine million hear it at once, that one later.
 const FANOUT: usize = 16;
-/// Edicts in one notice: each is at most 1.2 KiB.
-const PART: usize = 50;
+/// Edicts in one notice: each is at most 2.1 KiB.
+const PART: usize = 30;
 /// From one comparison with a random peer to the next.
 const OFFER_EVERY: Duration = Duration::from_secs(15);
 /// Above it those that have ended are cleared away.

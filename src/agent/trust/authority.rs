@@ -7,7 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{
     hkdf::{HKDF_SHA256, KeyType, Salt},
-    signature::{ECDSA_P256_SHA256_ASN1, ED25519, Ed25519KeyPair, UnparsedPublicKey, VerificationAlgorithm},
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ED25519, Ed25519KeyPair,
+        RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
+    },
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -23,6 +26,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Broken, Edict, Law, Said, Word,
+    edict::LABEL,
     papers::{Issued, says},
     san,
 };
@@ -88,13 +92,17 @@ impl Authority {
     /// When one of them is not what it should be, or they do not belong together.
     pub fn read(certificate: &str, key: &str) -> Result<Self, Broken> {
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|_| Broken::Pem("ca"))?;
-        let key = KeyPair::from_pem(key).map_err(|_| Broken::Pem("ca_key"))?;
+        let is_key = PrivateKeyDer::from_pem_slice(key.as_bytes()).is_ok();
+        let refused = |_| if is_key { Broken::Weak } else { Broken::Pem("ca_key") };
+        let key = KeyPair::from_pem(key).map_err(refused)?;
         let (_, parsed) = parse_x509_certificate(&certificate).map_err(|_| Broken::Pem("ca"))?;
         if parsed.public_key().raw != key.subject_public_key_info().as_slice() {
             return Err(Broken::Apart("ca_key", "ca"));
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate })
+        let authority = Self { issuer: Issuer::from_ca_cert_der(&certificate, key)?, certificate };
+        // What it decrees, no node would believe: told here, where somebody reads why.
+        let probe = authority.sign(LABEL)?;
+        if has_signed(&authority.certificate, LABEL, &probe) { Ok(authority) } else { Err(Broken::Weak) }
     }
 
     /// A certificate for `node` of `mesh`, with a fresh key.
@@ -217,13 +225,15 @@ impl std::fmt::Debug for Pair {
 pub(super) fn has_signed(authority: &CertificateDer<'_>, text: &[u8], signature: &[u8]) -> bool {
     let Ok((_, parsed)) = parse_x509_certificate(authority) else { return false };
     let key = parsed.public_key();
-    let algorithm: &dyn VerificationAlgorithm = match key.algorithm.algorithm.to_id_string().as_str() {
-        "1.3.101.112" => &ED25519,
-        // An EC key; aws-lc refuses one of another curve.
-        "1.2.840.10045.2.1" => &ECDSA_P256_SHA256_ASN1,
-        _ => return false,
+    let algorithms: &[&dyn VerificationAlgorithm] = match key.algorithm.algorithm.to_id_string().as_str() {
+        "1.3.101.112" => &[&ED25519],
+        // Of these aws-lc refuses a key of another curve, before it computes anything.
+        "1.2.840.10045.2.1" => &[&ECDSA_P256_SHA256_ASN1, &ECDSA_P384_SHA384_ASN1, &ECDSA_P521_SHA512_ASN1],
+        "1.2.840.113549.1.1.1" => &[&RSA_PKCS1_2048_8192_SHA256],
+        _ => &[],
     };
-    UnparsedPublicKey::new(algorithm, &*key.subject_public_key.data).verify(text, signature).is_ok()
+    let key = &*key.subject_public_key.data;
+    algorithms.iter().any(|algorithm| UnparsedPublicKey::new(*algorithm, key).verify(text, signature).is_ok())
 }
 
 fn authority_params(name: &str) -> CertificateParams {
@@ -338,6 +348,31 @@ mod tests {
         assert!(Authority::read("nonsense", &other.key).is_err());
         assert!(!format!("{files:?}{one:?}").contains("BEGIN"));
     }
+
+    #[test]
+    fn whatever_key_an_authority_has_its_word_is_believed_or_it_is_refused() {
+        use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_RSA_SHA256};
+        let mesh = "prod".try_into().unwrap();
+        for kind in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P521_SHA512, &PKCS_RSA_SHA256] {
+            let key = KeyPair::generate_for(kind).unwrap();
+            let text = key.serialize_pem();
+            let made = Authority::sign_itself(authority_params("a firm's own"), key).unwrap();
+            let kept = Authority::read(&pem("CERTIFICATE", &made.certificate), &text).unwrap();
+            let word = kept.decree(&mesh, Word::DenySerial("0a".into()), false, 1).unwrap();
+            assert!(has_signed(&kept.certificate, &word.text, &word.signature), "{kind:?}");
+            assert!(!has_signed(&kept.certificate, b"another", &word.signature), "{kind:?}");
+        }
+        let (_, files) = Authority::create(Duration::from_secs(3600)).unwrap();
+        assert!(matches!(Authority::read(&files.certificate, SECP256K1), Err(Broken::Weak)));
+    }
+
+    /// A key of a curve that TLS does not know.
+    const SECP256K1: &str = "-----BEGIN PRIVATE KEY-----\n\
+                 MIGEAgEAMBAGByqGSM49AgEGBSuBBAAKBG0wawIBAQQg+Qa7/f4P2TRKNIHwp2YK\n\
+                 K8p2HMLKLIYUpSkNnCeYhHuhRANCAASOmQfxs4yL/Ge4WJqDKfAWoiWuwNDZL2zT\n\
+                 C5+/Qf7u+5nMD3VMn4WfaEqJP88ywcTXX3TMeIDnevQYOMKj2RIh\n\
+                 -----END PRIVATE KEY-----\n\
+                 ";
 
     #[test]
     fn everybody_reads_the_keys_that_are_written() {

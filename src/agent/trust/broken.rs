@@ -60,6 +60,11 @@ pub enum Broken {
     /// A setting's file is not what it should be.
     #[error("{0} is not in PEM, or not what it should be")]
     Pem(&'static str),
+    /// The authority's key signs nothing that a node verifies.
+    #[error(
+        "no node believes what this authority's key signs: make one of Ed25519, of P-256 to P-521, or of 2048 bits of RSA"
+    )]
+    Weak,
     /// Two files that do not belong together.
     #[error("{0} is not the key of {1}: were they issued together?")]
     Apart(&'static str, &'static str),

@@ -78,7 +78,7 @@ impl Edict {
     /// Reads that text. Whether it was signed by anybody is asked later.
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {
-        let bytes = STANDARD.decode(text.trim()).ok().filter(|bytes| bytes.len() <= 2 * MAX_EDICT)?;
+        let bytes = STANDARD.decode(text.trim()).ok().filter(|bytes| bytes.len() <= 3 * MAX_EDICT)?;
         let mut from = rmp_serde::Deserializer::from_read_ref(&bytes);
         from.set_max_depth(MAX_DEPTH);
         Self::deserialize(&mut from).ok()
@@ -293,7 +293,7 @@ mod bytes_of {
 
 pub(super) const OF_THE_FUTURE: &str = "is of the future; is this machine's clock right?";
 pub(super) const LABEL: &[u8] = b"hobnob edict, version 1: ";
-/// A word with every field at its limit.
+/// A word with every field at its limit; and a signature of 8192 bits of RSA, the longest there is.
 const MAX_EDICT: usize = 1024;
 /// The most tokens, and apart from them the most denials, so that no crowd of tokens keeps a stolen machine in: those of a
 /// large firm; two megabytes each at worst.
@@ -386,6 +386,14 @@ mod tests {
         assert_eq!(Said::read(&[&edict.text[..], &[0]].concat()), None);
         assert_eq!(Said::read(&edict.text[1..]), None);
         assert!(edict.text.len() < MAX_EDICT && said.check(5).is_ok());
+    }
+
+    #[test]
+    fn the_longest_word_with_the_longest_signature_travels() {
+        let longest = Edict { text: vec![b'x'; MAX_EDICT], signature: vec![1; 8192 / 8] };
+        assert_eq!(Edict::from_text(&longest.to_text()), Some(longest.clone()));
+        let longer = Edict { signature: vec![1; 8192 / 8 + 1], ..longest };
+        assert_eq!(Edict::from_text(&longer.to_text()), None);
     }
 
     #[test]
