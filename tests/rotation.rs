@@ -25,22 +25,42 @@ fn steps(heading: &str) -> Vec<&'static str> {
     section.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect()
 }
 
-/// Runs one step where it says: `/etc/hobnob` is the folder of each node.
+/// Carries to a node what goes there: never the authority's key but to who grants certificates, nor another node's.
+fn carry(mesh: &Mesh, node: &str) {
+    let (from, to) = (mesh.path("ca-host"), mesh.path(node).join("etc/from-ca"));
+    fs::create_dir_all(&to).unwrap();
+    let own = ["new-ca.pem".to_owned(), format!("{node}.pem"), format!("{node}-key.pem")];
+    for file in own.iter().filter(|file| from.join("to").join(file).exists()) {
+        fs::copy(from.join("to").join(file), to.join(file)).unwrap();
+    }
+    if mesh.path(node).join("etc/ca-key.pem").exists() {
+        fs::copy(from.join("new-ca/ca-key.pem"), to.join("ca-key.pem")).unwrap();
+    }
+}
+
+/// Runs one step where it says: `/etc/hobnob` is the folder of each node, and nothing else is there but what was carried.
 async fn run(mesh: &Mesh, step: &str, agents: &[&Agent]) {
     let everybody = NODES.into_iter().zip(agents.iter().copied().map(Some));
     let places: Vec<_> = match step.lines().next().unwrap() {
         "# once" => vec![("", None)],
         "# on every node" => everybody.collect(),
-        "# once, at any node" => vec![(NODES[1], agents.get(1).copied())],
+        // Through any node.
+        "# where the authorities are kept" => vec![("", agents.get(1).copied())],
+        "# where the authorities are kept, for every node" => NODES.map(|node| (node, None)).to_vec(),
         "# where tls.ca_key is set" => everybody.take(1).collect(),
         where_to => panic!("{where_to}"),
     };
+    let is_kept = step.starts_with("# where the authorities are kept");
     for (node, agent) in places {
         let script = step.replace("/etc/hobnob", &mesh.path(node).join("etc").display().to_string());
         let folder = std::path::Path::new(env!("CARGO_BIN_EXE_hobnob")).parent().unwrap().display().to_string();
         let mut shell = Command::new("sh");
-        shell.args(["-ec", &script]).current_dir(mesh.path(".")).env("NODE", node).env("MESH", "test");
+        shell.args(["-ec", &script]).env("NODE", node).env("MESH", "test");
         shell.env("PATH", format!("{folder}:{}", std::env::var("PATH").unwrap()));
+        shell.current_dir(mesh.path(if is_kept { "ca-host" } else { "." }));
+        if mesh.path("ca-host/to").exists() && !is_kept {
+            carry(mesh, node);
+        }
         if let Some(agent) = agent {
             shell.env("HOBNOB_API", format!("http://{}", agent.http));
         }
@@ -119,7 +139,9 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     assert_eq!(finish(hobnob().args(["keygen", "--out"]).arg(mesh.path("secret"))).await.code, Some(0));
     for node in NODES {
         fs::create_dir_all(mesh.path(node).join("etc")).unwrap();
-        fs::copy(mesh.path("secret"), mesh.path(node).join("etc/secret")).unwrap();
+        // As an editor may leave it: without an end of its last line.
+        let secret = fs::read_to_string(mesh.path("secret")).unwrap();
+        fs::write(mesh.path(node).join("etc/secret"), secret.trim_end()).unwrap();
         give_away(&mesh.path(node).join("etc/secret"));
     }
     let papers = "secret_file = \"ETC/secret\"\n";
@@ -170,7 +192,7 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
 
 /// Three nodes with certificates of an authority in `ca`, whose key the first may hold.
 async fn certified(mesh: &Mesh, holds_key: bool) -> [Agent; 3] {
-    let ca = mesh.path("ca");
+    let ca = mesh.path("ca-host/old-ca");
     fs::create_dir_all(&ca).unwrap();
     assert_eq!(finish(hobnob().args(["ca", "init", "--dir"]).arg(&ca)).await.code, Some(0));
     for node in NODES {
@@ -220,11 +242,11 @@ async fn step(mesh: &Mesh, step: &str, agents: &[&Agent]) {
 #[tokio::test]
 async fn an_authority_is_changed_while_the_mesh_is_at_work() {
     let mesh = Mesh::new();
-    let ca = mesh.path("ca");
+    let ca = mesh.path("ca-host/old-ca");
     let [a, b, mut c] = certified(&mesh, true).await;
     let api = format!("http://{}", a.http);
     let steps = steps("Another authority");
-    assert_eq!(steps.len(), 6);
+    assert_eq!(steps.len(), 7);
     let (before, mut d) = (serials(&[&a, &b, &c]).await, None);
     for at in steps {
         step(&mesh, at, &[&a, &b, &c]).await;
@@ -269,18 +291,18 @@ async fn what_was_decreed_outlives_its_authority_where_no_node_holds_the_key() {
     let [a, b, mut c] = certified(&mesh, false).await;
     let api = format!("http://{}", a.http);
     let signs = async |words: &[&str], ca: &str| {
-        finish(hobnob().args(words).args(["--api", &api, "--dir"]).arg(mesh.path(ca))).await
+        finish(hobnob().args(words).args(["--api", &api, "--dir"]).arg(mesh.path("ca-host").join(ca))).await
     };
     for words in [&["token", "create", "--policy", "read", "--name", "ops"][..], &["ca", "revoke", "stolen"]] {
-        let done = signs(words, "ca").await;
+        let done = signs(words, "old-ca").await;
         assert_eq!(done.code, Some(0), "{done:?}");
     }
     let here = finish(hobnob().args(["token", "revoke", "ops", "--api", &api])).await;
     assert!(here.failure(1).2.contains("token revoke ops --dir"), "{here:?}");
-    let twice = signs(&["token", "create", "--policy", "read", "--name", "ops"], "ca").await;
+    let twice = signs(&["token", "create", "--policy", "read", "--name", "ops"], "old-ca").await;
     assert!(twice.failure(1).1.contains("already"), "{twice:?}");
     for at in steps("Another authority").into_iter().filter(|at| !at.starts_with("# where tls.ca_key is set")) {
-        if at.starts_with("# once, at any node") {
+        if at.contains("sign-again") {
             let doctor = finish(hobnob().args(["doctor", "--api", &api])).await;
             assert!(doctor.out.contains("hobnob ca sign-again"), "{doctor:?}");
         }
