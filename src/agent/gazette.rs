@@ -181,16 +181,17 @@ impl Gazette {
     }
 
     async fn decree(&mut self, edict: Edict) -> Result<(), Refused> {
-        let refuse = |why: &str| Err(Refused::Undecreed(why.into()));
-        match self.trust.take(&edict, now()) {
+        match self.trust.admit(&edict, now()) {
             Ok(Taken::News) => {
                 self.enact(&[edict], None).await.map_err(|why| Refused::Store(format!("{why}; {HOLDS}")))
             }
-            Ok(Taken::Known) => refuse("says nothing new: the same or a later word stands"),
-            Ok(Taken::NoRoom) => refuse(&format!(
-                "finds no room: {MAX_OF_A_KIND} tokens, or as many denials, stand; tokens go a day after they expire"
-            )),
-            Err(why) => refuse(why),
+            Ok(Taken::Known) => Err(Refused::Undecreed("says nothing new: the same or a later word stands".into())),
+            Ok(Taken::NoRoom) => {
+                let why =
+                    format!("finds no room: {MAX_OF_A_KIND} of its kind are known; tokens go a day after they expire");
+                Err(Refused::Undecreed(why))
+            }
+            Err(why) => Err(Refused::Undecreed(why)),
         }
     }
 

@@ -119,7 +119,7 @@ pub(super) struct Again {
 /// Has all that was decreed by authorities that are believed stand by the one in this folder.
 pub(super) async fn sign_again(client: &Client, flags: Again) -> Result<ExitCode, Failure> {
     let unsound = |why| Failure::new("cannot sign what was decreed", why, "hobnob ca sign-again --help");
-    let believed = trust::text(&flags.ca).map_err(unsound)?;
+    let believed = trust::certificates(&flags.ca).map_err(|why| unsound(why).code(Code::Usage))?;
     let chancery = Chancery::open(client, flags.place.dir, &believed).await?;
     let (mut signed, mut refused) = (0, None);
     for edict in chancery.law.edicts() {
@@ -134,7 +134,12 @@ pub(super) async fn sign_again(client: &Client, flags: Again) -> Result<ExitCode
         0 => String::new(),
         foreign => format!("; {foreign} left out that none of the authorities in {} has signed", flags.ca.display()),
     };
-    output::say(format_args!("{signed} signed again{left}"));
+    let done = format!("{signed} signed again{left}");
+    if signed == 0 && chancery.foreign > 0 && refused.is_none() {
+        let next = "the same with --ca FILE, FILE the certificate of the authority that has: one that was dropped?";
+        return Err(Failure::new("nothing was signed again", done, next));
+    }
+    output::say(done);
     refused.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 

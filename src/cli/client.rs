@@ -314,6 +314,9 @@ pub(super) fn refused(call: &str, status: StatusCode, body: &Value) -> Failure {
         }
         StatusCode::UNPROCESSABLE_ENTITY if call.contains("/reload") => (Code::Usage, "hobnob config check"),
         StatusCode::BAD_REQUEST if call.ends_with("/api/v1/join") => (Code::Usage, "hobnob join HOST:PORT"),
+        StatusCode::BAD_REQUEST if why.contains("names this node itself") => {
+            (Code::Usage, "the same with --api URL, of another node")
+        }
         status if status.is_client_error() => (Code::Usage, "hobnob --help"),
         _ => (Code::Runtime, "the agent's log says more"),
     };

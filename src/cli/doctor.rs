@@ -38,9 +38,10 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     let mut found: Vec<_> = outcast(&status).into_iter().collect();
     found.extend([ready(&status), peers(&status, &members), address(&status, &members)]);
     found.extend([agreement(&status), versions(&members)]);
-    let next = if status["certificate"]["from_files"] == false { "hobnob reload" } else { ISSUE };
-    found.push(certificate("certificate", &status["certificate"], next, SystemTime::now()));
-    found.extend([decrees(&status), lost(&status), unheeded(&status), unvouched(&status)].into_iter().flatten());
+    let next = if status["certificate"]["from_files"] == false { "hobnob reload".into() } else { issue(&status) };
+    found.push(certificate("certificate", &status["certificate"], &next, SystemTime::now()));
+    let law = [decrees(&status), crowded(&status), lost(&status), unheeded(&status), unvouched(&status)];
+    found.extend(law.into_iter().flatten());
     if !status["http_certificate"].is_null() {
         let next = "replace the files of http.tls";
         found.push(certificate("http certificate", &status["http_certificate"], next, SystemTime::now()));
@@ -168,24 +169,39 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
     }
 }
 
+/// How this node gets another certificate.
+fn issue(status: &Value) -> String {
+    format!("{}, and put the files where the old ones are", status::issue(status))
+}
+
 /// Words of an authority that goes, or has gone.
 fn decrees(status: &Value) -> Option<Value> {
     let [all, by_none] = ["all", "by_none"].map(|field| status["stale_edicts"][field].as_u64().unwrap_or_default());
-    let next = "hobnob ca sign-again --dir DIR --ca FILE, DIR of the authority that is the first in tls.ca, FILE that very list";
+    let next = |file: &str| {
+        format!(
+            "hobnob ca sign-again --dir DIR --ca FILE, DIR of the authority that is the first in tls.ca, FILE {file}"
+        )
+    };
     match (all, by_none) {
         (0, _) => None,
         (_, 0) => {
             let said =
                 format!("{all} revocations and tokens are signed by an authority that is not the first in tls.ca");
-            Some(finding("decrees", "warning", said, next))
+            Some(finding("decrees", "warning", said, &next("that very list")))
         }
         _ => {
             let said = format!(
                 "{by_none} revocations and tokens are signed by no authority believed here: a restart forgets them"
             );
-            Some(finding("decrees", "bad", said, next))
+            Some(finding("decrees", "bad", said, &next("the certificate of the one that was dropped")))
         }
     }
+}
+
+/// Bounds of the law that are near: past them nothing is decreed.
+fn crowded(status: &Value) -> Option<Value> {
+    let (count, mend) = status["crowded_edicts"][0].as_str()?.split_once(": ")?;
+    Some(finding("decrees", "warning", count, mend))
 }
 
 /// A law that could not be read at the start, and that nobody has told since.
@@ -292,7 +308,6 @@ const SHAPE: Shape = Shape {
     name: "check",
     columns: &[("CHECK", "check"), ("STATUS", "status"), ("FINDING", "finding"), ("NEXT", "next")],
 };
-const ISSUE: &str = "hobnob ca issue NODE, and put the files where the old ones are";
 /// How many names of nodes fit a line.
 const FEW: usize = 5;
 /// Changes are always under way in a busy mesh: agreement is seldom whole.
@@ -356,7 +371,7 @@ mod tests {
     fn what_a_node_proves_itself_with_is_looked_at() {
         let until = |not_after: &str, soon: bool| {
             let said = json!({"not_after": not_after, "expires_soon": soon});
-            certificate("certificate", &said, ISSUE, SystemTime::now())
+            certificate("certificate", &said, "issue", SystemTime::now())
         };
         for (not_after, soon, expected) in [
             ("2999-01-01T00:00:00Z", false, "ok"),
@@ -367,7 +382,7 @@ mod tests {
             assert_eq!(until(not_after, soon)["status"], expected, "{not_after}");
         }
         let wrong = json!({"not_after": "2999-01-01T00:00:00Z", "not_reloaded": "key is not the key of cert"});
-        assert_eq!(certificate("certificate", &wrong, ISSUE, SystemTime::now())["status"], "bad");
+        assert_eq!(certificate("certificate", &wrong, "issue", SystemTime::now())["status"], "bad");
         for (revoked, expected) in [
             (json!("node"), "revoke c --undo,"),
             (json!("serial"), "revoke --serial 0a --undo,"),
@@ -379,13 +394,20 @@ mod tests {
         }
         let out = json!({"since": "2026", "by": "b, which says: your certificate is not accepted any more"});
         let next = outcast(&json!({"node": "c", "certificate": {"issuer": "CN=old"}, "outcast": out})).unwrap();
-        assert!(next["next"].as_str().unwrap().contains("hobnob ca issue c"), "{next}");
+        assert!(next["next"].as_str().unwrap().contains("hobnob ca issue c,"), "{next}");
+        for (mesh, expected) in [("default", "issue c, and"), ("prod", "issue c --mesh prod, and")] {
+            assert!(issue(&json!({"node": "c", "mesh": mesh})).contains(expected));
+        }
         let other = json!({"not_after": "2999-01-01T00:00:00Z", "by_first": false, "issuer": "CN=old"});
-        assert_eq!(certificate("certificate", &other, ISSUE, SystemTime::now())["status"], "warning");
+        assert_eq!(certificate("certificate", &other, "issue", SystemTime::now())["status"], "warning");
         assert_eq!((decrees(&json!({})), lost(&json!({}))), (None, None));
+        let told = crowded(&json!({"crowded_edicts": ["1700 of 2048 tokens stand: revoke some"]})).unwrap();
+        assert_eq!((&told["status"], &told["next"]), (&"warning".into(), &"revoke some".into()));
         assert_eq!(lost(&json!({"lost_edicts": "/d/edicts.damaged"})).unwrap()["status"], "bad");
         for (by_none, expected) in [(0, "warning"), (1, "bad")] {
-            assert_eq!(decrees(&json!({"stale_edicts": {"all": 2, "by_none": by_none}})).unwrap()["status"], expected);
+            let told = decrees(&json!({"stale_edicts": {"all": 2, "by_none": by_none}})).unwrap();
+            let was_dropped = told["next"].as_str().unwrap().contains("was dropped");
+            assert_eq!((&told["status"], was_dropped), (&expected.into(), by_none > 0), "{told}");
         }
     }
 }

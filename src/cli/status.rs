@@ -33,14 +33,23 @@ pub(super) fn outcast(status: &Value) -> Option<(String, String)> {
         None if by.contains("revoked") => format!("{node} --undo, or --serial {serial}"),
         None => {
             let issuer = status["certificate"]["issuer"].as_str().unwrap_or("its authority");
-            let next =
-                format!("hobnob ca issue {node}, of an authority that the others believe; this one is by {issuer}");
+            let issue = issue(status);
+            let next = format!("{issue}, of an authority that the others believe; this one is by {issuer}");
             return Some((why, next));
         }
     };
     let next =
         format!("hobnob ca revoke {revoked} --undo, on a node that is let in; or a certificate that is accepted");
     Some((why, next))
+}
+
+/// What issues a certificate for a node.
+pub(super) fn issue(status: &Value) -> String {
+    let node = status["node"].as_str().unwrap_or("NODE");
+    match status["mesh"].as_str() {
+        None | Some("default") => format!("hobnob ca issue {node}"),
+        Some(mesh) => format!("hobnob ca issue {node} --mesh {mesh}"),
+    }
 }
 
 const SHAPE: Shape = Shape {

@@ -83,7 +83,7 @@ fn aside(path: &Path) -> PathBuf {
 
 const FILE: &str = "edicts";
 /// All edicts there may be, at their largest.
-const MAX_KEPT: u64 = 8 << 20;
+const MAX_KEPT: u64 = 72 << 20;
 
 #[cfg(test)]
 mod tests {

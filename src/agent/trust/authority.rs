@@ -3,7 +3,10 @@
 //! It signs certificates for `<node>.<mesh>.hobnob`, and edicts (see [`super::edict`]). An authority of files is made
 //! by `hobnob ca init`; whose key a node does not hold, that node cannot sign anything with.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::{
     hkdf::{HKDF_SHA256, KeyType, Salt},
@@ -22,12 +25,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::parse_x509_certificate;
+use xxhash_rust::xxh3::xxh3_64;
 use zeroize::Zeroizing;
 
 use super::{
     Broken, Edict, Law, Said, Word,
     edict::LABEL,
-    papers::{Issued, says},
+    papers::{Issued, says, text},
     san,
 };
 use crate::{
@@ -143,8 +147,7 @@ impl Authority {
     /// # Errors
     /// When the key refuses.
     pub fn decree(&self, mesh: &MeshName, word: Word, void: bool, now: u64) -> Result<Edict, Broken> {
-        let text = Said { mesh: mesh.clone(), word, void, at: now }.render();
-        Ok(Edict { signature: self.sign(&text)?, text })
+        self.say(&Said { mesh: mesh.clone(), word, void, at: now, again: None })
     }
 
     /// The law of `mesh`, of all that somebody says it is: what this authority has signed, or one of those beside it (`also`,
@@ -159,14 +162,15 @@ impl Authority {
         };
         let mut law = Law::default();
         for edict in edicts {
-            if let Some(said) = Said::read(&edict.text).filter(|said| is_genuine(&edict, said)) {
+            if let Some(said) = edict.said().filter(|said| is_genuine(&edict, said)) {
                 law.take(edict, said);
             }
         }
         law
     }
 
-    /// The same word by this authority; none where it is that already.
+    /// The same word by this authority, and said right after the one that it repeats: later, so that it counts, and before
+    /// whatever else was said since. None where it is this authority's already.
     ///
     /// # Errors
     /// When the key refuses.
@@ -174,7 +178,14 @@ impl Authority {
         if has_signed(&self.certificate, &edict.text, &edict.signature) {
             return Ok(None);
         }
-        Ok(Some(Edict { text: edict.text.clone(), signature: self.sign(&edict.text)? }))
+        let Some(said) = edict.said() else { return Ok(None) };
+        let (at, again) = (said.at.saturating_add(1), Some(xxh3_64(&self.certificate)));
+        self.say(&Said { at, again, ..said }).map(Some)
+    }
+
+    fn say(&self, said: &Said) -> Result<Edict, Broken> {
+        let text = said.render();
+        Ok(Edict { signature: self.sign(&text)?, text })
     }
 
     /// Signs what is no certificate.
@@ -218,6 +229,16 @@ impl std::fmt::Debug for Authority {
 impl std::fmt::Debug for Pair {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Pair(…)")
+    }
+}
+
+/// The certificates in a file, one after the other: one at least.
+pub(crate) fn certificates(path: &Path) -> Result<String, Broken> {
+    let text = text(path)?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(text),
+        _ => Err(Broken::File(path.to_owned(), "holds no certificate in PEM")),
     }
 }
 

@@ -24,6 +24,7 @@ mod notary;
 mod outcast;
 mod papers;
 mod refused;
+mod room;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -43,10 +44,11 @@ use rustls::{
 use tokio::sync::Notify;
 use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
+pub(crate) use authority::certificates;
 pub use authority::{Authority, Pair};
 pub use broken::Broken;
+pub(super) use edict::Taken;
 pub use edict::{Edict, Law, Said, Token, Word};
-pub(super) use edict::{MAX_OF_A_KIND, Taken};
 pub use enrol::{Granted, Invitation};
 pub(super) use estate::Estate;
 pub use outcast::Outcast;
@@ -65,6 +67,7 @@ use guests::Guests;
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
+pub(super) use room::MAX_OF_A_KIND;
 
 /// The protocol spoken above TLS (RFC 7301).
 pub(super) const ALPN: &[u8] = b"hobnob/1";

@@ -8,11 +8,7 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{
-    Edict, Trust,
-    decree::UNSIGNED,
-    edict::{MAX_OF_A_KIND, OF_THE_FUTURE},
-};
+use super::{Edict, Trust, decree::UNSIGNED, edict::OF_THE_FUTURE, room::MAX_OF_A_KIND};
 
 /// By the word: whether it is of the future, and when it was heard last, in unix milliseconds.
 #[derive(Debug, Default)]

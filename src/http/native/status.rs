@@ -51,6 +51,9 @@ struct Status<'a> {
     /// Words of the authority whose signatures will not last; left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_edicts: Option<Stale>,
+    /// Which bounds of tokens and denials are near, and what makes room; left out where none is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    crowded_edicts: Vec<String>,
     /// The file of the authority's words that could not be read; left out once a peer has told them again.
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_edicts: Option<PathBuf>,
@@ -203,6 +206,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         stale_edicts: Some(app.agent.stale_edicts())
             .filter(|stale| stale.0 > 0)
             .map(|(all, by_none)| Stale { all, by_none }),
+        crowded_edicts: app.agent.law().crowded(),
         lost_edicts: app.agent.lost_edicts(),
         refused_edicts: Some(app.agent.refused_edicts())
             .filter(|refused| *refused != (0, 0))

@@ -111,7 +111,7 @@ fn of_settings(name: &str, besides: &str) -> Problem {
 
 /// Decrees a word that makes sense.
 async fn decree(app: &App, word: Word, void: bool) -> Result<(), Problem> {
-    let said = Said { mesh: app.agent.config().mesh.clone(), word, void, at: 0 };
+    let said = Said { mesh: app.agent.config().mesh.clone(), word, void, at: 0, again: None };
     said.check(unix_millis())
         .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("what is asked for {why}")))?;
     Ok(app.agent.decree(said.word, void).await?)
@@ -177,6 +177,11 @@ pub(super) async fn edicts(State(app): Shared) -> Response {
 
 pub(super) async fn publish(State(app): Shared, Parsed(signed): Parsed<Signed>) -> Answer {
     let edict = Edict::from_text(&signed.edict).ok_or_else(|| Problem::field("edict", "is no edict"))?;
+    // Whom nobody lets in any more can tell nobody; to repeat what stands is to sign it again.
+    let own = edict.said().filter(|said| !said.void && app.agent.is_own(&said.word));
+    if own.is_some_and(|said| !app.agent.law().holds(&said.word)) {
+        return Err(Problem::field("edict", "names this node itself; ask another"));
+    }
     app.agent.publish(edict).await?;
     Ok(StatusCode::CREATED.into_response())
 }
