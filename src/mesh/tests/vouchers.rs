@@ -114,9 +114,11 @@ fn who_does_not_believe_those_who_are_here_is_not_ready_and_blames_nobody() {
     wired.restart(2, 2_000, Vec::new());
     wired.run(Duration::from_secs(50));
     let stats = wired.nodes[&ids[2]].stats();
+    let unvouched = |wired: &Wired| wired.nodes[&ids[2]].unvouched().collect::<BTreeSet<_>>();
+    assert_eq!(unvouched(&wired), ids[..2].iter().copied().collect(), "an operator can be told who they are");
     assert!(!wired.nodes[&ids[2]].is_ready() && wired.seen(ids[2], "web") == 0);
     assert!(stats.dropped_unauthorized > 0 && stats.dropped_malformed + stats.dropped_forged == 0);
     change(&mut wired, papers(1, &[1, 0]));
     wired.run(Duration::from_secs(6));
-    assert!(wired.nodes[&ids[2]].is_ready() && wired.seen(ids[2], "web") == 1);
+    assert!(wired.nodes[&ids[2]].is_ready() && wired.seen(ids[2], "web") == 1 && unvouched(&wired).is_empty());
 }
