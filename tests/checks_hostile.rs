@@ -458,6 +458,35 @@ async fn a_shortage_hides_no_death_that_was_seen_and_what_it_kept_from_being_fou
     kept.until_said("late", "passing", "").await;
 }
 
+#[tokio::test]
+async fn a_shortage_withdraws_nobody_whose_successor_could_not_be_read() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("a", &[]).await;
+    limit(&agent, MANY);
+    let start = || Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
+    let (mut first, second) = (start(), start());
+    let file = mesh.file("web.pid", &first.id().unwrap().to_string());
+    let checks = json!([{"pid_file": file, "interval": "100ms", "fall": 2, "deregister_after": "1s"}]);
+    assert_eq!(put(&agent, checks).await.0, 201);
+    let mut kept = Kept::to(&agent).await;
+    kept.until_said("web", "passing", "").await;
+    limit(&agent, 1);
+    first.kill().await.unwrap();
+    kept.until_said("web", "critical", "has ended").await;
+    mesh.file("web.pid", &second.id().unwrap().to_string());
+    // An hourglass: it is withdrawn some intervals after `web` may be.
+    let check = json!({"ttl": "1h", "deregister_after": "2s"});
+    let glass = json!({"name": "glass", "port": 80, "checks": [check]}).to_string();
+    kept.ask("PUT", "/api/v1/registrations/glass", glass).await;
+    until("the hourglass has run out", async || {
+        let all = kept.get("/api/v1/registrations").await;
+        (!all.contains("glass")).then_some(())
+    })
+    .await;
+    limit(&agent, MANY);
+    kept.until_said("web", "passing", &format!("process {} runs", second.id().unwrap())).await;
+}
+
 /// The same agent where it may never have more descriptors than so many.
 fn with_few(most: u64, agent: &Command) -> Command {
     let agent = agent.as_std();

@@ -241,7 +241,7 @@ impl Engine {
         let told = self.told.0.clone();
         let state = match spec.kind.clone() {
             CheckKind::Process(process) => {
-                let watch = process::watch(process, spec.interval, Arc::clone(&self.means), serial, told);
+                let watch = process::watch(process, spec.interval, spec.fall, Arc::clone(&self.means), serial, told);
                 State::Running { has_place: false, _task: Some(Task::spawn(watch)) }
             }
             CheckKind::Alias(alias) => {

@@ -6,6 +6,7 @@
 //! age proves nothing, and a healthy process is never called dead.
 
 use std::{
+    fs,
     future::pending,
     io,
     os::fd::OwnedFd,
@@ -45,16 +46,20 @@ type Ended = (Meant, String);
 /// file is read again then, and sooner after a death: twice as late each time, so that a successor is seen when it has
 /// been there for no longer than it took to come. One that takes over while its forerunner still lives is followed too, as
 /// when nginx replaces its own program. Beyond what may be watched at a time, a process is looked at each `every`.
+///
+/// Who cannot read if there is a successor knows all the same that there was an end. That is told as often as it takes to
+/// count, `fall` times, and no more: each would be taken for a look of now, and may withdraw whom nobody could look at.
 pub(super) async fn watch(
     process: ProcessRef,
     every: Duration,
+    fall: u32,
     means: Arc<Means>,
     serial: u64,
     told: mpsc::Sender<Told>,
 ) {
     let mut again = interval_at(Instant::now() + every, every);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut ended, mut soon, mut due, mut has_ended) = (None, LOOK_AGAIN, true, false);
+    let (mut ended, mut soon, mut due, mut untold) = (None, LOOK_AGAIN, true, 0);
     loop {
         let found = find(&process, &mut ended);
         let lacks = matches!(found, Err(Failed::Node(_)));
@@ -62,7 +67,7 @@ pub(super) async fn watch(
             Ok((meant, fd)) => {
                 let watched = means.processes.enter().map(|place| (place, fd));
                 let runs = Finding::passing(format!("process {} runs", meant.0));
-                has_ended = loop {
+                let has_ended = loop {
                     if told.send((serial, runs.clone().into())).await.is_err() {
                         return;
                     }
@@ -80,13 +85,14 @@ pub(super) async fn watch(
                     }
                 };
                 due = has_ended || watched.is_none();
+                untold = if has_ended { fall } else { 0 };
                 ended = has_ended.then(|| (meant, gone(meant.0))).or(ended);
                 soon = SOON;
                 continue;
             }
             Err(why) if due => {
-                // Who cannot read if there is a successor knows all the same that there was an end.
-                let seen = ended.as_ref().filter(|_| has_ended && lacks).map(|(_, why)| Finding::critical(why).into());
+                let seen = ended.as_ref().filter(|_| untold > 0 && lacks).map(|(_, why)| Finding::critical(why).into());
+                untold = untold.saturating_sub(1);
                 let word = Finding::of_failure(why).map_or_else(Word::Unable, Word::Found);
                 for word in seen.into_iter().chain([word]) {
                     if told.send((serial, word)).await.is_err() {
@@ -100,7 +106,7 @@ pub(super) async fn watch(
         soon = if lacks { soon.max(LOOK_AGAIN).min(most) } else { soon };
         due = tokio::select! {
             _ = again.tick() => true,
-            () = sleep(soon), if soon < every => lacks && !has_ended,
+            () = sleep(soon), if soon < every => lacks && untold == 0,
         };
         soon = (soon * 2).min(most);
     }
@@ -205,12 +211,22 @@ fn open(pid: i32) -> Result<Option<AsyncFd<OwnedFd>>, Failed> {
     let fd = match pidfd_open(id, PidfdFlags::NONBLOCK) {
         Ok(fd) => fd,
         Err(Errno::SRCH) => return Ok(None),
-        Err(why) => return Err(unwatched(pid, &why.into())),
+        Err(why) => match process_of(pid) {
+            Some(of) => return Err(format!("{pid} is a thread of process {of}: give the id of the process").into()),
+            None => return Err(unwatched(pid, &why.into())),
+        },
     };
     // What is deprecated is unsound for descriptors that somebody else may close; this one is owned.
     #[expect(deprecated, reason = "its successor is unsafe to call, and an owned descriptor needs no such promise")]
     let watched = AsyncFd::with_interest(fd, Interest::READABLE);
     watched.map(Some).map_err(|why| unwatched(pid, &why))
+}
+
+/// The process that a thread belongs to, if it is one: kernels disagree on what a pidfd of a thread is refused with.
+fn process_of(thread: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    (process != thread).then_some(process)
 }
 
 fn unwatched(pid: i32, why: &io::Error) -> Failed {
@@ -233,7 +249,7 @@ const SOON: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{process::Command, sync::mpsc, thread};
 
     use super::*;
 
@@ -257,6 +273,19 @@ mod tests {
         let later = written_at(&ended) + Duration::from_secs(1);
         fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         assert!(find(&file, &mut ended).is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_id_of_a_thread_is_told_from_that_of_its_process() {
+        let ((tell, told), (release, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        thread::spawn(move || (tell.send(fs::read_link("/proc/thread-self")), held.recv()));
+        let own = told.recv().unwrap().unwrap();
+        let thread = own.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let why = find(&ProcessRef::Pid(thread), &mut None).unwrap_err();
+        drop(release);
+        let process = std::process::id();
+        let said = format!("{thread} is a thread of process {process}: give the id of the process");
+        assert_eq!(why, Failed::Target(said));
     }
 
     #[test]
