@@ -6,6 +6,7 @@ use super::{
     Mesh, Timer,
     claim::{Claim, Key},
     event::{Done, Output, Rejected},
+    timer::{Slot, Timers},
 };
 use crate::model::{
     CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration,
@@ -24,18 +25,18 @@ pub(super) struct Check {
     looked: bool,
     /// Whether it was critical for as long as it may be when nobody could look.
     overdue: bool,
-    /// Unlike that of any check before it, so that a timer knows whether it is still meant.
-    serial: u64,
-    /// When its TTL runs out, and whether a timer waits for that.
+    /// When its TTL runs out, and when it will have been critical for as long as it may be.
     runs_out: Time,
-    awaited: bool,
+    expires: Time,
+    /// The one timer that waits for the earlier of both, or for what came to nothing before that.
+    alarm: Option<Slot>,
 }
 
 /// The checks of this node's instances, each one's by id. Most have one, or a few: a map would take more room than they.
 pub(super) type Checks = BTreeMap<InstanceId, Vec<Check>>;
 
 impl Check {
-    fn new(spec: Recipe, serial: u64, unix_millis: u64) -> Self {
+    fn new(spec: Recipe, unix_millis: u64) -> Self {
         let status = spec.initial.unwrap_or(Health::Critical);
         let output = if spec.initial.is_some() { "" } else { "no result yet" };
         let status = CheckStatus {
@@ -53,33 +54,47 @@ impl Check {
             judged: false,
             looked: false,
             overdue: false,
-            serial,
             runs_out: Time::NEVER,
-            awaited: false,
+            expires: Time::NEVER,
+            alarm: None,
         }
     }
 
-    /// The same check as it is asked for now, where it may stay as it stands.
-    fn changed(self, spec: &Recipe, serial: u64) -> Option<Self> {
-        let spec = spec.clone();
-        if *self.spec == *spec {
-            return Some(Self { spec, ..self });
+    /// The check as it is asked for now; it stays as it stands where it may.
+    fn changed(self, spec: Recipe, unix_millis: u64) -> Self {
+        if !(spec.rules == Rules::Consul || looks_at_the_same(&self.spec, &spec)) {
+            return Self { alarm: self.alarm, ..Self::new(spec, unix_millis) };
         }
-        let stays = spec.rules == Rules::Consul || looks_at_the_same(&self.spec, &spec);
         let status = CheckStatus { name: spec.name.clone(), ..self.status };
-        stays.then_some(Self { spec, status, serial, streak: 0, awaited: false, overdue: false, ..self })
+        Self { spec, status, streak: 0, overdue: false, runs_out: Time::NEVER, ..self }
     }
 
-    /// Its TTL runs out then: the timer to set, unless one waits already.
-    fn runs_out_at(&mut self, at: Time, instance: &InstanceId) -> Option<Timer> {
-        self.runs_out = at;
-        let waits = std::mem::replace(&mut self.awaited, true);
-        let timer = || Timer::Ttl { instance: instance.clone(), check: self.spec.id.clone(), serial: self.serial };
-        (!waits).then(timer)
+    /// Its TTL runs anew.
+    fn expect_report(&mut self, now: Time) {
+        self.runs_out = self.spec.kind.ttl().map_or(Time::NEVER, |ttl| now + ttl);
+    }
+
+    /// From now on it may be critical for as long as was asked for, if it is.
+    fn expect_recovery(&mut self, now: Time) {
+        let after = self.spec.deregister_after.filter(|_| self.status.status == Health::Critical);
+        self.expires = after.map_or(Time::NEVER, |after| now + after);
+    }
+
+    /// Sets a timer for what comes next, unless an earlier one waits: that finds out when it fires. Whoever changes his mind
+    /// often needs no more room for it.
+    fn arm(&mut self, instance: &InstanceId, timers: &mut Timers<Timer>) {
+        let next = self.runs_out.min(self.expires);
+        if next == Time::NEVER || self.alarm.is_some_and(|(at, _)| at <= next) {
+            return;
+        }
+        let timer = Timer::Check { instance: instance.clone(), check: self.spec.id.clone() };
+        let later = self.alarm.replace(timers.book(next, timer));
+        later.into_iter().for_each(|later| timers.cancel(later));
     }
 
     /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
+        self.runs_out = Time::NEVER;
         self.streak = self.spec.fall.saturating_sub(1);
         let flipped = self.take(Health::Critical, format!("no report within its TTL of {ttl:?}").into(), unix_millis);
         self.status.certain &= !flipped;
@@ -126,30 +141,43 @@ impl Mesh {
         let mut old = self.checks.remove(instance).unwrap_or_default();
         let mut checks = Vec::with_capacity(registration.checks.len());
         for spec in Recipe::all(registration) {
-            self.check_serial += 1;
-            let old = old.iter().position(|check| check.spec.id == spec.id).map(|at| old.swap_remove(at));
-            let is_same = old.as_ref().is_some_and(|check| *check.spec == *spec);
-            let kept = old.and_then(|check| check.changed(&spec, self.check_serial));
-            let check = kept.unwrap_or_else(|| Check::new(spec.clone(), self.check_serial, unix_millis));
-            if !is_same && check.status.status == Health::Critical {
-                self.expect_recovery(now, instance, &spec, check.serial, check.status.since);
-            }
+            let known = old.iter().position(|check| check.spec.id == spec.id).map(|at| old.swap_remove(at));
+            let mut check = match known {
+                // Where nothing of it has changed it goes on to be as critical as it was.
+                Some(same) if *same.spec == *spec => Check { spec, ..same },
+                other => {
+                    let new = || Check::new(spec.clone(), unix_millis);
+                    let mut check = other.map_or_else(new, |other| other.changed(spec.clone(), unix_millis));
+                    check.expect_recovery(now);
+                    check
+                }
+            };
+            check.expect_report(now);
+            check.arm(instance, &mut self.timers);
             checks.push(check);
         }
+        old.into_iter().filter_map(|check| check.alarm).for_each(|alarm| self.timers.cancel(alarm));
         checks.sort_unstable_by(|a, b| a.spec.id.cmp(&b.spec.id));
         if !checks.is_empty() {
             self.checks.insert(instance.clone(), checks);
         }
-        for spec in &registration.checks {
-            self.expect_report(now, instance, &spec.id);
-        }
+    }
+
+    /// An instance is watched no more. True if it had checks.
+    pub(super) fn forget_checks(&mut self, instance: &InstanceId) -> bool {
+        let gone = self.checks.remove(instance);
+        let alarms = gone.iter().flatten().filter_map(|check| check.alarm);
+        alarms.for_each(|alarm| self.timers.cancel(alarm));
+        gone.is_some()
     }
 
     /// As with Consul, whose clients register the same again to say that they live, its TTLs begin anew; where they ran out
     /// already, that stays.
     pub(super) fn hear_again(&mut self, now: Time, registration: &Registration) {
         for spec in registration.checks.iter().filter(|spec| spec.rules == Rules::Consul) {
-            self.expect_report(now, &registration.id, &spec.id);
+            let Some(check) = find(&mut self.checks, &registration.id, &spec.id) else { continue };
+            check.expect_report(now);
+            check.arm(&registration.id, &mut self.timers);
         }
     }
 
@@ -169,21 +197,6 @@ impl Mesh {
 
     fn check(&self, instance: &InstanceId, id: &CheckName) -> Option<&Check> {
         self.checks.get(instance)?.iter().find(|check| check.spec.id == *id)
-    }
-
-    /// Has a check's TTL run anew; the one timer that waits for it finds out when it fires.
-    fn expect_report(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
-        let Some(check) = find(&mut self.checks, instance, name) else { return };
-        let Some(ttl) = check.spec.kind.ttl() else { return };
-        let timer = check.runs_out_at(now + ttl, instance);
-        timer.into_iter().for_each(|timer| self.timers.set(now + ttl, timer));
-    }
-
-    fn expect_recovery(&mut self, now: Time, instance: &InstanceId, spec: &CheckSpec, serial: u64, since: u64) {
-        let timer = || Timer::Expire { instance: instance.clone(), check: spec.id.clone(), serial, since };
-        if let Some(after) = spec.deregister_after {
-            self.timers.set(now + after, timer());
-        }
     }
 
     /// What other nodes are told of an instance's checks; `None` if it has none.
@@ -244,15 +257,14 @@ impl Mesh {
         let is_first = !check.judged;
         let flipped = check.take(status, output.into(), unix_millis);
         if check.overdue && check.is_proved() {
-            let (serial, since) = (check.serial, check.status.since);
-            self.on_expire(now, instance, name, serial, since);
+            self.expire(now, instance);
             return Ok(Done::Changed);
         }
-        let critical = (flipped && check.status.status == Health::Critical).then(|| (check.spec.clone(), check.serial));
-        self.expect_report(now, instance, name);
-        if let Some((spec, serial)) = critical {
-            self.expect_recovery(now, instance, &spec, serial, unix_millis);
+        check.expect_report(now);
+        if flipped {
+            check.expect_recovery(now);
         }
+        check.arm(instance, &mut self.timers);
         // The first result is news even where it says what was assumed: now there is a reason.
         if flipped || (is_first && changed_words) {
             self.publish_flip(now, instance)?;
@@ -301,21 +313,13 @@ impl Mesh {
             let runs_out = lived_until.saturating_add(super::millis(ttl));
             match runs_out.saturating_sub(unix_millis) {
                 0 => drop(check.run_out(ttl, runs_out)),
-                left => {
-                    // The timer that was set when the check began would come too late.
-                    self.check_serial += 1;
-                    (check.serial, check.awaited) = (self.check_serial, false);
-                    // A clock that was set back makes no TTL longer.
-                    let at = now + Duration::from_millis(left).min(ttl);
-                    check.runs_out_at(at, instance).into_iter().for_each(|timer| self.timers.set(at, timer));
-                }
+                // A clock that was set back makes no TTL longer.
+                left => check.runs_out = now + Duration::from_millis(left).min(ttl),
             }
         }
-        let (since, serial, spec) = (check.status.since, check.serial, check.spec.clone());
-        if check.status.status == Health::Critical {
-            // Counted from now: nobody looked while this node was down.
-            self.expect_recovery(now, instance, &spec, serial, since);
-        }
+        // Counted from now: nobody looked while this node was down.
+        check.expect_recovery(now);
+        check.arm(instance, &mut self.timers);
     }
 
     /// Publishes outputs that changed without a change of status, all at once.
@@ -335,34 +339,33 @@ impl Mesh {
         wordy.into_iter().for_each(|instance| self.outbox.push(Output::Keep(Some(instance))));
     }
 
-    /// A TTL has run out, unless a report came meanwhile. Then the next report has it run again.
-    pub(super) fn on_ttl(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64) {
-        let check = find(&mut self.checks, instance, name);
-        let Some(check) = check.filter(|check| check.serial == serial) else { return };
-        if check.runs_out > now {
-            let timer = Timer::Ttl { instance: instance.clone(), check: name.clone(), serial };
-            return self.timers.set(check.runs_out, timer);
-        }
-        let Some(ttl) = check.spec.kind.ttl() else { return };
-        let unix_millis = self.config.unix_millis.saturating_add(super::millis(now.since_start()));
-        let flipped = check.run_out(ttl, unix_millis);
-        check.awaited = false;
-        let spec = check.spec.clone();
+    /// What a check waits for may have come. After its TTL the next report has that run again; where it was critical for as
+    /// long as it may be while nobody could look, what is found next decides.
+    pub(super) fn on_check(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
+        let unix_millis = self.unix_millis(now);
+        let Some(check) = find(&mut self.checks, instance, name) else { return };
+        // Where one was postponed another may wait.
+        check.alarm.take().into_iter().for_each(|alarm| self.timers.cancel(alarm));
+        let ran_out = check.spec.kind.ttl().filter(|_| check.runs_out <= now);
+        let flipped = ran_out.is_some_and(|ttl| check.run_out(ttl, unix_millis));
         if flipped {
-            self.expect_recovery(now, instance, &spec, serial, unix_millis);
+            check.expect_recovery(now);
+        }
+        if check.expires <= now {
+            (check.overdue, check.expires) = (true, Time::NEVER);
+        }
+        check.arm(instance, &mut self.timers);
+        if check.overdue && check.is_proved() {
+            self.expire(now, instance);
+        } else if flipped {
             // What does not fit into a full book follows with the next report.
             let _ = self.publish_flip(now, instance);
         }
     }
 
-    /// A check was critical for as long as its instance may be, by what was asked for then. Where nobody could look, what
-    /// is found next decides.
-    pub(super) fn on_expire(&mut self, now: Time, instance: &InstanceId, name: &CheckName, serial: u64, since: u64) {
-        let check = find(&mut self.checks, instance, name).filter(|check| check.serial == serial);
-        let still = |check: &&mut Check| check.status.status == Health::Critical && check.status.since == since;
-        let Some(check) = check.filter(still) else { return };
-        check.overdue = true;
-        if check.is_proved() && self.deregister(now, instance).is_ok() {
+    /// Withdraws who was critical for too long.
+    fn expire(&mut self, now: Time, instance: &InstanceId) {
+        if self.deregister(now, instance).is_ok() {
             self.outbox.push(Output::Expired(instance.clone()));
         }
     }

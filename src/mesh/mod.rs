@@ -154,7 +154,6 @@ pub struct Mesh {
     index: Index,
     protections: Protections,
     checks: Checks,
-    check_serial: u64,
     wordy: BTreeSet<InstanceId>,
     /// Instances that change their minds often.
     dampers: BTreeMap<InstanceId, damper::Damper>,
@@ -191,8 +190,7 @@ enum Timer {
     Sync,
     Compare,
     Join(u32),
-    Ttl { instance: InstanceId, check: CheckName, serial: u64 },
-    Expire { instance: InstanceId, check: CheckName, serial: u64, since: u64 },
+    Check { instance: InstanceId, check: CheckName },
     Words,
     Damped { instance: InstanceId, turn: damper::Turn },
     Unhide(NodeId),
@@ -237,7 +235,6 @@ impl Mesh {
             index: Index::default(),
             protections: Protections::default(),
             checks: Checks::new(),
-            check_serial: 0,
             wordy: BTreeSet::new(),
             dampers: BTreeMap::new(),
             maintenance: BTreeMap::new(),
@@ -418,7 +415,7 @@ impl Mesh {
             self.timers.postpone(now, now + GRACE, |timer| {
                 matches!(
                     timer,
-                    Timer::Swim(_) | Timer::Suspicion(..) | Timer::Knock { .. } | Timer::Watch | Timer::Ttl { .. }
+                    Timer::Swim(_) | Timer::Suspicion(..) | Timer::Knock { .. } | Timer::Watch | Timer::Check { .. }
                 )
             });
         }
@@ -449,8 +446,7 @@ impl Mesh {
                 }
             }
             Timer::Join(tries) => self.seek(now, tries),
-            Timer::Ttl { instance, check, serial } => self.on_ttl(now, &instance, &check, serial),
-            Timer::Expire { instance, check, serial, since } => self.on_expire(now, &instance, &check, serial, since),
+            Timer::Check { instance, check } => self.on_check(now, &instance, &check),
             Timer::Words => self.publish_words(now),
             Timer::Damped { instance, turn } => self.on_damped(now, &instance, turn),
             Timer::Unhide(id) => self.unhide(now, id),

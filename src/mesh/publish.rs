@@ -100,7 +100,7 @@ impl Mesh {
         }
         self.write(now, Key::Service(id.clone()), None)?;
         self.dampers.remove(id);
-        if self.checks.remove(id).is_some() | self.maintenance.remove(id).is_some() {
+        if self.forget_checks(id) | self.maintenance.remove(id).is_some() {
             self.publish_report(now, id)?;
         }
         Ok(())

@@ -7,9 +7,12 @@ use crate::model::Time;
 /// Things to do later, of any kind `T`.
 #[derive(Debug)]
 pub(super) struct Timers<T> {
-    queue: BTreeMap<(Time, u64), T>,
+    queue: BTreeMap<Slot, T>,
     set: u64,
 }
+
+/// Where a thing waits in the queue.
+pub(super) type Slot = (Time, u64);
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
@@ -20,8 +23,25 @@ impl<T> Default for Timers<T> {
 impl<T> Timers<T> {
     /// Has `what` happen at `at`.
     pub(super) fn set(&mut self, at: Time, what: T) {
+        self.book(at, what);
+    }
+
+    /// The same of what may be cancelled.
+    pub(super) fn book(&mut self, at: Time, what: T) -> Slot {
         self.set += 1;
         self.queue.insert((at, self.set), what);
+        (at, self.set)
+    }
+
+    /// Has what waits there not happen, unless it has, or was postponed.
+    pub(super) fn cancel(&mut self, slot: Slot) {
+        self.queue.remove(&slot);
+    }
+
+    /// How many things wait.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.queue.len()
     }
 
     /// When the next thing falls due.
@@ -63,5 +83,9 @@ mod tests {
         timers.postpone(at(3), at(4), |what| *what == "c");
         assert_eq!((timers.due(at(3)), timers.due(at(3)), timers.due(at(4))), (Some("d"), None, Some("c")));
         assert_eq!(timers.next(), Time::NEVER);
+        let slot = timers.book(at(5), "e");
+        timers.set(at(5), "f");
+        timers.cancel(slot);
+        assert_eq!((timers.due(at(5)), timers.due(at(5))), (Some("f"), None));
     }
 }

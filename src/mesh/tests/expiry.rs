@@ -106,3 +106,33 @@ fn what_is_asked_for_last_decides_how_long_one_may_be_critical() {
         assert_eq!(is_there(&wired, id), after.is_none(), "{after:?}");
     }
 }
+
+#[test]
+fn who_changes_his_mind_or_what_is_asked_of_him_all_the_time_takes_no_more_room() {
+    let (mut wired, id) = scene(1);
+    let count = |wired: &Wired| wired.nodes[&id].timers.count();
+    let beat = |ttl: &str, after: &str| {
+        let deregister_after = Some(after.into());
+        let draft = CheckDraft { ttl: Some(ttl.into()), deregister_after, ..CheckDraft::default() };
+        draft.named("beat").build(0, "check").unwrap()
+    };
+    watch(&mut wired, id, beat("1h", "2h"));
+    let before = count(&wired);
+    for turn in 0..100 {
+        let (ttl, after) = (["1s", "200h", "1h"][turn % 3], ["300h", "90m"][turn % 2]);
+        watch(&mut wired, id, beat(ttl, after));
+        for status in [Health::Passing, Health::Critical] {
+            let (instance, check, output) = ("web".try_into().unwrap(), "beat".try_into().unwrap(), "heard".into());
+            wired.order(id, Command::Report { instance, check, status, output });
+        }
+        if turn % 5 == 0 {
+            wired.order(id, Command::Deregister("web".try_into().unwrap()));
+        }
+        wired.run(Duration::from_secs(1));
+    }
+    assert!(count(&wired) < before + 5, "{before} timers have become {}", count(&wired));
+    wired.run(Duration::from_secs(89 * 60));
+    assert!(is_there(&wired, id));
+    wired.run(LONG);
+    assert!(!is_there(&wired, id), "the last word was 90 minutes");
+}
