@@ -4,11 +4,24 @@
 
 mod process;
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use process::{Agent, Ended, Mesh, finish, hobnob, until};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    process::{Child, Command},
+};
 
 /// A command that talks to `agent`.
 fn ask(agent: &Agent, line: &str) -> Command {
@@ -157,6 +170,65 @@ async fn what_a_living_run_holds_no_other_run_takes_or_feeds_or_ends() {
     assert_eq!(a.call("PUT", "/api/v1/registrations/web", by_hand).await.0, 200);
     assert_eq!(third.wait().await.unwrap().code(), Some(1));
     assert_eq!(a.resolve("web").await, ["85"]);
+}
+
+#[tokio::test]
+async fn who_may_not_register_has_no_command_started() {
+    let mesh = Mesh::new();
+    let config = mesh.file("a.toml", "[http]\nanonymous = \"write:web*\"\n");
+    let a = mesh.launch("a", mesh.agent("a", "a").arg("--config").arg(config)).await;
+    let ran = mesh.path("ran");
+    let refused = finish(ask(&a, "run db --port 1 -- touch").arg(&ran)).await;
+    assert!(refused.failure(5).2.contains("--token-file"), "{refused:?}");
+    assert!(!ran.exists());
+    assert_eq!(finish(ask(&a, "run web --port 1 -- touch").arg(&ran)).await.code, Some(0));
+    assert!(ran.exists());
+    let lost = finish(&mut ask(&a, "run web --port 1 -- /no/such/program")).await;
+    assert_eq!(lost.code, Some(127), "{lost:?}");
+    assert_eq!(a.get("/api/v1/registrations").await, serde_json::json!([]), "nothing is left of it");
+}
+
+#[tokio::test]
+async fn of_many_that_want_one_id_at_once_one_starts_its_command() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let started = mesh.path("started");
+    let script = format!("echo up >> {}; {AS_LONG}", started.display());
+    let begin = |n: u16| ask(&a, &format!("run web --port {} -- sh -c", 80 + n)).arg(&script).spawn().unwrap();
+    let mut all: Vec<_> = (0..8).map(begin).collect();
+    until("all but one are refused", async || {
+        all.retain_mut(|running| running.try_wait().unwrap().is_none());
+        (all.len() == 1).then_some(())
+    })
+    .await;
+    until("the one is up", async || said(&started, 1)).await;
+    assert_eq!(fs::read_to_string(&started).unwrap(), "up\n");
+}
+
+/// An agent that answers every call with this status: where it is, and how often it was asked.
+async fn stub(status: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (at, asked) = (listener.local_addr().unwrap(), Arc::<AtomicUsize>::default());
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(stream.read(&mut [0; 4096]).await);
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            drop(stream.write_all(answer.as_bytes()).await);
+        }
+    });
+    (at, asked)
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_too_often_is_asked_less_and_is_not_called_slow() {
+    let (at, asked) = stub("429 Too Many Requests").await;
+    let ended = finish(&mut ask_at(&format!("http://{at}"), "run web --port 1 -- true")).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.err.lines().last().unwrap().contains("answered 429"), "{ended:?}");
+    assert!(!ended.err.contains("slow") && asked.load(Ordering::Relaxed) < 16, "{asked:?}: {ended:?}");
 }
 
 #[tokio::test]

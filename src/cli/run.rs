@@ -3,6 +3,7 @@
 
 use std::{
     fs::File,
+    future::ready,
     io,
     os::unix::process::ExitStatusExt,
     pin::pin,
@@ -19,7 +20,7 @@ use rustix::{
 use tokio::{
     process::{Child, Command},
     signal::unix::{self, SignalKind},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -54,18 +55,26 @@ pub(super) struct Flags {
 pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failure> {
     let Flags { name, instance, drain, grace, command } = flags;
     let stake = Stake::new(client, instance.draft(name))?;
-    // Asked first, so that no command is started for an agent that lets nobody in, or whose instance of that id another
-    // one keeps. An agent that is away will come back.
-    match stake.survey().await {
-        Err(failure) if failure.is_transient() => {
-            output::say(format_args!("hobnob: {}; trying again", failure.sentence()))
-        }
-        answer => drop(answer?),
-    }
     let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
-    let mut child = spawn(&command)?;
+    let entered = tokio::select! {
+        entered = begin(&stake) => entered?,
+        // There is no command yet that it could be meant for.
+        signal = signals.next() => {
+            withdraw(&stake, ready(Ok(()))).await;
+            return Ok(ExitCode::from(code(ExitStatus::from_raw(signal.as_raw()))));
+        }
+    };
+    let mut child = match spawn(&command) {
+        Ok(child) => child,
+        Err(failure) => {
+            if entered {
+                withdraw(&stake, ready(Ok(()))).await;
+            }
+            return Err(failure);
+        }
+    };
     let stop = CancellationToken::new();
-    let mut kept = pin!(keep(&stake, &stop));
+    let mut kept = pin!(keep(&stake, &stop, entered));
     let (told, refused) = loop {
         tokio::select! {
             _ = child.wait() => break (None, None),
@@ -81,9 +90,7 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
     let is_ours = refused.is_none();
     let withdrawn = async {
         if is_ours {
-            // What is under way must not register again what is withdrawn now.
-            let _ = timeout(PATIENCE, kept).await;
-            withdraw(&stake).await;
+            withdraw(&stake, kept).await;
         }
     };
     let withdrawn = withdrawn.shared();
@@ -102,11 +109,29 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
     refused.map_or_else(|| Ok(ExitCode::from(code(ended))), Err)
 }
 
+/// Registers before there is a command, so that none is started for an agent that lets nobody in, or whose instance of that
+/// id another one keeps. False where that has to wait: an agent that is away will come back.
+async fn begin(stake: &Stake<'_>) -> Result<bool, Failure> {
+    let entered = match stake.enter().await {
+        // Who was outrun finds out by whom.
+        Err(failure) if failure.is_transient() && !failure.is_unreachable() => stake.enter().await,
+        entered => entered,
+    };
+    match entered {
+        Err(failure) if failure.is_transient() => {
+            output::say(format_args!("hobnob: {}; trying again", failure.sentence()));
+            Ok(false)
+        }
+        entered => entered.map(|()| true),
+    }
+}
+
 /// Keeps an instance registered and its heart beating until it is told to stop. Ends early only when the agent refuses,
 /// for good: somebody else has the id, or this program never had the right. A right that is lost is no reason to end a
 /// healthy command, and may be given again.
-async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure> {
-    let (mut pause, mut registered, mut entered, mut told) = (AGAIN, false, false, false);
+async fn keep(stake: &Stake<'_>, stop: &CancellationToken, mut entered: bool) -> Result<(), Failure> {
+    // What kept it from being entered was told.
+    let (mut pause, mut registered, mut told) = (AGAIN, entered, !entered);
     while !stop.is_cancelled() {
         let outcome = if registered { stake.beat().await } else { stake.enter().await.map(|()| true) };
         let wait = match outcome {
@@ -132,18 +157,20 @@ async fn keep(stake: &Stake<'_>, stop: &CancellationToken) -> Result<(), Failure
     Ok(())
 }
 
-/// Takes the instance out of every answer, if the agent can be reached soon.
-async fn withdraw(stake: &Stake<'_>) {
-    match timeout(PATIENCE, stake.withdraw()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) if failure.is_usage() => {
-            output::say(format_args!(
-                "hobnob: {}; the instance is not withdrawn, and will miss its heartbeat",
-                failure.sentence()
-            ));
+/// Takes the instance out of every answer, if the agent can be reached soon, once it is `kept` no more: what is under way
+/// must not register again what is withdrawn now.
+async fn withdraw(stake: &Stake<'_>, kept: impl Future<Output = Result<(), Failure>>) {
+    let until = Instant::now() + PATIENCE;
+    let withdrawn = async {
+        match kept.await {
+            Ok(()) => stake.withdraw(until).await.map_err(|failure| (failure, MISSED)),
+            Err(refused) => Err((refused, "nothing was registered")),
         }
-        Ok(Err(failure)) => output::say(format_args!("hobnob: {}", failure.sentence())),
-        Err(_) => output::say("hobnob: the agent is slow to withdraw the instance; it will miss its heartbeat"),
+    };
+    match timeout_at(until, withdrawn).await {
+        Ok(Ok(())) => {}
+        Ok(Err((failure, then))) => output::say(format_args!("hobnob: {}; {then}", failure.sentence())),
+        Err(_) => output::say(format_args!("hobnob: the agent is slow to answer; {MISSED}")),
     }
 }
 
@@ -243,3 +270,5 @@ fn code(status: ExitStatus) -> u8 {
 const AGAIN: Duration = Duration::from_millis(100);
 /// What an agent on this machine takes to answer, and far more: nobody waits longer for it at the end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// What becomes of an instance that could not be withdrawn.
+const MISSED: &str = "what is registered there will miss its heartbeat";

@@ -82,8 +82,9 @@ impl<'a> Stake<'a> {
     }
 
     /// Takes it out of every answer, if it is still ours. Where it cannot be withdrawn, for the agent's disk is full say,
-    /// it is at least sick.
-    pub(super) async fn withdraw(&self) -> Result<(), Failure> {
+    /// it is at least sick. Tries `until` then, ever more seldom: an agent that is asked too often is not to be asked more.
+    pub(super) async fn withdraw(&self, until: Instant) -> Result<(), Failure> {
+        let mut pause = AGAIN;
         loop {
             let refused = match self.remove().await {
                 Err(failure) if !failure.is_unreachable() => failure,
@@ -91,11 +92,14 @@ impl<'a> Stake<'a> {
             };
             match self.report(Health::Critical).await {
                 // Who has no token to show never asked the agent, which is not to be waited for.
-                Err(failure) if failure.is_transient() && !failure.is_unreachable() && !failure.is_usage() => {
-                    sleep(AGAIN).await;
-                }
+                Err(failure) if failure.is_transient() && !failure.is_unreachable() && !failure.is_usage() => {}
                 _ => return Err(refused),
             }
+            if Instant::now() + pause > until {
+                return Err(refused);
+            }
+            sleep(pause).await;
+            pause *= 2;
         }
     }
 
