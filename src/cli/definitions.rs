@@ -82,7 +82,7 @@ impl Definitions {
         if cause == Cause::Seen
             && !self.behind
             && self.config.is_same(&newer)
-            && self.config.services.iter().all(|service| agent.has(service))
+            && !self.config.services.iter().any(|service| self.ledger.lacks(agent, service))
         {
             if recovered {
                 info!("the files are in order again, and say what is in force");
@@ -101,6 +101,9 @@ impl Definitions {
             warn!(setting, "has changed in the files, and waits for a restart");
         }
         agent.define(newer.files.clone());
+        if cause == Cause::Asked {
+            self.ledger.begin_anew();
+        }
         let applied = self.ledger.apply(agent, &newer.services).await;
         self.behind = applied.is_err();
         self.hooks.set(agent, &newer.hooks);

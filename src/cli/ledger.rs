@@ -4,7 +4,7 @@
 //! stopped is withdrawn at the next start.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Ledger {
     ids: BTreeSet<InstanceId>,
+    /// What was registered as the files have it, since they were last asked for as a whole.
+    done: BTreeMap<InstanceId, Arc<Registration>>,
     file: Option<PathBuf>,
 }
 
@@ -47,7 +49,19 @@ impl Ledger {
                 text => text.map_err(|error| Error::Ledger(path.clone(), error))?,
             },
         };
-        Ok(Self { ids: text.lines().filter_map(|line| line.try_into().ok()).collect(), file })
+        let ids = text.lines().filter_map(|line| line.try_into().ok()).collect();
+        Ok(Self { ids, done: BTreeMap::new(), file })
+    }
+
+    /// Whether a service is still to be registered. One that was and is gone again was withdrawn by its own checks: that some
+    /// other file was touched does not bring it back.
+    pub(super) fn lacks(&self, agent: &Agent, service: &Arc<Registration>) -> bool {
+        !agent.has(service) && self.done.get(&service.id) != Some(service)
+    }
+
+    /// All are wanted anew, those that were withdrawn as well.
+    pub(super) fn begin_anew(&mut self) {
+        self.done.clear();
     }
 
     /// Makes the agent hold exactly `services` of what came from files. Returns how many it registered and withdrew.
@@ -70,12 +84,14 @@ impl Ledger {
         }
         // Those that stand already are left alone: a file does not speak for the programs whose reports they wait for.
         // Together, so that they share the disk's syncs. One that is refused does not keep the others out.
-        let missing = services.iter().filter(|service| !agent.has(service));
+        let missing = services.iter().filter(|service| self.lacks(agent, service));
         let put = async |service: &Arc<Registration>| {
             agent.put_local(Arc::clone(service)).await.map_err(|error| Error::Refused(service.id.clone(), error))
         };
         let done: Vec<_> = stream::iter(missing).map(put).buffer_unordered(AT_ONCE).collect().await;
         let mut refused = done.into_iter().find_map(Result::err);
+        let held = services.iter().filter(|service| !self.lacks(agent, service));
+        self.done = held.map(|service| (service.id.clone(), Arc::clone(service))).collect();
         // Nor those that are to go in: at a limit they even make room for the next try.
         let take = async |id: &InstanceId| (id.clone(), agent.remove(id).await);
         let taken: Vec<_> = stream::iter(&gone).map(take).buffer_unordered(AT_ONCE).collect().await;
@@ -127,16 +143,35 @@ mod tests {
         assert_eq!(Ledger::open(Some(folder.path())).unwrap().ids, ledger.ids);
     }
 
+    async fn agent() -> Agent {
+        let builder = Agent::builder().node("a").secret(Secret::random());
+        builder.listen("127.0.0.1:0".parse().unwrap()).start().await.unwrap()
+    }
+
+    fn web(id: &str) -> Registration {
+        Registration::new("web", 80).unwrap().id(id.try_into().unwrap())
+    }
+
+    #[tokio::test]
+    async fn who_was_withdrawn_comes_back_when_it_is_asked_for_anew() {
+        let agent = agent().await;
+        let mut ledger = Ledger::open(None).unwrap();
+        let (old, new) = (Arc::new(web("a")), Arc::new(Registration { port: None, ..web("a") }));
+        for wanted in [&old, &new] {
+            ledger.apply(&agent, &[Arc::clone(wanted)]).await.unwrap();
+            assert!(agent.has(wanted), "its definition has changed");
+            agent.remove(&wanted.id).await.unwrap();
+            ledger.apply(&agent, &[Arc::clone(wanted), web("b").into()]).await.unwrap();
+            assert!(!agent.has(wanted), "another one's has");
+            ledger.begin_anew();
+            ledger.apply(&agent, &[Arc::clone(wanted)]).await.unwrap();
+            assert!(agent.has(wanted));
+        }
+    }
+
     #[tokio::test]
     async fn one_that_is_refused_keeps_no_other_in_or_out() {
-        let agent = Agent::builder()
-            .node("a")
-            .secret(Secret::random())
-            .listen("127.0.0.1:0".parse().unwrap())
-            .start()
-            .await
-            .unwrap();
-        let web = |id: &str| Registration::new("web", 80).unwrap().id(id.try_into().unwrap());
+        let agent = agent().await;
         let script = CheckDraft { script: Some(vec!["true".into()]), ..CheckDraft::default() }.build(0, "").unwrap();
         let mut ledger = Ledger::open(None).unwrap();
         assert_eq!(ledger.apply(&agent, &[web("old").into()]).await.unwrap(), (1, 0));
