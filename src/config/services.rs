@@ -118,12 +118,26 @@ fn one<'t>(
 mod tests {
     use super::*;
 
+    fn told(text: &str) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        parse(Source { name: "a.toml", text }, &mut mistakes);
+        mistakes.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn what_follows_from_a_wrong_port_is_no_mistake_of_its_own() {
         let text = "[[services]]\nname = \"a\"\nport = 99999\nchecks = [{ tcp = \"\" }, { http = \"/x\" }]\n";
-        let mut mistakes = Vec::new();
-        parse(Source { name: "a.toml", text }, &mut mistakes);
-        let told: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["a.toml, line 3: services[0].port is 99999; a port is 1 to 65535"]);
+        assert_eq!(told(text), ["a.toml, line 3: services[0].port is 99999; a port is 1 to 65535"]);
+    }
+
+    #[test]
+    fn a_misspelt_kind_hides_no_other_mistake_of_its_check() {
+        let check = "htpp = \"/\"\ninterval = \"0s\"\nrise = 0\n";
+        let expected = [
+            "a.toml, line 5: services[0]: unknown key `htpp`; did you mean `http`?",
+            "a.toml, line 6: services[0].checks[0].interval must be at least 100ms",
+            "a.toml, line 7: services[0].checks[0].rise must be at least 1",
+        ];
+        assert_eq!(told(&format!("[[services]]\nname = \"a\"\nport = 1\n[[services.checks]]\n{check}")), expected);
     }
 }

@@ -314,7 +314,7 @@ fn what_is_of_the_wrong_kind_is_named() {
 
 #[test]
 fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
-    let text = "[[services]]\nname = \"a\"\nport = 1\nchecks = [{pid_file = \"a.pid\"}, \
+    let text = "[[services]]\nname = \"a\"\nport = 1\nchecks = [\
                 {http = \"https://b/\", tls = {ca = \"/no/ca\", cert = \"/no/cert\", key = \"key.pem\"}}, \
                 {script = [\"/no/x\"]}, {script = [\"/etc\"]}, {script = [\"bin/x\"]}, {script = [\"sh\"]}]\n";
     let settings = "script_checks = true\n[[hooks]]\nservice = \"a\"\ncommand = [\"no-such-program\"]\n";
@@ -322,7 +322,6 @@ fn what_settings_lead_to_is_looked_for_when_they_are_checked() {
     let found = Config::check(&sources(&folder(&files))).unwrap_err();
     let said: Vec<_> = found.all().iter().map(|error| error.why.as_str()).collect();
     let expected = [
-        "pid_file a.pid is relative",
         "tls.ca /no/ca: ",
         "tls.cert /no/",
         "tls.key key.pem is relative",

@@ -10,7 +10,7 @@ use std::{
 use super::{Config, Error, MAX_FILE, Mistakes, Sources};
 use crate::{
     agent::file,
-    model::{CheckKind, CheckSpec, ProcessRef},
+    model::{CheckKind, CheckSpec},
 };
 
 impl Config {
@@ -71,9 +71,6 @@ fn loose(check: &CheckSpec) -> Vec<String> {
         CheckKind::Http(http) => http.tls.as_ref(),
         CheckKind::Tcp(tcp) => tcp.tls.as_ref(),
         CheckKind::Grpc(grpc) => grpc.tls.as_ref(),
-        CheckKind::Process(ProcessRef::File(path)) => {
-            return relative(path).map(|why| format!("pid_file {why}")).into_iter().collect();
-        }
         CheckKind::Script(argv) => {
             let why = argv.first().and_then(|program| missing(program));
             return why.map(|why| format!("script {why}")).into_iter().collect();

@@ -1,7 +1,7 @@
 //! A check as people write it, in JSON and TOML alike: the kind is the key. [`CheckDraft::build`] makes it a
 //! [`CheckSpec`]; an option that its kind does not have is an error, not ignored.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
@@ -199,27 +199,16 @@ impl CheckDraft {
     /// Names the field that is wrong, and why.
     pub fn build(self, place: usize, path: &str) -> Result<CheckSpec, FieldError> {
         let blame = |field: &str, why: &str| FieldError::new(&format!("{path}.{field}"), why);
-        let key = match self.kinds()[..] {
-            [kind] => kind,
-            [] => return Err(FieldError::new(path, &format!("names no kind: it is one of {}", KINDS.join(", ")))),
-            [one, other, ..] => {
-                return Err(blame(other, &format!("is a second kind beside {one}: make it two checks")));
-            }
-        };
-        if let Some((option, kinds)) = self.options().find(|(_, kinds)| !kinds.is_empty() && !kinds.contains(&key)) {
-            return Err(blame(option, &format!("is no option of a {key} check, but of {}", kinds.join(", "))));
-        }
         let duration = |field: &str, text: &Option<String>| {
             text.as_deref().map(parse_duration).transpose().map_err(|why| blame(field, why))
         };
-        let kind = self.kind(key).map_err(|(field, why)| blame(field, &why))?;
-        let interval = kind.ttl().or(duration("interval", &self.interval)?).unwrap_or(DEFAULT_INTERVAL);
-        if interval < MIN_INTERVAL {
-            let field = if kind.ttl().is_some() { "ttl" } else { "interval" };
-            return Err(blame(field, "must be at least 100ms"));
+        // What every kind has comes first: a kind that is misspelt hides none of its mistakes.
+        let given = duration("interval", &self.interval)?;
+        if given.is_some_and(|interval| interval < MIN_INTERVAL) {
+            return Err(blame("interval", "must be at least 100ms"));
         }
-        let timeout = duration("timeout", &self.timeout)?.unwrap_or(interval.min(DEFAULT_TIMEOUT));
-        if timeout.is_zero() {
+        let timeout = duration("timeout", &self.timeout)?;
+        if timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(blame("timeout", "must be longer than nothing"));
         }
         // As Consul's tools write that nothing was given.
@@ -232,8 +221,16 @@ impl CheckDraft {
         }
         let word = |field: &str, text: &str| CheckName::try_from(text).map_err(|invalid| blame(field, invalid.why));
         let name = self.name.as_deref().map(|name| word("name", name)).transpose()?;
-        let id = match (&self.id, &name) {
-            (Some(id), _) => word("id", id)?,
+        let id = self.id.as_deref().map(|id| word("id", id)).transpose()?;
+        let key = self.key(path)?;
+        let kind = self.kind(key).map_err(|(field, why)| blame(field, &why))?;
+        let interval = kind.ttl().or(given).unwrap_or(DEFAULT_INTERVAL);
+        if interval < MIN_INTERVAL {
+            return Err(blame("ttl", "must be at least 100ms"));
+        }
+        let timeout = timeout.unwrap_or(interval.min(DEFAULT_TIMEOUT));
+        let id = match (id, &name) {
+            (Some(id), _) => id,
             (None, Some(name)) => name.clone(),
             (None, None) => word("id", &format!("{}-{}", kind.as_str(), place + 1))?,
         };
@@ -241,6 +238,24 @@ impl CheckDraft {
         let (rise, fall) = (self.rise.unwrap_or(1), self.fall.unwrap_or(1));
         let (initial, rules) = (self.initial, Rules::Ours);
         Ok(CheckSpec { id, name, kind, interval, timeout, rise, fall, initial, deregister_after, rules })
+    }
+
+    /// Its one kind, which has all options that it names.
+    fn key(&self, path: &str) -> Result<&'static str, FieldError> {
+        let blame = |field: &str, why: &str| FieldError::new(&format!("{path}.{field}"), why);
+        let key = match self.kinds()[..] {
+            [kind] => kind,
+            [] => return Err(FieldError::new(path, &format!("names no kind: it is one of {}", KINDS.join(", ")))),
+            [one, other, ..] => {
+                return Err(blame(other, &format!("is a second kind beside {one}: make it two checks")));
+            }
+        };
+        match self.options().find(|(_, kinds)| !kinds.is_empty() && !kinds.contains(&key)) {
+            Some((option, of)) => {
+                Err(blame(option, &format!("is no option of a {key} check, but of {}", of.join(", "))))
+            }
+            None => Ok(key),
+        }
     }
 
     /// What it does; or which field is wrong, and why.
@@ -282,8 +297,11 @@ impl CheckDraft {
                 None => Err((key, "must be the id of a process: 1 or more".into())),
             },
             "pid_file" => match self.pid_file.as_deref() {
-                Some(path) if !path.is_empty() => Ok(CheckKind::Process(ProcessRef::File(path.into()))),
-                _ => Err((key, "names no file".into())),
+                None | Some("") => Err((key, "names no file".into())),
+                Some(path) if Path::new(path).is_relative() => {
+                    Err((key, format!("{path:?} is relative, and the agent runs elsewhere: write all of it")))
+                }
+                Some(path) => Ok(CheckKind::Process(ProcessRef::File(path.into()))),
             },
             "dns" => self.dns_kind().map(CheckKind::Dns),
             _ => {

@@ -93,6 +93,7 @@ fn a_wrong_check_names_its_field_and_says_why() {
         ("pid=0", ".pid", "must be the id of a process"),
         ("pid=99999999999", ".pid", "must be the id of a process"),
         ("pid_file=", ".pid_file", "names no file"),
+        ("pid_file=run/web.pid", ".pid_file", "\"run/web.pid\" is relative"),
         ("script=", ".script", "names no program"),
         ("dns=127.0.0.1:53 server=b:1", ".server", "named twice"),
         ("dns=not_a_name!", ".dns", "no domain name"),
