@@ -30,7 +30,7 @@ use super::{
     writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
-    mesh::{Change, Command, Done, Input, Mesh, Output},
+    mesh::{Change, Command, Done, Input, Member, Mesh, Output},
     model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
@@ -183,7 +183,7 @@ impl Drive {
         let Some(ask) = self.writes.hold(ask) else { return };
         let told = match ask {
             Ask::Put { registration, over, row, reply } => {
-                let own = self.view.registration(&registration.id);
+                let own = self.view.row(&registration.id);
                 let told = self.writes.put(registration, over, row, reply);
                 if let (Some(Told::Put(_, Ok(Done::Unchanged))), Some(own)) = (&told, own) {
                     // Nothing to store; but who is silent until a TTL runs out has spoken.
@@ -352,9 +352,10 @@ impl Drive {
         for change in changed {
             match change {
                 Change::Service(name) => {
-                    let rows = self.mesh.rows(&name);
-                    self.tell_of_health(&name, rows.as_deref().unwrap_or_default());
-                    self.view.set_service(&name, rows);
+                    let (rows, unshown) = self.mesh.words(&name);
+                    self.tell_of_health(&name, &rows);
+                    self.view.set_unshown(&name, unshown);
+                    self.view.set_service(&name, Some(rows).filter(|rows| !rows.is_empty()));
                 }
                 Change::Member(id) => {
                     self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
@@ -438,11 +439,7 @@ impl Drive {
             .members()
             .filter(|member| member.id != this && member.state.is_shown())
             .take(MAX_KNOWN_PEERS)
-            .map(|member| KnownPeer {
-                id: member.id,
-                name: member.node.name.clone(),
-                addresses: member.node.addresses.clone(),
-            })
+            .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
             .collect();
         // An empty mesh is no reason to forget how to find one.
         if !peers.is_empty() && peers != self.agenda.saved_peers {

@@ -299,7 +299,7 @@ impl Agent {
 
     /// Says which processes are meant; true if that is registered here just so.
     fn identify(&self, registration: &mut Arc<Registration>) -> bool {
-        let present = self.view().registration(&registration.id);
+        let present = self.view().row(&registration.id);
         checks::identify(registration, present.as_deref());
         present.as_ref() == Some(registration)
     }

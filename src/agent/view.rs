@@ -2,8 +2,9 @@
 //!
 //! One changed service costs one insertion. Readers get `Arc`s and hold no lock; never hold a map's guard across an await.
 
+mod service;
+
 use std::{
-    collections::BTreeSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -15,6 +16,9 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+pub use service::Service;
+use service::{differences, place};
+
 use super::{
     atlas::{Atlas, Tenants},
     basis::{Basis, Beats},
@@ -23,30 +27,19 @@ use super::{
 };
 use crate::{
     mesh::{Instance, Member},
-    model::{HealthReport, InstanceId, Node, NodeId, NodeName, Registration, ServiceName},
+    model::{HealthReport, InstanceId, NodeId, NodeName, Registration, ServiceName},
 };
-
-/// A service as it may be shown now. A known service with nothing to show has no instances.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// Its name; of several spellings the first in the order of bytes, whoever wrote last.
-    pub name: ServiceName,
-    /// Its instances by node name, then id. All healths; members that are Alive or Suspect.
-    pub instances: Vec<Instance>,
-    /// What catalogues list besides, and nobody is sent to: instances of members that are Down, and rows that stand for
-    /// something else than an instance. In the same order.
-    pub beside: Vec<Instance>,
-    /// The view's index at its last change.
-    pub index: u64,
-}
 
 /// Everything that may be shown on this node, by name. Names are folded to lower case (RFC 4343).
 #[derive(Debug)]
 pub struct View {
     services: DashMap<String, Arc<Service>>,
+    /// By service: what is said besides what any list shows.
+    unshown: DashMap<String, Vec<Instance>>,
     nodes: DashMap<String, Arc<Member>>,
     own: DashMap<InstanceId, Arc<Registration>>,
-    words: DashMap<InstanceId, HealthReport>,
+    /// What this node's own checks say before other nodes are told.
+    spoken: DashMap<InstanceId, HealthReport>,
     index: AtomicU64,
     ready: AtomicBool,
     this: ArcSwapOption<Member>,
@@ -62,9 +55,10 @@ impl Default for View {
         let marks = Marks::default();
         Self {
             services: DashMap::new(),
+            unshown: DashMap::new(),
             nodes: DashMap::new(),
             own: DashMap::new(),
-            words: DashMap::new(),
+            spoken: DashMap::new(),
             index: AtomicU64::new(marks.first()),
             ready: AtomicBool::new(false),
             this: ArcSwapOption::empty(),
@@ -183,6 +177,15 @@ impl View {
         all
     }
 
+    /// The rows under a service's name that `is` holds for, shown or not: also those that another agent's word outweighs, and
+    /// the last words of who has gone.
+    #[must_use]
+    pub fn words(&self, name: &str, is: impl Fn(&Instance) -> bool) -> Vec<Instance> {
+        let (unshown, shown) = (self.unshown.get(&*fold(name)), self.service(name));
+        let shown = shown.iter().flat_map(|service| service.rows());
+        shown.chain(unshown.iter().flat_map(|unshown| unshown.iter())).filter(|row| is(row)).cloned().collect()
+    }
+
     /// The node of that name, in any case and in any state.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<Arc<Member>> {
@@ -210,10 +213,11 @@ impl View {
         self.this.load_full()
     }
 
-    /// What was registered on this node, by id.
+    /// What was registered on this node, by id. Last words are nobody's registrations.
     #[must_use]
     pub fn registrations(&self) -> Vec<Arc<Registration>> {
-        let mut all: Vec<_> = self.own.iter().map(|entry| Arc::clone(entry.value())).collect();
+        let standing = self.own.iter().filter(|entry| !entry.is_taken_back());
+        let mut all: Vec<_> = standing.map(|entry| Arc::clone(entry.value())).collect();
         all.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         all
     }
@@ -221,6 +225,12 @@ impl View {
     /// What was registered on this node under `id`.
     #[must_use]
     pub fn registration(&self, id: &InstanceId) -> Option<Arc<Registration>> {
+        self.row(id).filter(|own| !own.is_taken_back())
+    }
+
+    /// This node's own row under `id`, which may be a last word: what a write finds.
+    #[must_use]
+    pub fn row(&self, id: &InstanceId) -> Option<Arc<Registration>> {
         self.own.get(id).map(|found| Arc::clone(&found))
     }
 
@@ -265,6 +275,14 @@ impl View {
             if old.is_none_or(|old| old.listing() != new.listing()) {
                 self.marks.touch(Topic::Services);
             }
+        }
+    }
+
+    /// Publishes what is said under a service's name and stands in no list of it: nobody waits for that.
+    pub fn set_unshown(&self, name: &ServiceName, unshown: Vec<Instance>) {
+        match unshown {
+            none if none.is_empty() => drop(self.unshown.remove(&name.folded())),
+            some => drop(self.unshown.insert(name.folded(), some)),
         }
     }
 
@@ -329,7 +347,7 @@ impl View {
             Some(registration) => drop(self.own.insert(id.clone(), registration)),
             None => {
                 self.own.remove(id);
-                self.words.remove(id);
+                self.spoken.remove(id);
             }
         }
         self.marks.touch(Topic::Own);
@@ -338,8 +356,8 @@ impl View {
     /// Publishes what checks of one of this node's own say before other nodes are told.
     pub fn set_words(&self, id: &InstanceId, report: Option<HealthReport>) {
         match report {
-            Some(report) => drop(self.words.insert(id.clone(), report)),
-            None => drop(self.words.remove(id)),
+            Some(report) => drop(self.spoken.insert(id.clone(), report)),
+            None => drop(self.spoken.remove(id)),
         }
     }
 
@@ -347,7 +365,7 @@ impl View {
     #[must_use]
     pub fn spoken(&self, row: &Instance) -> Instance {
         let mut row = row.clone();
-        let Some(words) = self.words.get(&row.registration.id) else { return row };
+        let Some(words) = self.spoken.get(&row.registration.id) else { return row };
         let report = Arc::make_mut(&mut row.report);
         for check in &words.checks {
             // A row that has flipped meanwhile is the younger one.
@@ -415,82 +433,6 @@ impl Drop for Place {
     /// The last to wait for a topic takes it away: names come from clients, who may think of many.
     fn drop(&mut self) {
         self.view.marks.leave(&self.topic);
-    }
-}
-
-impl Service {
-    /// All rows: what is shown, then what stands beside.
-    pub fn rows(&self) -> impl Iterator<Item = &Instance> {
-        self.instances.iter().chain(&self.beside)
-    }
-
-    /// Whether the name is a service's: under some stand nothing but rows in another role.
-    #[must_use]
-    pub fn is_listed(&self) -> bool {
-        !self.instances.is_empty() || self.beside.iter().all(|row| !row.registration.has_role())
-    }
-
-    /// Whether it has the same rows in the same places, whatever their health.
-    fn stands_as(&self, other: &Self) -> bool {
-        self.rows().map(standing).eq(other.rows().map(standing))
-    }
-
-    /// All rows by node, then id, whether their nodes are reached or not.
-    pub fn ordered(&self) -> Vec<&Instance> {
-        let mut rows: Vec<_> = self.rows().collect();
-        if !self.beside.is_empty() {
-            rows.sort_by_key(|row| place(row));
-        }
-        rows
-    }
-
-    /// What a list of all services shows of it, in its order: where it is, how it is spelled there, and its tags.
-    fn listing<'a>(&'a self) -> Vec<(&'a str, &'a str, Option<&'a str>)> {
-        let instances = self.ordered().into_iter().filter(|row| !row.registration.has_role());
-        let shown = |row: &'a Instance| {
-            let tags = row.registration.tags.iter().map(|tag| Some(tag.as_str())).chain([None]);
-            tags.map(|tag| (&*row.node.datacenter, row.registration.name.as_str(), tag))
-        };
-        let mut seen = BTreeSet::new();
-        instances.flat_map(shown).filter(|item| seen.insert(*item)).collect()
-    }
-}
-
-/// Where a row stands in the order of its service.
-fn place(row: &Instance) -> (&NodeName, &InstanceId) {
-    (&row.node.name, &row.registration.id)
-}
-
-/// All that a row says but for its health.
-fn standing(row: &Instance) -> (&Arc<Registration>, &Arc<Node>) {
-    (&row.registration, &row.node)
-}
-
-/// The rows that are new, gone or different; both lists are in order.
-fn differences<'a>(mut old: &'a [Instance], mut new: &'a [Instance], changed: &mut Vec<&'a Instance>) {
-    loop {
-        match (old, new) {
-            ([a, older @ ..], [b, newer @ ..]) if place(a) == place(b) => {
-                let all =
-                    |row: &'a Instance| (&row.registration, &row.report, &row.node, row.member, row.held, row.host);
-                let same = all(a) == all(b);
-                changed.extend((!same).then_some(b));
-                (old, new) = (older, newer);
-            }
-            ([a, older @ ..], [b, ..]) if place(a) < place(b) => {
-                changed.push(a);
-                old = older;
-            }
-            (_, [b, newer @ ..]) => {
-                changed.push(b);
-                new = newer;
-            }
-            ([a, older @ ..], []) => {
-                changed.push(a);
-                old = older;
-            }
-            ([], []) => return,
-        }
     }
 }
 

@@ -205,7 +205,7 @@ impl Access {
 
     async fn allow_write(&self, who: &Who, aim: Aim, mut request: Request) -> Result<Request, Problem> {
         let view = self.agent.view();
-        let of_id = |id: &str| view.registration(&id.try_into().ok()?).map(|own| own.name.to_string());
+        let of_id = |id: &str| view.row(&id.try_into().ok()?).map(|own| own.name.to_string());
         // Who names a check's id takes it from the service that had it.
         let of_check = |id: &String| consul::service_of_check(view, id);
         let services: Vec<String> = match aim {

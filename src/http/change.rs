@@ -1,11 +1,9 @@
 //! Read, change, write: a registration is written over what was read, and made anew where somebody was quicker. Many may
 //! change one at a time, and none undoes what another was told is done.
 
-use std::sync::Arc;
-
 use super::App;
 use crate::{
-    agent::{Over, Refused, unix_millis},
+    agent::{Over, Refused},
     mesh::Rejected,
     model::{InstanceId, Registration},
 };
@@ -18,7 +16,7 @@ pub(super) enum Next {
     Same,
 }
 
-/// Makes of the registration under `id`, or of none, what `next` says. That may be asked several times: a write that came
+/// Makes of the registration under `id`, or of none, what `next` says: also of a last word, which no list shows. That may be asked several times: a write that came
 /// too late lost to one that did not, so somebody always advances, and the time that a request may take ends the rest.
 pub(super) async fn change<E: From<Refused>>(
     app: &App,
@@ -26,7 +24,7 @@ pub(super) async fn change<E: From<Refused>>(
     mut next: impl FnMut(Option<&Registration>) -> Result<Next, E>,
 ) -> Result<(), E> {
     loop {
-        let before = app.agent.view().registration(id);
+        let before = app.agent.view().row(id);
         let next = next(before.as_deref())?;
         let over = before.map_or(Over::Nothing, Over::This);
         let done = match next {
@@ -39,22 +37,4 @@ pub(super) async fn change<E: From<Refused>>(
             done => return Ok(done?),
         }
     }
-}
-
-/// The row as the last word on its instance, later than what is shown of that; one that is shown already stays as it is.
-pub(super) fn said(app: &App, mut row: Registration) -> Registration {
-    let view = app.agent.view();
-    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
-    let same = service.iter().flat_map(|service| service.rows()).filter(|shown| shown.registration.id == row.id);
-    let shown = same.max_by_key(|shown| shown.precedence());
-    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
-    if let Some(own) = view.registration(&row.id).filter(|_| shown.is_some_and(|shown| Some(shown.owner) == this)) {
-        say(&mut row, own.said());
-        if row == *own {
-            return row;
-        }
-    }
-    let later = shown.map_or(0, |shown| shown.registration.said().saturating_add(1));
-    say(&mut row, unix_millis().max(later));
-    row
 }

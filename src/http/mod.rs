@@ -40,6 +40,7 @@ mod seats;
 mod server;
 mod tls;
 mod token;
+mod word;
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::SystemTime};
 

@@ -234,9 +234,9 @@ impl Index {
 }
 
 /// Several agents of a datacenter may have taken in one instance on a node that runs none, or one client of Eureka's that
-/// moved between them. It is one all the same: the word that counts is kept. The others stay in their books, and show again
-/// when it goes.
-fn keep_last_words(rows: &mut Vec<Instance>) {
+/// moved between them. It is one all the same: the word that counts is kept, unless it is that nobody is there any more. The
+/// others are handed out: they stay in their books, and show again when it goes.
+fn keep_last_words(rows: &mut Vec<Instance>) -> Vec<Instance> {
     let (mut last, mut older) = (BTreeMap::new(), BTreeSet::new());
     for (at, row) in rows.iter().enumerate() {
         let asked = &row.registration;
@@ -248,10 +248,10 @@ fn keep_last_words(rows: &mut Vec<Instance>) {
             older.insert(if is_later { std::mem::replace(known, at) } else { at });
         }
     }
-    if !older.is_empty() {
-        let mut at = 0..;
-        rows.retain(|_| at.next().is_none_or(|at| !older.contains(&at)));
-    }
+    let mut at = 0..;
+    let is_unshown =
+        |row: &mut Instance| at.next().is_some_and(|at| older.contains(&at)) || row.registration.is_taken_back();
+    rows.extract_if(.., is_unshown).collect()
 }
 
 impl Mesh {
@@ -267,15 +267,20 @@ impl Mesh {
     /// way there.
     #[must_use]
     pub fn rows(&self, name: &ServiceName) -> Option<Vec<Instance>> {
-        let named = self.index.names.get(name)?;
+        // Nothing is left where all have lapsed.
+        Some(self.words(name).0).filter(|rows| !rows.is_empty())
+    }
+
+    /// The same, and the rows besides that are shown by nobody: another word on the same counts, or they say that who had
+    /// them is gone.
+    pub(crate) fn words(&self, name: &ServiceName) -> (Vec<Instance>, Vec<Instance>) {
+        let Some(named) = self.index.names.get(name) else { return Default::default() };
         let places = named.owners.iter().flat_map(|(owner, ids)| ids.iter().map(|(id, _)| (*owner, id)));
         let mut rows: Vec<Instance> = places.filter_map(|(owner, id)| self.instance(name, owner, id)).collect();
-        keep_last_words(&mut rows);
-        rows.retain(|row| !row.registration.is_taken_back());
+        let unshown = keep_last_words(&mut rows);
         // In doubt last: suspects, and what is shown although it may not be there.
         rows.sort_by_key(|row| (row.member != MemberState::Alive, row.held.is_some()));
-        // Nothing is left where all have lapsed.
-        (!rows.is_empty()).then_some(rows)
+        (rows, unshown)
     }
 
     fn instance(&self, name: &ServiceName, owner: NodeId, id: &InstanceId) -> Option<Instance> {

@@ -24,9 +24,10 @@ use crate::{
     agent::Refused,
     http::{
         App, Shared,
-        change::{Next, change, said},
+        change::{Next, change},
+        word::{self, Words},
     },
-    mesh::Rejected,
+    mesh::{Instance, Rejected},
     model::{
         CheckDraft, CheckName, CheckStatus, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration,
         Role,
@@ -34,6 +35,7 @@ use crate::{
 };
 
 /// What is said of one check: nobody runs it, whoever registers it brings its result.
+#[derive(Clone)]
 struct Word {
     id: String,
     name: String,
@@ -49,37 +51,36 @@ struct Asked {
     node: Arc<EchoNode>,
     service: Option<Registration>,
     words: Vec<Word>,
+    /// The rows that it names.
+    rows: BTreeSet<InstanceId>,
 }
 
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
     let asked = Asked::read(&app, &body)?;
     let view = app.agent.view();
-    let mut rows: BTreeSet<_> = asked.words.iter().map(|word| word.row.clone()).collect();
-    rows.insert(match &asked.service {
-        Some(service) => service.id.clone(),
-        None => row_id(&asked.node.name, None)?,
-    });
     // What else stands on the node is told where it is now.
-    let rest: Vec<_> = on_node(&app, &asked.node.name).into_iter().filter(|own| !rows.contains(&own.id)).collect();
+    let mut ids = asked.rows.clone();
+    ids.extend(on_node(&app, &asked.node.name).into_iter().map(|own| own.id.clone()));
     // All is checked before the first row is written.
-    for id in &rows {
-        asked.row(&app, id, view.registration(id).as_deref())?;
+    for id in &ids {
+        asked.row(&app, id, view.row(id).as_deref())?;
     }
-    for own in &rest {
-        moved(own, &asked.node)?;
-    }
-    for id in &rows {
-        change(&app, id, |before| asked.row(&app, id, before).map(Next::Put)).await?;
-    }
-    for own in &rest {
+    for id in &ids {
+        let mut words = Vec::new();
         let next = |before: Option<&Registration>| -> Result<Next, Failure> {
-            let moved = before.map(|before| moved(before, &asked.node)).transpose()?.flatten();
-            Ok(moved.map_or(Next::Same, |row| Next::Put(said(&app, row))))
+            let Some((row, said)) = asked.row(&app, id, before)? else { return Ok(Next::Same) };
+            words = said;
+            Ok(Next::Put(row))
         };
-        change(&app, &own.id, next).await?;
+        change(&app, id, next).await?;
+        report(&app, &words).await?;
     }
     agree(&app, &asked.node.name).await?;
-    for word in &asked.words {
+    Ok(yes())
+}
+
+async fn report(app: &App, words: &[Word]) -> Result<(), Failure> {
+    for word in words {
         let check = CheckName::try_from(&*word.id)?;
         match app.agent.report(&word.row, &check, word.status, &word.output).await {
             // Withdrawn meanwhile by somebody else: that was later.
@@ -87,7 +88,7 @@ pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
             Err(refused) => return Err(refused.into()),
         }
     }
-    Ok(yes())
+    Ok(())
 }
 
 impl Asked {
@@ -96,34 +97,54 @@ impl Asked {
         let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
         let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
         checks.extend(body.objects("checks")?);
-        let mut words = checks.iter().map(|check| word(check, &node.name)).collect::<Result<Vec<_>, _>>()?;
-        for old in service.iter().flat_map(|service| inherited(app, service)) {
-            if words.iter().all(|new| (&new.id, &new.row) != (&old.id, &old.row)) {
-                words.push(old);
-            }
-        }
-        Ok(Self { node, service, words })
+        let words = checks.iter().map(|check| word(check, &node.name)).collect::<Result<Vec<_>, _>>()?;
+        let mut rows: BTreeSet<_> = words.iter().map(|word| word.row.clone()).collect();
+        rows.insert(match &service {
+            Some(service) => service.id.clone(),
+            None => row_id(&node.name, None)?,
+        });
+        Ok(Self { node, service, words, rows })
     }
 
-    /// What becomes of one row, given what it was.
-    fn row(&self, app: &App, id: &InstanceId, before: Option<&Registration>) -> Result<Registration, Failure> {
+    /// What becomes of one row, given what this agent said before, and what is said of its checks. Only what the body names
+    /// becomes another: of all else the last word stays, whichever agent said it. `None` where nothing does.
+    fn row(
+        &self,
+        app: &App,
+        id: &InstanceId,
+        before: Option<&Registration>,
+    ) -> Result<Option<(Registration, Vec<Word>)>, Failure> {
         if before.is_some_and(|own| own.foreign().is_none()) {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {id:?}")));
         }
-        let mut row = match (self.service.as_ref().filter(|service| service.id == *id), before) {
-            (Some(service), None) => service.clone(),
-            (Some(service), Some(before)) => {
-                let mut service = service.clone();
-                super::register::keep_checks(&mut service, before);
-                service
-            }
-            _ if *id == row_id(&self.node.name, None)? => node_row(before, &self.node)?,
-            (None, Some(before)) => moved(before, &self.node)?.unwrap_or_else(|| before.clone()),
-            (None, None) => return Err(unknown(self.words.iter().find(|word| word.row == *id))),
+        let is_named = self.rows.contains(id);
+        if before.is_none() && !is_named {
+            // Withdrawn meanwhile.
+            return Ok(None);
+        }
+        let named = self.service.as_ref().filter(|service| service.id == *id);
+        let of_node = (*id == row_id(&self.node.name, None)?).then(|| node_row(before, &self.node)).transpose()?;
+        let Some(own) = named.or(before).or(of_node.as_ref()) else {
+            return Err(unknown(self.words.iter().find(|word| word.row == *id)));
         };
-        self.words.iter().filter(|word| word.row == *id).try_for_each(|word| put_word(&mut row, word))?;
+        let words = Words::on(app.agent.view(), own);
+        let known = words.elsewhere().map_or(before.unwrap_or(own), |row| &row.registration);
+        if known.foreign() == Some(&*self.node) && !is_named {
+            return Ok(None);
+        }
+        let mut row = match (named, &of_node) {
+            (Some(service), _) => service.clone(),
+            (None, Some(_)) => node_row(Some(known), &self.node)?,
+            (None, None) => moved(known, &self.node)?.unwrap_or_else(|| known.clone()),
+        };
+        super::register::keep_checks(&mut row, known);
+        let mut said = words.elsewhere().map(inherited).unwrap_or_default();
+        let is_new = |word: &&Word| word.row == *id;
+        said.retain(|old| self.words.iter().filter(is_new).all(|new| new.id != old.id));
+        said.extend(self.words.iter().filter(is_new).cloned());
+        said.iter().try_for_each(|word| put_word(&mut row, word))?;
         row.validate()?;
-        Ok(said(app, row))
+        Ok(Some((word::said(app.agent.view(), row), said)))
     }
 }
 
@@ -132,24 +153,18 @@ fn row_id(node: &str, service: Option<&str>) -> Result<InstanceId, Failure> {
     Ok(foreign_id(node, service.unwrap_or_default()).as_str().try_into()?)
 }
 
-/// What is said of an instance's checks by another agent, whose word on it counted until now.
-fn inherited(app: &App, row: &Registration) -> Vec<Word> {
-    let view = app.agent.view();
-    let (this, service) = (view.this().map(|this| this.id), view.service(row.name.as_str()));
-    let mut rows = service.iter().flat_map(|service| service.rows());
-    let Some(shown) = rows.find(|shown| shown.registration.id == row.id && Some(shown.owner) != this) else {
-        return Vec::new();
-    };
-    let said = shown.registration.echo.as_ref().map(|echo| &echo.checks);
+/// What another agent, whose word on a row counts until now, says of its checks.
+fn inherited(row: &Instance) -> Vec<Word> {
+    let said = row.registration.echo.as_ref().map(|echo| &echo.checks);
     let word = |check: &CheckStatus| Word {
         id: check.id.to_string(),
         name: check.name.to_string(),
         notes: said.and_then(|said| said.get(&check.id)).map_or_else(String::new, |said| said.notes.clone()),
         output: check.output.to_string(),
         status: check.status,
-        row: row.id.clone(),
+        row: row.registration.id.clone(),
     };
-    shown.report.checks.iter().map(word).collect()
+    row.report.checks.iter().map(word).collect()
 }
 
 /// The node that a body registers; one that runs an agent speaks for itself.
@@ -159,7 +174,9 @@ fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
     here(app, body)?;
     without_agent(app, &name)?;
     if body.flag("skipnodeupdate")?
-        && let Some(known) = on_node(app, &name).first().and_then(|own| own.echo.as_ref()?.node.clone())
+        && let here = &*app.agent.config().datacenter
+        && let Some(row) = app.agent.view().foreign_node(&name, |datacenter| datacenter == here)
+        && let Some(known) = row.registration.echo.as_ref().and_then(|echo| echo.node.clone())
     {
         return Ok(known);
     }
@@ -207,7 +224,8 @@ async fn agree(app: &App, name: &str) -> Result<(), Failure> {
         for own in behind {
             let next = |before: Option<&Registration>| -> Result<Next, Failure> {
                 let (Some(before), Some(node)) = (before, last()) else { return Ok(Next::Same) };
-                Ok(moved(before, &node)?.map_or(Next::Same, |row| Next::Put(said(app, row))))
+                // No later word than it was: where it counts for nothing, another agent's does.
+                Ok(moved(before, &node)?.map_or(Next::Same, Next::Put))
             };
             change(app, &own.id, next).await?;
         }
@@ -225,12 +243,13 @@ fn here(app: &App, body: &Document) -> Result<(), Failure> {
 
 /// Refuses a node that is a member.
 fn without_agent(app: &App, name: &str) -> Result<(), Failure> {
-    match app.agent.view().node(name) {
-        Some(member) if member.state != MemberState::Left => Err(Failure::bad(format!(
-            "node {name:?} runs an agent and speaks for itself: ask that one, under /v1/agent"
-        ))),
-        _ => Ok(()),
-    }
+    let member = app.agent.view().node(name).filter(|member| member.state != MemberState::Left);
+    let Some(member) = member else { return Ok(()) };
+    let helps = match member.is_shown() {
+        true => "speaks for itself: ask that one, under /v1/agent".to_owned(),
+        false => format!("is not reached: if that will not come back, `hobnob force-leave {name}` frees the name"),
+    };
+    Err(Failure::bad(format!("node {name:?} runs an agent and {helps}")))
 }
 
 fn bare(body: &Document, node: &Arc<EchoNode>) -> Result<Registration, Failure> {
@@ -318,7 +337,7 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
         // It stays until it is withdrawn itself, whoever else takes away what stands on it.
         let next = |before: Option<&Registration>| match before {
             Some(_) => Ok(Next::Same),
-            None => node_row(None, node).map(|row| Next::Put(said(&app, row))),
+            None => node_row(None, node).map(|row| Next::Put(word::said(app.agent.view(), row))),
         };
         change(&app, &row_id(&name, None)?, next).await?;
     }

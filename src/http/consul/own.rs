@@ -24,7 +24,7 @@ use super::{
     service::Own,
 };
 use crate::{
-    agent::{Service, Topic, View},
+    agent::{Topic, View},
     http::{App, Shared},
     mesh::Instance,
     model::{Health, InstanceId, Registration},
@@ -55,10 +55,12 @@ pub(in crate::http) fn is_reserved(view: &View, id: &InstanceId) -> bool {
         || view.registration(id).is_some_and(|own| !is_instance(&own))
 }
 
-/// All rows of this node under a service's name, with what their checks say now.
-fn rows(view: &View, service: &Service) -> impl Iterator<Item = Instance> {
+/// All rows of this node under a service's name, with what their checks say now: those too whose subject another agent's word
+/// counts for.
+fn rows(view: &View, name: &str) -> Vec<Instance> {
     let this = view.this().map(|this| this.id);
-    service.rows().filter(move |row| Some(row.owner) == this).map(|row| view.spoken(row))
+    let own = view.words(name, |row| Some(row.owner) == this && !row.registration.is_taken_back());
+    own.iter().map(|row| view.spoken(row)).collect()
 }
 
 pub(super) async fn services(State(app): Shared, query: Query) -> Answer {
@@ -74,8 +76,7 @@ pub(super) async fn checks(State(app): Shared, query: Query) -> Answer {
     let view = app.agent.view();
     let names: std::collections::BTreeSet<_> =
         view.registrations().iter().filter(|own| own.foreign().is_none()).map(|own| own.name.folded()).collect();
-    let services: Vec<_> = names.iter().filter_map(|name| view.service(name)).collect();
-    let own = services.iter().flat_map(|service| rows(view, service));
+    let own = names.iter().flat_map(|name| rows(view, name));
     let own: Vec<_> = own.filter(|row| row.registration.foreign().is_none()).collect();
     let this = view.node(app.agent.config().node.as_str());
     let of_this = this.iter().flat_map(|this| Check::of_member(&this.node, true, 0)).filter(|check| check.id != SERF);
@@ -177,8 +178,8 @@ pub(super) async fn health_by_id(State(app): Shared, Tail(id): Tail, query: Quer
         let info = Info { aggregated_status: Health::Critical, service: None, checks: Vec::new() };
         return reply(&query, StatusCode::NOT_FOUND, &reason, &info);
     };
-    let (service, registered) = (view.service(own.name.as_str()), NodeRows::of_view(view));
-    let row = service.iter().flat_map(|service| rows(view, service)).find(|row| row.registration.id == own.id);
+    let registered = NodeRows::of_view(view);
+    let row = rows(view, own.name.as_str()).into_iter().find(|row| row.registration.id == own.id);
     let row = row.ok_or_else(|| Failure::internal("the registration is not published yet; ask again"))?;
     let info = Info::of(&row, &registered);
     reply(&query, code(info.aggregated_status), info.aggregated_status.as_str(), &info)
@@ -186,10 +187,9 @@ pub(super) async fn health_by_id(State(app): Shared, Tail(id): Tail, query: Quer
 
 pub(super) async fn health_by_name(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
     let view = app.agent.view();
-    let service = view.service(&name);
     let registered = NodeRows::of_view(view);
-    let rows = service.iter().flat_map(|service| rows(view, service));
-    let rows: Vec<_> = rows.filter(|row| row.registration.foreign().is_none()).collect();
+    let rows = rows(view, &name).into_iter().filter(|row| row.registration.foreign().is_none());
+    let rows: Vec<_> = rows.collect();
     let mut all: Vec<_> = rows.iter().map(|row| Info::of(row, &registered)).collect();
     all.sort_by(|a, b| a.service.as_ref().map(|own| own.id).cmp(&b.service.as_ref().map(|own| own.id)));
     match all.iter().map(|info| info.aggregated_status).max() {

@@ -13,12 +13,11 @@ use super::{
     reports,
 };
 use crate::{
-    agent::Refused,
     http::{
         App, Shared,
         change::{Next, change},
+        eureka::withdrawn,
     },
-    mesh::Rejected,
     model::{InstanceId, Registration},
 };
 
@@ -92,8 +91,10 @@ pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
 
 /// Withdraws a registration, there or not.
 pub(super) async fn remove(app: &App, id: &InstanceId) -> Answer {
-    match app.agent.remove(id).await {
-        Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => done(),
-        Err(refused) => Err(refused.into()),
-    }
+    let next = |before: Option<&Registration>| {
+        let standing = before.filter(|own| !own.is_taken_back());
+        Ok::<_, Failure>(standing.map_or(Next::Same, |own| withdrawn(app, own)))
+    };
+    change(app, id, next).await?;
+    done()
 }

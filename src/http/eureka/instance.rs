@@ -10,7 +10,6 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    agent::unix_millis,
     http::{
         Problem,
         consul::{node_name, service_id},
@@ -76,46 +75,27 @@ pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -
     Ok(registration)
 }
 
-/// The registration with an operator's word on the one that is shown, unless it brings its own: whoever registers again,
-/// here or elsewhere, stays as the operator left him.
-pub(super) fn kept(asked: Registration, shown: Option<&Registration>) -> Result<Registration, Problem> {
-    match shown.and_then(|shown| word(shown, OVERRIDE)).filter(|_| word(&asked, OVERRIDE).is_none()) {
+/// The registration with an operator's word on what was known last of its client, unless it brings its own: whoever
+/// registers again, here or elsewhere, stays as the operator left him.
+pub(super) fn kept(asked: Registration, last: Option<&Registration>) -> Result<Registration, Problem> {
+    match last.and_then(|last| word(last, OVERRIDE)).filter(|_| word(&asked, OVERRIDE).is_none()) {
         Some(kept) => overridden(&asked, Some(kept)),
         None => Ok(asked),
     }
 }
 
-/// The registration with a note on the lease that the client had at another agent, or is known to have had: that may last
-/// until then, and nobody renews it.
-pub(super) fn noted(
-    mut asked: Registration,
-    older: Option<&Registration>,
-    before: Option<&Registration>,
-) -> Registration {
-    let noted = |one: Option<&Registration>| word(one?, MOVED)?.parse::<u64>().ok();
+/// The registration as the last word of a client that has gone, which stands until the leases that `others` granted it are
+/// over, and one of which would show instead. `None` where there are none.
+pub(super) fn gone<'a>(own: &Registration, others: impl Iterator<Item = &'a Instance>) -> Option<Registration> {
+    let granted = others.map(|row| &*row.registration).filter(|row| !row.is_taken_back());
     // Over at first, and withdrawn when it has been so for as long again.
-    let lasts = older.map(|older| unix_millis() + 2000 * seconds(older, DURATION, 90).min(MAX_LEASE));
-    if let Some(until) = lasts.max(noted(older)).max(noted(before)) {
-        Arc::make_mut(asked.echo.get_or_insert_default()).eureka.insert(MOVED.into(), until.to_string());
-    }
-    asked
-}
-
-/// The registration as the last word of a client that has cancelled, where an older lease of its would show instead: it
-/// stands until that is over.
-pub(super) fn cancelled(own: &Registration) -> Result<Option<Registration>, Problem> {
-    let until: u64 = word(own, MOVED).and_then(|until| until.parse().ok()).unwrap_or_default();
-    let left = until.saturating_sub(unix_millis()).div_ceil(1000);
-    if left == 0 {
-        return Ok(None);
-    }
-    let mut changed = own.clone();
+    let lease = granted.map(|row| 2 * seconds(row, DURATION, 90).min(MAX_LEASE)).max()?.min(MAX_LEASE).to_string();
+    let mut gone = own.clone();
     let mut words = words(own).clone();
     words.remove(OVERRIDE);
-    let lease = left.min(MAX_LEASE).to_string();
     words.extend([(Echo::TAKEN_BACK, "true".into()), (DURATION, lease)].map(|(key, word)| (key.to_owned(), word)));
-    say(&mut changed, words)?;
-    Ok(Some(changed))
+    say(&mut gone, words).ok()?;
+    Some(gone)
 }
 
 /// One of its numbers of seconds.
@@ -316,8 +296,6 @@ const STATUS: &str = "status";
 const OVERRIDE: &str = "overriddenStatus";
 const DURATION: &str = "durationInSecs";
 const INTERVAL: &str = "renewalIntervalInSecs";
-/// Until when a lease that it had elsewhere may last, in unix milliseconds.
-const MOVED: &str = "movedUntil";
 /// What is read back as it was written.
 const KEPT: [&str; 11] = [
     "hostName",

@@ -4,11 +4,12 @@
 //! The delta is all there is, as additions: clients put it over what they have, and where something has gone since they
 //! find that the hash differs, and fetch all by themselves.
 //!
-//! A lease is the agent's that granted it. Any other answers a renewal or a cancellation with 404: a client that was moved,
-//! by a load balancer or a list of addresses, registers there again. That is its later word, and the one that is shown; the
-//! first lease is not renewed any more, and ends by itself: no agent takes away what another one's row speaks of. Who cancels
-//! before that leaves a last word there, shown by nobody, until then. Two at different addresses may be two, in containers of one name: of them this API
-//! shows the last, the others both. So it is best for a client to have one agent, its host's own.
+//! A lease is the agent's that granted it. Any other answers a renewal, a cancellation or an operator's word with 404: a
+//! client that was moved, by a load balancer or a list of addresses, registers there again. That is its later word, and the
+//! one that is shown; the first lease is not renewed any more, and ends by itself: no agent takes away what another one's row
+//! speaks of. Who is withdrawn before that leaves a last word there, shown by nobody, until then. Two at different addresses
+//! may be two, in containers of one name: of them this API shows the last, the others both. So it is best for a client to have
+//! one agent, its host's own.
 //!
 //! `lastRenewalTimestamp` and the times like it say since when the lease is good: a renewal that changes nothing is news
 //! for nobody, and does not travel.
@@ -18,6 +19,8 @@ mod instance;
 mod read;
 mod write;
 mod xml;
+
+pub(super) use write::withdrawn;
 
 use std::sync::Arc;
 

@@ -17,10 +17,10 @@ use super::{
 use crate::{
     http::{
         Answer, App, Problem, Shared, body,
-        change::{Next, change, said},
+        change::{Next, change},
         native::Segments,
+        word::{Words, said},
     },
-    mesh::Instance,
     model::{CheckName, Health, Registration},
 };
 
@@ -30,7 +30,7 @@ type Pairs = Query<Vec<(String, String)>>;
 /// One of this node's own registrations that came in Eureka's words.
 fn find(app: &App, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
     let own = instance::id(name, id).ok().and_then(|own| app.agent.view().registration(&own));
-    own.filter(|own| instance::is_ours(own) && !own.is_taken_back()).ok_or_else(|| absent(id))
+    own.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))
 }
 
 pub(super) async fn register(State(app): Shared, Segments(name): Segments<String>, request: Request) -> Answer {
@@ -38,17 +38,23 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     let bytes = body::collect(request.into_body()).await?;
     let document = parse(&bytes, is_xml)?;
     let id = instance::id_of(&name, &document)?;
-    let mut moved = None;
+    // What takes it out of service comes with it, unless it had gone.
+    let mut maintenance = None;
     change(&app, &id, |before| {
         let asked = instance::read(&name, &document, before)?;
-        moved = elsewhere(&app, &asked);
-        let older = moved.as_ref().map(|row| &*row.registration);
-        let asked = instance::kept(asked, older.or(before))?;
-        Ok::<_, Problem>(put(&app, instance::noted(asked, older, before)))
+        let words = Words::on(app.agent.view(), &asked);
+        // One that has another address now is what it was all the same.
+        let was = before.map(|before| Words::on(app.agent.view(), before));
+        let last = words.last().or_else(|| was.as_ref()?.last());
+        let has_gone = last.is_some_and(|last| last.is_taken_back());
+        let elsewhere = words.elsewhere().map(|row| row.report.maintenance.clone());
+        maintenance = if has_gone { Some(None) } else { elsewhere };
+        let asked = instance::kept(asked, last.map(|last| &**last))?;
+        Ok::<_, Problem>(put(&app, asked))
     })
     .await?;
-    if let Some(from) = moved {
-        app.agent.maintain(Some(&id), from.report.maintenance.as_deref()).await?;
+    if let Some(reason) = maintenance {
+        app.agent.maintain(Some(&id), reason.as_deref()).await?;
     }
     // Who registers again lives.
     app.agent.report(&id, &lease()?, Health::Passing, "").await?;
@@ -70,23 +76,22 @@ pub(super) fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem
     xml::parse(text).map_err(|why| Problem::field("body", &format!("is not XML of an instance: {why}")))
 }
 
-/// The row by which another agent shows the same client, where that is the last word on it.
-fn elsewhere(app: &App, own: &Registration) -> Option<Instance> {
-    let view = app.agent.view();
-    let (this, service) = (view.this().map(|this| this.id), view.service(own.name.as_str())?);
-    let same = |row: &&Instance| {
-        Some(row.owner) != this && row.registration.id == own.id && row.registration.subject() == own.subject()
-    };
-    service.rows().find(same).cloned()
+/// Refuses what is about a client whose last word was said elsewhere: its lease is there.
+fn refuse_elsewhere(app: &App, own: &Registration, id: &str) -> Result<(), Problem> {
+    let words = Words::on(app.agent.view(), own);
+    let Some(last) = words.elsewhere() else { return Ok(()) };
+    if last.registration.is_taken_back() {
+        return Err(absent(id));
+    }
+    let why = format!("the lease of {id:?} is with {} now: ask that agent, or register here", last.node.name);
+    Err(Problem::new(StatusCode::NOT_FOUND, why))
 }
 
 /// A client that has changed since it registered is sent to register again, as by Eureka; so is one that has come back from
 /// another agent, whose word would be the last one otherwise.
 pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
     let own = find(&app, &name, &id)?;
-    if elsewhere(&app, &own).is_some() {
-        return Err(absent(&id));
-    }
+    refuse_elsewhere(&app, &own, &id)?;
     let moment = |text: &str| text.parse::<u64>().ok();
     let told = pairs.iter().find(|(key, _)| key == DIRTY).and_then(|(_, text)| moment(text));
     if let (Some(told), Some(known)) = (told, instance::word(&own, DIRTY).and_then(moment))
@@ -99,11 +104,22 @@ pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(p
 }
 
 pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Answer {
-    edit(&app, &name, &id, |own| match elsewhere(&app, own) {
-        Some(_) => Ok(Next::Gone),
-        None => Ok(instance::cancelled(own)?.map_or(Next::Gone, |last| put(&app, last))),
-    })
-    .await
+    let own = find(&app, &name, &id)?;
+    change(&app, &own.id, |before| Ok::<_, Problem>(withdrawn(&app, standing(before, &id)?))).await?;
+    Ok(StatusCode::OK.into_response())
+}
+
+/// What becomes of a registration that is withdrawn, by whichever face: a last word, where the lease that another agent
+/// granted the same client would show instead.
+pub(in crate::http) fn withdrawn(app: &App, own: &Registration) -> Next {
+    let words = Some(own).filter(|own| instance::is_ours(own)).map(|own| Words::on(app.agent.view(), own));
+    let words = words.filter(|words| words.elsewhere().is_none());
+    words.and_then(|words| instance::gone(own, words.others())).map_or(Next::Gone, |last| put(app, last))
+}
+
+/// What was registered in Eureka's words and has not gone.
+fn standing<'a>(before: Option<&'a Registration>, id: &str) -> Result<&'a Registration, Problem> {
+    before.filter(|own| instance::is_ours(own) && !own.is_taken_back()).ok_or_else(|| absent(id))
 }
 
 /// `PUT …/status?value=OUT_OF_SERVICE`
@@ -111,12 +127,12 @@ pub(super) async fn take_over(State(app): Shared, Segments((name, id)): One, Que
     let Some((_, status)) = pairs.iter().find(|(key, _)| key == "value") else {
         return Err(Problem::field("value", "is missing: ?value=OUT_OF_SERVICE"));
     };
-    edit(&app, &name, &id, |own| Ok(put(&app, instance::overridden(own, Some(status))?))).await
+    edit(&app, &name, &id, |own| instance::overridden(own, Some(status))).await
 }
 
 /// `DELETE …/status`: what the client says counts again.
 pub(super) async fn hand_back(State(app): Shared, Segments((name, id)): One) -> Answer {
-    edit(&app, &name, &id, |own| Ok(put(&app, instance::overridden(own, None)?))).await
+    edit(&app, &name, &id, |own| instance::overridden(own, None)).await
 }
 
 /// `PUT …/metadata?key=value`
@@ -124,23 +140,31 @@ pub(super) async fn note(State(app): Shared, Segments((name, id)): One, Query(pa
     let noted = |own: &Registration| {
         let mut changed = own.clone();
         changed.meta.extend(pairs.iter().cloned());
-        Ok(put(&app, changed))
+        Ok(changed)
     };
     edit(&app, &name, &id, noted).await
 }
 
 /// Changes one of this node's own registrations that came in Eureka's words.
-async fn edit(app: &App, name: &str, id: &str, next: impl Fn(&Registration) -> Result<Next, Problem>) -> Answer {
+async fn edit(
+    app: &App,
+    name: &str,
+    id: &str,
+    next: impl Fn(&Registration) -> Result<Registration, Problem>,
+) -> Answer {
     let own = find(app, name, id)?;
-    let next =
-        |before: Option<&Registration>| next(before.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))?);
+    let next = |before: Option<&Registration>| {
+        let own = standing(before, id)?;
+        refuse_elsewhere(app, own, id)?;
+        Ok::<_, Problem>(put(app, next(own)?))
+    };
     change(app, &own.id, next).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// Has a registration put as the last word on its instance.
 fn put(app: &App, registration: Registration) -> Next {
-    Next::Put(said(app, registration))
+    Next::Put(said(app.agent.view(), registration))
 }
 
 fn lease() -> Result<CheckName, Problem> {

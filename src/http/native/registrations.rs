@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     agent::Over,
-    http::{Answer, App, Problem, Shared, body::Parsed, consul::is_reserved},
+    http::{Answer, App, Problem, Shared, body::Parsed, change::change, consul::is_reserved, eureka::withdrawn},
     mesh::Done,
     model::{
         CheckDraft, ConsulDraft, Host, InstanceId, Port, PortName, Registration, RegistrationDraft, ServiceName, Tag,
@@ -109,11 +109,15 @@ pub(super) async fn put(
 
 pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>, headers: HeaderMap) -> Answer {
     let id = word("id", &id)?;
-    if app.agent.view().registration(&id).is_some_and(|own| own.has_role()) {
-        return Err(unknown(&id));
-    }
-    let over = precondition(&app, &id, &headers)?;
-    app.agent.remove_over(&id, over).await?;
+    change(&app, &id, |before| {
+        let own = before.filter(|own| !own.is_taken_back());
+        if own.is_some_and(Registration::has_role) {
+            return Err(unknown(&id));
+        }
+        precondition(&app, &id, &headers)?;
+        Ok(withdrawn(&app, own.ok_or_else(|| unknown(&id))?))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -138,8 +142,8 @@ fn mark(registration: &Registration) -> String {
 /// What a write is to find, by its `If-Match` and `If-None-Match` (RFC 9110 section 13.1).
 fn precondition(app: &App, id: &InstanceId, headers: &HeaderMap) -> Result<Over, Problem> {
     let (wanted, unwanted) = (tags(headers, header::IF_MATCH), unwanted(headers));
-    let present = app.agent.view().registration(id);
-    let found = present.as_deref();
+    let present = app.agent.view().row(id);
+    let found = present.as_deref().filter(|own| !own.is_taken_back());
     if names(&unwanted, found) || !wanted.is_empty() && !names(&wanted, found) {
         return Err(crate::agent::Refused::Outdated(id.clone()).into());
     }

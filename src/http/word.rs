@@ -1,0 +1,129 @@
+//! Whose word counts where several agents speak of one thing: of what stands on a node without an agent, or of a client of
+//! Eureka's that moved between them. Whoever writes asks here, and nowhere else.
+//!
+//! It is what was said last, whether lists show it, and whether the agent that said it is reached. Lists show what those say
+//! who are reached; but what is written over that would undo the later word for good.
+
+use std::sync::Arc;
+
+use crate::{
+    agent::{View, unix_millis},
+    mesh::Instance,
+    model::{NodeId, Registration},
+};
+
+/// All that is said of one thing.
+pub(super) struct Words {
+    this: Option<NodeId>,
+    own: Option<Arc<Registration>>,
+    /// What other agents say, the latest last.
+    others: Vec<Instance>,
+}
+
+impl Words {
+    /// What is said of that which a registration is about.
+    pub(super) fn on(view: &View, asked: &Registration) -> Self {
+        // Nobody else is known before this node is.
+        let this = view.this();
+        let subject = asked.subject().filter(|_| this.is_some());
+        let is_same = |row: &Registration| row.id == asked.id && subject.is_some() && row.subject() == subject;
+        let is_other = |row: &Instance| {
+            this.as_ref().is_some_and(|this| row.owner != this.id && row.node.datacenter == this.node.datacenter)
+        };
+        let mut others = view.words(asked.name.as_str(), |row| is_other(row) && is_same(&row.registration));
+        others.sort_by_key(|row| (row.registration.said(), row.owner));
+        let own = view.row(&asked.id).filter(|own| is_same(own));
+        Self { this: this.map(|this| this.id), own, others }
+    }
+
+    /// What other agents say.
+    pub(super) fn others(&self) -> impl Iterator<Item = &Instance> {
+        self.others.iter()
+    }
+
+    /// The last word, where it is another agent's.
+    pub(super) fn elsewhere(&self) -> Option<&Instance> {
+        let own = self.own.as_ref().map(|own| (own.said(), self.this));
+        self.others.last().filter(|last| Some((last.registration.said(), Some(last.owner))) > own)
+    }
+
+    /// The last word, whoever's it is.
+    pub(super) fn last(&self) -> Option<&Arc<Registration>> {
+        self.elsewhere().map(|last| &last.registration).or(self.own.as_ref())
+    }
+}
+
+/// The row as the last word on what it is about; one that is that already stays as it is.
+pub(super) fn said(view: &View, mut row: Registration) -> Registration {
+    let words = Words::on(view, &row);
+    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
+    if let Some(own) = words.own.as_ref().filter(|_| words.elsewhere().is_none()) {
+        say(&mut row, own.said());
+        if row == **own {
+            return row;
+        }
+    }
+    let later = words.last().map_or(0, |last| last.said().saturating_add(1));
+    say(&mut row, unix_millis().max(later));
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{http::native::fixtures, model::Echo};
+
+    /// What nodes a (this one), b (suspect) and c (down) say of a client of Eureka's, by when.
+    fn view(said: [Option<u64>; 3]) -> (View, Registration) {
+        let (view, web) = (fixtures::view(), fixtures::web());
+        let mut rows = web.instances;
+        for (row, said) in rows.iter_mut().zip(said) {
+            let eureka = [(Echo::TAKEN_BACK.to_owned(), "true".to_owned())].into();
+            let echo = Echo { eureka, said: said.unwrap_or_default(), ..Echo::default() };
+            let own = Registration::new("web", 8080).unwrap();
+            row.registration = Arc::new(Registration { echo: Some(Arc::new(echo)), ..own });
+        }
+        let asked = (*rows[0].registration).clone();
+        view.set_registration(&asked.id, said[0].map(|_| Arc::clone(&rows[0].registration)));
+        let rows: Vec<_> = rows.into_iter().zip(said).filter(|(_, said)| said.is_some()).map(|(row, _)| row).collect();
+        // None is shown: all have gone.
+        view.set_service(&web.name, None);
+        view.set_unshown(&web.name, rows);
+        (view, asked)
+    }
+
+    #[test]
+    fn what_was_said_last_counts_shown_or_not_reached_or_not() {
+        for (said, elsewhere) in [
+            ([None, None, None], None),
+            ([None, Some(7), None], Some("b")),
+            ([Some(8), Some(7), None], None),
+            ([Some(8), Some(7), Some(9)], Some("c")),
+            ([Some(8), Some(10), Some(9)], Some("b")),
+            ([None, Some(u64::MAX), Some(9)], Some("b")),
+        ] {
+            let (view, asked) = view(said);
+            let words = Words::on(&view, &asked);
+            assert_eq!(words.elsewhere().map(|row| row.node.name.as_str()), elsewhere, "{said:?}");
+            assert_eq!(words.last().map(|last| last.said()), said.into_iter().flatten().max(), "{said:?}");
+        }
+        let (view, asked) = view([None, Some(7), Some(9)]);
+        let other = Registration { port: None, ..asked.clone() };
+        assert!(Words::on(&view, &other).last().is_none(), "at another port it may be a namesake");
+        let native = Registration { echo: None, ..asked };
+        assert!(Words::on(&view, &native).last().is_none(), "an agent's own instance is nobody else's");
+    }
+
+    #[test]
+    fn a_word_is_later_than_all_others_whatever_their_clocks_say() {
+        let ahead = unix_millis() + 3_600_000;
+        for said in [[None, Some(ahead), None], [Some(7), Some(ahead), None], [Some(7), None, Some(ahead)]] {
+            let (view, asked) = view(said);
+            assert_eq!(super::said(&view, asked).said(), ahead + 1, "{said:?}");
+        }
+        let (view, asked) = view([Some(ahead), Some(7), None]);
+        assert_eq!(super::said(&view, asked.clone()), asked, "it is the last already");
+        let changed = super::said(&view, Registration { weight: 7, ..asked });
+        assert!(changed.said() > ahead);
+    }
+}

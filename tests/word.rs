@@ -1,0 +1,211 @@
+//! Several agents speak of one thing, a client of Eureka's that moved or what stands on a node without an agent: the last
+//! word counts, and nobody brings an older one back without meaning to.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may look at clocks, and fails by panic")]
+
+mod process;
+
+use process::{Agent, Mesh, until};
+use serde_json::{Value, json};
+
+/// Three agents with Eureka's face too.
+async fn three() -> (Mesh, [Agent; 3]) {
+    let mesh = Mesh::new();
+    let a = start(&mesh, "a", &[]).await;
+    let b = start(&mesh, "b", &[&a]).await;
+    let c = start(&mesh, "c", &[&a, &b]).await;
+    (mesh, [a, b, c])
+}
+
+async fn start(mesh: &Mesh, node: &str, seeds: &[&Agent]) -> Agent {
+    let mut command = mesh.agent(node, node);
+    command.env("HOBNOB_HTTP__EUREKA", "true");
+    for seed in seeds {
+        command.args(["--join", &seed.mesh.to_string()]);
+    }
+    mesh.launch(node, &mut command).await
+}
+
+/// The status of one write.
+async fn write(agent: &Agent, method: &str, path: &str, body: &Value) -> u16 {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    agent.call_with("", method, path, &body).await.0
+}
+
+async fn ask(agent: &Agent, method: &str, path: &str) -> u16 {
+    write(agent, method, path, &Value::Null).await
+}
+
+async fn register(agent: &Agent, seconds: u16) {
+    let lease = json!({"renewalIntervalInSecs": 1, "durationInSecs": seconds});
+    let client = json!({"instance": {"instanceId": "i", "hostName": "h", "app": "WEB", "ipAddr": "10.0.0.9",
+        "port": {"$": 80, "@enabled": "true"}, "leaseInfo": lease}});
+    assert_eq!(write(agent, "POST", "/eureka/apps/WEB", &client).await, 204);
+}
+
+/// Eureka's word for it, once it is the one wanted, at all of these; `""` where it is not there.
+async fn shows(agents: &[&Agent], wanted: &str) {
+    for agent in agents {
+        until(&format!("it is {wanted:?}"), async || {
+            let (code, answer) = agent.call_with("Accept: application/json\r\n", "GET", ONE, "").await;
+            let found = match code {
+                404 => String::new(),
+                _ => answer.split_once(r#""status":""#)?.1.split('"').next()?.to_owned(),
+            };
+            (found == wanted).then_some(())
+        })
+        .await;
+    }
+}
+
+const ONE: &str = "/eureka/apps/WEB/i";
+const OUT: &str = "/eureka/apps/WEB/i/status?value=OUT_OF_SERVICE";
+const BACK: &str = "/eureka/apps/WEB/i/status";
+
+/// Registers with `b` a client that `a` knows, and waits until `a` has heard of it.
+async fn moved(a: &Agent, b: &Agent) {
+    register(a, 90).await;
+    shows(&[b], "UP").await;
+    register(b, 90).await;
+    until("the first has heard of it", async || (ask(a, "PUT", ONE).await == 404).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_override_that_was_handed_back_stays_so_wherever_its_client_goes() {
+    let (_mesh, [a, b, c]) = three().await;
+    register(&a, 90).await;
+    assert_eq!(ask(&a, "PUT", OUT).await, 200);
+    shows(&[&b], "OUT_OF_SERVICE").await;
+    register(&b, 90).await;
+    shows(&[&a, &c], "OUT_OF_SERVICE").await;
+    assert_eq!(ask(&b, "DELETE", BACK).await, 200);
+    shows(&[&a, &c], "UP").await;
+    assert_eq!(ask(&b, "DELETE", ONE).await, 200);
+    shows(&[&a, &c], "").await;
+    register(&a, 90).await;
+    shows(&[&a, &b, &c], "UP").await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_lease_is_outdated_changes_nothing_of_a_client_that_lives_elsewhere() {
+    let (_mesh, [a, b, c]) = three().await;
+    moved(&a, &b).await;
+    for (method, path) in [("DELETE", BACK), ("PUT", OUT), ("PUT", "/eureka/apps/WEB/i/metadata?k=v"), ("PUT", ONE)] {
+        let (status, why) = a.call_with("", method, path, "").await;
+        assert!(status == 404 && why.contains("is with b now"), "{method} {path}: {status} {why}");
+    }
+    shows(&[&a, &b, &c], "UP").await;
+    assert_eq!(ask(&b, "PUT", ONE).await, 200, "its lease stands");
+}
+
+#[tokio::test]
+async fn an_operator_s_word_outlives_the_agent_that_it_was_told() {
+    let (_mesh, [a, b, c]) = three().await;
+    moved(&a, &b).await;
+    assert_eq!(ask(&b, "PUT", OUT).await, 200);
+    shows(&[&a, &c], "OUT_OF_SERVICE").await;
+    b.kill_both().await;
+    a.until_seen("b", "down").await;
+    assert_eq!(ask(&a, "PUT", ONE).await, 404, "it is sent to register again");
+    register(&a, 90).await;
+    shows(&[&a, &c], "OUT_OF_SERVICE").await;
+}
+
+#[tokio::test]
+async fn whichever_face_withdraws_a_client_it_is_gone_and_none_lists_it() {
+    let (_mesh, [a, b, c]) = three().await;
+    let native = "/api/v1/registrations/web%2Fi";
+    let by = [("DELETE", ONE, 200), ("PUT", "/v1/agent/service/deregister/web%2Fi", 200), ("DELETE", native, 204)];
+    for (method, path, done) in by {
+        moved(&a, &b).await;
+        assert_eq!(ask(&b, method, path).await, done, "{path}");
+        shows(&[&a, &b, &c], "").await;
+        assert_eq!(b.get("/v1/agent/services").await, json!({}));
+        assert_eq!(b.get("/v1/agent/checks").await, json!({}));
+        assert_eq!(b.get("/api/v1/registrations").await, json!([]));
+        for path in ["/v1/agent/service/web%2Fi", "/v1/agent/health/service/id/web%2Fi", native] {
+            assert_eq!(ask(&b, "GET", path).await, 404, "{path}");
+        }
+        assert_eq!(ask(&b, "DELETE", native).await, 404);
+        assert_eq!(ask(&b, "PUT", ONE).await, 404);
+        // What another agent's word outweighs is registered here all the same.
+        assert_eq!(ask(&a, "GET", "/v1/agent/health/service/id/web%2Fi").await, 200);
+    }
+}
+
+const REGISTER: &str = "/v1/catalog/register";
+
+/// What a registration of the service `pg` says besides.
+fn pg(port: u16, tag: &str, status: &str) -> Value {
+    json!({"Node": "db", "Address": "10.5.1.1", "Service": {"ID": "pg", "Service": "pg", "Port": port, "Tags": [tag]},
+        "Checks": [{"CheckID": "alive", "ServiceID": "pg", "Status": status, "Output": tag},
+            {"CheckID": "host", "Status": status}]})
+}
+
+/// What is shown of `pg`, once it is this: address, port, tag, and what its checks say.
+async fn stands(agents: &[&Agent], wanted: &Value) {
+    for agent in agents {
+        until(&format!("{wanted} is shown"), async || {
+            let found = agent.get("/v1/health/service/pg").await;
+            let row = &found.as_array()?.first()?;
+            let check = |id: &str| {
+                let checks = row["Checks"].as_array()?;
+                checks.iter().find(|check| check["CheckID"] == id).map(|check| check["Status"].clone())
+            };
+            let service = &row["Service"];
+            let found =
+                json!([row["Node"]["Address"], service["Port"], service["Tags"][0], check("alive")?, check("host")?]);
+            (found == *wanted).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_to_the_catalogue_changes_what_it_names_and_brings_back_no_older_word() {
+    let (_mesh, [a, b, c]) = three().await;
+    let all = [&a, &b, &c];
+    assert_eq!(write(&a, "PUT", REGISTER, &pg(5432, "old", "critical")).await, 200);
+    stands(&all, &json!(["10.5.1.1", 5432, "old", "critical", "critical"])).await;
+    assert_eq!(write(&b, "PUT", REGISTER, &pg(6432, "new", "passing")).await, 200);
+    stands(&all, &json!(["10.5.1.1", 6432, "new", "passing", "passing"])).await;
+    // Another service on its node, and the node with it: what is said there of the first stays.
+    let other = |address: &str| json!({"Node": "db", "Address": address, "Service": {"Service": "other", "Port": 1}});
+    let mut noted = other("10.5.1.1");
+    noted["NodeMeta"] = json!({"k": "v"});
+    for body in [other("10.5.1.1"), noted] {
+        assert_eq!(write(&a, "PUT", REGISTER, &body).await, 200);
+        c.until_resolved("other", &["1"]).await;
+        stands(&all, &json!(["10.5.1.1", 6432, "new", "passing", "passing"])).await;
+        assert_eq!(write(&a, "PUT", "/v1/catalog/deregister", &json!({"Node": "db", "ServiceID": "other"})).await, 200);
+        c.until_resolved("other", &[]).await;
+    }
+    assert_eq!(write(&a, "PUT", REGISTER, &other("10.5.1.2")).await, 200);
+    stands(&all, &json!(["10.5.1.2", 6432, "new", "passing", "passing"])).await;
+    // One check, of the service or of the node, and nothing else.
+    let alive = json!({"Node": "db", "Address": "10.5.1.2",
+        "Check": {"CheckID": "alive", "ServiceID": "pg", "Status": "warning"}});
+    assert_eq!(write(&b, "PUT", REGISTER, &alive).await, 200);
+    stands(&all, &json!(["10.5.1.2", 6432, "new", "warning", "passing"])).await;
+    let host = json!({"Node": "db", "Address": "10.5.1.2", "Check": {"CheckID": "host", "Status": "warning"}});
+    assert_eq!(write(&a, "PUT", REGISTER, &host).await, 200);
+    stands(&all, &json!(["10.5.1.2", 6432, "new", "warning", "warning"])).await;
+    // A node that is not to be touched is that of the last word, not one's own.
+    let moved = json!({"Node": "db", "Address": "10.5.1.3"});
+    assert_eq!(write(&b, "PUT", REGISTER, &moved).await, 200);
+    stands(&all, &json!(["10.5.1.3", 6432, "new", "warning", "warning"])).await;
+    let mut again = pg(7432, "newer", "passing");
+    (again["SkipNodeUpdate"], again["Checks"]) = (json!(true), Value::Null);
+    assert_eq!(write(&a, "PUT", REGISTER, &again).await, 200);
+    stands(&all, &json!(["10.5.1.3", 7432, "newer", "warning", "warning"])).await;
+}
+
+#[tokio::test]
+async fn a_name_whose_agent_is_down_tells_how_it_is_freed() {
+    let (_mesh, [a, b, _c]) = three().await;
+    a.until_seen("b", "alive").await;
+    b.kill_both().await;
+    a.until_seen("b", "down").await;
+    let (status, why) = a.call_with("", "PUT", REGISTER, r#"{"Node": "b", "Address": "10.0.0.1"}"#).await;
+    assert!(status == 400 && why.contains("hobnob force-leave b"), "{status} {why}");
+}
