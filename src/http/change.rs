@@ -16,8 +16,9 @@ pub(super) enum Next {
     Same,
 }
 
-/// Makes of the registration under `id`, or of none, what `next` says: also of a last word, which no list shows. That may be asked several times: a write that came
-/// too late lost to one that did not, so somebody always advances, and the time that a request may take ends the rest.
+/// Makes of the registration under `id`, or of none, what `next` says: also of a last word, which no list shows. That may be
+/// asked several times: a write that came too late lost to one that did not, so somebody always advances, and the time
+/// that a request may take ends the rest.
 pub(super) async fn change<E: From<Refused>>(
     app: &App,
     id: &InstanceId,
