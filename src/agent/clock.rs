@@ -25,6 +25,14 @@ impl Clock {
         Time::after_start(self.start.elapsed())
     }
 
+    /// A moment of the core's, which goes on from what the wall said at the start, by what the wall says now: that may have
+    /// been set right since, and goes on while the machine sleeps.
+    pub(super) fn by_the_wall(&self, unix_millis: u64) -> u64 {
+        let went = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let steady = self.unix_millis.saturating_add(went);
+        unix_millis.saturating_add(Self::start().unix_millis).saturating_sub(steady)
+    }
+
     /// The moment to sleep until.
     pub(super) fn instant(&self, at: Time) -> Instant {
         let far = Instant::now() + FAR;

@@ -53,7 +53,7 @@ impl Hosts {
         }
         let mut sick = HashMap::new();
         let said = new.into_iter().flat_map(Service::rows).filter(|row| speaks_of_host(row) && row.member.is_shown());
-        for (host, health) in said.map(|row| (Host::of(row), row.report.health())) {
+        for (host, health) in said.map(|row| (Host::of(row), row.own_health())) {
             if health != Health::Passing {
                 let known = sick.entry(host).or_default();
                 *known = health.max(*known);

@@ -116,16 +116,26 @@ pub(super) async fn write(
     before: &Answer,
     over: &[Condition<'_>],
 ) -> Result<(), Failure> {
-    let body = serde_json::to_value(draft).unwrap_or_default();
-    let answer = client.call_with(Method::PUT, &path(id), Some(&body), over).await?;
-    let how = match answer.status {
+    let (status, body) = write_over(client, id, draft, over).await?;
+    let how = match status {
         StatusCode::CREATED => "",
-        _ if before.body == answer.body => " again",
+        _ if before.body == body => " again",
         _ => ", changed",
     };
-    answer.found()?;
     output::say(format_args!("registered {id}{how}"));
     Ok(())
+}
+
+/// The same without a word.
+pub(super) async fn write_over(
+    client: &Client,
+    id: &str,
+    draft: &RegistrationDraft,
+    over: &[Condition<'_>],
+) -> Result<(StatusCode, Value), Failure> {
+    let body = serde_json::to_value(draft).unwrap_or_default();
+    let answer = client.call_with(Method::PUT, &path(id), Some(&body), over).await?;
+    Ok((answer.status, answer.found()?))
 }
 
 /// A header that says what a write is to find.

@@ -56,25 +56,26 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
     let Flags { name, instance, drain, grace, command } = flags;
     let stake = Stake::new(client, instance.draft(name))?;
     let mut signals = Signals::listen().map_err(|error| Failure::new("cannot hear signals", error, "ulimit -n"))?;
-    let entered = tokio::select! {
-        entered = begin(&stake) => entered?,
+    let mut begun = pin!(begin(&stake));
+    let claimed = tokio::select! {
+        claimed = &mut begun => claimed?,
         // There is no command yet that it could be meant for.
         signal = signals.next() => {
-            withdraw(&stake, ready(Ok(()))).await;
+            withdraw(&stake, async { begun.await.map(drop) }).await;
             return Ok(ExitCode::from(code(ExitStatus::from_raw(signal.as_raw()))));
         }
     };
     let mut child = match spawn(&command) {
         Ok(child) => child,
         Err(failure) => {
-            if entered {
+            if claimed {
                 withdraw(&stake, ready(Ok(()))).await;
             }
             return Err(failure);
         }
     };
     let stop = CancellationToken::new();
-    let mut kept = pin!(keep(&stake, &stop, entered));
+    let mut kept = pin!(keep(&stake, &stop, claimed));
     let (told, refused) = loop {
         tokio::select! {
             _ = child.wait() => break (None, None),
@@ -109,20 +110,20 @@ pub(super) async fn run(client: &Client, flags: Flags) -> Result<ExitCode, Failu
     refused.map_or_else(|| Ok(ExitCode::from(code(ended))), Err)
 }
 
-/// Registers before there is a command, so that none is started for an agent that lets nobody in, or whose instance of that
-/// id another one keeps. False where that has to wait: an agent that is away will come back.
+/// Takes the id before there is a command, so that none is started for an agent that lets nobody in, or whose instance of
+/// that id another one keeps. False where that has to wait: an agent that is away will come back.
 async fn begin(stake: &Stake<'_>) -> Result<bool, Failure> {
-    let entered = match stake.enter().await {
+    let claimed = match stake.claim().await {
         // Who was outrun finds out by whom.
-        Err(failure) if failure.is_transient() && !failure.is_unreachable() => stake.enter().await,
-        entered => entered,
+        Err(failure) if failure.is_transient() && !failure.is_unreachable() => stake.claim().await,
+        claimed => claimed,
     };
-    match entered {
+    match claimed {
         Err(failure) if failure.is_transient() => {
             output::say(format_args!("hobnob: {}; trying again", failure.sentence()));
             Ok(false)
         }
-        entered => entered.map(|()| true),
+        claimed => claimed.map(|()| true),
     }
 }
 
@@ -130,8 +131,8 @@ async fn begin(stake: &Stake<'_>) -> Result<bool, Failure> {
 /// for good: somebody else has the id, or this program never had the right. A right that is lost is no reason to end a
 /// healthy command, and may be given again.
 async fn keep(stake: &Stake<'_>, stop: &CancellationToken, mut entered: bool) -> Result<(), Failure> {
-    // What kept it from being entered was told.
-    let (mut pause, mut registered, mut told) = (AGAIN, entered, !entered);
+    // What kept it from being claimed was told.
+    let (mut pause, mut registered, mut told) = (AGAIN, false, !entered);
     while !stop.is_cancelled() {
         let outcome = if registered { stake.beat().await } else { stake.enter().await.map(|()| true) };
         let wait = match outcome {

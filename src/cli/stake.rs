@@ -10,9 +10,9 @@ use super::{
     client::{self, Answer, Client},
     failure::Failure,
     heart::{BEAT, Heart, KIND},
-    register, services,
+    output, register, services,
 };
-use crate::model::{Health, RegistrationDraft};
+use crate::model::{CheckDraft, Health, RegistrationDraft};
 
 /// An instance that is ours to register, feed and withdraw.
 pub(super) struct Stake<'a> {
@@ -58,15 +58,23 @@ impl<'a> Stake<'a> {
         }
     }
 
+    /// Takes the id, before there is anything behind it: critical, and looked at by no check.
+    pub(super) async fn claim(&self) -> Result<(), Failure> {
+        let heart = CheckDraft { initial: Some(Health::Critical), ..self.heart.check() };
+        let draft = RegistrationDraft { checks: vec![heart], ..self.draft.clone() };
+        let found = self.survey().await?;
+        register::write_over(self.client, &self.id, &draft, over(&found).as_slice()).await.map(drop)
+    }
+
     /// Registers it, over nothing but what the survey has found.
     pub(super) async fn enter(&self) -> Result<(), Failure> {
         let found = self.survey().await?;
-        let over = match (found.status, &found.mark) {
-            (StatusCode::NOT_FOUND, _) => Some((header::IF_NONE_MATCH.as_str(), Some("*"))),
-            (_, Some(mark)) => Some((header::IF_MATCH.as_str(), Some(mark.as_str()))),
-            (_, None) => None,
-        };
-        register::write(self.client, &self.id, &self.draft, &found, over.as_slice()).await
+        if hearts(&found.body).any(|heart| heart == self.heart.to_string()) {
+            register::write_over(self.client, &self.id, &self.draft, over(&found).as_slice()).await?;
+            output::say(format_args!("registered {}", self.id));
+            return Ok(());
+        }
+        register::write(self.client, &self.id, &self.draft, &found, over(&found).as_slice()).await
     }
 
     /// One beat; whether the agent knows the instance as ours.
@@ -131,6 +139,14 @@ impl<'a> Stake<'a> {
         let what = format!("cannot register {:?}: another `hobnob run` that is alive holds this id", self.id);
         let next = format!("hobnob run {} --id {}-2, or end the other one first", self.draft.name, self.id);
         Failure::new(what, format!("it reports to the check {holder}, and two cannot share one instance"), next)
+    }
+}
+
+/// What a write must find to be one over what was found.
+fn over(found: &Answer) -> Option<register::Condition<'_>> {
+    match (found.status, &found.mark) {
+        (StatusCode::NOT_FOUND, _) => Some((header::IF_NONE_MATCH.as_str(), Some("*"))),
+        (_, mark) => mark.as_deref().map(|mark| (header::IF_MATCH.as_str(), Some(mark))),
     }
 }
 

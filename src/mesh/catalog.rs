@@ -184,7 +184,7 @@ impl Book {
     /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
     pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, told: Option<Told>) -> Merged {
         let page = &signed.page;
-        let mut merged = Merged { is_live: told.is_none(), ..Merged::default() };
+        let mut merged = Merged::default();
         if page.epoch < self.mark.epoch {
             return merged;
         }
@@ -210,6 +210,7 @@ impl Book {
         let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
         let top = self.mark.version;
         merged.gap = !self.advance(since.max(settled), page.to);
+        merged.is_live = told.is_none() && top > 0 && !merged.gap;
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);

@@ -45,7 +45,7 @@ impl Check {
             status,
             output: output.into(),
             since: unix_millis,
-            certain: false,
+            certain: spec.initial == Some(Health::Critical) && spec.kind.ttl().is_some(),
         };
         Self {
             spec,
@@ -96,19 +96,18 @@ impl Check {
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.runs_out = Time::NEVER;
         self.streak = self.spec.fall.saturating_sub(1);
-        let flipped = self.take(Health::Critical, format!("no report within its TTL of {ttl:?}").into(), unix_millis);
-        self.status.certain &= !flipped;
-        flipped
+        let output = format!("no report within its TTL of {ttl:?}").into();
+        self.take(Health::Critical, output, false, unix_millis)
     }
 
-    /// Takes in one result. True if the status changed.
-    fn take(&mut self, result: Health, output: Arc<str>, unix_millis: u64) -> bool {
+    /// Takes in one result. True if the status changed, or became certain.
+    fn take(&mut self, result: Health, output: Arc<str>, certain: bool, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
-            return false;
+            return certain && !std::mem::replace(&mut self.status.certain, true);
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
@@ -121,8 +120,7 @@ impl Check {
         self.overdue = false;
         self.status.status = result;
         self.status.since = unix_millis;
-        let is_first_hand = matches!(self.spec.kind, CheckKind::Ttl(_) | CheckKind::Process(_));
-        self.status.certain = result == Health::Critical && is_first_hand;
+        self.status.certain = certain;
         true
     }
 
@@ -130,6 +128,11 @@ impl Check {
     fn is_proved(&self) -> bool {
         self.status.status == Health::Critical && (self.spec.kind.ttl().is_some() || (self.looked && self.streak == 0))
     }
+}
+
+/// Whether who finds this out cannot be wrong: a program about itself, the kernel about a process.
+const fn is_first_hand(kind: &CheckKind) -> bool {
+    matches!(kind, CheckKind::Ttl(_) | CheckKind::Process(_))
 }
 
 impl Mesh {
@@ -206,6 +209,7 @@ impl Mesh {
             return None;
         }
         let checks: Vec<_> = checks.into_iter().flatten().collect();
+        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
         // However many checks there are, their words fit into one row together; only where they do not are they cut.
         let all: usize = checks.iter().map(|check| check.status.output.len()).sum();
         let share = if all <= OUTPUTS { MAX_OUTPUT } else { OUTPUTS / checks.len() };
@@ -216,7 +220,8 @@ impl Mesh {
             } else {
                 output.into()
             };
-            CheckStatus { output, ..check.status.clone() }
+            // What stands on a node without an agent has no word of its own.
+            CheckStatus { output, certain: check.status.certain && !is_foreign, ..check.status.clone() }
         };
         Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance })
     }
@@ -255,7 +260,8 @@ impl Mesh {
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
         let is_first = !check.judged;
-        let flipped = check.take(status, output.into(), unix_millis);
+        let certain = status == Health::Critical && is_first_hand(&check.spec.kind);
+        let flipped = check.take(status, output.into(), certain, unix_millis);
         if check.overdue && check.is_proved() {
             self.expire(now, instance);
             return Ok(Done::Changed);

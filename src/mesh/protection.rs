@@ -33,9 +33,33 @@ impl Default for Protections {
 /// One such service.
 #[derive(Debug, Default)]
 struct Watched {
-    /// What turned critical, when, and how it was before.
-    turned: BTreeMap<Place, (Time, Health)>,
+    /// What turned critical.
+    turned: BTreeMap<Place, Turn>,
     protected: Option<Protection>,
+}
+
+/// An instance turned critical.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// How it was before.
+    was: Health,
+    /// When, as its owner says: who reads of it later finds the same. Clocks differ between owners.
+    said: Time,
+    /// When that was heard, if it was as it was said and not caught up with: much of a book that is read from its
+    /// beginning, or after a cut, is outdated.
+    heard: Option<Time>,
+}
+
+impl Watched {
+    /// Forgets what did not turn together with the last. When that was.
+    fn gather(&mut self) -> Option<Time> {
+        let said = self.turned.values().map(|turn| turn.said).max()?;
+        let heard = self.turned.values().filter_map(|turn| turn.heard).max();
+        let is_near = |at: Time, last: Time| last.since(at) < MOMENTS;
+        let hears_near = |turn: &Turn| turn.heard.zip(heard).is_some_and(|(at, last)| is_near(at, last));
+        self.turned.retain(|_, turn| is_near(turn.said, said) || hears_near(turn));
+        Some(heard.map_or(said, |heard| heard.max(said)))
+    }
 }
 
 /// A service of which the last healthy set is kept.
@@ -58,7 +82,7 @@ impl Protections {
     /// How an instance is shown while its service is protected.
     pub(super) fn kept(&self, name: &ServiceName, place: &Place) -> Option<Health> {
         let watched = self.services.get(name).filter(|watched| watched.protected.is_some())?;
-        watched.turned.get(place).map(|(_, before)| *before)
+        watched.turned.get(place).map(|turn| turn.was)
     }
 
     /// An instance is gone.
@@ -86,8 +110,7 @@ impl Mesh {
         if was == lasts { Done::Unchanged } else { Done::Changed }
     }
 
-    /// What the checks of an owner's instances of a service say may have changed. What was not heard as it was said turned
-    /// when its owner says so: much of a book that is read from its beginning is long outdated.
+    /// What the checks of an owner's instances of a service say may have changed.
     pub(super) fn weigh_health(&mut self, now: Time, name: &ServiceName, owner: NodeId, is_live: bool) {
         let Some(book) = self.catalog.get(owner) else { return };
         let turns = self.index.weigh(name, owner, |id| book.report(id).map(|report| report.health()));
@@ -98,13 +121,19 @@ impl Mesh {
         let unix_millis = self.unix_millis(now);
         for (id, was, is) in turns {
             let since = book.report(&id).and_then(|report| report.doubtful_since());
-            let ago = since.map(|since| if is_live { 0 } else { unix_millis.saturating_sub(since) });
-            match (was, ago.map(Duration::from_millis)) {
+            let turn = match (was, since) {
                 // The first word on an instance is no turn.
-                (Some(was), Some(ago)) if is == Some(Health::Critical) && was.is_served() && ago < MOMENTS => {
-                    watched.turned.insert((owner, id), (now.before(ago), was));
+                (Some(was), Some(since)) if is == Some(Health::Critical) && was.is_served() => {
+                    let ago = Duration::from_millis(unix_millis.saturating_sub(since));
+                    let said = now.before(ago);
+                    let heard = if owner == self.id { Some(said) } else { is_live.then_some(now) };
+                    (is_live || ago < self.protections.lasts).then_some(Turn { was, said, heard })
                 }
-                _ => drop(watched.turned.remove(&(owner, id))),
+                _ => None,
+            };
+            match turn {
+                Some(turn) => drop(watched.turned.insert((owner, id), turn)),
+                None => drop(watched.turned.remove(&(owner, id))),
             }
         }
         self.protect(now, name, watched);
@@ -112,7 +141,7 @@ impl Mesh {
 
     /// How many instances of a service may be served, and how many of those that turned are instances: where several
     /// agents speak of one, the word that is shown counts.
-    fn weighed(&self, name: &ServiceName, turned: &BTreeMap<Place, (Time, Health)>) -> (usize, usize) {
+    fn weighed(&self, name: &ServiceName, turned: &BTreeMap<Place, Turn>) -> (usize, usize) {
         if let Some(healthy) = self.index.healthy(name) {
             return (healthy, turned.len());
         }
@@ -122,14 +151,12 @@ impl Mesh {
     }
 
     fn protect(&mut self, now: Time, name: &ServiceName, mut watched: Watched) {
-        if watched.protected.is_none() {
-            watched.turned.retain(|_, (at, _)| now.since(*at) < MOMENTS);
-        }
+        let last = if watched.protected.is_none() { watched.gather() } else { None };
         let (healthy, turned) = self.weighed(name, &watched.turned);
-        let (lasts, of) = (self.protections.lasts, healthy + turned);
+        let of = healthy + turned;
         let recovered = watched.protected.is_some_and(|protection| !is_wave(turned, protection.of));
-        if watched.protected.is_none() && is_wave(turned, of) && !lasts.is_zero() {
-            let until = now + lasts;
+        let until = last.map(|last| last + self.protections.lasts).filter(|until| *until > now && is_wave(turned, of));
+        if let Some(until) = until {
             watched.protected = Some(Protection { since: now, until, of });
             self.timers.set(until, Timer::Unprotect(name.clone()));
             self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept: turned, of }));
@@ -161,7 +188,8 @@ impl Mesh {
     /// Forgets single failures that are no part of a wave.
     pub(super) fn forget_turns(&mut self, now: Time) {
         self.protections.services.retain(|_, watched| {
-            watched.protected.is_some() || watched.turned.values().any(|(at, _)| now.since(*at) < MOMENTS)
+            watched.protected.is_some()
+                || watched.turned.values().any(|turn| now.since(turn.heard.unwrap_or(turn.said)) < MOMENTS)
         });
     }
 }

@@ -102,6 +102,10 @@ impl Mesh {
             return self.forgery(from);
         }
         self.stats.dropped_unauthorized += 1;
+        if self.is_barred(owner) {
+            // Its owner wrote it, and who has not heard the word hands it on in good faith, however much there is of it.
+            return;
+        }
         if self.roster.get(owner).is_some() {
             self.unvouched.insert(owner);
         }

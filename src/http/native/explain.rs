@@ -229,6 +229,7 @@ fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>)
         (Some(Held::CutOff), ..) => {
             "kept: its node is down, and so is most of the mesh: this node is the one cut off".into()
         }
+        _ if instance.host > instance.own_health() => format!("a check of its whole node is {}", instance.host),
         (Some(Held::Protected(_)), ..) => "kept: most of its service turned critical within moments".into(),
         _ if !instance.member.is_shown() && owner.is_shown() => {
             let again = hidden_until.map_or_else(|| "once it has stayed".into(), |at| format!("at {at}"));
@@ -237,10 +238,7 @@ fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>)
         _ if !instance.member.is_shown() => format!("its node is {owner}"),
         (_, Some(reason), _) if own.is_none() => format!("its node is {}", in_maintenance(reason)),
         (_, Some(reason), _) => in_maintenance(reason),
-        (.., Some(check)) if check.status >= instance.host => {
-            format!("check {} is {}: {}", check.id, check.status, check.output)
-        }
-        _ if instance.host != Health::Passing => format!("a check of its whole node is {}", instance.host),
+        (.., Some(check)) => format!("check {} is {}: {}", check.id, check.status, check.output),
         _ => format!("its health is {health}, its node is {}", instance.member),
     };
     let (id, node) = (instance.registration.id.clone(), instance.node.name.clone());

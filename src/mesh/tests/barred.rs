@@ -42,6 +42,13 @@ fn who_is_revoked_is_gone_though_one_member_keeps_it_company() {
     assert!(hidden(&wired), "at once: {:?}", seen(&wired, &told, ids[2]));
     wired.order(ids[2], db());
     assert_eq!(wired.seen(ids[1], "db"), 1, "who has not heard goes on as before");
+    // However much it writes, who hands that on in good faith is no liar.
+    for port in 1..7_000 {
+        let (now, db) = (wired.now, Registration::new("db", port).unwrap());
+        wired.at(ids[2]).command(now, Command::Register(Arc::new(db))).unwrap();
+        wired.settle();
+        wired.run(Duration::from_millis(1));
+    }
     for _ in 0..40 {
         wired.run(Duration::from_secs(1));
         assert!(hidden(&wired), "{:?}", seen(&wired, &told, ids[2]));

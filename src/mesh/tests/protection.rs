@@ -22,8 +22,12 @@ fn register(wired: &mut Wired, id: NodeId, all: impl Iterator<Item = Registratio
 }
 
 fn fail(wired: &mut Wired, id: NodeId, n: u16) {
+    hear(wired, id, n, Health::Critical);
+}
+
+fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
     let (now, instance) = (wired.now, format!("web{n}").as_str().try_into().unwrap());
-    let (check, status, output) = ("c0".try_into().unwrap(), Health::Critical, "dead".into());
+    let (check, output) = ("c0".try_into().unwrap(), "looked".into());
     wired.at(id).handle(now, Input::Checked { instance, check, status, output });
     wired.settle();
 }
@@ -87,6 +91,44 @@ fn nobody_doubts_that_a_process_has_ended() {
         wired.run(Duration::from_secs(1));
         assert_eq!(shown(&wired), [(4 - usize::from(n), false)].into());
     }
+}
+
+#[test]
+fn who_was_cut_off_meanwhile_finds_the_same_wave() {
+    let (mut wired, ids) = Wired::of(4);
+    register(&mut wired, ids[1], (0..5).map(instance));
+    wired.run(Duration::from_secs(20));
+    for (gap, expected) in [(0, (5, true)), (12, (1, false))] {
+        (0..5).for_each(|n| hear(&mut wired, ids[1], n, Health::Passing));
+        wired.run(Duration::from_secs(20));
+        wired.dead.insert(ids[3]);
+        for n in 0..4 {
+            fail(&mut wired, ids[1], n);
+            wired.run(Duration::from_secs(gap));
+        }
+        wired.run(Duration::from_secs(1));
+        wired.dead.clear();
+        wired.run(Duration::from_secs(30));
+        assert_eq!(shown(&wired), [expected].into(), "{gap} s between failures");
+    }
+}
+
+#[test]
+fn a_program_that_says_so_itself_is_believed_late_or_at_once() {
+    let beating = |n: u16, initial| {
+        let check = CheckDraft { initial: Some(initial), ttl: Some("20s".into()), ..CheckDraft::default() };
+        Registration { checks: vec![check.named("c0").build(0, "check").unwrap()], ..instance(n) }
+    };
+    let (mut wired, ids) = Wired::of(2);
+    register(&mut wired, ids[0], (0..4).map(|n| beating(n, Health::Passing)));
+    wired.run(Duration::from_secs(21));
+    assert_eq!(shown(&wired), [(4, true)].into(), "silence is doubted");
+    fail(&mut wired, ids[0], 0);
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(3, true)].into());
+    register(&mut wired, ids[0], (0..4).map(|n| beating(n, Health::Critical)));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(0, false)].into());
 }
 
 #[test]
