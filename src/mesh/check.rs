@@ -262,12 +262,15 @@ impl Mesh {
         let is_first = !check.judged;
         let certain = status == Health::Critical && is_first_hand(&check.spec.kind);
         let flipped = check.take(status, output.into(), certain, unix_millis);
+        // Who was found well once was not critical all the time that nobody could look.
+        let counts_anew = flipped || check.overdue && status.is_served();
+        check.overdue &= !counts_anew;
         if check.overdue && check.is_proved() {
             self.expire(now, instance);
             return Ok(Done::Changed);
         }
         check.expect_report(now);
-        if flipped {
+        if counts_anew {
             check.expect_recovery(now);
         }
         check.arm(instance, &mut self.timers);

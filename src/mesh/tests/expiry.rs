@@ -64,6 +64,19 @@ fn what_is_found_after_a_shortage_decides() {
 }
 
 #[test]
+fn who_was_found_well_once_was_not_critical_all_the_time() {
+    let (mut wired, id) = scene(2);
+    find(&mut wired, id, Health::Critical);
+    for _ in 0..3 {
+        lack(&mut wired, id);
+        wired.run(LONG);
+        assert!(find(&mut wired, id, Health::Passing) && find(&mut wired, id, Health::Critical));
+    }
+    wired.run(LONG);
+    assert!(!is_there(&wired, id), "critical for as long as somebody looked");
+}
+
+#[test]
 fn who_is_on_the_way_back_is_not_withdrawn_on_it() {
     let (mut wired, id) = scene(3);
     find(&mut wired, id, Health::Critical);
