@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     hello::{GREETING, Greeter, Met, Missed},
+    journal::Journal,
     peers::Arrival,
     quic::{IDLE, canonical},
     usher::usher,
@@ -29,6 +30,7 @@ use crate::mesh::Input;
 pub(super) async fn listen(
     greeter: Arc<Greeter>,
     view: Arc<View>,
+    journal: Arc<Journal>,
     links: watch::Receiver<usize>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
@@ -65,7 +67,7 @@ pub(super) async fn listen(
             incoming.refuse();
             continue;
         };
-        let (greeter, view) = (Arc::clone(&greeter), Arc::clone(&view));
+        let (greeter, view, journal) = (Arc::clone(&greeter), Arc::clone(&view), Arc::clone(&journal));
         let (arrivals, strangers, left) = (arrivals.clone(), Arc::clone(&strangers), Arc::clone(&left));
         tokio::spawn(async move {
             let _permits = (everywhere, here);
@@ -79,7 +81,7 @@ pub(super) async fn listen(
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
-                Err(Missed::Guest(connection)) => usher(&greeter.trust, &view, connection).await,
+                Err(Missed::Guest(connection)) => usher(&greeter.trust, &view, &journal, connection).await,
                 Err(why @ (Missed::Stranger(_) | Missed::Untimely(_) | Missed::Outcast(_) | Missed::Revoked(_))) => {
                     strangers.warn(from, &why);
                 }

@@ -127,10 +127,10 @@ impl Greeter {
         trust: Arc<Trust>,
         mesh: MeshName,
         hello: Hello,
-    ) -> (Self, mpsc::Receiver<Heard>) {
+    ) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (gazette, heard) = mpsc::channel(MAX_HEARD);
         let hello = ArcSwap::from_pointee(hello);
-        (Self { endpoint, mesh, traffic: Arc::default(), trust, gazette, hello }, heard)
+        (Arc::new(Self { endpoint, mesh, traffic: Arc::default(), trust, gazette, hello }), heard)
     }
 
     /// Dials `address`; where `expected` is given, whoever answers must be that node.
@@ -404,7 +404,7 @@ pub(super) mod tests {
             },
             features: Vec::new(),
         };
-        Arc::new(Greeter::new(endpoint, trust, mesh, hello).0)
+        Greeter::new(endpoint, trust, mesh, hello).0
     }
 
     /// `a` dials `b`: what each makes of the other.

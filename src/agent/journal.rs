@@ -35,7 +35,7 @@ pub enum News {
     Health(Box<Flip>),
     /// A node is to be found elsewhere.
     Moved(Box<Move>),
-    /// What became of this node's own certificate.
+    /// What became of this node's own certificate; or that it has granted one to another.
     Certificate(NodeName, Paper),
     /// What became of the one that its HTTP port shows.
     HttpCertificate(NodeName, Paper),
@@ -79,6 +79,15 @@ pub enum Paper {
         /// Why.
         why: String,
     },
+    /// This node has granted it, to that node.
+    Granted {
+        /// Its number.
+        serial: String,
+        /// That of the certificate on the strength of which it was; none where a token was shown.
+        of: Option<String>,
+        /// Who asked.
+        from: SocketAddr,
+    },
     /// The next one was asked for, and nobody has granted it.
     NotRenewed {
         /// Why.
@@ -118,12 +127,15 @@ impl News {
                 Paper::Reloaded { .. } => "certificate_reloaded",
                 Paper::NotReloaded { .. } => "certificate_not_reloaded",
                 Paper::NotRenewed { .. } => "certificate_not_renewed",
+                Paper::Granted { .. } => "certificate_granted",
             },
             Self::HttpCertificate(_, paper) => match paper {
                 Paper::Expires { .. } => "http_certificate_expires",
                 Paper::Expired { .. } => "http_certificate_expired",
                 Paper::Reloaded { .. } => "http_certificate_reloaded",
-                Paper::NotReloaded { .. } | Paper::NotRenewed { .. } => "http_certificate_not_reloaded",
+                Paper::NotReloaded { .. } | Paper::NotRenewed { .. } | Paper::Granted { .. } => {
+                    "http_certificate_not_reloaded"
+                }
             },
             Self::Mesh(event, _) => match event {
                 Event::Member { .. } => "member",

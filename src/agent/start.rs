@@ -47,7 +47,6 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let held: Vec<_> = found.registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
     tracing::info!(event = "started", node = %config.node, mesh = %config.mesh, address = %bound, restored = held.len());
     let (greeter, heard) = Greeter::new(endpoint, trust, config.mesh.clone(), mesh.hello());
-    let greeter = Arc::new(greeter);
 
     let (asks, asked) = mpsc::channel(MAX_ASKS);
     let ((looks, looked), (arrivals, arrived)) = (mpsc::channel(1), mpsc::channel(MAX_ARRIVALS));
@@ -75,7 +74,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
 
     keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
     tokio::spawn(whereabouts.watch(arrivals.clone()));
-    tokio::spawn(door::listen(Arc::clone(&greeter), Arc::clone(&view), links_seen.clone(), arrivals.clone()));
+    let own = (Arc::clone(&greeter), Arc::clone(&view), Arc::clone(&journal));
+    tokio::spawn(door::listen(own.0, own.1, own.2, links_seen.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };

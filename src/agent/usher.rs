@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::{
     gazette,
     hello::{Greeter, TLS_ALERTS, chain},
+    journal::{Journal, News, Paper},
     quic::{Code, canonical},
     seek::resolve,
     trust::{self, Granted, Invitation, Request, Trust},
@@ -31,12 +32,12 @@ pub(super) fn is_invited(connection: &Connection) -> bool {
 }
 
 /// Gives a guest what it needs, once, or closes with the reason.
-pub(super) async fn usher(trust: &Trust, view: &View, connection: Connection) {
-    let outcome = timeout(PATIENCE, serve(trust, view, &connection)).await;
-    let from = canonical(connection.remote_address());
+pub(super) async fn usher(trust: &Trust, view: &View, journal: &Journal, connection: Connection) {
+    let outcome = timeout(PATIENCE, serve(trust, view, journal, &connection)).await;
     match outcome.unwrap_or_else(|_| Err("it took too long".into())) {
-        Ok(node) => tracing::info!(event = "granted", %node, %from, "it may join, or has a newer certificate"),
+        Ok(()) => {}
         Err(why) => {
+            let from = canonical(connection.remote_address());
             tracing::warn!(event = "not_granted", %from, why);
             connection.close(Code::Protocol.into(), why.as_bytes());
         }
@@ -45,7 +46,7 @@ pub(super) async fn usher(trust: &Trust, view: &View, connection: Connection) {
     let _ = timeout(PATIENCE, connection.closed()).await;
 }
 
-async fn serve(trust: &Trust, view: &View, connection: &Connection) -> Result<NodeName, String> {
+async fn serve(trust: &Trust, view: &View, journal: &Journal, connection: &Connection) -> Result<(), String> {
     let (mut to, mut from) = connection.accept_bi().await.map_err(|why| why.to_string())?;
     let asked: Request = read(&from.read_to_end(MAX_REQUEST).await.map_err(|why| format!("its request: {why}"))?)?;
     let has = |name: &NodeName| {
@@ -53,10 +54,17 @@ async fn serve(trust: &Trust, view: &View, connection: &Connection) -> Result<No
         // Who has left may come back by that name.
         !view.nodes_where(|member| member.id == id).is_empty()
     };
-    let granted = trust.grant(&chain(connection).unwrap_or_default(), &asked, has).map_err(|why| why.to_string())?;
+    let shown = chain(connection).unwrap_or_default();
+    let granted = trust.grant(&shown, &asked, has).map_err(|why| why.to_string())?;
+    // Whether it arrives or not: from now on there is one more.
+    let (node, from) = (asked.node, canonical(connection.remote_address()));
+    let (serial, of) = (granted.serial(), trust::serial_of_member(&shown));
+    tracing::info!(event = "granted", %node, %from, serial, of, "it may join, or has a newer certificate");
+    if let Some(serial) = serial {
+        journal.write(gazette::now(), News::Certificate(node, Paper::Granted { serial, of, from }));
+    }
     to.write_all(&written(&granted)?).await.map_err(|why| why.to_string())?;
-    to.finish().map_err(|why| why.to_string())?;
-    Ok(asked.node)
+    to.finish().map_err(|why| why.to_string())
 }
 
 /// Asks to join with an invitation: what was granted, and the key in PEM that was made here for it.

@@ -122,7 +122,7 @@ impl Vigil {
         let Some(files) = self.files.as_ref().filter(|files| files.renew && now >= self.ask_at) else { return };
         let says = self.greeter.trust.says();
         let left = says.not_after.duration_since(now).unwrap_or_default();
-        if left > says.not_after.duration_since(says.not_before).unwrap_or_default() / 3 {
+        if left > says.renews_within() {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);

@@ -77,6 +77,14 @@ async fn a_certificate_near_its_end_is_told_of_and_renewed_by_a_member_that_may(
     until_news(&other, "certificate_reloaded").await;
     let after = other.certificate();
     assert_ne!(after.serial, before.serial);
+    // Who holds the authority's key tells of each one that it has granted.
+    let granted = until_news(&host, "certificate_granted").await;
+    assert!(
+        matches!(&granted.news, News::Certificate(node, Paper::Granted { serial, of, from })
+        if node.as_str() == "other" && *serial == after.serial && *of == Some(before.serial.clone())
+            && *from == other.address()),
+        "{granted:?}"
+    );
     // Of the same length, counted in whole seconds.
     assert!(after.not_after + Duration::from_secs(2) >= before.not_after, "{before:?} {after:?}");
     let text = fs::read_to_string(folder.folder.path().join("other.pem")).unwrap();

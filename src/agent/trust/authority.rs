@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use super::{
     Broken, Edict, Law, Said, Word,
     edict::LABEL,
+    lineage::Lineage,
     papers::{Issued, says, text},
     san,
 };
@@ -115,20 +116,26 @@ impl Authority {
     /// When the system gives no randomness.
     pub fn issue(&self, mesh: &MeshName, node: &NodeName, lifetime: Duration) -> Result<Pair, Broken> {
         let key = fresh_key()?;
-        let certificate = self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime)?;
+        let certificate =
+            self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime, Lineage::begin()?)?;
         Ok(Pair { certificate: pem("CERTIFICATE", &certificate), key: Zeroizing::new(key.serialize_pem()) })
     }
 
     /// A certificate for a key that another machine made and keeps (its SubjectPublicKeyInfo, RFC 5280).
-    pub(super) fn issue_for(&self, san: &str, public_key: &[u8], lifetime: Duration) -> Result<String, Broken> {
-        let key = SubjectPublicKeyInfo::from_der(public_key)?;
-        Ok(pem("CERTIFICATE", &self.sign_certificate(san, &key, SystemTime::now(), lifetime)?))
+    pub(super) fn issue_for(
+        &self,
+        san: &str,
+        public_key: &[u8],
+        lifetime: Duration,
+        lineage: Lineage,
+    ) -> Result<CertificateDer<'static>, Broken> {
+        self.sign_certificate(san, &SubjectPublicKeyInfo::from_der(public_key)?, SystemTime::now(), lifetime, lineage)
     }
 
     /// What a node shows that signs for itself.
     pub(super) fn issue_own(&self, san: &str, now: SystemTime) -> Result<Issued, Broken> {
         let key = fresh_key()?;
-        let certificate = self.sign_certificate(san, &key, now, OWN_LIFETIME)?;
+        let certificate = self.sign_certificate(san, &key, now, OWN_LIFETIME, Lineage::begin()?)?;
         let private = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
         Issued::new(vec![certificate], &private, Some(now + OWN_LIFETIME * 2 / 3))
     }
@@ -204,14 +211,12 @@ impl Authority {
         key: &impl PublicKeyData,
         now: SystemTime,
         lifetime: Duration,
+        lineage: Lineage,
     ) -> Result<CertificateDer<'static>, Broken> {
         let mut params = CertificateParams::new([san.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         // Not made of the key, as it would be: the next certificate of a key is another one (RFC 5280 section 4.1.2.2).
-        let mut serial = [0; 16];
-        getrandom::fill(&mut serial).map_err(|_| Broken::Key)?;
-        serial[0] &= 0x7f;
-        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.serial_number = Some(SerialNumber::from_slice(&lineage.serial()?));
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + lifetime).min(self.until(now)?).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

@@ -39,6 +39,15 @@ pub enum Broken {
     /// A member asks for another's certificate.
     #[error("a member has its own certificate renewed, with its own key, and this is {0}")]
     NotYours(NodeName),
+    /// A member asks for its next certificate before that is due.
+    #[error(
+        "a certificate is renewed in the last third of its time, and this one is good until {0}: is that machine's clock \
+         right? `hobnob ca issue` makes one at any time"
+    )]
+    Early(String),
+    /// A member asks for its next certificate again and again.
+    #[error("{0} were granted for this certificate lately, and none is in use: see why in that node's log; more later")]
+    Often(u32),
     /// The disk does not take it.
     #[error("{} cannot be written: {_1}; nothing was changed", .0.display())]
     Unkept(PathBuf, std::io::Error),

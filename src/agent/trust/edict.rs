@@ -9,7 +9,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::room::MAX_OF_A_KIND;
+use super::{
+    lineage::{Lineage, number},
+    room::MAX_OF_A_KIND,
+};
 use crate::model::{MeshName, NodeName};
 
 /// A word of the authority, as it travels and is stored.
@@ -45,7 +48,7 @@ pub struct Said {
 pub enum Word {
     /// No node of this name is let in.
     DenyNode(NodeName),
-    /// No certificate of this serial number is accepted.
+    /// No certificate of this serial number is accepted, and none that comes of one another with it: see [`Lineage`].
     DenySerial(String),
     /// A token for HTTP is good.
     Token(Token),
@@ -99,8 +102,8 @@ impl Word {
     /// Which earlier word it takes the place of.
     pub(super) fn matter(&self) -> Matter {
         match self {
-            Self::DenyNode(name) => (NODE, name.as_str().to_ascii_lowercase().into_bytes()),
-            Self::DenySerial(serial) => (SERIAL, serial_number(serial).into_bytes()),
+            Self::DenyNode(name) => of_node(name),
+            Self::DenySerial(serial) => of_serial(serial),
             Self::Token(token) => (TOKEN, token.sha256.to_vec()),
         }
     }
@@ -119,7 +122,7 @@ impl Said {
             |text: &str| !text.is_empty() && text.len() <= MAX_TEXT && text.bytes().all(|b| b > b' ' && b < 127);
         match &self.word {
             Word::DenyNode(_) => Ok(()),
-            Word::DenySerial(serial) => match serial_number(serial) {
+            Word::DenySerial(serial) => match number(serial) {
                 number if number.is_empty() => Err("has an empty serial number"),
                 number if serial.len() <= MAX_TEXT && number.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(()),
                 _ => Err("has a serial number that is not hexadecimal"),
@@ -162,10 +165,13 @@ const NODE: u8 = 0;
 const SERIAL: u8 = 1;
 const TOKEN: u8 = 2;
 
-/// A serial number as it is compared. It may be written with zeros before it, as DER does where the first bit is set, and
-/// with colons, as OpenSSL does.
-fn serial_number(text: &str) -> String {
-    text.replace(':', "").trim_start_matches('0').to_ascii_lowercase()
+fn of_node(name: &NodeName) -> Matter {
+    (NODE, name.as_str().to_ascii_lowercase().into())
+}
+
+/// Of several words on one lineage the last counts, whichever of its certificates they name.
+fn of_serial(serial: &str) -> Matter {
+    (SERIAL, Lineage::of(serial).bytes().into())
 }
 
 /// What a word did to the law.
@@ -239,11 +245,8 @@ impl Law {
 
     /// The word by which it is not.
     pub(super) fn denial(&self, node: &NodeName, serial: &str) -> Option<&Said> {
-        let on = |kind, matter: String| {
-            let said = self.edicts.get(&(kind, matter.into_bytes())).map(|kept| &kept.1);
-            said.filter(|said| !said.void)
-        };
-        on(NODE, node.as_str().to_ascii_lowercase()).or_else(|| on(SERIAL, serial_number(serial)))
+        let on = |matter: Matter| self.edicts.get(&matter).map(|kept| &kept.1).filter(|said| !said.void);
+        on(of_node(node)).or_else(|| on(of_serial(serial)))
     }
 
     /// All that is known to have been said last.
@@ -357,6 +360,20 @@ mod tests {
         let (edict, word) = said(Word::DenySerial("aff".into()), true, 2);
         assert_eq!(law.take(edict, word), Taken::News);
         assert!(!law.denies(&node, "0aff"));
+    }
+
+    #[test]
+    fn one_of_a_lineage_is_denied_and_given_back_for_all() {
+        let (mut law, node) = (Law::default(), "a".try_into().unwrap());
+        let [stolen, granted, other] = ["4a", "4b", "4c"].map(|end| format!("41{:014x}{:014x}{end}", 1, 2));
+        let other = other.replacen("41", "42", 1);
+        for (serial, void, at) in [(&stolen, false, 1), (&granted, false, 2), (&stolen, true, 3)] {
+            let (edict, word) = said(Word::DenySerial(serial.clone()), void, at);
+            assert_eq!(law.take(edict, word), Taken::News);
+            let denied = [&stolen, &granted, &other].map(|serial| law.denies(&node, serial));
+            assert_eq!(denied, [!void, !void, false], "at {at}");
+            assert_eq!(law.holds(&Word::DenySerial(granted.clone())), !void);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Broken, Trust, authority, guest::is_under, guests::Guest, papers, proven_name, san};
+use super::{Broken, Trust, authority, authority::pem, guest::is_under, guests::Guest, lineage::Lineage, papers, san};
 use crate::{
     agent::Secret,
     model::{MeshName, Node, NodeName},
@@ -110,6 +110,14 @@ pub struct Granted {
     pub secrets: Vec<Zeroizing<String>>,
 }
 
+impl Granted {
+    /// The number of the certificate, if it is one.
+    pub(in crate::agent) fn serial(&self) -> Option<String> {
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_ref()?.as_bytes()).ok()?;
+        papers::says(&certificate).map(|says| says.serial)
+    }
+}
+
 impl std::fmt::Debug for Granted {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Granted(…)")
@@ -170,58 +178,17 @@ impl Trust {
             _ if self.law().denies(&asked.node, "") => Err(Broken::Denied(asked.node.clone())),
             _ => Ok(()),
         };
-        let ca = papers.roots.iter().map(|root| authority::pem("CERTIFICATE", root)).collect();
+        let ca = papers.roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
         let mut granted = Granted { ca, certificate: None, secrets: Vec::new() };
         if papers.secrets.is_empty() {
             let san = san(&self.mesh, &asked.node);
-            granted.certificate = Some(authority.issue_for(&san, &asked.key, GRANTED)?);
+            granted.certificate =
+                Some(pem("CERTIFICATE", &authority.issue_for(&san, &asked.key, GRANTED, Lineage::begin()?)?));
         } else {
             granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
         }
         self.guests.come(&key, &asked.node, fits)?;
         Ok(granted)
-    }
-
-    /// A newer certificate for a member that shows its own, for the same name and key. For the same time too, unless that
-    /// was cut short by an authority's end: it would stay short under the next one.
-    fn grant_again(&self, chain: &[CertificateDer<'_>], asked: &Request) -> Result<Granted, Broken> {
-        let papers = self.papers.load();
-        let authority = self.signer(&papers)?;
-        if !papers.secrets.is_empty() {
-            return Err(Broken::NoAuthority);
-        }
-        let leaf = chain.first().filter(|_| self.still_accepts(chain)).ok_or(Broken::Uninvited)?;
-        let name = proven_name(leaf, &self.mesh).ok_or(Broken::Uninvited)?;
-        if name != asked.node || public_key(leaf).is_none_or(|key| key != asked.key) {
-            return Err(Broken::NotYours(name));
-        }
-        let says = papers::says(leaf).ok_or(Broken::Uninvited)?;
-        let lifetime = lifetime(&says);
-        let ends = papers.roots.iter().filter_map(|root| papers::says(root)).map(|root| root.not_after);
-        let lifetime =
-            if ends.min().is_some_and(|end| end <= says.not_after) { GRANTED } else { lifetime.min(GRANTED) };
-        let certificate = authority.issue_for(&san(&self.mesh, &name), &asked.key, lifetime)?;
-        Ok(Granted { ca: String::new(), certificate: Some(certificate), secrets: Vec::new() })
-    }
-
-    /// What to ask with for a newer certificate.
-    pub(in crate::agent) fn request_again(&self) -> Result<Request, Broken> {
-        let own = self.current();
-        let key = own.key.cert.first().and_then(public_key).ok_or(Broken::Key)?;
-        Ok(Request { node: self.node.clone(), key })
-    }
-
-    /// Whether a certificate that was granted is of use: ours by name and key, good under who is believed here, and for
-    /// longer than the one in use.
-    pub(in crate::agent) fn fits(&self, pem: &str) -> Result<(), Broken> {
-        let fresh = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
-        let own = self.request_again()?;
-        if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
-            return Err(Broken::Apart("key", "cert"));
-        }
-        self.papers.load().verify(&fresh, &[], UnixTime::now())?;
-        let ends = papers::says(&fresh).map(|says| says.not_after);
-        if ends > Some(self.says().not_after) { Ok(()) } else { Err(Broken::NoLater) }
     }
 }
 
@@ -232,14 +199,7 @@ pub(in crate::agent) fn request(node: &NodeName) -> Result<(Request, Zeroizing<S
     Ok((request, Zeroizing::new(key.serialize_pem())))
 }
 
-/// For how long a certificate was issued. One that another program made may begin when it was made, and be over within the
-/// skew that ours begin before.
-fn lifetime(says: &papers::Says) -> Duration {
-    let whole = says.not_after.duration_since(says.not_before).unwrap_or_default();
-    Some(whole.saturating_sub(authority::CLOCK_SKEW)).filter(|left| !left.is_zero()).unwrap_or(whole)
-}
-
-fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+pub(super) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = parse_x509_certificate(certificate).ok()?;
     Some(parsed.public_key().raw.to_vec())
 }
@@ -268,10 +228,10 @@ const MAX_TEXT: usize = 4096;
 /// It nests two deep.
 const MAX_DEPTH: usize = 8;
 /// How long a certificate is good that was granted: as long as `hobnob ca issue` makes them.
-const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{path::Path, slice::from_ref, sync::Arc};
 
     use rustls::sign::SingleCertAndKey;
@@ -286,10 +246,10 @@ mod tests {
         by.invite(vec!["127.0.0.1:7946".parse().unwrap()], None, ttl).unwrap()
     }
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    pub(in super::super) const HOUR: Duration = Duration::from_secs(3600);
 
     /// The files of a node that believes these authorities, with a certificate of the first.
-    fn files(folder: &Path, node: &str, authorities: &[&(Authority, Pair)], signs: bool) -> Files {
+    pub(in super::super) fn files(folder: &Path, node: &str, authorities: &[&(Authority, Pair)], signs: bool) -> Files {
         let at = |file: &str| folder.join(format!("{node}-{file}"));
         let (signer, pair) = authorities[0];
         let own = signer.issue(&"prod".try_into().unwrap(), &node.try_into().unwrap(), HOUR).unwrap();
@@ -301,7 +261,7 @@ mod tests {
         Files { ca: at("ca"), cert: at("cert"), key: at("key"), ca_key, renew: false }
     }
 
-    fn certified(node: &str, files: &Files) -> Trust {
+    pub(in super::super) fn certified(node: &str, files: &Files) -> Trust {
         Trust::new(&"prod".try_into().unwrap(), &node.try_into().unwrap(), Proof::Files(files)).unwrap()
     }
 
@@ -357,37 +317,6 @@ mod tests {
         let granted = host.grant(from_ref(&seen), &asked, |_| false).unwrap().certificate.unwrap();
         let granted = CertificateDer::from_pem_slice(granted.as_bytes()).unwrap();
         assert!(is_under(&granted, &[], &new.0.certificate, UnixTime::now()).is_ok());
-    }
-
-    #[test]
-    fn a_certificate_that_another_program_made_for_hours_is_issued_again_for_hours() {
-        for (hours, expected) in [(12, 12), (24, 24), (24 + 2, 2), (24 * 366, 24 * 365)] {
-            let not_before = std::time::SystemTime::UNIX_EPOCH;
-            let says = papers::Says {
-                issuer: "".into(),
-                serial: "1".into(),
-                not_before,
-                not_after: not_before + hours * HOUR,
-            };
-            assert_eq!(lifetime(&says), expected * HOUR, "{hours} h");
-        }
-    }
-
-    #[test]
-    fn a_certificate_cut_short_by_its_authority_is_long_again_under_the_next() {
-        let folder = tempfile::tempdir().unwrap();
-        let [old, new] = [1, 3].map(|days| Authority::create(days * 24 * HOUR).unwrap());
-        let host = certified("a", &files(folder.path(), "a", &[&new, &old], true));
-        let (mesh, node) = ("prod".try_into().unwrap(), "b".try_into().unwrap());
-        for (lifetime, hours) in [(365 * 24 * HOUR, 71..73), (2 * HOUR, 2..3)] {
-            let shown = old.0.issue(&mesh, &node, lifetime).unwrap();
-            let leaf = CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap();
-            let asked = Request { node: node.clone(), key: public_key(&leaf).unwrap() };
-            let granted = host.grant(from_ref(&leaf), &asked, |_| true).unwrap().certificate.unwrap();
-            let says = papers::says(&CertificateDer::from_pem_slice(granted.as_bytes()).unwrap()).unwrap();
-            let left = says.not_after.duration_since(std::time::SystemTime::now()).unwrap() + Duration::from_secs(60);
-            assert!(hours.contains(&(left.as_secs() / 3600)), "{left:?}");
-        }
     }
 
     /// The side of somebody who was invited.

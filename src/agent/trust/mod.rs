@@ -20,10 +20,12 @@ mod estate;
 pub mod fuzz;
 mod guest;
 mod guests;
+mod lineage;
 mod notary;
 mod outcast;
 mod papers;
 mod refused;
+mod renewal;
 mod room;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -67,6 +69,8 @@ use guests::Guests;
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
+use renewal::Renewals;
+pub(super) use renewal::serial_of_member;
 pub(super) use room::MAX_OF_A_KIND;
 
 /// The protocol spoken above TLS (RFC 7301).
@@ -89,6 +93,7 @@ pub(super) struct Trust {
     /// Wakes whoever acts by the law when it changes.
     law_changed: tokio::sync::watch::Sender<()>,
     guests: Guests,
+    renewals: Renewals,
     /// What was heard and not taken.
     refused: refused::Refused,
     /// Why the files hold something else than what is in use; none once that was taken over.
@@ -129,6 +134,7 @@ impl Trust {
             stale: ArcSwap::default(),
             law_changed: tokio::sync::watch::channel(()).0,
             guests: Guests::default(),
+            renewals: Renewals::default(),
             refused: refused::Refused::default(),
             not_reloaded: ArcSwapOption::empty(),
             shut_out: ArcSwapOption::empty(),

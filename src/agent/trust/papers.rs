@@ -103,6 +103,11 @@ impl Says {
         let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_after.duration_since(now).unwrap_or_default() < lifetime / 5
     }
+
+    /// How long before its end the next one is asked for: a third of its lifetime.
+    pub(in crate::agent) fn renews_within(&self) -> Duration {
+        self.not_after.duration_since(self.not_before).unwrap_or_default() / 3
+    }
 }
 
 impl Issued {
@@ -164,11 +169,7 @@ impl Papers {
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|_| Broken::File(files.key.clone(), "holds no private key in PEM"))?;
         let mut own = Issued::new(chain, &key, None)?;
-        // It is good for as long as the authority behind it, of which nobody else would tell in time.
-        let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Pem("cert"))?;
-        let behind = roots.iter().filter(|root| is_under(leaf, rest, root, UnixTime::now()).is_ok());
-        let until = behind.filter_map(says).map(|says| says.not_after).max();
-        own.says.not_after = until.map_or(own.says.not_after, |until| until.min(own.says.not_after));
+        own.says.not_after = good_until(&roots, &own.key.cert, &own.says);
         own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
         // Its book could not be vouched for: nobody would ever show what it serves.
         own.key.key.choose_scheme(SCHEMES).ok_or_else(|| Broken::File(files.key.clone(), UNFIT))?;
@@ -271,6 +272,14 @@ impl Papers {
     }
 }
 
+/// Until when a chain is good: not beyond the authority behind it, of which nobody else would tell in time.
+pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'_>], leaf_says: &Says) -> SystemTime {
+    let Some((leaf, rest)) = chain.split_first() else { return leaf_says.not_after };
+    let behind = roots.iter().filter(|root| is_under(leaf, rest, root, UnixTime::now()).is_ok());
+    let until = behind.filter_map(says).map(|says| says.not_after).max();
+    until.map_or(leaf_says.not_after, |until| until.min(leaf_says.not_after))
+}
+
 /// The authority of those believed whose key this is: while two overlap, not always the first.
 fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
     let read = |root: &CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
@@ -322,7 +331,7 @@ const MAX_SECRET: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::lineage::Lineage, *};
     use crate::agent::keep;
 
     #[test]
@@ -344,8 +353,9 @@ mod tests {
         ] {
             let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
             let public = rcgen::PublicKeyData::subject_public_key_info(&key);
-            let issued = authority.issue_for(&san(&mesh, &node), &public, Duration::from_secs(60)).unwrap();
-            let (cert, key) = (write("a.pem", &issued), write("a-key.pem", &key.serialize_pem()));
+            let lineage = Lineage::begin().unwrap();
+            let issued = authority.issue_for(&san(&mesh, &node), &public, Duration::from_secs(60), lineage).unwrap();
+            let (cert, key) = (write("a.pem", &pem("CERTIFICATE", &issued)), write("a-key.pem", &key.serialize_pem()));
             let files = Files { ca: ca.clone(), cert, key, ca_key: None, renew: false };
             let why = files.check(&mesh, &node).err().map(|why| why.to_string());
             assert_eq!(why.as_ref().is_none_or(|why| !why.contains("P-384")), is_fit, "{why:?}");
