@@ -49,8 +49,11 @@ impl Query {
                 .map_err(|_| Failure::bad("Invalid wait time"))?;
             asked.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         }
-        if asked.flag("stale") && asked.flag("consistent") {
-            return Err(Failure::bad("Cannot specify ?stale with ?consistent, conflicting semantics."));
+        for other in ["stale", "cached"] {
+            if asked.flag(other) && asked.flag("consistent") {
+                let why = format!("Cannot specify ?{other} with ?consistent, conflicting semantics.");
+                return Err(Failure::bad(why));
+            }
         }
         Ok(asked)
     }
@@ -160,6 +163,7 @@ mod tests {
             ("wait=-", "Invalid wait time"),
             ("wait=1d", "Invalid wait time"),
             ("stale&consistent", "Cannot specify ?stale with ?consistent, conflicting semantics."),
+            ("cached&consistent", "Cannot specify ?cached with ?consistent, conflicting semantics."),
         ] {
             assert_eq!(parse(query).unwrap_err(), Failure::bad(why), "{query}");
         }
