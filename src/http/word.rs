@@ -6,10 +6,13 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
+
+use super::Problem;
 use crate::{
     agent::{View, unix_millis},
     mesh::Instance,
-    model::{NodeId, Registration},
+    model::{InstanceId, NodeId, Registration},
 };
 
 /// All that is said of one thing.
@@ -66,6 +69,16 @@ pub(super) fn said(view: &View, mut row: Registration) -> Registration {
     let later = words.last().map_or(0, |last| last.said().saturating_add(1));
     say(&mut row, unix_millis().max(later));
     row
+}
+
+/// Refuses to change the health of a row of this node's own while another agent's word is shown: nobody would see it, until
+/// the row is shown again.
+pub(super) fn is_shown(view: &View, id: &InstanceId) -> Result<(), Problem> {
+    let Some(own) = view.row(id) else { return Ok(()) };
+    let words = Words::on(view, &own);
+    let Some(last) = words.elsewhere().filter(|last| last.member.is_shown()) else { return Ok(()) };
+    let why = format!("the last word on {id:?} is with {} now: ask that agent, or register it here", last.node.name);
+    Err(Problem::new(StatusCode::CONFLICT, why))
 }
 
 #[cfg(test)]

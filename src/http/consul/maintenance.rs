@@ -8,12 +8,13 @@ use super::{
     own,
     query::{Query, Tail},
 };
-use crate::http::Shared;
+use crate::http::{Shared, word::is_shown};
 
 pub(super) async fn service(State(app): Shared, Tail(asked): Tail, query: Query) -> Answer {
     let reason = reason(&query, "no reason was given for this service's maintenance")?;
     let own = own::instance(app.agent.view(), &asked);
     let own = own.ok_or_else(|| Failure::absent(format!("No service registered with ID {asked:?}")))?;
+    is_shown(app.agent.view(), &own.id)?;
     app.agent.maintain(Some(&own.id), reason.as_deref()).await?;
     done()
 }

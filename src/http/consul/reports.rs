@@ -18,6 +18,7 @@ use crate::{
     http::{
         App, Shared,
         change::{Next, change},
+        word::is_shown,
     },
     model::{CheckKind, CheckName, Echo, Health, InstanceId, MAX_CHECKS, Registration, Role},
 };
@@ -132,6 +133,7 @@ async fn report(app: &App, id: &str, status: Health, output: &str) -> Answer {
     if !is_ttl {
         return Err(wrong(StatusCode::INTERNAL_SERVER_ERROR));
     }
+    is_shown(app.agent.view(), &own.id)?;
     app.agent.report(&own.id, &check, status, output).await?;
     done()
 }

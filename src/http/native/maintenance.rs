@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::openapi::Api;
 use super::params::{Segments, word};
 use crate::{
-    http::{Answer, Problem, Shared, body::Parsed},
+    http::{Answer, Problem, Shared, body::Parsed, word::is_shown},
     model::InstanceId,
 };
 
@@ -37,6 +37,9 @@ pub(super) async fn instance(
 async fn set(agent: &crate::agent::Agent, id: Option<&InstanceId>, asked: Maintenance) -> Answer {
     if !asked.enabled && !asked.reason.is_empty() {
         return Err(Problem::field("reason", "is for taking out of service, not for coming back"));
+    }
+    if let Some(id) = id {
+        is_shown(agent.view(), id)?;
     }
     agent.maintain(id, asked.enabled.then_some(asked.reason.as_str())).await?;
     Ok(Json(asked).into_response())

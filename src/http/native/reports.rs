@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    http::{Answer, Shared, body::Parsed},
+    http::{Answer, Shared, body::Parsed, word::is_shown},
     model::{CheckName, Health, InstanceId},
 };
 
@@ -57,6 +57,7 @@ pub(super) async fn report(
     Parsed(report): Parsed<Report>,
 ) -> Answer {
     let (id, check, status) = (word("id", &instance)?, word("check", &check)?, report.status.into());
+    is_shown(app.agent.view(), &id)?;
     app.agent.report(&id, &check, status, &report.output).await?;
     Ok(Json(Taken { id, check, status }).into_response())
 }
