@@ -209,3 +209,129 @@ async fn a_name_whose_agent_is_down_tells_how_it_is_freed() {
     let (status, why) = a.call_with("", "PUT", REGISTER, r#"{"Node": "b", "Address": "10.0.0.1"}"#).await;
     assert!(status == 400 && why.contains("hobnob force-leave b"), "{status} {why}");
 }
+
+/// Where `pg` is, by all that tells of it, once it is this: address, rack, and who is asked by the rack.
+async fn is_at(agents: &[&Agent], address: &str, rack: &str) {
+    for agent in agents {
+        until(&format!("pg is at {address} in {rack}"), async || {
+            let node = agent.get("/v1/catalog/node/db").await["Node"].clone();
+            let (listed, native) = (agent.get("/v1/catalog/service/pg").await, agent.get("/api/v1/services/pg").await);
+            let by_rack = agent.get(&format!("/v1/health/service/pg?node-meta=rack:{rack}")).await;
+            let found =
+                [&node["Address"], &listed[0]["Address"], &native[0]["address"], &by_rack[0]["Node"]["Address"]];
+            let racks = [&node["Meta"]["rack"], &listed[0]["NodeMeta"]["rack"]];
+            (found == [address; 4] && racks == [rack; 2]).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_one_whoever_speaks_of_it_and_all_that_stands_there_stands_where_it_is() {
+    let (mesh, [a, b, c]) = three().await;
+    let on =
+        |last: u8, rack: &str| json!({"Node": "db", "Address": format!("10.5.1.{last}"), "NodeMeta": {"rack": rack}});
+    let with = |mut body: Value, key: &str, value: Value| {
+        body[key] = value;
+        body
+    };
+    let pg = json!({"Service": "pg", "Port": 5432});
+    assert_eq!(write(&a, "PUT", REGISTER, &with(on(1, "old"), "Service", pg.clone())).await, 200);
+    is_at(&[&a, &b, &c], "10.5.1.1", "old").await;
+    let (_, seen) = c.call_with("", "GET", "/v1/health/service/pg", "").await;
+    let seen = seen.lines().find_map(|line| line.strip_prefix("x-consul-index: ")).unwrap().to_owned();
+    let check = json!({"CheckID": "host", "Status": "passing"});
+    let parked = format!("/v1/health/service/pg?wait=5m&index={seen}");
+    let moved = with(on(2, "new"), "Check", check);
+    let (_, status) = tokio::join!(c.get(&parked), write(&b, "PUT", REGISTER, &moved));
+    assert_eq!(status, 200);
+    is_at(&[&a, &b, &c], "10.5.1.2", "new").await;
+    // A service brings its node's address, and leaves it behind.
+    assert_eq!(write(&a, "PUT", REGISTER, &with(on(3, "newer"), "Service", json!({"Service": "x"}))).await, 200);
+    is_at(&[&a, &b, &c], "10.5.1.3", "newer").await;
+    let x = json!({"Node": "db", "ServiceID": "x"});
+    assert_eq!(write(&a, "PUT", "/v1/catalog/deregister", &x).await, 200);
+    is_at(&[&a, &b, &c], "10.5.1.3", "newer").await;
+    let host = "/v1/health/node/db?filter=CheckID==host";
+    for agent in [&a, &b, &c] {
+        assert_eq!(agent.get(host).await[0]["Status"], "passing", "what is said of the node stays");
+    }
+    // What was said first is so again when it is said again, by its own agent and after a restart.
+    assert_eq!(write(&a, "PUT", REGISTER, &with(on(1, "old"), "Service", pg)).await, 200);
+    is_at(&[&a, &b, &c], "10.5.1.1", "old").await;
+    assert_eq!(write(&b, "PUT", REGISTER, &moved).await, 200);
+    is_at(&[&a, &b, &c], "10.5.1.2", "new").await;
+    a.kill_both().await;
+    let a = start(&mesh, "a", &[&b]).await;
+    is_at(&[&a, &b, &c], "10.5.1.2", "new").await;
+}
+
+#[tokio::test]
+async fn a_check_of_what_another_agent_took_in_is_registered_alone() {
+    let (_mesh, [a, b, c]) = three().await;
+    assert_eq!(write(&a, "PUT", REGISTER, &pg(5432, "old", "passing")).await, 200);
+    stands(&[&b], &json!(["10.5.1.1", 5432, "old", "passing", "passing"])).await;
+    let check = |id: &str| {
+        json!({"Node": "db", "Address": "10.5.1.1",
+        "Check": {"CheckID": "alive", "ServiceID": id, "Status": "critical"}})
+    };
+    assert_eq!(write(&b, "PUT", REGISTER, &check("pg")).await, 200);
+    stands(&[&a, &b, &c], &json!(["10.5.1.1", 5432, "old", "critical", "passing"])).await;
+    let (status, why) = b.call_with("", "PUT", REGISTER, &check("none").to_string()).await;
+    assert!(status == 400 && why.contains("nobody has registered"), "{status} {why}");
+}
+
+#[tokio::test]
+async fn a_foreign_service_stays_out_of_service_whoever_registers_it_again() {
+    let (_mesh, [a, b, c]) = three().await;
+    let body = json!({"Node": "db", "Address": "10.5.1.1", "Service": {"Service": "pg", "Port": 5432}});
+    let maintenance = "/api/v1/maintenance/%40db%2Fpg";
+    assert_eq!(write(&a, "PUT", REGISTER, &body).await, 200);
+    assert_eq!(write(&a, "PUT", maintenance, &json!({"enabled": true, "reason": "new disk"})).await, 200);
+    let is = async |health: &str| {
+        for agent in [&a, &b, &c] {
+            until(health, async || (agent.get("/api/v1/services/pg").await[0]["health"] == health).then_some(())).await;
+        }
+    };
+    is("maintenance").await;
+    assert_eq!(write(&b, "PUT", REGISTER, &body).await, 200);
+    // By now all have heard of it.
+    until("b has the last word", async || {
+        (write(&a, "PUT", maintenance, &json!({"enabled": false})).await == 409).then_some(())
+    })
+    .await;
+    is("maintenance").await;
+    assert_eq!(write(&b, "PUT", maintenance, &json!({"enabled": false})).await, 200);
+    is("passing").await;
+    assert_eq!(write(&a, "PUT", REGISTER, &body).await, 200);
+    until("a has the last word", async || {
+        (write(&b, "PUT", maintenance, &json!({"enabled": true})).await == 409).then_some(())
+    })
+    .await;
+    is("passing").await;
+}
+
+#[tokio::test]
+async fn what_would_be_said_where_nobody_sees_it_is_refused_with_the_name_of_who_has_the_word() {
+    let (_mesh, [a, b, c]) = three().await;
+    moved(&a, &b).await;
+    let out = json!({"enabled": true, "reason": "new disk"});
+    for (path, body) in [
+        ("/api/v1/maintenance/web%2Fi", out),
+        ("/v1/agent/service/maintenance/web%2Fi?enable=true", Value::Null),
+        ("/api/v1/registrations/web%2Fi/checks/status", json!({"status": "critical"})),
+        ("/v1/agent/check/fail/service:web%2Fi:2", Value::Null),
+    ] {
+        let (status, why) = a.call_with("", "PUT", path, &body.to_string()).await;
+        assert!(status == 409 && why.contains("is with b now"), "{path}: {status} {why}");
+        assert_eq!(write(&b, "PUT", path, &body).await, 200, "{path}");
+    }
+    shows(&[&a, &c], "OUT_OF_SERVICE").await;
+    // Until that agent is gone: then it is this one's word that is shown.
+    b.kill_both().await;
+    a.until_seen("b", "down").await;
+    shows(&[&a], "UP").await;
+    let out = "/v1/agent/service/maintenance/web%2Fi?enable=true";
+    assert_eq!(ask(&a, "PUT", out).await, 200);
+    shows(&[&a, &c], "OUT_OF_SERVICE").await;
+}

@@ -73,7 +73,7 @@ impl View {
     pub(super) fn mark_hosts(&self, old: Option<&Service>, new: Option<&Service>) {
         let Some(is_concerned) = self.hosts.hear(old, new) else { return };
         let concerned = self.rows().into_iter().filter(|service| service.rows().any(&is_concerned));
-        concerned.for_each(|service| self.set_service(&service.name, Some(service.rows().cloned().collect())));
+        concerned.for_each(|service| self.publish(&service.name, Some(service.rows().cloned().collect())));
     }
 }
 

@@ -80,7 +80,7 @@ pub use store::{FILE as STORE, OPENING, Unusable};
 pub(crate) use traffic::counters;
 pub use traffic::{Counter, Tally, Traffic};
 pub use usher::enrol;
-pub use view::{Service, View, Waiter};
+pub use view::{NodeWord, Service, View, Waiter};
 pub use will::Will;
 pub use writes::Over;
 

@@ -2,9 +2,11 @@
 //!
 //! One changed service costs one insertion. Readers get `Arc`s and hold no lock; never hold a map's guard across an await.
 
+mod home;
 mod service;
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -16,6 +18,8 @@ use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
 use tokio::sync::watch;
 
+pub use home::NodeWord;
+use home::{Home, Homes};
 pub use service::Service;
 use service::{differences, place};
 
@@ -48,6 +52,7 @@ pub struct View {
     beats: Beats,
     atlas: Atlas,
     pub(super) hosts: Hosts,
+    homes: Homes,
 }
 
 impl Default for View {
@@ -67,6 +72,7 @@ impl Default for View {
             beats: Beats::default(),
             atlas: Atlas::default(),
             hosts: Hosts::default(),
+            homes: Homes::default(),
         }
     }
 }
@@ -115,18 +121,29 @@ impl View {
         self.atlas.tenants(address)
     }
 
-    /// The row with the last word on the node of that name, in any case, which runs no agent and stands in one of the
-    /// datacenters that `is_there` holds for.
+    /// A row on the node of that name, in any case, which runs no agent and stands in one of the datacenters that `is_there`
+    /// holds for: one whose agent is reached, if one is.
     #[must_use]
     pub fn foreign_node(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Option<Instance> {
-        let name = fold(name);
-        let hosted = self.atlas.hosted(&name)?;
+        let rows = self.on_foreign_node(name, is_there).into_iter();
+        rows.max_by_key(|row| row.precedence())
+    }
+
+    /// All rows on that node, those of agents that are Down too.
+    #[must_use]
+    pub fn on_foreign_node(&self, name: &str, is_there: impl Fn(&str) -> bool) -> Vec<Instance> {
+        let hosted = self.atlas.hosted(&fold(name)).unwrap_or_default();
         let services: Vec<_> = hosted.services.iter().filter_map(|service| self.service(service)).collect();
         let is_it = |row: &&Instance| {
-            row.registration.foreign().is_some_and(|node| node.is_called(&name)) && is_there(&row.node.datacenter)
+            row.registration.foreign().is_some_and(|node| node.is_called(name)) && is_there(&row.node.datacenter)
         };
-        let rows = services.iter().flat_map(|service| service.rows()).filter(is_it);
-        rows.max_by_key(|row| row.precedence()).cloned()
+        services.iter().flat_map(|service| service.rows()).filter(is_it).cloned().collect()
+    }
+
+    /// All that is said of that node, whichever of it is shown.
+    #[must_use]
+    pub fn node_words(&self, datacenter: &str, name: &str) -> Vec<NodeWord> {
+        self.homes.words(&Home::new(datacenter, name))
     }
 
     /// Whether a node, in any state, stands in the datacenter of that name, in any case.
@@ -237,6 +254,18 @@ impl View {
     /// Publishes a service: all its rows, those of members that are Down too; `None` when nobody registers it any more.
     /// [`View::advance`] tells of it.
     pub fn set_service(&self, name: &ServiceName, rows: Option<Vec<Instance>>) {
+        let old = self.service(name.as_str());
+        let moved = self.homes.hear(&name.folded(), old.as_deref(), rows.as_deref().unwrap_or_default());
+        self.publish(name, rows);
+        let hosted = moved.iter().filter_map(|home| self.atlas.hosted(&home.node));
+        let services: BTreeSet<_> = hosted.flat_map(|hosted| hosted.services.clone()).collect();
+        for service in services.iter().filter_map(|service| self.service(service)) {
+            self.publish(&service.name, Some(service.rows().cloned().collect()));
+        }
+    }
+
+    /// Publishes rows that were heard of.
+    pub(super) fn publish(&self, name: &ServiceName, rows: Option<Vec<Instance>>) {
         let key = name.folded();
         let Some(mut rows) = rows else {
             if let Some((_, old)) = self.services.remove(&key) {
@@ -249,6 +278,7 @@ impl View {
             }
             return;
         };
+        self.homes.settle(&mut rows);
         self.hosts.mark(&mut rows);
         rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
         let spellings = rows.iter().map(|row| &row.registration.name).filter(|spelled| *spelled == name);
@@ -300,8 +330,9 @@ impl View {
         if row.registration.has_role() {
             // What is said of a node is said of all that stands on it.
             let same = |other: &Instance| match (foreign, other.registration.foreign()) {
-                (Some(node), Some(other)) => node.is_called(&other.name),
-                _ => other.owner == row.owner,
+                (Some(node), Some(own)) => node.is_called(&own.name) && other.node.datacenter == row.node.datacenter,
+                (None, None) => other.owner == row.owner,
+                _ => false,
             };
             let stands = |service: &Service| service.rows().any(same);
             for service in self.services.iter().filter(|service| stands(service)) {

@@ -27,7 +27,7 @@ use super::{
     revocation::Held,
     token,
 };
-use crate::{agent::Agent, model::Registration};
+use crate::agent::Agent;
 
 /// What stands between the door and the handlers.
 #[derive(Debug)]
@@ -229,11 +229,10 @@ impl Access {
             }
             Aim::Foreign => {
                 let said = Said::of(&mut request).await?;
-                let on = |own: &Registration| {
-                    own.foreign().is_some_and(|it| said.nodes.iter().any(|node| it.is_called(node)))
-                };
-                let there = view.registrations().into_iter().filter(|own| on(own) && !own.has_role());
-                there.map(|own| own.name.to_string()).chain(said.names.iter().cloned()).collect()
+                // Whoever moves a node moves all that stands there, whichever agents took it in.
+                let there = said.nodes.iter().flat_map(|node| view.on_foreign_node(node, |_| true));
+                let there = there.map(|row| row.registration).filter(|row| !row.has_role());
+                there.map(|row| row.name.to_string()).chain(said.names.iter().cloned()).collect()
             }
         };
         match services.iter().find(|service| !who.policy.may_write(service)) {

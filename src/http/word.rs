@@ -10,9 +10,9 @@ use axum::http::StatusCode;
 
 use super::Problem;
 use crate::{
-    agent::{View, unix_millis},
+    agent::{NodeWord, View, unix_millis},
     mesh::Instance,
-    model::{InstanceId, NodeId, Registration},
+    model::{EchoNode, InstanceId, NodeId, Registration},
 };
 
 /// All that is said of one thing.
@@ -56,10 +56,35 @@ impl Words {
     }
 }
 
-/// The row as the last word on what it is about; one that is that already stays as it is.
+/// What was said last of the node of that name, which runs no agent, and when: by whichever agent, or by a row that this
+/// one has just written.
+pub(super) fn of_node(view: &View, name: &str, own: Option<&Registration>) -> Option<(Arc<EchoNode>, u64)> {
+    let this = view.this()?;
+    let told = view.node_words(&this.node.datacenter, name).into_iter().max_by_key(NodeWord::moment);
+    let own =
+        own.and_then(|own| own.echo.as_ref()).and_then(|echo| Some((Arc::clone(echo.node.as_ref()?), echo.node_said)));
+    own.into_iter().chain(told.map(|told| (told.node, told.said))).max_by_key(|(_, said)| *said)
+}
+
+/// What other agents say stands on that node.
+pub(super) fn on_node(view: &View, name: &str) -> Vec<Instance> {
+    let Some(this) = view.this() else { return Vec::new() };
+    let mut rows = view.on_foreign_node(name, |datacenter| *datacenter == *this.node.datacenter);
+    rows.retain(|row| row.owner != this.id);
+    rows
+}
+
+/// The row as the last word on what it is about, and on the node that it stands on; one that is that already stays as it is.
 pub(super) fn said(view: &View, mut row: Registration) -> Registration {
     let words = Words::on(view, &row);
-    let say = |row: &mut Registration, said| Arc::make_mut(row.echo.get_or_insert_default()).said = said;
+    let node_said = row.foreign().map_or(0, |node| match of_node(view, &node.name, words.own.as_deref()) {
+        Some((last, said)) if *last == *node => said,
+        last => unix_millis().max(last.map_or(0, |(_, said)| said.saturating_add(1))),
+    });
+    let say = |row: &mut Registration, said| {
+        let echo = Arc::make_mut(row.echo.get_or_insert_default());
+        (echo.said, echo.node_said) = (said, node_said);
+    };
     if let Some(own) = words.own.as_ref().filter(|_| words.elsewhere().is_none()) {
         say(&mut row, own.said());
         if row == **own {

@@ -29,7 +29,10 @@ pub struct Echo {
     /// The node it was registered for, where that is none of the mesh.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<Arc<EchoNode>>,
-    /// When that was said, in milliseconds since 1970: of what several agents say of one instance on such a node, or in
+    /// When that was said of the node, in milliseconds since 1970: what stands on it beside may have been told older words.
+    #[serde(skip_serializing_if = "is_nought")]
+    pub node_said: u64,
+    /// When the rest was said, in milliseconds since 1970: of what several agents say of one instance on such a node, or in
     /// Eureka's words, each says it later than what it has seen of the others, and the last word counts.
     #[serde(skip_serializing_if = "is_nought")]
     pub said: u64,
@@ -76,6 +79,20 @@ impl EchoNode {
     #[must_use]
     pub fn is_called(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name)
+    }
+}
+
+impl Registration {
+    /// The same on its node as that is known now; `None` if that is how it stands.
+    pub(crate) fn on(&self, node: &Arc<EchoNode>) -> Option<Self> {
+        let echo = self.echo.as_ref().filter(|echo| echo.node.as_ref().is_some_and(|own| own != node))?;
+        let mut row = self.clone();
+        // Programs are sent to the service's own address, else to its node's.
+        if echo.address.as_deref() == Some("") {
+            row.address = Host::try_from(&*node.address).ok().or(row.address);
+        }
+        row.echo = Some(Arc::new(Echo { node: Some(Arc::clone(node)), ..Echo::clone(echo) }));
+        Some(row)
     }
 }
 

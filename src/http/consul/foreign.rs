@@ -21,7 +21,7 @@ use super::{
     service::foreign_id,
 };
 use crate::{
-    agent::Refused,
+    agent::{Refused, View},
     http::{
         App, Shared,
         change::{Next, change},
@@ -49,51 +49,26 @@ struct Word {
 /// What a registration is about.
 struct Asked {
     node: Arc<EchoNode>,
+    /// Whether the node stays as it is known, if it is.
+    stays: bool,
     service: Option<Registration>,
     words: Vec<Word>,
     /// The rows that it names.
     rows: BTreeSet<InstanceId>,
 }
 
-pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
-    let asked = Asked::read(&app, &body)?;
-    let view = app.agent.view();
-    // What else stands on the node is told where it is now.
-    let mut ids = asked.rows.clone();
-    ids.extend(on_node(&app, &asked.node.name).into_iter().map(|own| own.id.clone()));
-    // All is checked before the first row is written.
-    for id in &ids {
-        asked.row(&app, id, view.row(id).as_deref())?;
-    }
-    for id in &ids {
-        let mut words = Vec::new();
-        let next = |before: Option<&Registration>| -> Result<Next, Failure> {
-            let Some((row, said)) = asked.row(&app, id, before)? else { return Ok(Next::Same) };
-            words = said;
-            Ok(Next::Put(row))
-        };
-        change(&app, id, next).await?;
-        report(&app, &words).await?;
-    }
-    agree(&app, &asked.node.name).await?;
-    Ok(yes())
-}
+/// What becomes of a row, what is said of its checks, and whether it is taken over from another agent: why it is out of
+/// service there, if it is.
+type Told = (Registration, Vec<Word>, Option<Option<Arc<str>>>);
 
-async fn report(app: &App, words: &[Word]) -> Result<(), Failure> {
-    for word in words {
-        let check = CheckName::try_from(&*word.id)?;
-        match app.agent.report(&word.row, &check, word.status, &word.output).await {
-            // Withdrawn meanwhile by somebody else: that was later.
-            Ok(()) | Err(Refused::Rejected(Rejected::NotFound(_))) => {}
-            Err(refused) => return Err(refused.into()),
-        }
-    }
-    Ok(())
+pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
+    Asked::read(&app, &body)?.write(&app).await?;
+    Ok(yes())
 }
 
 impl Asked {
     fn read(app: &App, body: &Document) -> Result<Self, Failure> {
-        let node = node_of(app, body)?;
+        let (node, stays) = node_of(app, body)?;
         let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
         let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
         checks.extend(body.objects("checks")?);
@@ -103,39 +78,67 @@ impl Asked {
             Some(service) => service.id.clone(),
             None => row_id(&node.name, None)?,
         });
-        Ok(Self { node, service, words, rows })
+        Ok(Self { node, stays, service, words, rows })
     }
 
-    /// What becomes of one row, given what this agent said before, and what is said of its checks. Only what the body names
-    /// becomes another: of all else the last word stays, whichever agent said it. `None` where nothing does.
-    fn row(
-        &self,
-        app: &App,
-        id: &InstanceId,
-        before: Option<&Registration>,
-    ) -> Result<Option<(Registration, Vec<Word>)>, Failure> {
+    /// Of the node alone, as it is known.
+    fn node(node: Arc<EchoNode>) -> Result<Self, Failure> {
+        let rows = [row_id(&node.name, None)?].into();
+        Ok(Self { node, stays: true, service: None, words: Vec::new(), rows })
+    }
+
+    async fn write(&self, app: &App) -> Result<(), Failure> {
+        let view = app.agent.view();
+        // All is checked before the first row is written.
+        for id in &self.rows {
+            self.row(view, id, view.row(id).as_deref())?;
+        }
+        for id in &self.rows {
+            let (mut words, mut taken_over) = (Vec::new(), None);
+            let next = |before: Option<&Registration>| -> Result<Next, Failure> {
+                let row;
+                (row, words, taken_over) = self.row(view, id, before)?;
+                Ok(Next::Put(row))
+            };
+            change(app, id, next).await?;
+            if let Some(reason) = taken_over {
+                unless_gone(app.agent.maintain(Some(id), reason.as_deref()).await)?;
+            }
+            for word in words {
+                let check = CheckName::try_from(&*word.id)?;
+                unless_gone(app.agent.report(id, &check, word.status, &word.output).await)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What becomes of one row, given what this agent said before. Only what the body names becomes another: of all else the
+    /// last word stays, whichever agent said it.
+    fn row(&self, view: &View, id: &InstanceId, before: Option<&Registration>) -> Result<Told, Failure> {
         if before.is_some_and(|own| own.foreign().is_none()) {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {id:?}")));
         }
-        let is_named = self.rows.contains(id);
-        if before.is_none() && !is_named {
-            // Withdrawn meanwhile.
-            return Ok(None);
-        }
+        let known = word::of_node(view, &self.node.name, before).filter(|_| self.stays);
+        let node = known.map_or_else(|| Arc::clone(&self.node), |(node, _)| node);
+        let on_node = |row: &Registration| row.on(&node).unwrap_or_else(|| row.clone());
         let named = self.service.as_ref().filter(|service| service.id == *id);
-        let of_node = (*id == row_id(&self.node.name, None)?).then(|| node_row(before, &self.node)).transpose()?;
-        let Some(own) = named.or(before).or(of_node.as_ref()) else {
-            return Err(unknown(self.words.iter().find(|word| word.row == *id)));
+        let is_of_node = *id == row_id(&node.name, None)?;
+        let elsewhere = || word::on_node(view, &node.name).into_iter().find(|row| row.registration.id == *id);
+        let own = match (named, before) {
+            (Some(service), _) => on_node(service),
+            (None, Some(before)) => before.clone(),
+            (None, None) if is_of_node => node_row(None, &node)?,
+            (None, None) => match elsewhere() {
+                Some(row) => Arc::unwrap_or_clone(row.registration),
+                None => return Err(unknown(self.words.iter().find(|word| word.row == *id))),
+            },
         };
-        let words = Words::on(app.agent.view(), own);
-        let known = words.elsewhere().map_or(before.unwrap_or(own), |row| &row.registration);
-        if known.foreign() == Some(&*self.node) && !is_named {
-            return Ok(None);
-        }
-        let mut row = match (named, &of_node) {
-            (Some(service), _) => service.clone(),
-            (None, Some(_)) => node_row(Some(known), &self.node)?,
-            (None, None) => moved(known, &self.node)?.unwrap_or_else(|| known.clone()),
+        let words = Words::on(view, &own);
+        let known = words.elsewhere().map_or(before.unwrap_or(&own), |row| &row.registration);
+        let mut row = match named {
+            Some(_) => own.clone(),
+            None if is_of_node => node_row(Some(known), &node)?,
+            None => on_node(known),
         };
         super::register::keep_checks(&mut row, known);
         let mut said = words.elsewhere().map(inherited).unwrap_or_default();
@@ -144,7 +147,15 @@ impl Asked {
         said.extend(self.words.iter().filter(is_new).cloned());
         said.iter().try_for_each(|word| put_word(&mut row, word))?;
         row.validate()?;
-        Ok(Some((word::said(app.agent.view(), row), said)))
+        Ok((word::said(view, row), said, words.elsewhere().map(|row| row.report.maintenance.clone())))
+    }
+}
+
+/// What was withdrawn meanwhile by somebody else was so later.
+fn unless_gone(done: Result<(), Refused>) -> Result<(), Refused> {
+    match done {
+        Err(Refused::Rejected(Rejected::NotFound(_))) => Ok(()),
+        done => done,
     }
 }
 
@@ -167,28 +178,27 @@ fn inherited(row: &Instance) -> Vec<Word> {
     row.report.checks.iter().map(word).collect()
 }
 
-/// The node that a body registers; one that runs an agent speaks for itself.
-fn node_of(app: &App, body: &Document) -> Result<Arc<EchoNode>, Failure> {
+/// The node that a body registers, and whether it stays as it is known; one that runs an agent speaks for itself.
+fn node_of(app: &App, body: &Document) -> Result<(Arc<EchoNode>, bool), Failure> {
     let missing = || Failure::bad("Must provide node and address");
     let name = body.text("node")?.ok_or_else(missing)?;
     here(app, body)?;
     without_agent(app, &name)?;
     if body.flag("skipnodeupdate")?
-        && let here = &*app.agent.config().datacenter
-        && let Some(row) = app.agent.view().foreign_node(&name, |datacenter| datacenter == here)
-        && let Some(known) = row.registration.echo.as_ref().and_then(|echo| echo.node.clone())
+        && let Some((known, _)) = word::of_node(app.agent.view(), &name, None)
     {
-        return Ok(known);
+        return Ok((known, true));
     }
     let address = body.text("address")?.ok_or_else(missing)?;
     let some = |pairs: BTreeMap<String, String>| (!pairs.is_empty()).then_some(pairs);
-    Ok(Arc::new(EchoNode {
+    let node = EchoNode {
         name,
         address,
         id: body.text("id")?.unwrap_or_default(),
         tagged_addresses: some(body.pairs("taggedaddresses")?),
         meta: some(body.pairs("nodemeta")?),
-    }))
+    };
+    Ok((Arc::new(node), false))
 }
 
 /// What this agent took in for a node.
@@ -196,40 +206,6 @@ fn on_node(app: &App, name: &str) -> Vec<Arc<Registration>> {
     let mut own = app.agent.view().registrations();
     own.retain(|own| own.foreign().is_some_and(|node| node.is_called(name)));
     own
-}
-
-/// A row on a node as that is known now, if it is another one.
-fn moved(own: &Registration, node: &Arc<EchoNode>) -> Result<Option<Registration>, Failure> {
-    let Some(echo) = own.echo.as_ref().filter(|echo| echo.node.as_ref() != Some(node)) else { return Ok(None) };
-    let mut row = own.clone();
-    if row.address.is_some() && echo.address.as_deref() == Some("") {
-        row.address = Some((&*node.address).try_into()?);
-    }
-    row.echo = Some(Arc::new(Echo { node: Some(Arc::clone(node)), ..Echo::clone(echo) }));
-    Ok(Some(row))
-}
-
-/// Has all that this agent took in for a node say what the last word says of it: who registers beside others has not seen
-/// what they write.
-async fn agree(app: &App, name: &str) -> Result<(), Failure> {
-    let of = |own: &Registration| own.echo.as_ref().and_then(|echo| echo.node.clone());
-    let last = || on_node(app, name).iter().max_by_key(|own| (own.said(), own.id.clone())).and_then(|own| of(own));
-    loop {
-        let node = last();
-        let mut behind = on_node(app, name);
-        behind.retain(|own| of(own) != node);
-        if behind.is_empty() {
-            return Ok(());
-        }
-        for own in behind {
-            let next = |before: Option<&Registration>| -> Result<Next, Failure> {
-                let (Some(before), Some(node)) = (before, last()) else { return Ok(Next::Same) };
-                // No later word than it was: where it counts for nothing, another agent's does.
-                Ok(moved(before, &node)?.map_or(Next::Same, Next::Put))
-            };
-            change(app, &own.id, next).await?;
-        }
-    }
 }
 
 /// Refuses what is about another datacenter.
@@ -284,7 +260,7 @@ fn node_row(before: Option<&Registration>, node: &Arc<EchoNode>) -> Result<Regis
 
 fn unknown(word: Option<&Word>) -> Failure {
     let id = word.map_or("", |word| &word.id);
-    Failure::bad(format!("check {id:?} is of a service that this node has not been told of: register both"))
+    Failure::bad(format!("check {id:?} is of a service that nobody has registered: register both"))
 }
 
 fn word(body: &Document, node: &str) -> Result<Word, Failure> {
@@ -335,11 +311,7 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
         && alone.is_ok()
     {
         // It stays until it is withdrawn itself, whoever else takes away what stands on it.
-        let next = |before: Option<&Registration>| match before {
-            Some(_) => Ok(Next::Same),
-            None => node_row(None, node).map(|row| Next::Put(word::said(app.agent.view(), row))),
-        };
-        change(&app, &row_id(&name, None)?, next).await?;
+        Asked::node(Arc::clone(node))?.write(&app).await?;
     }
     let check = check.as_deref().filter(|_| meant.is_none()).map(CheckName::try_from).transpose()?;
     for own in going {
