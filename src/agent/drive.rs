@@ -30,7 +30,7 @@ use super::{
     writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
-    mesh::{Change, Command, Done, Input, Member, Mesh, Output},
+    mesh::{Change, Command, Done, Input, Member, Mesh, Objection, Output},
     model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
@@ -260,7 +260,11 @@ impl Drive {
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => {
-                self.peers.recheck();
+                self.peers.recheck(&[Objection::Revoked, Objection::Untrusted]);
+                vec![Input::Renewed]
+            }
+            Arrival::Decreed => {
+                self.peers.recheck(&[Objection::Revoked]);
                 vec![Input::Renewed]
             }
             Arrival::Moved(addresses) => return self.moved(addresses),

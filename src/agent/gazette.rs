@@ -207,7 +207,7 @@ impl Gazette {
                 self.send(&link, part, false);
             }
         }
-        let _ = self.arrivals.send(Arrival::Renewed).await;
+        let _ = self.arrivals.send(Arrival::Decreed).await;
         kept
     }
 

@@ -25,7 +25,7 @@ use super::{
     will::is_last_will,
 };
 use crate::{
-    mesh::{Hello, wire},
+    mesh::{Hello, Objection, wire},
     model::{MeshName, NodeId},
 };
 
@@ -163,7 +163,7 @@ impl Greeter {
     }
 
     /// Why the peer of a connection that stands would not be let in today.
-    pub(super) fn objection(&self, connection: &Connection) -> Option<&'static str> {
+    pub(super) fn objection(&self, connection: &Connection) -> Option<Objection> {
         self.trust.objection(&chain(connection).unwrap_or_default())
     }
 

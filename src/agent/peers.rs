@@ -24,9 +24,10 @@ use super::{
     hello::{GREETING, Greeter, Met, Missed, dial_any},
     link::{Link, Order, PING_TIMEOUT, ping},
     quic::{Code, canonical},
+    trust::farewell,
 };
 use crate::{
-    mesh::{Gone, HEIRS, Input},
+    mesh::{Gone, HEIRS, Input, Objection},
     model::{Epoch, NodeId},
 };
 
@@ -44,6 +45,8 @@ pub(super) enum Arrival {
     Judged(Box<Met>, Option<SocketAddr>),
     /// This node has other papers.
     Renewed,
+    /// The authority has said something new.
+    Decreed,
     /// This node has other addresses.
     Moved(Vec<SocketAddr>),
     /// Where to look for the mesh.
@@ -193,12 +196,14 @@ impl Peers {
         }
     }
 
-    /// Closes every link whose peer would not be let in today.
-    pub(super) fn recheck(&self) {
+    /// Closes every link whose peer would not be let in today, for one of these reasons. What clocks and files of this node
+    /// say of most of the mesh may be their own fault, and the core judges that: see `Mesh::ask_who_belongs`.
+    pub(super) fn recheck(&self, reasons: &[Objection]) {
         tracing::info!(event = "links_rechecked", "those whose peers are still accepted stay");
         for link in self.table.values().filter_map(|peer| peer.link.as_ref()) {
-            if let Some(why) = self.greeter.objection(&link.connection) {
-                tracing::warn!(event = "expelled", at = %link.address(), "its certificate is not accepted any more");
+            if let Some(why) = self.greeter.objection(&link.connection).filter(|why| reasons.contains(why)) {
+                let why = farewell(why);
+                tracing::warn!(event = "expelled", at = %link.address(), told = why);
                 // Its task reports the end.
                 link.connection.close(Code::Expelled.into(), why.as_bytes());
             }

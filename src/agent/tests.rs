@@ -1,6 +1,7 @@
 //! Whole agents in one process, over real sockets on loopback.
 
 mod insider;
+mod links;
 mod papers;
 mod strangers;
 

@@ -61,7 +61,10 @@ use super::{
     Secret,
     judge::{Judge, Judged},
 };
-use crate::model::{MeshName, NodeName};
+use crate::{
+    mesh::Objection,
+    model::{MeshName, NodeName},
+};
 use archive::Archive;
 pub(super) use enrol::{Request, request};
 pub(super) use guest::guest_tls;
@@ -78,8 +81,17 @@ pub(super) const ALPN: &[u8] = b"hobnob/1";
 /// The protocol of those who were invited and do not belong yet.
 pub(super) const JOIN_ALPN: &[u8] = b"hobnob-join/1";
 
-/// How an objection to a certificate begins.
+/// How begins what is told to whom a link is closed on for its certificate.
 pub(super) const NOT_ACCEPTED: &str = "your certificate is not accepted any more";
+
+/// What is told to it.
+pub(super) const fn farewell(objection: Objection) -> &'static str {
+    match objection {
+        Objection::Revoked => "your certificate is not accepted any more: it is revoked",
+        Objection::Expired => "your certificate is not accepted any more: it has expired",
+        Objection::Untrusted => NOT_ACCEPTED,
+    }
+}
 
 /// What one node trusts and shows, shared by all of its connections.
 pub(super) struct Trust {
@@ -199,15 +211,16 @@ impl Trust {
         self.accepts_at(chain, UnixTime::now())
     }
 
-    /// What to tell whoever shows a chain that would not be.
-    pub(super) fn objection(&self, chain: &[CertificateDer<'_>]) -> Option<&'static str> {
-        match chain.split_first().map(|(leaf, rest)| self.accept(leaf, rest, UnixTime::now())) {
-            Some(Ok(())) => None,
-            Some(Err(Error::InvalidCertificate(CertificateError::Revoked))) => {
-                Some("your certificate is not accepted any more: it is revoked")
-            }
-            _ => Some(NOT_ACCEPTED),
-        }
+    /// Why a chain that was accepted once would not be now.
+    pub(super) fn objection(&self, chain: &[CertificateDer<'_>]) -> Option<Objection> {
+        self.objection_at(chain, UnixTime::now())
+    }
+
+    fn objection_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<Objection> {
+        let named = chain.first().and_then(|leaf| Some((proven_name(leaf, &self.mesh)?, papers::says(leaf)?.serial)));
+        let Some((name, serial)) = named else { return Some(Objection::Untrusted) };
+        let revoked = self.denies(&name, &serial).then_some(Objection::Revoked);
+        revoked.or_else(|| self.papers.load().standing(chain, now).err())
     }
 
     fn accepts_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {

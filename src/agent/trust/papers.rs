@@ -246,6 +246,9 @@ impl Papers {
         }
         let (until, authority) = last.ok_or(objection)?;
         let until = until.min(own.not_after).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if until.as_secs() < now.as_secs() {
+            return Err(Objection::Expired);
+        }
         let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         Ok(Standing { serial: own.serial.into(), authority, until })
     }
@@ -379,6 +382,8 @@ mod tests {
                 papers.in_time(&leaf, &[], then),
                 if then_good { Ok(()) } else { Err(CertificateError::Expired.into()) }
             );
+            let objection = papers.standing(&[leaf], then).err();
+            assert_eq!(objection, (!then_good).then_some(Objection::Expired));
         }
     }
 }
