@@ -259,10 +259,7 @@ impl Drive {
             Arrival::NameInUse(holder) => return self.yield_name(holder),
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
-            Arrival::Renewed => {
-                self.peers.recheck(&[Objection::Revoked, Objection::Untrusted]);
-                vec![Input::Renewed]
-            }
+            Arrival::Renewed => return self.renewed(),
             Arrival::Decreed => {
                 self.peers.recheck(&[Objection::Revoked]);
                 vec![Input::Renewed]

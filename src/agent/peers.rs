@@ -196,6 +196,16 @@ impl Peers {
         }
     }
 
+    /// Dials whoever is not connected, whatever came of it before.
+    pub(super) fn call(&mut self, known: impl Iterator<Item = (NodeId, Vec<SocketAddr>)>) {
+        for (id, addresses) in known.take(MAX_LINKS) {
+            let peer = self.table.entry(id).or_default();
+            if peer.link.is_none() && !std::mem::replace(&mut peer.dialling, true) {
+                self.dial(Target::Peer(id), addresses);
+            }
+        }
+    }
+
     /// Closes every link whose peer would not be let in today, for one of these reasons. What clocks and files of this node
     /// say of most of the mesh may be their own fault, and the core judges that: see `Mesh::ask_who_belongs`.
     pub(super) fn recheck(&self, reasons: &[Objection]) {

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Config, View,
+    drive::Drive,
     expiry::{AGAIN, Expiry},
     gazette,
     hello::Greeter,
@@ -28,6 +29,10 @@ use super::{
     peers::Arrival,
     trust::{Files, Proof},
     usher,
+};
+use crate::{
+    mesh::{Input, Objection},
+    model::MemberState,
 };
 
 /// What one task owns.
@@ -155,6 +160,19 @@ impl Vigil {
     fn write(&self, paper: Paper) {
         let node = self.greeter.hello.load().node.name.clone();
         self.journal.write(gazette::now(), News::Certificate(node, paper));
+    }
+}
+
+impl Drive {
+    /// This node holds other papers: some peers are let in no more by them, and some may let this node in again.
+    pub(super) fn renewed(&mut self) {
+        self.peers.recheck(&[Objection::Revoked, Objection::Untrusted]);
+        self.handle(Input::Renewed);
+        // Now, and not when the change is published: by the voucher in it who is called judges.
+        self.greeter.hello.store(Arc::new(self.mesh.hello()));
+        let own = self.mesh.id();
+        let known = self.mesh.members().filter(|member| member.id != own && member.state != MemberState::Left);
+        self.peers.call(known.map(|member| (member.id, member.node.addresses.clone())));
     }
 }
 

@@ -216,16 +216,21 @@ fn lost(status: &Value) -> Option<Value> {
 fn unheeded(status: &Value) -> Option<Value> {
     let [future, unsigned] =
         ["future", "unsigned"].map(|field| status["refused_edicts"][field].as_u64().unwrap_or_default());
-    let words = |many: u64| format!("{many} words of the authority (revocations, tokens) are refused here");
     match (future, unsigned) {
         (0, 0) => None,
         (0, _) => {
-            let said = format!("{}: nobody in tls.ca, or no secret of this node's, has signed them", words(unsigned));
-            let next = "add the others' authority to tls.ca (their secret to secret_file), or hobnob ca sign-again";
+            let said = format!(
+                "{unsigned} words (revocations, tokens) are refused here: nobody in tls.ca, or no secret of this node's, has \
+                 signed them, or a member makes them up"
+            );
+            let next = "add the others' authority to tls.ca (their secret to secret_file), or hobnob ca sign-again; if they \
+                        show no such warning, look at the peer of edict_refused in this node's log";
             Some(finding("words", "warning", said, next))
         }
         _ => {
-            let said = format!("{}: by its clock they are of the future", words(future));
+            let said = format!(
+                "{future} words of the authority (revocations, tokens) are refused here: by its clock they are of the future"
+            );
             Some(finding(
                 "words",
                 "bad",

@@ -1,4 +1,4 @@
-//! Which links stay when the law or the papers of a node change.
+//! Which links stay when the law or the papers of a node change, and which come back.
 
 use tokio_util::task::TaskTracker;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     agent::{
         hello::tests::{greeter, meet},
-        peers::Peers,
+        peers::{Arrival, Parcel, Peers},
         trust::{Proof, Word},
     },
     mesh::Objection,
@@ -43,4 +43,20 @@ async fn a_word_of_the_law_closes_the_links_of_whom_it_revokes_and_no_others() {
     assert_eq!(closed(), [true, false]);
     peers.recheck(&[Objection::Revoked, Objection::Untrusted]);
     assert_eq!(closed(), [true, true]);
+}
+
+#[tokio::test]
+async fn who_proves_itself_anew_calls_at_once_whoever_hung_up_on_it() {
+    let secret = Secret::random();
+    let [a, b] = [("a", 1), ("b", 2)].map(|(name, boot)| greeter(name, boot, &secret));
+    let (arrivals, mut arrived) = tokio::sync::mpsc::channel(64);
+    let mut peers = Peers::new(Arc::clone(&a), arrivals, TaskTracker::new(), 1);
+    let (id, at) = (b.hello.load().id, b.endpoint.local_addr().unwrap());
+    peers.expel(id, "for a while nobody dials");
+    peers.send(id, Parcel::Packet(bytes::Bytes::new()), || vec![at]);
+    assert_eq!(a.traffic.dropped_outgoing.read(), 1);
+    peers.call([(id, vec![at])].into_iter());
+    let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
+    let (met, arrival) = tokio::join!(answered, arrived.recv());
+    assert!(met.is_ok() && matches!(arrival, Some(Arrival::Met(..))));
 }

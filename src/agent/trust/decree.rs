@@ -42,7 +42,6 @@ impl Trust {
         if said.mesh != self.mesh {
             return Err("is of another mesh");
         }
-        said.check(now)?;
         if said.is_over(now) {
             return Ok(Taken::Known);
         }
@@ -54,6 +53,8 @@ impl Trust {
         if !self.papers.load().roots.iter().any(|root| has_signed(root, &edict.text, &edict.signature)) {
             return Err(UNSIGNED);
         }
+        // Only now: what a member makes up says nothing of this machine's clock.
+        said.check(now)?;
         let mut taken = Taken::Known;
         self.law.rcu(|law| {
             let mut law = Law::clone(law);
@@ -159,7 +160,7 @@ mod tests {
     use rand_pcg::Pcg32;
 
     use super::{
-        super::{Authority, papers::Papers, san},
+        super::{Authority, edict::OF_THE_FUTURE, papers::Papers, san},
         *,
     };
 
@@ -197,6 +198,18 @@ mod tests {
             if let Some(again) = by.decree_again(&edict).unwrap() {
                 assert_eq!(at.take(&again, NOW), Ok(Taken::News));
             }
+        }
+    }
+
+    #[test]
+    fn a_forged_word_of_the_future_says_nothing_of_this_machine_s_clock() {
+        let [(authority, _), (insider, _)] = [1, 1].map(|days| Authority::create(days * DAY).unwrap());
+        let (node, later) = (node(&[&authority]), NOW + 2 * 24 * 3600 * 1000);
+        for (by, expected, counted) in [(&insider, UNSIGNED, (0, 1)), (&authority, OF_THE_FUTURE, (1, 1))] {
+            let edict = deny(by, "x", false, later);
+            assert_eq!(node.take(&edict, NOW), Err(expected));
+            node.refuse(&edict, expected, NOW);
+            assert_eq!(node.refused(NOW), counted);
         }
     }
 

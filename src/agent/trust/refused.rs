@@ -10,12 +10,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Edict, Trust, decree::UNSIGNED, edict::OF_THE_FUTURE, room::MAX_OF_A_KIND};
 
-/// By the word: whether it is of the future, and when it was heard last, in unix milliseconds.
+/// By whether it is of the future, and the word: when it was heard last, in unix milliseconds.
 #[derive(Debug, Default)]
-pub(super) struct Refused(Mutex<BTreeMap<u64, (bool, u64)>>);
+pub(super) struct Refused(Mutex<BTreeMap<(bool, u64), u64>>);
 
 impl Refused {
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<u64, (bool, u64)>> {
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<(bool, u64), u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -33,10 +33,10 @@ impl Trust {
             return false;
         }
         let mut heard = self.refused.heard();
-        heard.retain(|_, (_, at)| at.abs_diff(now) < KEPT);
-        let is_first = heard.values().all(|(future, _)| *future != is_future);
+        heard.retain(|_, at| at.abs_diff(now) < KEPT);
+        let is_first = heard.keys().all(|(future, _)| *future != is_future);
         if heard.len() < MAX_OF_A_KIND {
-            heard.insert(xxh3_64(&edict.text), (is_future, now));
+            heard.insert((is_future, xxh3_64(&edict.text)), now);
         }
         is_first
     }
@@ -45,8 +45,8 @@ impl Trust {
     /// here has signed them.
     pub(in crate::agent) fn refused(&self, now: u64) -> (usize, usize) {
         let heard = self.refused.heard();
-        let lately = || heard.values().filter(|(_, at)| at.abs_diff(now) < KEPT);
-        let future = lately().filter(|(is_future, _)| *is_future).count();
+        let lately = || heard.iter().filter(|(_, at)| at.abs_diff(now) < KEPT);
+        let future = lately().filter(|((is_future, _), _)| *is_future).count();
         (future, lately().count() - future)
     }
 }
