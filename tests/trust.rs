@@ -350,6 +350,8 @@ async fn who_is_revoked_is_out_although_one_node_does_not_take_the_word() {
         agent.until_resolved("web", &["80"]).await;
     }
     revoke(&[]).await;
+    let told = "event=\"decreed\" who=\"anonymous\" from=127.0.0.1 about=\"node\" subject=\"c\" void=false";
+    assert!(a.log().contains(told), "who and whom, though no tokens count");
     for agent in [&a, &d] {
         agent.until_seen("c", "down").await;
         let why = agent.get("/api/v1/explain/c").await;

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Refused,
     hello::Greeter,
-    link,
+    keep, link,
     peers::Arrival,
     traffic::Traffic,
     trust::{Edict, Law, MAX_OF_A_KIND, Taken, Trust},
@@ -183,7 +183,8 @@ impl Gazette {
     async fn decree(&mut self, edict: Edict) -> Result<(), Refused> {
         match self.trust.admit(&edict, now()) {
             Ok(Taken::News) => {
-                self.enact(&[edict], None).await.map_err(|why| Refused::Store(format!("{why}; {HOLDS}")))
+                let kept = self.enact(&[edict], None).await;
+                kept.map_err(|why| Refused::Store(format!("{why}; {HOLDS}: {}", keep::mend(&why))))
             }
             Ok(Taken::Known) => Err(Refused::Undecreed("says nothing new: the same or a later word stands".into())),
             Ok(Taken::NoRoom) => {
@@ -321,7 +322,7 @@ const MAX_HEARD: usize = 8 * 2 * MAX_OF_A_KIND;
 /// Times that a peer is sent all of ours between two offers: when it connects, at its own offer, and what crosses.
 const MAX_ANSWERS: usize = 4;
 /// What is so while the disk takes nothing.
-const HOLDS: &str = "it holds here and is on its way to the others, and a restart would forget it: free some of the disk of \
-                     data_dir; it is written by itself then, and `hobnob doctor` says whether it was";
+const HOLDS: &str = "it holds here and is on its way to the others; a restart would forget it until it is written, which is \
+                     tried by itself again and again, and `hobnob doctor` says whether it was";
 /// A notice nests three deep.
 const MAX_DEPTH: usize = 16;

@@ -20,6 +20,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// What helps where a write of this process has failed with these words of the system's.
+pub(crate) fn mend(why: &str) -> &'static str {
+    if why.contains("open files") {
+        "it may open no more files: LimitNOFILE=NUMBER in its unit, or ulimit -n, then a restart"
+    } else {
+        "see to the disk of data_dir: df, mount"
+    }
+}
+
 /// For this process's user alone.
 pub(crate) const PRIVATE: u32 = 0o600;
 /// For everybody to read, within the umask.
@@ -30,6 +39,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn what_helps_against_a_lack_of_descriptors_is_no_room_on_the_disk() {
+        for (errno, word) in [(24, "LimitNOFILE"), (23, "LimitNOFILE"), (28, "df"), (30, "mount")] {
+            assert!(mend(&io::Error::from_raw_os_error(errno).to_string()).contains(word), "{errno}");
+        }
+    }
 
     #[test]
     fn what_is_replaced_is_there_whole_and_for_its_owner() {

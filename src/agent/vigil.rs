@@ -31,7 +31,7 @@ use super::{
     usher,
 };
 use crate::{
-    mesh::{Input, Objection},
+    mesh::{Hello, Input, Objection},
     model::MemberState,
 };
 
@@ -111,7 +111,9 @@ impl Vigil {
     /// Tells that the certificate's end is near, or past, now and then.
     fn warn(&mut self, now: SystemTime) {
         let Some(paper) = self.expiry.due(&self.greeter.trust.says(), now) else { return };
-        let next = if self.files.is_some() { "issue a new one: hobnob ca issue NODE" } else { "hobnob reload" };
+        let Hello { node, mesh, .. } = &**self.greeter.hello.load();
+        let issue = format!("issue a new one: hobnob ca issue {} --mesh {mesh}", node.name);
+        let next = if self.files.is_some() { &*issue } else { "hobnob reload" };
         match &paper {
             Paper::Expires { serial, left } => {
                 let left = humantime::format_duration(*left);

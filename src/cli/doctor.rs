@@ -18,7 +18,7 @@ use super::{
     output::{self, Reading, Shape},
     status,
 };
-use crate::dns;
+use crate::{agent, dns};
 
 pub(super) async fn run(client: &Client, reading: &Reading) -> Result<ExitCode, Failure> {
     let found = output::follow(reading, async || examine(client).await, |found| SHAPE.render(found, reading.format));
@@ -258,7 +258,7 @@ fn outcast(status: &Value) -> Option<Value> {
 fn store(status: &Value) -> Value {
     match status["unstored"].as_str() {
         None => finding("store", "ok", "what was written last is on the disk", ""),
-        Some(why) => finding("store", "bad", format!("the last write failed: {why}"), "df, for the disk of data_dir"),
+        Some(why) => finding("store", "bad", format!("the last write failed: {why}"), agent::keep::mend(why)),
     }
 }
 
@@ -368,6 +368,8 @@ mod tests {
         assert!(unheeded(&json!({})).is_none() && unvouched(&json!({})).is_none());
         assert!(unvouched(&json!({"unvouched": ["c"]})).unwrap()["finding"].as_str().unwrap().contains(" c serves"));
         assert_eq!(store(&json!({"unstored": "no space"}))["status"], "bad");
+        let next = store(&json!({"unstored": "Too many open files (os error 24)"}))["next"].clone();
+        assert!(next.as_str().unwrap().contains("LimitNOFILE"), "{next}");
         assert_eq!(store(&json!({}))["status"], "ok");
         assert_eq!(versions(&json!([{"version": "1"}, {"version": "2"}]))["status"], "warning");
     }

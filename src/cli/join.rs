@@ -100,7 +100,13 @@ async fn enrol(token: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let granted = agent::enrol(&invitation, &node).await;
     remove();
     let (granted, key) = granted.map_err(|why| {
-        Failure::new("the mesh does not let this machine in", why, "hobnob token create, on a node of the mesh")
+        // It was not spent: the node that made it could not note that it was.
+        let next = if why.contains("nothing was changed") {
+            "mend that there, then the same again: the token is still good"
+        } else {
+            "hobnob token create, on a node of the mesh"
+        };
+        Failure::new("the mesh does not let this machine in", why, next)
     })?;
     let files: Vec<_> = files(&folder, &node, &invitation, granted, key);
     // What root writes there is for the user whom the agent runs as.

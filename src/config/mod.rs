@@ -361,7 +361,7 @@ fn find_files(sources: &Sources, settings: &Settings, mistakes: &mut Vec<Error>)
         mistakes.push(if place == IN_ENVIRONMENT { mistake.next("unset HOBNOB_SECRET") } else { mistake });
     }
     let missing = |key| Error::new(format!("tls.{key}"), "is missing: [tls] wants ca, cert and key");
-    let missing = |key| missing(key).next("hobnob ca issue NODE");
+    let missing = |key| missing(key).next("hobnob ca issue NODE --mesh MESH");
     settings.tls.clone().files().map_err(|keys| mistakes.extend(keys.into_iter().map(missing))).ok()
 }
 

@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     FixedToken, Policy, Problem,
-    audit::{ANONYMOUS, Audit, UNKNOWN},
+    audit::{ANONYMOUS, Audit, Caller, UNKNOWN},
     body, consul,
     guard::Via,
     requests::Classes,
@@ -101,13 +101,14 @@ impl Need {
 }
 
 /// The layer over all routes.
-pub(super) async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let via = request.extensions().get().copied().unwrap_or(Via::Unix);
     let need = Need::of(&method, &path);
     let (is_beat, is_read) = (need.is_beat(), matches!(method, Method::GET | Method::HEAD | Method::OPTIONS));
     let (who, held, outcome) = match access.who(&request) {
         Ok(who) => {
+            request.extensions_mut().insert(Caller(who.name.clone()));
             let allowed = access.allow(&who, need, request).await;
             (who.name, who.held, allowed)
         }

@@ -3,17 +3,52 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use axum::http::{Method, StatusCode};
+use axum::{
+    extract::FromRequestParts,
+    http::{Method, StatusCode, request::Parts},
+};
 use tokio::{select, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Via;
-use crate::agent::limit::Source;
+use crate::agent::{Refused as Undone, limit::Source, trust::Word};
+
+/// Who asks, as the layer before a handler has found; without that layer everybody may do everything.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(pub(super) String);
+
+/// Who asks and from where, for a handler that has more to tell than its path says.
+#[derive(Debug)]
+pub(super) struct Witness(String, Via);
+
+impl<S: Sync> FromRequestParts<S> for Witness {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let who = parts.extensions.get().map_or(ANONYMOUS, |Caller(who)| who);
+        Ok(Self(who.into(), parts.extensions.get().copied().unwrap_or(Via::Unix)))
+    }
+}
+
+impl Witness {
+    /// A word for the whole mesh was asked for: what became of it.
+    pub(super) fn decreed(&self, word: &Word, void: bool, done: Result<(), &Undone>) {
+        let (about, subject) = match word {
+            Word::DenyNode(node) => ("node", node.as_str()),
+            Word::DenySerial(serial) => ("certificate", &**serial),
+            Word::Token(token) => ("token", &*token.name),
+        };
+        let (who, from, subject) = (&self.0, place(self.1.client()), cut(subject));
+        let refused = done.err().map(ToString::to_string);
+        tracing::info!(event = "decreed", who, %from, about, subject, void, refused);
+    }
+}
 
 /// What was refused in the interval that runs.
 #[derive(Debug, Default)]

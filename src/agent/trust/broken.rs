@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustls::Error;
 
-use crate::model::NodeName;
+use crate::{agent::keep, model::NodeName};
 
 /// Why there is nothing to prove oneself with. Never the doing of a peer.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub enum Broken {
     #[error("{0} were granted for this certificate lately, and none is in use: see why in that node's log; more later")]
     Often(u32),
     /// The disk does not take it.
-    #[error("{} cannot be written: {_1}; nothing was changed", .0.display())]
+    #[error("{} cannot be written: {_1}; nothing was changed: {}", .0.display(), keep::mend(&_1.to_string()))]
     Unkept(PathBuf, std::io::Error),
     /// This node has no authority's key to sign with.
     #[error("this node does not hold the authority's key: do it where tls.ca_key is set, or where it is kept")]
@@ -87,7 +87,9 @@ pub enum Broken {
     #[error("{} can be read by others (mode {_1:o}); a key is for its owner alone: chmod 600", .0.display())]
     Readable(PathBuf, u32),
     /// The certificate is another node's.
-    #[error("the certificate names {says}, and this node is {wanted}: issue one for it with `hobnob ca issue`")]
+    #[error(
+        "the certificate names {says}, and this node is {wanted}: issue one for it: hobnob ca issue NODE --mesh MESH"
+    )]
     Name {
         /// Whom it names.
         says: String,

@@ -86,7 +86,7 @@ impl Row {
                 Self { node: Some(moved.node.to_string()), was, now, cause: Some(cause), ..head.why(why) }
             }
             News::Certificate(node, paper) => {
-                let words = ["certificate", "no other node lets this one in", "hobnob ca issue NODE"];
+                let words = ["certificate", "no other node lets this one in", "hobnob ca issue NODE --mesh MESH"];
                 Self { node: Some(node.to_string()), ..head.tell_of_paper(paper, words) }
             }
             News::HttpCertificate(node, paper) => {

@@ -16,7 +16,7 @@ use crate::{
         trust::{Edict, Said, Token, Word},
         unix_millis,
     },
-    http::{Answer, App, FixedToken, Policy, Problem, Shared, body::Parsed, token::parse_hash},
+    http::{Answer, App, FixedToken, Policy, Problem, Shared, audit::Witness, body::Parsed, token::parse_hash},
     model::NodeName,
 };
 
@@ -60,7 +60,7 @@ pub(super) async fn list(State(app): Shared) -> Response {
     Json(tokens).into_response()
 }
 
-pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -> Answer {
+pub(super) async fn create(State(app): Shared, witness: Witness, Parsed(wanted): Parsed<Wanted>) -> Answer {
     let sha256 = parse_hash(&wanted.sha256).ok_or_else(|| Problem::field("sha256", "is not 64 hexadecimal digits"))?;
     if let Some(fixed) = app.fixed.iter().find(|fixed| fixed.name == wanted.name || fixed.sha256 == sha256) {
         return Err(of_settings(&fixed.name, ""));
@@ -77,11 +77,11 @@ pub(super) async fn create(State(app): Shared, Parsed(wanted): Parsed<Wanted>) -
     }
     let token = Token { name: wanted.name, sha256, policy: wanted.policy.to_string(), expires: wanted.expires };
     let shown = Shown::from(&token);
-    decree(&app, Word::Token(token), false).await?;
+    decree(&app, &witness, Word::Token(token), false).await?;
     Ok((StatusCode::CREATED, Json(shown)).into_response())
 }
 
-pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn revoke(State(app): Shared, witness: Witness, Segments(name): Segments<String>) -> Answer {
     let law = app.agent.law();
     let named: Vec<_> = law.tokens().filter(|token| token.name == name).cloned().collect();
     let stands = |fixed: &&FixedToken| fixed.name == name || named.iter().any(|token| token.sha256 == fixed.sha256);
@@ -93,7 +93,7 @@ pub(super) async fn revoke(State(app): Shared, Segments(name): Segments<String>)
     let mut done = Ok(());
     for token in named.iter().cloned() {
         // Each goes, whatever became of the one before.
-        done = decree(&app, Word::Token(token), true).await.and(done);
+        done = decree(&app, &witness, Word::Token(token), true).await.and(done);
     }
     done?;
     match fixed {
@@ -110,11 +110,13 @@ fn of_settings(name: &str, besides: &str) -> Problem {
 }
 
 /// Decrees a word that makes sense.
-async fn decree(app: &App, word: Word, void: bool) -> Result<(), Problem> {
+async fn decree(app: &App, witness: &Witness, word: Word, void: bool) -> Result<(), Problem> {
     let said = Said { mesh: app.agent.config().mesh.clone(), word, void, at: 0, again: None };
     said.check(unix_millis())
         .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("what is asked for {why}")))?;
-    Ok(app.agent.decree(said.word, void).await?)
+    let done = app.agent.decree(said.word.clone(), void).await;
+    witness.decreed(&said.word, void, done.as_ref().copied());
+    Ok(done?)
 }
 
 /// Who is not let in: `{"node": "web-1"}` or `{"serial": "0a..."}`; `void` lets him in again.
@@ -146,7 +148,7 @@ pub(super) async fn denied(State(app): Shared) -> Response {
     Json(denied).into_response()
 }
 
-pub(super) async fn deny(State(app): Shared, Parsed(denial): Parsed<Denial>) -> Answer {
+pub(super) async fn deny(State(app): Shared, witness: Witness, Parsed(denial): Parsed<Denial>) -> Answer {
     let (field, word) = match (denial.node, denial.serial) {
         (Some(node), None) => ("node", Word::DenyNode(node)),
         (None, Some(serial)) => ("serial", Word::DenySerial(serial)),
@@ -159,7 +161,7 @@ pub(super) async fn deny(State(app): Shared, Parsed(denial): Parsed<Denial>) -> 
     if denial.void && !app.agent.law().holds(&word) {
         return Err(Problem::new(StatusCode::NOT_FOUND, "nothing denies it, as far as this node has heard"));
     }
-    decree(&app, word, denial.void).await?;
+    decree(&app, &witness, word, denial.void).await?;
     Ok(denied(State(app)).await)
 }
 
@@ -175,14 +177,17 @@ pub(super) async fn edicts(State(app): Shared) -> Response {
     Json(app.agent.law().edicts().map(Edict::to_text).collect::<Vec<_>>()).into_response()
 }
 
-pub(super) async fn publish(State(app): Shared, Parsed(signed): Parsed<Signed>) -> Answer {
+pub(super) async fn publish(State(app): Shared, witness: Witness, Parsed(signed): Parsed<Signed>) -> Answer {
     let edict = Edict::from_text(&signed.edict).ok_or_else(|| Problem::field("edict", "is no edict"))?;
     // Whom nobody lets in any more can tell nobody; to repeat what stands is to sign it again.
-    let own = edict.said().filter(|said| !said.void && app.agent.is_own(&said.word));
+    let said = edict.said();
+    let own = said.as_ref().filter(|said| !said.void && app.agent.is_own(&said.word));
     if own.is_some_and(|said| !app.agent.law().holds(&said.word)) {
         return Err(Problem::field("edict", "names this node itself; ask another"));
     }
-    app.agent.publish(edict).await?;
+    let done = app.agent.publish(edict).await;
+    said.iter().for_each(|said| witness.decreed(&said.word, said.void, done.as_ref().copied()));
+    done?;
     Ok(StatusCode::CREATED.into_response())
 }
 
