@@ -70,10 +70,10 @@ pub(super) struct Revoke {
     /// The node's name; every certificate for it is refused
     #[arg(required_unless_present = "serial", conflicts_with = "serial")]
     node: Option<NodeName>,
-    /// One certificate's serial number, in hexadecimal; refused with it is whatever certificate was renewed by it, or it by
+    /// One certificate's serial number, in hexadecimal; all that come of one another by renewal are refused with it
     #[arg(long, value_name = "SERIAL")]
     serial: Option<String>,
-    /// Let it in again: with a serial number, all that were refused with it, whichever of them was named
+    /// Let it in again; by a serial number, all that are refused with it
     #[arg(long)]
     undo: bool,
     /// The folder of the authority that signs, where no node holds its key

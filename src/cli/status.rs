@@ -29,7 +29,14 @@ pub(super) fn outcast(status: &Value) -> Option<(String, String)> {
     let why = format!("this node is let in no more since {since}, by {by}");
     let revoked = match status["outcast"]["revoked"].as_str() {
         Some("node") => node.to_owned(),
-        Some(_) => format!("--serial {serial}"),
+        Some(_) => {
+            let next = format!(
+                "{}, and put the files where the old ones are: what this one is renewed to is refused with it; or, if nobody \
+                 else has it, hobnob ca revoke --serial {serial} --undo, on a node that is let in",
+                issue(status)
+            );
+            return Some((why, next));
+        }
         None if by.contains("revoked") => format!("{node} --undo, or --serial {serial}"),
         None => {
             let issuer = status["certificate"]["issuer"].as_str().unwrap_or("its authority");
