@@ -186,7 +186,7 @@ fn write_element(name: &str, value: &Value, out: &mut String) {
     if let Value::Array(list) = value {
         return list.iter().for_each(|one| write_element(name, one, out));
     }
-    if !is_name(name) {
+    if !is_free(name) {
         return;
     }
     out.push('<');
@@ -194,7 +194,7 @@ fn write_element(name: &str, value: &Value, out: &mut String) {
     let none = Map::new();
     let fields = value.as_object().unwrap_or(&none);
     for (key, value) in fields {
-        if let Some(key) = key.strip_prefix('@').filter(|key| is_name(key)) {
+        if let Some(key) = key.strip_prefix('@').filter(|key| is_free(key)) {
             // Writing to memory does not fail.
             let _ = write!(out, " {key}=\"");
             write_text(value, out);
@@ -230,6 +230,11 @@ fn write_text(value: &Value, out: &mut String) {
 
 fn is_name(text: &str) -> bool {
     text.starts_with(|c: char| c.is_alphabetic() || c == '_') && text.chars().all(in_name)
+}
+
+/// Whether a name may stand anywhere: one with a colon belongs to a namespace, which readers must know (Namespaces in XML 1.0).
+fn is_free(text: &str) -> bool {
+    is_name(text) && !text.contains(':')
 }
 
 fn in_name(c: char) -> bool {
@@ -300,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_xml_cannot_say_is_left_out() {
-        let text = write(&json!({"a": {"b c": 1, "d": "x\u{0}<", "@e f": "g", "h": null}}));
+        let text = write(&json!({"a": {"b c": 1, "b:c": 1, "d": "x\u{0}<", "@e f": "g", "@e:f": "g", "h": null}}));
         assert!(text.ends_with("<a><d>x&lt;</d><h></h></a>"), "{text}");
     }
 }
