@@ -23,7 +23,7 @@ pub(super) async fn run(client: &Client, flags: &Flags) -> Result<ExitCode, Fail
     let path = format!("/api/v1/explain/{}", client::segment(&flags.name));
     let show = |answer: &Value| match flags.reading.format {
         Format::Table => people(answer),
-        Format::Name if answer["kind"] == "service" => INSTANCES.render(&answer["instances"], Format::Name),
+        Format::Name if answer["kind"] != "node" => INSTANCES.render(&answer["instances"], Format::Name),
         format => OBSERVERS.render(answer, format),
     };
     output::follow(&flags.reading, async || client.get(&path).await, show).await?;

@@ -1,5 +1,6 @@
 //! `GET /api/v1/explain/{node or service}`: why it is shown or not. Of a node: how this node sees it and on what evidence,
-//! and what every other node answers that is asked now. Of a service: each instance with the reason, and its nodes.
+//! and what every other node answers that is asked now. Of a service, or a node that runs no agent: each instance with the reason,
+//! and the nodes of the agents.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -98,9 +99,13 @@ struct Observer {
 }
 
 #[derive(Serialize)]
-struct Service {
+struct Rows {
     kind: &'static str,
-    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    /// One that runs no agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     instances: Vec<Shown>,
     nodes: Vec<Node>,
 }
@@ -261,11 +266,13 @@ pub(super) async fn explain(State(app): Shared, Segments(name): Segments<String>
         return Ok(Json(node(agent, &member).await).into_response());
     }
     app.ready()?;
-    let Some(service) = view.service(&name).filter(|_| services) else {
+    let on_node = Some(view.on_foreign_node(&name, |_| true)).filter(|rows| nodes && !rows.is_empty());
+    let service = view.service(&name).filter(|_| services && on_node.is_none());
+    if on_node.is_none() && service.is_none() {
         let why = format!("no node or service {name:?} is known here; /api/v1/members and /api/v1/services list them");
         return Err(Problem::new(StatusCode::NOT_FOUND, why));
-    };
-    let rows = || service.instances.iter().chain(&service.beside);
+    }
+    let rows = || on_node.iter().flatten().chain(service.iter().flat_map(|service| service.rows()));
     let owners: BTreeMap<_, _> = rows().filter_map(|row| Some((row.owner, view.node_by_id(row.owner)?))).collect();
     let nodes = join_all(owners.values().take(MAX_NODES).map(|owner| node(agent, owner))).await;
     let hidden: BTreeMap<_, _> =
@@ -275,7 +282,12 @@ pub(super) async fn explain(State(app): Shared, Segments(name): Segments<String>
         shown(&now(view, row), state, hidden.get(&row.owner).copied().flatten())
     });
     let instances = instances.collect();
-    let body = Service { kind: "service", service: service.name.to_string(), instances, nodes };
+    let body = match &service {
+        Some(service) => {
+            Rows { kind: "service", service: Some(service.name.to_string()), node: None, instances, nodes }
+        }
+        None => Rows { kind: "foreign_node", service: None, node: Some(name), instances, nodes },
+    };
     Ok(Json(body).into_response())
 }
 
