@@ -277,6 +277,12 @@ async fn a_check_of_what_another_agent_took_in_is_registered_alone() {
     };
     assert_eq!(write(&b, "PUT", REGISTER, &check("pg")).await, 200);
     stands(&[&a, &b, &c], &json!(["10.5.1.1", 5432, "old", "critical", "passing"])).await;
+    // It was seen to change, and not to be another one.
+    let flip = |line: &str| line.contains("health") && line.contains("was=passing now=critical");
+    until("b tells of it", async || b.log().lines().any(flip).then_some(())).await;
+    for (path, status) in [("db", 200), ("DB?kind=node", 200), ("db?kind=service", 404)] {
+        assert_eq!(ask(&c, "GET", &format!("/api/v1/explain/{path}")).await, status, "{path}");
+    }
     let (status, why) = b.call_with("", "PUT", REGISTER, &check("none").to_string()).await;
     assert!(status == 400 && why.contains("nobody has registered"), "{status} {why}");
 }

@@ -141,11 +141,13 @@ impl Asked {
             None => on_node(known),
         };
         super::register::keep_checks(&mut row, known);
+        // Who takes a check over has it as it stands, and then as it is said to be now: all see it change.
         let mut said = words.elsewhere().map(inherited).unwrap_or_default();
-        let is_new = |word: &&Word| word.row == *id;
-        said.retain(|old| self.words.iter().filter(is_new).all(|new| new.id != old.id));
-        said.extend(self.words.iter().filter(is_new).cloned());
-        said.iter().try_for_each(|word| put_word(&mut row, word))?;
+        said.extend(self.words.iter().filter(|word| word.row == *id).cloned());
+        for word in &said {
+            let first = said.iter().find(|first| first.id == word.id).unwrap_or(word);
+            put_word(&mut row, word, first.status)?;
+        }
         row.validate()?;
         Ok((word::said(view, row), said, words.elsewhere().map(|row| row.report.maintenance.clone())))
     }
@@ -277,11 +279,11 @@ fn word(body: &Document, node: &str) -> Result<Word, Failure> {
 }
 
 /// A result that stands until another one comes: a TTL longer than anything runs.
-fn put_word(row: &mut Registration, word: &Word) -> Result<(), Failure> {
+fn put_word(row: &mut Registration, word: &Word, initial: Health) -> Result<(), Failure> {
     let draft = CheckDraft {
         id: Some(word.id.clone()),
         name: Some(word.name.clone()),
-        initial: Some(word.status),
+        initial: Some(initial),
         ..CheckDraft::ttl(FOR_EVER)
     };
     let said = EchoCheck { notes: word.notes.clone(), kind: String::new() };
