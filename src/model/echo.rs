@@ -84,7 +84,8 @@ impl EchoNode {
 
 impl Registration {
     /// The same on its node as that is known now; `None` if that is how it stands.
-    pub(crate) fn on(&self, node: &Arc<EchoNode>) -> Option<Self> {
+    #[must_use]
+    pub fn on(&self, node: &Arc<EchoNode>) -> Option<Self> {
         let echo = self.echo.as_ref().filter(|echo| echo.node.as_ref().is_some_and(|own| own != node))?;
         let mut row = self.clone();
         // Programs are sent to the service's own address, else to its node's.
