@@ -346,6 +346,8 @@ async fn a_check_of_the_node_itself_weighs_on_all_that_stands_on_it() {
     assert_eq!(parked.1, json!([]), "a check that is critical until it is heard of");
     let (_, _, explained) = raw(&agent, "GET", "/api/v1/explain/web", "").await;
     assert!(explained.contains("a check of its whole node is critical"), "{explained}");
+    let (_, _, shown) = raw(&agent, "GET", "/api/v1/services/web", "").await;
+    assert!(shown.contains(r#""host":"critical""#), "{shown}");
     put(&agent, "/v1/agent/check/pass/disk", "").await;
     assert_eq!(read(&agent, "/v1/health/service/web?passing").await.1[0]["Checks"][0]["CheckID"], "disk");
     assert_eq!(read(&agent, "/v1/catalog/services").await.1, json!({"web": []}));

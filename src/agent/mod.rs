@@ -23,7 +23,6 @@ pub(crate) mod expiry;
 pub(crate) mod file;
 mod gazette;
 mod hello;
-mod hosts;
 mod journal;
 mod judge;
 pub(crate) mod keep;

@@ -26,7 +26,6 @@ use service::{differences, place};
 use super::{
     atlas::{Atlas, Tenants},
     basis::{Basis, Beats},
-    hosts::Hosts,
     marks::{Marks, TAG_BITS, Topic},
 };
 use crate::{
@@ -51,7 +50,6 @@ pub struct View {
     marks: Marks,
     beats: Beats,
     atlas: Atlas,
-    pub(super) hosts: Hosts,
     homes: Homes,
 }
 
@@ -71,7 +69,6 @@ impl Default for View {
             marks,
             beats: Beats::default(),
             atlas: Atlas::default(),
-            hosts: Hosts::default(),
             homes: Homes::default(),
         }
     }
@@ -274,12 +271,10 @@ impl View {
                 self.marks.bury(Topic::Service(key));
                 [Topic::Services, Topic::Rows].into_iter().for_each(|topic| self.marks.touch(topic));
                 old.rows().for_each(|row| self.touch_row(row));
-                self.mark_hosts(Some(&old), None);
             }
             return;
         };
         self.homes.settle(&mut rows);
-        self.hosts.mark(&mut rows);
         rows.sort_unstable_by(|a, b| place(a).cmp(&place(b)));
         let spellings = rows.iter().map(|row| &row.registration.name).filter(|spelled| *spelled == name);
         let name = spellings.min_by_key(|spelled| spelled.as_str()).unwrap_or(name).clone();
@@ -299,7 +294,6 @@ impl View {
         self.beats.service_changed(&key);
         self.marks.touch(Topic::Service(key));
         changed.iter().for_each(|row| self.touch_row(row));
-        self.mark_hosts(old.as_deref(), Some(&new));
         if old.as_ref().is_none_or(|old| !old.stands_as(&new)) {
             self.marks.touch(Topic::Rows);
             if old.is_none_or(|old| old.listing() != new.listing()) {

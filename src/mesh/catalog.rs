@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-pub(super) use self::merged::{Indexed, Merged, Under};
+pub(super) use self::merged::{Indexed, Merged};
 
 use self::author::Fresh;
 use super::{
@@ -210,7 +210,6 @@ impl Book {
         let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
         let top = self.mark.version;
         merged.gap = !self.advance(since.max(settled), page.to);
-        merged.is_live = told.is_none() && top > 0 && !merged.gap;
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);
@@ -317,7 +316,7 @@ impl Book {
     /// Notes which names are touched when `key` goes from `old` to `new`.
     fn note(&self, key: &Key, old: Option<Claim>, new: Option<Claim>, merged: &mut Merged) {
         let service = |claim: Option<Claim>| match claim {
-            Some(Claim::Service(registration)) => Some(Under::of(&registration)),
+            Some(Claim::Service(registration)) => Some(registration.name.clone()),
             _ => None,
         };
         match key {
@@ -328,10 +327,10 @@ impl Book {
             Key::Service(id) => {
                 let (was, is) = (service(old), service(new));
                 if was != is {
-                    merged.index.extend(was.clone().map(|under| Indexed::Out(under, id.clone())));
-                    merged.index.extend(is.clone().map(|under| Indexed::In(under, id.clone())));
+                    merged.index.extend(was.clone().map(|name| Indexed::Out(name, id.clone())));
+                    merged.index.extend(is.clone().map(|name| Indexed::In(name, id.clone())));
                 }
-                merged.services.extend(was.into_iter().chain(is).map(|under| under.name));
+                merged.services.extend(was.into_iter().chain(is));
             }
         }
     }
@@ -369,7 +368,7 @@ impl Book {
     /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
         let mut merged = Merged::default();
-        merged.index.extend(self.registrations().map(|r| Indexed::Out(Under::of(r), r.id.clone())));
+        merged.index.extend(self.registrations().map(|r| Indexed::Out(r.name.clone(), r.id.clone())));
         merged.services.extend(self.registrations().map(|r| r.name.clone()));
         // Known by sight until its page comes again; that it may be let in no more is not forgotten with its rows.
         let (node, vouched) = (self.papers.node.take(), self.papers.vouched.take());

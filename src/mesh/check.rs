@@ -9,8 +9,8 @@ use super::{
     timer::{Slot, Timers},
 };
 use crate::model::{
-    CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe, Registration,
-    Rules, Time,
+    Before, CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe,
+    Registration, Rules, Time,
 };
 
 /// Where one check of this node stands.
@@ -21,6 +21,8 @@ pub(super) struct Check {
     /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
     judged: bool,
+    /// When it was last found to be as good as its status, or said so by registering, in unix milliseconds.
+    well: Option<u64>,
     /// Whether a run has found something in this process's life, and since one could not look.
     looked: bool,
     /// Whether it was critical for as long as it may be when nobody could look.
@@ -45,9 +47,12 @@ impl Check {
             status,
             output: output.into(),
             since: unix_millis,
-            certain: spec.initial == Some(Health::Critical) && spec.kind.ttl().is_some(),
+            before: None,
         };
+        // Who reports by itself has done so by registering.
+        let says_so = spec.kind.ttl().is_some() && status.status.is_served();
         Self {
+            well: says_so.then_some(unix_millis),
             spec,
             status,
             streak: 0,
@@ -100,14 +105,15 @@ impl Check {
         self.take(Health::Critical, output, false, unix_millis)
     }
 
-    /// Takes in one result. True if the status changed, or became certain.
+    /// Takes in one result, of which whoever found it may be `certain`. True if the status changed, or is doubted no more.
     fn take(&mut self, result: Health, output: Arc<str>, certain: bool, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
-            return certain && !std::mem::replace(&mut self.status.certain, true);
+            self.well = result.is_served().then_some(unix_millis);
+            return certain && self.status.before.take().is_some();
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
@@ -118,9 +124,11 @@ impl Check {
         }
         self.streak = 0;
         self.overdue = false;
-        self.status.status = result;
-        self.status.since = unix_millis;
-        self.status.certain = certain;
+        let was = self.status.status;
+        let seen = self.well.filter(|_| result == Health::Critical && !certain && was.is_served());
+        self.well = result.is_served().then_some(unix_millis);
+        let before = seen.map(|seen| Before { status: was, seen });
+        self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
     }
 
@@ -209,7 +217,6 @@ impl Mesh {
             return None;
         }
         let checks: Vec<_> = checks.into_iter().flatten().collect();
-        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
         // However many checks there are, their words fit into one row together; only where they do not are they cut.
         let all: usize = checks.iter().map(|check| check.status.output.len()).sum();
         let share = if all <= OUTPUTS { MAX_OUTPUT } else { OUTPUTS / checks.len() };
@@ -220,8 +227,7 @@ impl Mesh {
             } else {
                 output.into()
             };
-            // What stands on a node without an agent has no word of its own.
-            CheckStatus { output, certain: check.status.certain && !is_foreign, ..check.status.clone() }
+            CheckStatus { output, ..check.status.clone() }
         };
         Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance })
     }
@@ -255,12 +261,14 @@ impl Mesh {
             return Err(FieldError::new("status", "must be passing, warning or critical").into());
         }
         let unix_millis = self.unix_millis(now);
+        // What stands on a node without an agent has no word of its own.
+        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
         let check = find(&mut self.checks, instance, name);
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
         let is_first = !check.judged;
-        let certain = status == Health::Critical && is_first_hand(&check.spec.kind);
+        let certain = status == Health::Critical && is_first_hand(&check.spec.kind) && !is_foreign;
         let flipped = check.take(status, output.into(), certain, unix_millis);
         // Who was found well once was not critical all the time that nobody could look.
         let counts_anew = flipped || check.overdue && status.is_served();
@@ -372,9 +380,16 @@ impl Mesh {
         }
     }
 
-    /// Withdraws who was critical for too long.
+    /// Withdraws who was critical for too long. While it is kept by a protection that waits.
     fn expire(&mut self, now: Time, instance: &InstanceId) {
-        if self.deregister(now, instance).is_ok() {
+        if let Some(until) = self.kept_until(now, instance) {
+            for check in self.checks.get_mut(instance).into_iter().flatten() {
+                if std::mem::take(&mut check.overdue) {
+                    check.expires = until;
+                    check.arm(instance, &mut self.timers);
+                }
+            }
+        } else if self.deregister(now, instance).is_ok() {
             self.outbox.push(Output::Expired(instance.clone()));
         }
     }

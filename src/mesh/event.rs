@@ -296,6 +296,8 @@ pub enum Unprotected {
     Recovered,
     /// It has lasted as long as it may.
     Expired,
+    /// What was kept is withdrawn, or is known to be critical.
+    Gone,
 }
 
 /// Why a member is seen as it is.

@@ -279,7 +279,7 @@ type Row = (String, Bytes);
 /// A claim on the health of an instance that is told apart by `n`, whose one check says so many bytes.
 fn claim(n: usize, length: usize) -> Row {
     let check = CheckStatus {
-        certain: false,
+        before: None,
         id: "c".try_into().unwrap(),
         name: "c".try_into().unwrap(),
         status: Health::Warning,

@@ -430,7 +430,6 @@ impl Mesh {
         self.wills.clear();
         self.forget_the_invented(now);
         self.tire_of_holding(now);
-        self.forget_turns(now);
         self.budgets.forget(now);
         self.gossip.clear();
         self.unvouched.retain(|id| self.roster.get(*id).is_some_and(|seen| seen.state.is_shown()));

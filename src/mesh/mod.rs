@@ -25,6 +25,7 @@ mod explain;
 mod flap;
 pub mod fuzz;
 mod hold;
+mod hosts;
 mod inbox;
 mod lapse;
 mod leave;
@@ -152,6 +153,7 @@ pub struct Mesh {
     // What they said.
     catalog: Catalog,
     index: Index,
+    hosts: hosts::Hosts,
     protections: Protections,
     checks: Checks,
     wordy: BTreeSet<InstanceId>,
@@ -233,6 +235,7 @@ impl Mesh {
             leaving: false,
             catalog: Catalog::default(),
             index: Index::default(),
+            hosts: hosts::Hosts::default(),
             protections: Protections::default(),
             checks: Checks::new(),
             wordy: BTreeSet::new(),
@@ -324,7 +327,7 @@ impl Mesh {
             Command::Knock(id) => self.knock_once(id),
             Command::Inquire(about) => self.inquire(now, about),
             Command::ForceLeave(id) => self.force_leave(now, id),
-            Command::ProtectFor(lasts) => Ok(self.protect_for(now, lasts)),
+            Command::ProtectFor(lasts) => Ok(self.protect_for(lasts)),
             Command::Leave => {
                 self.leaving = true;
                 self.keep_words();
@@ -341,6 +344,7 @@ impl Mesh {
             return Some(output);
         }
         if !self.changes.is_empty() {
+            self.weigh_changes();
             return Some(Output::Changed(std::mem::take(&mut self.changes)));
         }
         for to in self.outbox.addressees() {
@@ -451,7 +455,7 @@ impl Mesh {
             Timer::Damped { instance, turn } => self.on_damped(now, &instance, turn),
             Timer::Unhide(id) => self.unhide(now, id),
             Timer::Mended => self.mended(now),
-            Timer::Unprotect(name) => self.on_unprotect(now, &name),
+            Timer::Unprotect(name) => drop(self.changes.insert(Change::Service(name))),
             Timer::Lapse(id) => self.on_lapse(now, id),
             Timer::Forget => {
                 self.forget(now);

@@ -1,6 +1,10 @@
 //! Mass-failure protection: when most of a service turns critical within moments, the fault is more likely in what all of
 //! it needs, or in the checks, than in each instance. Answers keep the last healthy set, marked, for a while.
 //!
+//! Nothing of it is remembered: what each row says of itself, since when, and when it was last found well, is all that
+//! counts. So every node finds the same, whoever joined, started again or was cut off meanwhile; owners whose clocks are
+//! further apart than [`MOMENTS`] do not fail together.
+//!
 //! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
 //! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
 //! tell an accident from a wave.
@@ -10,17 +14,16 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     Mesh, Timer,
     event::{Change, Done, Event, Output, Unprotected},
+    millis,
+    timer::Slot,
     view::Instance,
 };
-use crate::model::{Health, InstanceId, NodeId, ServiceName, Time};
+use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time};
 
-/// An instance of a service.
-type Place = (NodeId, InstanceId);
-
-/// All services where something has turned critical lately.
+/// The services that are protected now.
 #[derive(Debug)]
 pub(super) struct Protections {
-    services: BTreeMap<ServiceName, Watched>,
+    services: BTreeMap<ServiceName, Wave>,
     lasts: Duration,
 }
 
@@ -30,36 +33,13 @@ impl Default for Protections {
     }
 }
 
-/// One such service.
-#[derive(Debug, Default)]
-struct Watched {
-    /// What turned critical.
-    turned: BTreeMap<Place, Turn>,
-    protected: Option<Protection>,
-}
-
-/// An instance turned critical.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    /// How it was before.
-    was: Health,
-    /// When, as its owner says: who reads of it later finds the same. Clocks differ between owners.
-    said: Time,
-    /// When that was heard, if it was as it was said and not caught up with: much of a book that is read from its
-    /// beginning, or after a cut, is outdated.
-    heard: Option<Time>,
-}
-
-impl Watched {
-    /// Forgets what did not turn together with the last. When that was.
-    fn gather(&mut self) -> Option<Time> {
-        let said = self.turned.values().map(|turn| turn.said).max()?;
-        let heard = self.turned.values().filter_map(|turn| turn.heard).max();
-        let is_near = |at: Time, last: Time| last.since(at) < MOMENTS;
-        let hears_near = |turn: &Turn| turn.heard.zip(heard).is_some_and(|(at, last)| is_near(at, last));
-        self.turned.retain(|_, turn| is_near(turn.said, said) || hears_near(turn));
-        Some(heard.map_or(said, |heard| heard.max(said)))
-    }
+/// What is kept of one service, and until when.
+#[derive(Debug)]
+struct Wave {
+    protection: Protection,
+    kept: BTreeMap<(NodeId, InstanceId), Time>,
+    /// Wakes when the first of it is kept no more.
+    alarm: Slot,
 }
 
 /// A service of which the last healthy set is kept.
@@ -73,23 +53,61 @@ pub struct Protection {
     pub of: usize,
 }
 
+/// An instance that turned critical by what may be wrong, in unix milliseconds by its owner's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    /// When it was found out.
+    since: u64,
+    /// When it was last found well: from then on it may have been so.
+    seen: u64,
+}
+
+impl Turn {
+    /// `None` where it is not critical, or that is not doubted.
+    fn of(report: &HealthReport, host: Option<&HealthReport>) -> Option<Self> {
+        if report.maintenance.is_some() {
+            return None;
+        }
+        let checks = report.checks.iter().chain(host.into_iter().flat_map(|host| &host.checks));
+        let critical = checks.filter(|check| check.status == Health::Critical);
+        let turns: Option<Vec<_>> =
+            critical.map(|check| Some(Self { since: check.since, seen: check.doubted()?.seen })).collect();
+        turns?.into_iter().min()
+    }
+
+    /// Who turned no earlier than this turned together with it: a check that looks seldom finds out late.
+    fn begins(self) -> u64 {
+        let looked_after = self.since.saturating_sub(self.seen);
+        self.since.saturating_sub(looked_after.clamp(millis(MOMENTS), millis(LONGEST)))
+    }
+}
+
 /// Whether a turn of so many out of so many is a wave.
 const fn is_wave(turned: usize, healthy_before: usize) -> bool {
     healthy_before >= FEWEST && turned * 2 > healthy_before
 }
 
-impl Protections {
-    /// How an instance is shown while its service is protected.
-    pub(super) fn kept(&self, name: &ServiceName, place: &Place) -> Option<Health> {
-        let watched = self.services.get(name).filter(|watched| watched.protected.is_some())?;
-        watched.turned.get(place).map(|turn| turn.was)
-    }
-
-    /// An instance is gone.
-    pub(super) fn forget(&mut self, name: &ServiceName, place: &Place) {
-        if let Some(watched) = self.services.get_mut(name) {
-            watched.turned.remove(place);
+/// For each turn, in the order in which they were found out, when the last was that it is of one wave with; `healthy` are
+/// so many besides.
+fn waves(turns: &[Turn], healthy: usize) -> Vec<Option<u64>> {
+    let mut last = vec![None; turns.len()];
+    let mut later = turns.len();
+    for (n, turn) in turns.iter().enumerate().rev() {
+        let first = turns.partition_point(|other| other.since < turn.begins());
+        // Who turned afterwards was healthy before.
+        if is_wave(n + 1 - first, healthy + turns.len() - first) && first < later {
+            last[first..later.min(n + 1)].fill(Some(turn.since));
+            later = first;
         }
+    }
+    last
+}
+
+impl Protections {
+    /// Whether an instance is kept as it was before.
+    pub(super) fn keeps(&self, name: &ServiceName, row: &Instance) -> bool {
+        let wave = self.services.get(name);
+        wave.is_some_and(|wave| wave.kept.contains_key(&(row.owner, row.registration.id.clone())))
     }
 }
 
@@ -97,107 +115,101 @@ impl Mesh {
     /// Whether a service's last healthy set is kept, and until when.
     #[must_use]
     pub fn protection(&self, name: &ServiceName) -> Option<Protection> {
-        self.protections.services.get(name)?.protected
+        Some(self.protections.services.get(name)?.protection)
+    }
+
+    /// Until when one of this node's own instances is kept, if it is.
+    pub(super) fn kept_until(&self, now: Time, id: &InstanceId) -> Option<Time> {
+        let wave = self.protections.services.get(&self.registration(id)?.name)?;
+        wave.kept.get(&(self.id, id.clone())).copied().filter(|until| *until > now)
     }
 
     /// Sets for how long a service is protected; zero ends and forbids it.
-    pub(super) fn protect_for(&mut self, now: Time, lasts: Duration) -> Done {
+    pub(super) fn protect_for(&mut self, lasts: Duration) -> Done {
         let was = std::mem::replace(&mut self.protections.lasts, lasts);
-        if lasts.is_zero() {
-            let all: Vec<ServiceName> = self.protections.services.keys().cloned().collect();
-            all.iter().for_each(|name| self.unprotect(now, name, Unprotected::Expired));
-        }
+        self.weigh_all();
         if was == lasts { Done::Unchanged } else { Done::Changed }
     }
 
-    /// What the checks of an owner's instances of a service say may have changed.
-    pub(super) fn weigh_health(&mut self, now: Time, name: &ServiceName, owner: NodeId, is_live: bool) {
-        let Some(book) = self.catalog.get(owner) else { return };
-        let turns = self.index.weigh(name, owner, |id| book.report(id).map(|report| report.health()));
-        let Some(mut watched) = self.protections.services.remove(name).or((!turns.is_empty()).then(Watched::default))
-        else {
+    /// Has every service judged of which enough is critical.
+    pub(super) fn weigh_all(&mut self) {
+        let names = self.index.names().filter(|name| self.may_be_wave(name)).cloned().collect::<Vec<_>>();
+        self.changes.extend(names.into_iter().map(Change::Service));
+    }
+
+    fn may_be_wave(&self, name: &ServiceName) -> bool {
+        is_wave(self.index.failing(name), FEWEST) || !self.hosts.is_empty()
+    }
+
+    /// Finds out which of a service's instances are kept as they were. Not before this node knows the others: what it has
+    /// read first would be most of all that it knows.
+    pub(super) fn weigh(&mut self, name: &ServiceName) {
+        let was = self.protections.services.remove(name);
+        if !self.ready || (was.is_none() && !self.may_be_wave(name)) {
             return;
-        };
-        let unix_millis = self.unix_millis(now);
-        for (id, was, is) in turns {
-            let since = book.report(&id).and_then(|report| report.doubtful_since());
-            let turn = match (was, since) {
-                // The first word on an instance is no turn.
-                (Some(was), Some(since)) if is == Some(Health::Critical) && was.is_served() => {
-                    let ago = Duration::from_millis(unix_millis.saturating_sub(since));
-                    let said = now.before(ago);
-                    let heard = if owner == self.id { Some(said) } else { is_live.then_some(now) };
-                    (is_live || ago < self.protections.lasts).then_some(Turn { was, said, heard })
+        }
+        let (now, unix_millis, lasts) = (self.now, self.unix_millis(self.now), millis(self.protections.lasts));
+        let (mut turned, mut healthy) = (Vec::new(), 0);
+        let rows = self.service(name).unwrap_or_default();
+        for row in rows.into_iter().filter(|row| !row.registration.has_role() && row.node.maintenance.is_none()) {
+            match Turn::of(&row.report, self.hosts.get(&row)) {
+                Some(turn) if turn.since <= unix_millis.saturating_add(millis(MOMENTS)) => {
+                    turned.push((turn, (row.owner, row.registration.id.clone())));
                 }
-                _ => None,
-            };
-            match turn {
-                Some(turn) => drop(watched.turned.insert((owner, id), turn)),
-                None => drop(watched.turned.remove(&(owner, id))),
+                _ => healthy += usize::from(row.health().is_served()),
             }
         }
-        self.protect(now, name, watched);
+        turned.sort_unstable();
+        let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
+        let left = |last: u64| last.saturating_add(lasts).checked_sub(unix_millis).filter(|left| *left > 0);
+        let until = waves(&turns, healthy).into_iter().map(|last| last.and_then(left));
+        let until = until.map(|left| left.map(|left| now + Duration::from_millis(left)));
+        let places = turned.into_iter().map(|(_, place)| place);
+        let kept: BTreeMap<_, _> = places.zip(until).filter_map(|(place, until)| Some((place, until?))).collect();
+        self.keep(name, was, kept, [turns.len(), healthy]);
     }
 
-    /// How many instances of a service may be served, and how many of those that turned are instances: where several
-    /// agents speak of one, the word that is shown counts.
-    fn weighed(&self, name: &ServiceName, turned: &BTreeMap<Place, Turn>) -> (usize, usize) {
-        if let Some(healthy) = self.index.healthy(name) {
-            return (healthy, turned.len());
+    fn keep(
+        &mut self,
+        name: &ServiceName,
+        was: Option<Wave>,
+        kept: BTreeMap<(NodeId, InstanceId), Time>,
+        [turned, healthy]: [usize; 2],
+    ) {
+        let (now, of) = (self.now, turned + healthy);
+        let began = was.as_ref().map(|was| (was.protection, was.alarm));
+        began.into_iter().for_each(|(_, alarm)| self.timers.cancel(alarm));
+        let ends = kept.values().min().zip(kept.values().max()).map(|(first, last)| (*first, *last));
+        match (began, ends) {
+            (None, None) => {}
+            (Some((began, _)), None) => {
+                let why = match () {
+                    () if began.until <= now || self.protections.lasts.is_zero() => Unprotected::Expired,
+                    () if of > 0 && healthy * 2 >= of => Unprotected::Recovered,
+                    () => Unprotected::Gone,
+                };
+                self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
+            }
+            (began, Some((first, until))) => {
+                if began.is_none() {
+                    let (service, kept) = (name.clone(), kept.len());
+                    self.outbox.push(Output::Event(Event::ProtectionBegan { service, kept, of }));
+                }
+                let since = began.map_or(now, |(began, _)| began.since);
+                let alarm = self.timers.book(first, Timer::Unprotect(name.clone()));
+                let protection = Protection { since, until, of };
+                self.protections.services.insert(name.clone(), Wave { protection, kept, alarm });
+            }
         }
-        let rows = self.rows(name).unwrap_or_default();
-        let has_turned = |row: &&Instance| turned.contains_key(&(row.owner, row.registration.id.clone()));
-        (rows.iter().filter(|row| row.report.health().is_served()).count(), rows.iter().filter(has_turned).count())
-    }
-
-    fn protect(&mut self, now: Time, name: &ServiceName, mut watched: Watched) {
-        let last = if watched.protected.is_none() { watched.gather() } else { None };
-        let (healthy, turned) = self.weighed(name, &watched.turned);
-        let of = healthy + turned;
-        let recovered = watched.protected.is_some_and(|protection| !is_wave(turned, protection.of));
-        let until = last.map(|last| last + self.protections.lasts).filter(|until| *until > now && is_wave(turned, of));
-        if let Some(until) = until {
-            watched.protected = Some(Protection { since: now, until, of });
-            self.timers.set(until, Timer::Unprotect(name.clone()));
-            self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept: turned, of }));
-            self.changes.insert(Change::Service(name.clone()));
-        }
-        if watched.protected.is_some() || !watched.turned.is_empty() {
-            self.protections.services.insert(name.clone(), watched);
-        }
-        if recovered {
-            self.unprotect(now, name, Unprotected::Recovered);
-        }
-    }
-
-    /// A service's protection may be over.
-    pub(super) fn on_unprotect(&mut self, now: Time, name: &ServiceName) {
-        if self.protection(name).is_some_and(|protection| protection.until <= now) {
-            self.unprotect(now, name, Unprotected::Expired);
-        }
-    }
-
-    fn unprotect(&mut self, now: Time, name: &ServiceName, why: Unprotected) {
-        let watched = self.protections.services.remove(name);
-        if watched.and_then(|watched| watched.protected).is_some_and(|protection| protection.since <= now) {
-            self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
-            self.changes.insert(Change::Service(name.clone()));
-        }
-    }
-
-    /// Forgets single failures that are no part of a wave.
-    pub(super) fn forget_turns(&mut self, now: Time) {
-        self.protections.services.retain(|_, watched| {
-            watched.protected.is_some()
-                || watched.turned.values().any(|turn| now.since(turn.heard.unwrap_or(turn.said)) < MOMENTS)
-        });
     }
 }
 
 /// How long a protection lasts unless asked otherwise.
 pub const PROTECT_FOR: Duration = Duration::from_secs(300);
-/// What turns within so long of each other turns together.
+/// What turns within so long of each other turns together; where checks look more seldom, what one look may have missed,
+/// up to the longest.
 const MOMENTS: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(180);
 /// Services with fewer healthy instances are not protected: of two, one failure is half.
 const FEWEST: usize = 3;
 
@@ -211,6 +223,38 @@ mod tests {
             [(1, 1, false), (2, 2, false), (1, 3, false), (2, 3, true), (2, 4, false), (3, 4, true), (50, 100, false)]
         {
             assert_eq!(is_wave(turned, before), wave, "{turned} of {before}");
+        }
+    }
+
+    /// Seconds at which each was found out and had last been found well; how many are healthy; and the last of each one's
+    /// wave.
+    #[test]
+    fn who_turns_together_is_of_one_wave() {
+        let table: &[(&str, &[(u64, u64)], usize, &[Option<u64>])] = &[
+            ("none", &[], 9, &[]),
+            ("at once", &[(100, 99), (100, 99), (101, 100)], 2, &[Some(101); 3]),
+            ("half", &[(100, 99), (100, 99), (101, 100)], 3, &[None; 3]),
+            ("one by one", &[(100, 99), (112, 111), (124, 123), (136, 135)], 1, &[None; 4]),
+            ("looked at each minute", &[(110, 50), (120, 60), (130, 70), (160, 100)], 0, &[Some(160); 4]),
+            ("a minute, and well since", &[(110, 50), (175, 115), (180, 120)], 1, &[None, Some(180), Some(180)]),
+            ("by a seldom look", &[(100, 1), (1000, 100), (2000, 1001)], 0, &[None; 3]),
+            (
+                "a second wave",
+                &[(100, 99), (100, 99), (100, 99), (130, 129), (131, 130)],
+                0,
+                &[Some(100), Some(100), Some(100), None, None],
+            ),
+            (
+                "and a third of who is left",
+                &[(100, 99), (101, 99), (200, 199), (200, 199), (201, 200)],
+                0,
+                &[None, None, Some(201), Some(201), Some(201)],
+            ),
+        ];
+        for (what, turns, healthy, expected) in table {
+            let turns: Vec<_> = turns.iter().map(|(at, seen)| Turn { since: at * 1_000, seen: seen * 1_000 }).collect();
+            let expected: Vec<_> = expected.iter().map(|last| last.map(|last| last * 1_000)).collect();
+            assert_eq!(waves(&turns, *healthy), expected, "{what}");
         }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     voucher::Proof,
     wire::{self, Fact, Frame, Mark, Want},
 };
-use crate::model::{Epoch, InstanceId, MemberState, NodeId, Registration, Time};
+use crate::model::{Epoch, Health, HealthReport, InstanceId, MemberState, NodeId, Registration, Time};
 
 impl Mesh {
     /// This node's own book.
@@ -360,11 +360,8 @@ impl Mesh {
     pub(super) fn merged(&mut self, owner: NodeId, merged: Merged) {
         for indexed in merged.index {
             match indexed {
-                Indexed::In(under, id) => self.index.insert(under, owner, id),
-                Indexed::Out(under, id) => {
-                    self.index.remove(&under, owner, &id);
-                    self.protections.forget(&under.name, &(owner, id));
-                }
+                Indexed::In(name, id) => self.index.insert(name, owner, id),
+                Indexed::Out(name, id) => self.index.remove(&name, owner, &id),
             }
         }
         if merged.node {
@@ -376,7 +373,10 @@ impl Mesh {
             self.expect_lapse(self.now, owner);
         }
         for name in merged.services {
-            self.weigh_health(self.now, &name, owner, merged.is_live);
+            if let Some(book) = self.catalog.get(owner) {
+                let is_critical = |report: &Arc<HealthReport>| report.health() == Health::Critical;
+                self.index.weigh(&name, owner, |id| book.report(id).is_some_and(is_critical));
+            }
             self.changes.insert(Change::Service(name));
         }
     }

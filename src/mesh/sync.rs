@@ -340,6 +340,7 @@ impl Mesh {
         if !self.ready {
             self.ready = true;
             self.changes.insert(Change::Ready);
+            self.weigh_all();
         }
     }
 

@@ -9,11 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Mesh,
-    catalog::{Book, Under},
-    wire::Place,
-};
+use super::{Mesh, catalog::Book, wire::Place};
 use crate::model::{
     CheckName, Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName,
     Time, Weight,
@@ -34,7 +30,7 @@ pub struct Instance {
     pub member: MemberState,
     /// Why it is shown although it would not be otherwise.
     pub held: Option<Held>,
-    /// What checks of its whole machine say. The core knows of none: who publishes joins them.
+    /// What the checks of its whole machine say.
     pub host: Health,
 }
 
@@ -49,10 +45,13 @@ pub enum Held {
 }
 
 impl Instance {
-    /// What its checks and those of its machine say, as one word; while it is protected, what its own said before.
+    /// What its checks and those of its machine say, as one word; while it is protected, what they said before.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.own_health().max(self.host)
+        match self.held {
+            Some(Held::Protected(before)) if self.node.maintenance.is_none() => before,
+            _ => self.own_health().max(self.host),
+        }
     }
 
     /// The same by its own checks alone: a check of a machine that looks at what stands there would never end otherwise.
@@ -64,7 +63,7 @@ impl Instance {
     pub(crate) fn health_without(&self, checks: &[CheckName]) -> Health {
         match self.held {
             _ if self.node.maintenance.is_some() => Health::Maintenance,
-            Some(Held::Protected(before)) => before,
+            Some(Held::Protected(_)) => self.report.health_before(),
             _ => self.report.health_without(checks),
         }
     }
@@ -137,7 +136,7 @@ impl Member {
     }
 }
 
-/// Which instances stand under a service's name, whatever the state of their owners, and what their checks said last.
+/// Which instances stand under a service's name, whatever the state of their owners.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     names: BTreeMap<ServiceName, Named>,
@@ -147,11 +146,10 @@ pub(super) struct Index {
 
 #[derive(Debug, Default)]
 struct Named {
-    owners: InOrder<NodeId, InOrder<InstanceId, Option<Health>>>,
-    /// How many instances were not critical or in maintenance when last weighed.
-    healthy: usize,
-    /// How many are such that other agents may speak of the same: then not all count.
-    shared: usize,
+    /// By owner and id, and whether its checks were critical when last weighed.
+    owners: InOrder<NodeId, InOrder<InstanceId, bool>>,
+    /// How many were.
+    failing: usize,
 }
 
 /// A map of few: most services have an instance or two, and a map's first page has room for eleven.
@@ -172,60 +170,39 @@ fn find_or<K: Ord, V>(list: &mut InOrder<K, V>, key: K, new: V) -> &mut V {
     &mut list[at].1
 }
 
-/// Whether an instance of which this was said last may be served; no check is as good as one that passes.
-fn is_healthy(health: Option<Health>) -> bool {
-    health.is_none_or(Health::is_served)
-}
-
 impl Index {
-    pub(super) fn insert(&mut self, under: Under, owner: NodeId, id: InstanceId) {
-        let named = self.names.entry(under.name).or_default();
-        named.shared += usize::from(under.is_shared);
-        // One that is not there yet counts from now on, like one that was critical.
-        let last = find_or(find_or(&mut named.owners, owner, Vec::new()), id, Some(Health::Critical));
-        named.healthy += usize::from(!is_healthy(*last));
-        *last = None;
+    pub(super) fn insert(&mut self, name: ServiceName, owner: NodeId, id: InstanceId) {
+        let named = self.names.entry(name).or_default();
+        find_or(find_or(&mut named.owners, owner, Vec::new()), id, false);
     }
 
-    pub(super) fn remove(&mut self, under: &Under, owner: NodeId, id: &InstanceId) {
-        let Some(named) = self.names.get_mut(&under.name) else { return };
+    pub(super) fn remove(&mut self, name: &ServiceName, owner: NodeId, id: &InstanceId) {
+        let Some(named) = self.names.get_mut(name) else { return };
         let Ok(of) = find(&named.owners, &owner) else { return };
         let ids = &mut named.owners[of].1;
         let Ok(at) = find(ids, id) else { return };
-        named.healthy -= usize::from(is_healthy(ids.remove(at).1));
-        named.shared -= usize::from(under.is_shared);
+        named.failing -= usize::from(ids.remove(at).1);
         if ids.is_empty() {
             named.owners.remove(of);
         }
         if named.owners.is_empty() {
-            self.names.remove(&under.name);
+            self.names.remove(name);
         }
     }
 
-    /// Asks what the checks of an owner's instances say now; which of them say otherwise than before, and how.
-    pub(super) fn weigh(
-        &mut self,
-        name: &ServiceName,
-        owner: NodeId,
-        says: impl Fn(&InstanceId) -> Option<Health>,
-    ) -> Vec<(InstanceId, Option<Health>, Option<Health>)> {
-        let Some(named) = self.names.get_mut(name) else { return Vec::new() };
-        let mut turns = Vec::new();
-        let Ok(of) = find(&named.owners, &owner) else { return Vec::new() };
+    /// Asks anew which of an owner's instances are critical.
+    pub(super) fn weigh(&mut self, name: &ServiceName, owner: NodeId, is_critical: impl Fn(&InstanceId) -> bool) {
+        let Some(named) = self.names.get_mut(name) else { return };
+        let Ok(of) = find(&named.owners, &owner) else { return };
         for (id, last) in &mut named.owners[of].1 {
-            let now = says(id);
-            if now != *last {
-                named.healthy -= usize::from(is_healthy(*last));
-                named.healthy += usize::from(is_healthy(now));
-                turns.push((id.clone(), std::mem::replace(last, now), now));
-            }
+            let was = std::mem::replace(last, is_critical(id));
+            named.failing = named.failing + usize::from(*last) - usize::from(was);
         }
-        turns
     }
 
-    /// How many instances of a service are neither critical nor in maintenance; `None` where not each row is one.
-    pub(super) fn healthy(&self, name: &ServiceName) -> Option<usize> {
-        self.names.get(name).map_or(Some(0), |named| (named.shared == 0).then_some(named.healthy))
+    /// How many rows under a name are critical.
+    pub(super) fn failing(&self, name: &ServiceName) -> usize {
+        self.names.get(name).map_or(0, |named| named.failing)
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &ServiceName> {
@@ -299,17 +276,22 @@ impl Mesh {
             return None;
         }
         let report = Arc::clone(book.report(id).unwrap_or(&self.index.unchecked));
-        let before = || self.protections.kept(name, &(owner, id.clone())).filter(|_| report.doubtful_since().is_some());
-        let protected = || before().map(Held::Protected);
-        Some(Instance {
+        let mut row = Instance {
             owner,
             node: Arc::clone(book.node()?),
             registration: Arc::clone(registration),
             member,
-            held: cut_off.or_else(protected),
+            held: cut_off,
             report,
             host: Health::Passing,
-        })
+        };
+        let host = self.hosts.get(&row);
+        row.host = host.map_or(Health::Passing, |host| host.health());
+        if row.held.is_none() && self.protections.keeps(name, &row) {
+            let before = host.map_or(Health::Passing, |host| host.health_before());
+            row.held = Some(Held::Protected(row.report.health_before().max(before)));
+        }
+        Some(row)
     }
 
     /// One member, this node too. `None` as long as it has not said where it is.

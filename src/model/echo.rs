@@ -97,6 +97,9 @@ impl Registration {
     }
 }
 
+/// The name under which rows with the checks of nodes themselves stand in the books.
+pub(crate) const NODE_CHECKS: &str = "hobnob-node-checks";
+
 /// A row that stands for something else than an instance of a service, and is not shown as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

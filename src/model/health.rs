@@ -62,9 +62,27 @@ pub struct CheckStatus {
     pub output: Arc<str>,
     /// When the status began, in unix milliseconds.
     pub since: u64,
-    /// Whether it is critical and whoever looked cannot be wrong: its process has ended, or it said so itself.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub certain: bool,
+    /// While it is critical and whoever looked may be wrong: how it was before. `None` where it was never found well, its
+    /// process has ended, or it said so itself: that is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+}
+
+/// How a check stood before it turned critical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// Passing or warning.
+    pub status: Health,
+    /// When it was last found so, in unix milliseconds: from then on it may have been critical.
+    pub seen: u64,
+}
+
+impl CheckStatus {
+    /// How it stood before, if it is critical and may be wrong.
+    #[must_use]
+    pub fn doubted(&self) -> Option<Before> {
+        self.before.filter(|_| self.status == Health::Critical)
+    }
 }
 
 /// All that is known of an instance's health: one small row beside its registration.
@@ -85,11 +103,13 @@ impl HealthReport {
         self.health_without(&[])
     }
 
-    /// Since when it is critical, in unix milliseconds, by checks that may all be wrong; `None` if it is not.
-    pub(crate) fn doubtful_since(&self) -> Option<u64> {
-        let critical = || self.checks.iter().filter(|check| check.status == Health::Critical);
-        let is_certain = critical().any(|check| check.certain);
-        critical().map(|check| check.since).min().filter(|_| !is_certain)
+    /// The same before what may be wrong of it.
+    pub(crate) fn health_before(&self) -> Health {
+        let before = |check: &CheckStatus| check.doubted().map_or(check.status, |before| before.status);
+        match self.maintenance {
+            Some(_) => Health::Maintenance,
+            None => self.checks.iter().map(before).max().unwrap_or_default(),
+        }
     }
 
     /// The same without the checks of these ids.
@@ -145,7 +165,7 @@ mod tests {
             status,
             output: "".into(),
             since: 0,
-            certain: false,
+            before: None,
         };
         let mut report = HealthReport::default();
         assert_eq!(report.health(), Health::Passing);

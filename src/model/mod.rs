@@ -20,8 +20,9 @@ pub use check::{
     TlsOptions, UdpCheck,
 };
 pub use draft::{CheckDraft, MIN_INTERVAL};
+pub(crate) use echo::NODE_CHECKS;
 pub use echo::{ConsulDraft, Echo, EchoCheck, EchoNode, MAX_NOTES, Role, TaggedAddress};
-pub use health::{CheckStatus, FieldError, Health, HealthReport};
+pub use health::{Before, CheckStatus, FieldError, Health, HealthReport};
 pub use hint::with_hint;
 #[cfg(feature = "agent")]
 pub(crate) use name::check_datacenter;

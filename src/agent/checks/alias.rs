@@ -199,7 +199,7 @@ mod tests {
                     status,
                     output: "".into(),
                     since: 0,
-                    certain: false,
+                    before: None,
                 });
                 let report = Arc::new(HealthReport { checks: checks.collect(), maintenance: None });
                 let (owner, node, registration) = (self.this.id, Arc::clone(&self.this.node), Arc::clone(own));

@@ -156,7 +156,7 @@ fn with_health(instance: Instance, status: Health) -> Instance {
         status,
         output: "".into(),
         since: 0,
-        certain: false,
+        before: None,
     };
     Instance { report: Arc::new(HealthReport { checks: vec![check], maintenance: None }), ..instance }
 }

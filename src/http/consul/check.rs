@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     agent::View,
-    mesh::Instance,
-    model::{CheckStatus, Health, Node, Role, ServiceName, Tag},
+    mesh::{Held, Instance},
+    model::{CheckStatus, Health, NODE_CHECKS, Node, Role, ServiceName, Tag},
 };
 
 /// A check in any list.
@@ -24,7 +24,7 @@ pub(super) struct Check<'a, D = Empty> {
     pub(super) name: Cow<'a, str>,
     pub(super) status: Health,
     pub(super) notes: &'a str,
-    pub(super) output: &'a str,
+    pub(super) output: Cow<'a, str>,
     #[serde(rename = "ServiceID")]
     pub(super) service_id: &'a str,
     pub(super) service_name: &'a str,
@@ -51,7 +51,7 @@ impl<'a> Check<'a> {
             name: name.into(),
             status,
             notes: "",
-            output,
+            output: output.into(),
             service_id: "",
             service_name: "",
             service_tags: &[],
@@ -97,8 +97,18 @@ impl<'a> Check<'a> {
 }
 
 /// The checks of a row, by id: its own, maintenance if it is in that, and for a service on a node without an agent that the
-/// agent which took it in is gone, if it is.
+/// agent which took it in is gone, if it is. What is kept by a protection is as it was before.
 pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
+    of_row_for(row, row, mark)
+}
+
+/// Whether a row is kept as it was before most of its service turned critical.
+const fn is_protected(row: &Instance) -> bool {
+    matches!(row.held, Some(Held::Protected(_)))
+}
+
+/// The checks of a row as they count for another, on the same node.
+fn of_row_for<'a>(row: &'a Instance, other: &Instance, mark: u64) -> Vec<Check<'a>> {
     let asked = &*row.registration;
     let (service_id, service_name, service_tags) = match asked.echo.as_ref().and_then(|echo| echo.role) {
         Some(_) => ("", "", &[][..]),
@@ -106,13 +116,17 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
     };
     let checks = row.report.checks.iter().map(|check| {
         let said = asked.echo.as_ref().and_then(|echo| echo.checks.get(&check.id));
+        let (status, output) = match check.doubted().filter(|_| is_protected(other)) {
+            Some(before) => (before.status, format!("{PROTECTED}{}", check.output).into()),
+            None => (check.status, Cow::Borrowed(&*check.output)),
+        };
         Check {
             node: node::name(row),
             id: id(row, check),
             name: check.name.as_str().into(),
-            status: check.status,
+            status,
             notes: said.map_or("", |said| &said.notes),
-            output: &check.output,
+            output,
             service_id,
             service_name,
             service_tags,
@@ -170,7 +184,7 @@ fn id<'a>(row: &'a Instance, check: &'a CheckStatus) -> Cow<'a, str> {
 pub(super) fn of_node<'a>(row: &'a Instance, registered: &'a NodeRows, mark: u64) -> Vec<Check<'a>> {
     let is_member = row.registration.foreign().is_none();
     let mesh = is_member.then(|| Check::of_member(&row.node, row.member.is_shown(), mark));
-    let registered = registered.of(row).flat_map(|row| of_row(row, mark));
+    let registered = registered.of(row).flat_map(|of_node| of_row_for(of_node, row, mark));
     let mut all: Vec<_> = registered.chain(mesh.into_iter().flatten()).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all
@@ -208,6 +222,8 @@ pub(super) fn worst<'a>(checks: impl IntoIterator<Item = &'a Check<'a>>) -> Heal
     checks.into_iter().map(|check| check.status).max().unwrap_or_default()
 }
 
+/// What marks a check that is shown as it was.
+const PROTECTED: &str = "Shown as before, since most of its service turned critical within moments. Found now: ";
 /// What is said of an agent that is gone.
 const UNREACHED: &str = "Agent not live or unreachable";
 /// The name under which rows for nodes themselves stand in the books.
@@ -219,4 +235,3 @@ pub(in crate::http) fn node_checks() -> ServiceName {
 pub(super) const SERF: &str = "serfHealth";
 /// The type of the checks that stand for being out of service.
 pub(super) const MAINTENANCE: &str = "maintenance";
-const NODE_CHECKS: &str = "hobnob-node-checks";

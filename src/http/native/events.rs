@@ -20,7 +20,7 @@ use serde::Serialize;
 use crate::{
     agent::{Agent, Entry, News, Paper},
     http::{Answer, Problem, Shared},
-    mesh::{Cause, Event},
+    mesh::{Cause, Event, Unprotected},
 };
 
 use super::{openapi::Api, params::Params, watch::KEEP_ALIVE};
@@ -141,7 +141,12 @@ impl Row {
                 Self { service: Some(service.to_string()), ..self.why(why) }
             }
             Event::ProtectionEnded { service, why } => {
-                Self { service: Some(service.to_string()), ..self.why(format!("{why:?}").to_lowercase()) }
+                let why = match why {
+                    Unprotected::Recovered => "recovered: most of it is healthy again",
+                    Unprotected::Expired => "expired: protect_for is over",
+                    Unprotected::Gone => "gone: what was kept is withdrawn, or known to be critical",
+                };
+                Self { service: Some(service.to_string()), ..self.why(why) }
             }
             Event::Flapping { returns, hidden_for, .. } => self.why(format!(
                 "it went down and came back {returns} times lately: what it serves is shown again after {} s",

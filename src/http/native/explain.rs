@@ -234,8 +234,8 @@ fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>)
         (Some(Held::CutOff), ..) => {
             "kept: its node is down, and so is most of the mesh: this node is the one cut off".into()
         }
-        _ if instance.host > instance.own_health() => format!("a check of its whole node is {}", instance.host),
         (Some(Held::Protected(_)), ..) => "kept: most of its service turned critical within moments".into(),
+        _ if instance.host > instance.own_health() => format!("a check of its whole node is {}", instance.host),
         _ if !instance.member.is_shown() && owner.is_shown() => {
             let again = hidden_until.map_or_else(|| "once it has stayed".into(), |at| format!("at {at}"));
             format!("its node is {owner}, and came back too often lately: shown again {again}")

@@ -65,7 +65,7 @@ pub(in crate::http) fn web() -> Service {
         status: Health::Critical,
         output: "late".into(),
         since: u64::MAX,
-        certain: false,
+        before: None,
     };
     let [a, b, c] = members();
     let instances = vec![

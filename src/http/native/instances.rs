@@ -43,6 +43,9 @@ pub(super) struct Row<'a> {
     /// Why it is out of service, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<&'a str>,
+    /// How the checks of its whole machine are, if they do not all pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<Health>,
     checks: Vec<Check<'a>>,
 }
 
@@ -79,6 +82,7 @@ impl<'a> From<&'a Instance> for Row<'a> {
                 Held::Protected(_) => "protected",
             }),
             maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),
+            host: Some(instance.host).filter(|host| *host != Health::Passing),
             checks: instance.report.checks.iter().map(Check::from).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! What a merge did to a book, for those who show it, index it and charge for it.
 
-use crate::model::{InstanceId, Registration, ServiceName};
+use crate::model::{InstanceId, ServiceName};
 
 /// What a merge did.
 #[derive(Debug, Default)]
@@ -19,8 +19,6 @@ pub(in crate::mesh) struct Merged {
     pub(in crate::mesh) gap: bool,
     /// Instances that came to be or went: what an index needs.
     pub(in crate::mesh) index: Vec<Indexed>,
-    /// Whether it was read as it was said, and not caught up with.
-    pub(in crate::mesh) is_live: bool,
 }
 
 impl Merged {
@@ -34,20 +32,6 @@ impl Merged {
 /// An instance came under a service's name, or went from it.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::mesh) enum Indexed {
-    In(Under, InstanceId),
-    Out(Under, InstanceId),
-}
-
-/// Where an instance stands in an index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::mesh) struct Under {
-    pub(in crate::mesh) name: ServiceName,
-    /// Whether other agents may speak of the same.
-    pub(in crate::mesh) is_shared: bool,
-}
-
-impl Under {
-    pub(super) fn of(registration: &Registration) -> Self {
-        Self { name: registration.name.clone(), is_shared: registration.subject().is_some() }
-    }
+    In(ServiceName, InstanceId),
+    Out(ServiceName, InstanceId),
 }

@@ -1,7 +1,7 @@
 //! What sets off mass-failure protection, and what only looks like it.
 
 use super::*;
-use crate::model::{CheckDraft, CheckStatus, Echo, EchoNode, HealthReport};
+use crate::model::{Before, CheckDraft, CheckStatus, Echo, EchoNode, HealthReport, NODE_CHECKS, Role};
 
 /// The `n`-th instance of `web`, with a check that passes until it is looked at.
 fn instance(n: u16) -> Registration {
@@ -17,8 +17,13 @@ fn foreign(n: u16, said: u64) -> Registration {
     Registration { echo: Some(Arc::new(echo)), ..instance(n) }
 }
 
+/// Registers what is found well at once.
 fn register(wired: &mut Wired, id: NodeId, all: impl Iterator<Item = Registration>) {
-    all.for_each(|one| wired.order(id, Command::Register(Arc::new(one))));
+    for one in all {
+        let instance = one.id.clone();
+        wired.order(id, Command::Register(Arc::new(one)));
+        hear_of(wired, id, instance, Health::Passing);
+    }
 }
 
 fn fail(wired: &mut Wired, id: NodeId, n: u16) {
@@ -26,7 +31,11 @@ fn fail(wired: &mut Wired, id: NodeId, n: u16) {
 }
 
 fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
-    let (now, instance) = (wired.now, format!("web{n}").as_str().try_into().unwrap());
+    hear_of(wired, id, format!("web{n}").as_str().try_into().unwrap(), status);
+}
+
+fn hear_of(wired: &mut Wired, id: NodeId, instance: InstanceId, status: Health) {
+    let now = wired.now;
     let (check, output) = ("c0".try_into().unwrap(), "looked".into());
     wired.at(id).handle(now, Input::Checked { instance, check, status, output });
     wired.settle();
@@ -47,6 +56,7 @@ fn failures_one_by_one_are_no_wave_to_who_reads_of_them_later() {
     let (mut wired, ids) = Wired::of(3);
     register(&mut wired, ids[1], (0..5).map(instance));
     for n in 0..4 {
+        (n..5).for_each(|n| hear(&mut wired, ids[1], n, Health::Passing));
         fail(&mut wired, ids[1], n);
         wired.run(Duration::from_secs(12));
     }
@@ -54,27 +64,149 @@ fn failures_one_by_one_are_no_wave_to_who_reads_of_them_later() {
     wired.restart(7, 1, Vec::new());
     wired.run(Duration::from_secs(3));
     assert_eq!((wired.nodes.len(), shown(&wired)), (4, [(1, false)].into()));
-    // And where all know each other, it is one.
+    // And who reads later of what was a wave finds that, for as long as it lasts.
     register(&mut wired, ids[2], (5..11).map(instance));
     (5..11).for_each(|n| fail(&mut wired, ids[2], n));
     wired.run(Duration::from_secs(1));
     assert_eq!(shown(&wired), [(7, true)].into());
+    wired.restart(8, 1, Vec::new());
+    wired.run(Duration::from_secs(3));
+    assert_eq!((wired.nodes.len(), shown(&wired)), (5, [(7, true)].into()));
+    wired.run(PROTECT_FOR);
+    assert_eq!(shown(&wired), [(1, false)].into());
 }
 
 #[test]
-fn who_starts_again_finds_what_had_failed_and_no_wave() {
+fn who_starts_again_finds_what_it_knew() {
+    for (since, seen, expected) in
+        [(7, Some(1), (1, false)), (UNIX_MILLIS, None, (1, false)), (UNIX_MILLIS, Some(UNIX_MILLIS), (5, true))]
+    {
+        let (mut wired, ids) = Wired::of(2);
+        let all: Vec<_> = (0..5).map(|n| Arc::new(instance(n))).collect();
+        wired.restart(0, 2_000, all.clone());
+        let dead = |own: &Arc<Registration>| {
+            let name: CheckName = "c0".try_into().unwrap();
+            let before = seen.map(|seen| Before { status: Health::Passing, seen });
+            let (output, status) = ("dead".into(), Health::Critical);
+            (
+                own.id.clone(),
+                HealthReport {
+                    checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before }],
+                    maintenance: None,
+                },
+            )
+        };
+        let (now, reports) = (wired.now, all[1..].iter().map(dead).collect::<Vec<_>>());
+        wired.at(ids[0]).restore(now, None, reports, 0);
+        wired.run(Duration::from_secs(1));
+        assert_eq!(shown(&wired), [expected].into(), "{since} {seen:?}");
+    }
+}
+
+#[test]
+fn what_a_node_has_assumed_is_no_health() {
     let (mut wired, ids) = Wired::of(2);
-    let all: Vec<_> = (0..5).map(|n| Arc::new(instance(n))).collect();
-    wired.restart(0, 2, all.clone());
-    let dead = |own: &Arc<Registration>| {
-        let name: CheckName = "c0".try_into().unwrap();
-        let (output, since) = ("dead".into(), 7);
-        let status = CheckStatus { id: name.clone(), name, status: Health::Critical, output, since, certain: false };
-        (own.id.clone(), HealthReport { checks: vec![status], maintenance: None })
-    };
-    let (now, reports) = (wired.now, all[1..].iter().map(dead).collect::<Vec<_>>());
-    wired.at(ids[0]).restore(now, None, reports, 0);
+    (0..5).for_each(|n| wired.order(ids[0], Command::Register(Arc::new(instance(n)))));
+    (0..5).for_each(|n| fail(&mut wired, ids[0], n));
     wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(0, false)].into());
+}
+
+#[test]
+fn the_dead_are_not_counted_and_the_withdrawn_neither() {
+    let (mut wired, ids) = Wired::of(4);
+    register(&mut wired, ids[1], (0..4).map(instance));
+    register(&mut wired, ids[2], (4..8).map(instance));
+    register(&mut wired, ids[3], (8..12).map(instance));
+    wired.dead.extend([ids[2], ids[3]]);
+    wired.run(Duration::from_secs(20));
+    wired.nodes.retain(|id, _| ![ids[2], ids[3]].contains(id));
+    (0..3).for_each(|n| fail(&mut wired, ids[1], n));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    let withdraw = |wired: &mut Wired, n| {
+        wired.order(ids[1], Command::Deregister(instance(n).id));
+        wired.run(Duration::from_secs(1));
+    };
+    withdraw(&mut wired, 0);
+    assert_eq!(shown(&wired), [(3, true)].into());
+    withdraw(&mut wired, 1);
+    assert_eq!(shown(&wired), [(1, false)].into(), "one of two");
+}
+
+#[test]
+fn what_is_kept_is_withdrawn_only_afterwards() {
+    let (mut wired, ids) = Wired::of(2);
+    let soon = |n: u16| {
+        let registration = instance(n);
+        let checks = registration.checks.iter().cloned();
+        let checks = checks.map(|check| CheckSpec { deregister_after: Some(Duration::from_secs(60)), ..check });
+        Registration { checks: checks.collect(), ..registration }
+    };
+    register(&mut wired, ids[0], (0..4).map(soon));
+    (0..4).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(PROTECT_FOR - Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    wired.run(Duration::from_secs(2));
+    assert!(wired.nodes.values().all(|mesh| mesh.service(&"web".try_into().unwrap()).is_none()));
+}
+
+#[test]
+fn a_second_wave_lasts_as_long_as_the_first() {
+    let (mut wired, ids) = Wired::of(2);
+    register(&mut wired, ids[0], (0..10).map(instance));
+    (0..6).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(PROTECT_FOR - Duration::from_secs(20));
+    (6..10).for_each(|n| hear(&mut wired, ids[0], n, Health::Passing));
+    (6..10).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(Duration::from_secs(30));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    wired.run(PROTECT_FOR);
+    assert_eq!(shown(&wired), [(0, false)].into());
+}
+
+/// The checks of an agent's own machine, or of one without an agent.
+fn machine(foreign: Option<u16>) -> Registration {
+    let of = |n| self::foreign(n, 1).echo.as_deref().cloned().unwrap_or_default();
+    let echo = Echo { role: Some(Role::NodeChecks), ..foreign.map(of).unwrap_or_default() };
+    let id = format!("checks{}", foreign.unwrap_or(99)).as_str().try_into().unwrap();
+    let name = NODE_CHECKS.try_into().unwrap();
+    Registration { id, name, port: None, echo: Some(Arc::new(echo)), ..instance(0) }
+}
+
+#[test]
+fn who_stands_on_a_sick_machine_is_sick_and_of_a_wave_of_them_kept() {
+    let (mut wired, ids) = Wired::of(4);
+    for (n, id) in (0..).zip(&ids) {
+        register(&mut wired, *id, [instance(n), machine(None)].into_iter());
+    }
+    let turn = |wired: &mut Wired, n: usize, status| {
+        hear_of(wired, ids[n], machine(None).id, status);
+        wired.run(Duration::from_secs(1));
+    };
+    turn(&mut wired, 0, Health::Critical);
+    turn(&mut wired, 1, Health::Critical);
+    assert_eq!(shown(&wired), [(2, false)].into());
+    turn(&mut wired, 2, Health::Critical);
+    assert_eq!(shown(&wired), [(4, true)].into(), "three of four");
+    turn(&mut wired, 2, Health::Passing);
+    assert_eq!(shown(&wired), [(2, false)].into());
+    wired.order(ids[0], Command::Deregister(machine(None).id));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(3, false)].into());
+}
+
+#[test]
+fn the_last_word_on_a_machine_stands_where_whose_it_was_is_gone() {
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[0], (0..2).map(|n| foreign(n, 1)));
+    register(&mut wired, ids[2], [machine(Some(1))].into_iter());
+    hear_of(&mut wired, ids[2], machine(Some(1)).id, Health::Critical);
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(1, false)].into());
+    wired.dead.insert(ids[2]);
+    wired.run(Duration::from_secs(20));
+    wired.nodes.remove(&ids[2]);
     assert_eq!(shown(&wired), [(1, false)].into());
 }
 
@@ -103,6 +235,7 @@ fn who_was_cut_off_meanwhile_finds_the_same_wave() {
         wired.run(Duration::from_secs(20));
         wired.dead.insert(ids[3]);
         for n in 0..4 {
+            (n..5).for_each(|n| hear(&mut wired, ids[1], n, Health::Passing));
             fail(&mut wired, ids[1], n);
             wired.run(Duration::from_secs(gap));
         }
@@ -126,7 +259,7 @@ fn a_program_that_says_so_itself_is_believed_late_or_at_once() {
     fail(&mut wired, ids[0], 0);
     wired.run(Duration::from_secs(1));
     assert_eq!(shown(&wired), [(3, true)].into());
-    register(&mut wired, ids[0], (0..4).map(|n| beating(n, Health::Critical)));
+    (0..4).for_each(|n| wired.order(ids[0], Command::Register(Arc::new(beating(n, Health::Critical)))));
     wired.run(Duration::from_secs(1));
     assert_eq!(shown(&wired), [(0, false)].into());
 }
