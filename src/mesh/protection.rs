@@ -226,11 +226,13 @@ mod tests {
         }
     }
 
+    type Case<'a> = (&'a str, &'a [(u64, u64)], usize, &'a [Option<u64>]);
+
     /// Seconds at which each was found out and had last been found well; how many are healthy; and the last of each one's
     /// wave.
     #[test]
     fn who_turns_together_is_of_one_wave() {
-        let table: &[(&str, &[(u64, u64)], usize, &[Option<u64>])] = &[
+        let table: &[Case<'_>] = &[
             ("none", &[], 9, &[]),
             ("at once", &[(100, 99), (100, 99), (101, 100)], 2, &[Some(101); 3]),
             ("half", &[(100, 99), (100, 99), (101, 100)], 3, &[None; 3]),

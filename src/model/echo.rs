@@ -82,6 +82,7 @@ impl EchoNode {
     }
 }
 
+#[cfg(feature = "agent")]
 impl Registration {
     /// The same on its node as that is known now; `None` if that is how it stands.
     #[must_use]
