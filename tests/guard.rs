@@ -51,7 +51,7 @@ fn shown(world: &World, n: usize) -> (Vec<usize>, usize) {
     let owner = |id| (0..world.machines()).find(|machine| world.id(*machine) == id).unwrap();
     let mut owners: Vec<usize> = rows.iter().map(|row| owner(row.owner)).collect();
     owners.sort_unstable();
-    (owners, rows.iter().filter(|row| row.held == Some(Held::CutOff)).count())
+    (owners, rows.iter().filter(|row| row.held == Some(Held::CutOff(None))).count())
 }
 
 #[test]

@@ -403,7 +403,7 @@ stories! {
             assert!(few.iter().all(|&n| world.shown(n, &service()).len() == 7), "the few lost something at {}", world.now());
         }
         assert!(few.iter().all(|&n| world.mesh(n).unwrap().partition().is_some()));
-        let held = |world: &World| world.shown(0, &service()).iter().filter(|one| one.held == Some(Held::CutOff)).count();
+        let held = |world: &World| world.shown(0, &service()).iter().filter(|one| one.held == Some(Held::CutOff(None))).count();
         assert_eq!(held(&world), 5);
         assert!(many.iter().all(|&n| world.shown(n, &service()).len() == 5 && world.mesh(n).unwrap().partition().is_none()));
         world.heal();

@@ -303,7 +303,7 @@ async fn a_foreign_service_stays_out_of_service_whoever_registers_it_again() {
     assert_eq!(write(&b, "PUT", REGISTER, &body).await, 200);
     // By now all have heard of it.
     until("b has the last word", async || {
-        (write(&a, "PUT", maintenance, &json!({"enabled": false})).await == 409).then_some(())
+        (write(&a, "PUT", maintenance, &json!({"enabled": true})).await == 409).then_some(())
     })
     .await;
     is("maintenance").await;
@@ -340,4 +340,39 @@ async fn what_would_be_said_where_nobody_sees_it_is_refused_with_the_name_of_who
     let out = "/v1/agent/service/maintenance/web%2Fi?enable=true";
     assert_eq!(ask(&a, "PUT", out).await, 200);
     shows(&[&a, &c], "OUT_OF_SERVICE").await;
+}
+
+/// Whoever watches other machines writes only what changes, through this agent or that.
+#[tokio::test]
+async fn a_wave_that_is_written_is_one_and_said_twice_it_is_the_same() {
+    let (_mesh, [a, b, c]) = three().await;
+    let all = ["m0", "m1", "m2", "m3"];
+    let say = async |agents: &[&Agent], status: &str| {
+        for (node, agent) in all.iter().zip(agents.iter().cycle()) {
+            let check = json!({"CheckID": "h", "ServiceID": "s", "Status": status});
+            let service = json!({"ID": "s", "Service": "ext", "Port": 80});
+            let body = json!({"Node": node, "Address": "10.0.0.1", "Service": service, "Check": check});
+            assert_eq!(write(agent, "PUT", "/v1/catalog/register", &body).await, 200);
+        }
+    };
+    let passing = async |agent: &Agent| {
+        let (_, answer) = agent.call_with("", "GET", "/v1/health/service/ext?passing", "").await;
+        Some(answer.matches(r#""Node":{"#).count())
+    };
+    let held = async |agent: &Agent| {
+        let (_, answer) = agent.call_with("", "GET", "/api/v1/services/ext", "").await;
+        Some(answer.matches(r#""held":"protected""#).count())
+    };
+    say(&[&a], "passing").await;
+    until("all pass", async || (passing(&c).await? == 4).then_some(())).await;
+    for _ in 0..2 {
+        say(&[&a], "critical").await;
+        for agent in [&a, &b, &c] {
+            until("all are kept", async || (held(agent).await? == 4 && passing(agent).await? == 4).then_some(())).await;
+        }
+    }
+    say(&[&a], "passing").await;
+    until("all are well", async || (held(&c).await? == 0 && passing(&c).await? == 4).then_some(())).await;
+    say(&[&b, &c], "critical").await;
+    until("all are kept", async || (held(&a).await? == 4 && passing(&a).await? == 4).then_some(())).await;
 }

@@ -96,7 +96,7 @@ pub(super) fn said(view: &View, mut row: Registration) -> Registration {
     row
 }
 
-/// Refuses to change the health of a row of this node's own while another agent's word is shown: nobody would see it, until
+/// Refuses to make the health of a row of this node's own another while another agent's word is shown: nobody would see it, until
 /// the row is shown again.
 pub(super) fn is_shown(view: &View, id: &InstanceId) -> Result<(), Problem> {
     let Some(own) = view.row(id) else { return Ok(()) };

@@ -138,9 +138,10 @@ impl Check {
     }
 }
 
-/// Whether who finds this out cannot be wrong: a program about itself, the kernel about a process.
+/// Whether who finds this out cannot be wrong: a program about itself, the kernel about a process. What an alias follows is
+/// doubted where it stands.
 const fn is_first_hand(kind: &CheckKind) -> bool {
-    matches!(kind, CheckKind::Ttl(_) | CheckKind::Process(_))
+    matches!(kind, CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_))
 }
 
 impl Mesh {
@@ -268,6 +269,10 @@ impl Mesh {
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
         let is_first = !check.judged;
+        if is_foreign {
+            // Who looks there speaks when something changes: until now all was as it said.
+            check.well = check.well.map(|_| unix_millis);
+        }
         let certain = status == Health::Critical && is_first_hand(&check.spec.kind) && !is_foreign;
         let flipped = check.take(status, output.into(), certain, unix_millis);
         // Who was found well once was not critical all the time that nobody could look.

@@ -2,7 +2,7 @@
 //!
 //! Checks of a machine stand in rows of their own, [`NODE_CHECKS`]. That of an agent's machine is its own word; of a node
 //! without an agent any agent may have said it, and what was said last stands until its row lapses, also where that agent
-//! is gone.
+//! has died; who says goodbye takes his words along.
 
 use std::{collections::BTreeMap, mem::take};
 
@@ -58,6 +58,9 @@ impl Mesh {
         }
         hosts.retain(|_, said| said.health() != Health::Passing);
         let old = std::mem::replace(&mut self.hosts.0, hosts);
+        if old == self.hosts.0 {
+            return;
+        }
         let mut changes = take(&mut self.changes);
         for (owner, book) in self.catalog.iter() {
             let datacenter = book.node().map_or("", |node| &*node.datacenter);

@@ -24,12 +24,14 @@ use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time};
 #[derive(Debug)]
 pub(super) struct Protections {
     services: BTreeMap<ServiceName, Wave>,
+    /// Own instances that were kept when too little of their service was left for a wave, and until when they would be.
+    spared: BTreeMap<InstanceId, Time>,
     lasts: Duration,
 }
 
 impl Default for Protections {
     fn default() -> Self {
-        Self { services: BTreeMap::new(), lasts: PROTECT_FOR }
+        Self { services: BTreeMap::new(), spared: BTreeMap::new(), lasts: PROTECT_FOR }
     }
 }
 
@@ -83,19 +85,19 @@ impl Turn {
 }
 
 /// Whether a turn of so many out of so many is a wave.
-const fn is_wave(turned: usize, healthy_before: usize) -> bool {
-    healthy_before >= FEWEST && turned * 2 > healthy_before
+const fn is_wave(turned: usize, healthy_before: usize, fewest: usize) -> bool {
+    healthy_before >= fewest && turned * 2 > healthy_before
 }
 
 /// For each turn, in the order in which they were found out, when the last was that it is of one wave with; `healthy` are
-/// so many besides.
-fn waves(turns: &[Turn], healthy: usize) -> Vec<Option<u64>> {
+/// so many besides. No wave is one of fewer than so many that were healthy before.
+fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<u64>> {
     let mut last = vec![None; turns.len()];
     let mut later = turns.len();
     for (n, turn) in turns.iter().enumerate().rev() {
         let first = turns.partition_point(|other| other.since < turn.begins());
         // Who turned afterwards was healthy before.
-        if is_wave(n + 1 - first, healthy + turns.len() - first) && first < later {
+        if is_wave(n + 1 - first, healthy + turns.len() - first, fewest) && first < later {
             last[first..later.min(n + 1)].fill(Some(turn.since));
             later = first;
         }
@@ -118,10 +120,11 @@ impl Mesh {
         Some(self.protections.services.get(name)?.protection)
     }
 
-    /// Until when one of this node's own instances is kept, if it is.
+    /// Until when one of this node's own instances is kept, if it is; also where whose checks bore that out is gone.
     pub(super) fn kept_until(&self, now: Time, id: &InstanceId) -> Option<Time> {
-        let wave = self.protections.services.get(&self.registration(id)?.name)?;
-        wave.kept.get(&(self.id, id.clone())).copied().filter(|until| *until > now)
+        let wave = self.protections.services.get(&self.registration(id)?.name);
+        let kept = wave.and_then(|wave| wave.kept.get(&(self.id, id.clone())));
+        kept.or_else(|| self.protections.spared.get(id)).copied().filter(|until| *until > now)
     }
 
     /// Sets for how long a service is protected; zero ends and forbids it.
@@ -138,7 +141,7 @@ impl Mesh {
     }
 
     fn may_be_wave(&self, name: &ServiceName) -> bool {
-        is_wave(self.index.failing(name), FEWEST) || !self.hosts.is_empty()
+        is_wave(self.index.failing(name), FEWEST, FEWEST) || !self.hosts.is_empty()
     }
 
     /// Finds out which of a service's instances are kept as they were. Not before this node knows the others: what it has
@@ -150,19 +153,22 @@ impl Mesh {
         }
         let (now, unix_millis, lasts) = (self.now, self.unix_millis(self.now), millis(self.protections.lasts));
         let (mut turned, mut healthy) = (Vec::new(), 0);
-        let rows = self.service(name).unwrap_or_default();
+        let rows = self.rows(name).unwrap_or_default();
         for row in rows.into_iter().filter(|row| !row.registration.has_role() && row.node.maintenance.is_none()) {
             match Turn::of(&row.report, self.hosts.get(&row)) {
+                // Whose owner has died since has turned all the same.
                 Some(turn) if turn.since <= unix_millis.saturating_add(millis(MOMENTS)) => {
                     turned.push((turn, (row.owner, row.registration.id.clone())));
                 }
-                _ => healthy += usize::from(row.health().is_served()),
+                _ => healthy += usize::from(row.member.is_shown() && row.health().is_served()),
             }
         }
         turned.sort_unstable();
         let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
         let left = |last: u64| last.saturating_add(lasts).checked_sub(unix_millis).filter(|left| *left > 0);
-        let until = waves(&turns, healthy).into_iter().map(|last| last.and_then(left));
+        // What was kept is, of however few: an owner that starts again is away for a moment.
+        let fewest = if was.is_some() { 1 } else { FEWEST };
+        let until = waves(&turns, healthy, fewest).into_iter().map(|last| last.and_then(left));
         let until = until.map(|left| left.map(|left| now + Duration::from_millis(left)));
         let places = turned.into_iter().map(|(_, place)| place);
         let kept: BTreeMap<_, _> = places.zip(until).filter_map(|(place, until)| Some((place, until?))).collect();
@@ -180,6 +186,7 @@ impl Mesh {
         let began = was.as_ref().map(|was| (was.protection, was.alarm));
         began.into_iter().for_each(|(_, alarm)| self.timers.cancel(alarm));
         let ends = kept.values().min().zip(kept.values().max()).map(|(first, last)| (*first, *last));
+        self.protections.spared.retain(|_, until| *until > now);
         match (began, ends) {
             (None, None) => {}
             (Some((began, _)), None) => {
@@ -188,16 +195,20 @@ impl Mesh {
                     () if of > 0 && healthy * 2 >= of => Unprotected::Recovered,
                     () => Unprotected::Gone,
                 };
+                if why == Unprotected::Gone {
+                    let own = was.into_iter().flat_map(|was| was.kept).filter(|((owner, _), _)| *owner == self.id);
+                    self.protections.spared.extend(own.map(|((_, id), until)| (id, until)));
+                }
                 self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
             }
             (began, Some((first, until))) => {
                 if began.is_none() {
-                    let (service, kept) = (name.clone(), kept.len());
+                    let (service, kept, of) = (name.clone(), kept.len(), kept.len() + healthy);
                     self.outbox.push(Output::Event(Event::ProtectionBegan { service, kept, of }));
                 }
                 let since = began.map_or(now, |(began, _)| began.since);
                 let alarm = self.timers.book(first, Timer::Unprotect(name.clone()));
-                let protection = Protection { since, until, of };
+                let protection = Protection { since, until, of: kept.len() + healthy };
                 self.protections.services.insert(name.clone(), Wave { protection, kept, alarm });
             }
         }
@@ -222,7 +233,7 @@ mod tests {
         for (turned, before, wave) in
             [(1, 1, false), (2, 2, false), (1, 3, false), (2, 3, true), (2, 4, false), (3, 4, true), (50, 100, false)]
         {
-            assert_eq!(is_wave(turned, before), wave, "{turned} of {before}");
+            assert_eq!(is_wave(turned, before, FEWEST), wave, "{turned} of {before}");
         }
     }
 
@@ -256,7 +267,7 @@ mod tests {
         for (what, turns, healthy, expected) in table {
             let turns: Vec<_> = turns.iter().map(|(at, seen)| Turn { since: at * 1_000, seen: seen * 1_000 }).collect();
             let expected: Vec<_> = expected.iter().map(|last| last.map(|last| last * 1_000)).collect();
-            assert_eq!(waves(&turns, *healthy), expected, "{what}");
+            assert_eq!(waves(&turns, *healthy, FEWEST), expected, "{what}");
         }
     }
 }

@@ -38,18 +38,30 @@ pub struct Instance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
-    /// Its owner is Down, and so is most of the mesh: this node is the one cut off.
-    CutOff,
+    /// Its owner is Down, and so is most of the mesh: this node is the one cut off. How it was before, where it is protected
+    /// as well.
+    CutOff(Option<Health>),
     /// It is critical, and so did most of its service turn within moments; this is how it was before.
     Protected(Health),
+}
+
+impl Held {
+    /// How it was before most of its service turned critical, if it did.
+    #[must_use]
+    pub const fn before(self) -> Option<Health> {
+        match self {
+            Self::CutOff(before) => before,
+            Self::Protected(before) => Some(before),
+        }
+    }
 }
 
 impl Instance {
     /// What its checks and those of its machine say, as one word; while it is protected, what they said before.
     #[must_use]
     pub fn health(&self) -> Health {
-        match self.held {
-            Some(Held::Protected(before)) if self.node.maintenance.is_none() => before,
+        match self.held.and_then(Held::before) {
+            Some(before) if self.node.maintenance.is_none() => before,
             _ => self.own_health().max(self.host),
         }
     }
@@ -61,10 +73,10 @@ impl Instance {
 
     /// The same, had it not its checks of these ids.
     pub(crate) fn health_without(&self, checks: &[CheckName]) -> Health {
-        match self.held {
+        match self.held.and_then(Held::before) {
             _ if self.node.maintenance.is_some() => Health::Maintenance,
-            Some(Held::Protected(_)) => self.report.health_before(),
-            _ => self.report.health_without(checks),
+            Some(_) => self.report.health_before(),
+            None => self.report.health_without(checks),
         }
     }
 
@@ -265,7 +277,7 @@ impl Mesh {
             _ if owner == self.id => (MemberState::Alive, None),
             None => return None,
             Some(seen) if seen.state == MemberState::Left => return None,
-            Some(seen) if seen.held.is_some() => (MemberState::Suspect, Some(Held::CutOff)),
+            Some(seen) if seen.held.is_some() => (MemberState::Suspect, Some(Held::CutOff(None))),
             // Back, and not to be relied on yet.
             Some(seen) if seen.flaps.as_ref().is_some_and(|flaps| flaps.is_hidden()) => (MemberState::Down, None),
             Some(seen) => (seen.state, None),
@@ -287,9 +299,10 @@ impl Mesh {
         };
         let host = self.hosts.get(&row);
         row.host = host.map_or(Health::Passing, |host| host.health());
-        if row.held.is_none() && self.protections.keeps(name, &row) {
+        if self.protections.keeps(name, &row) {
             let before = host.map_or(Health::Passing, |host| host.health_before());
-            row.held = Some(Held::Protected(row.report.health_before().max(before)));
+            let before = row.report.health_before().max(before);
+            row.held = Some(row.held.map_or(Held::Protected(before), |_| Held::CutOff(Some(before))));
         }
         Some(row)
     }

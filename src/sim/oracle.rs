@@ -271,7 +271,7 @@ fn shown_is_live_and_published(world: &World, n: usize) -> Verdict {
     for instance in mesh.services().flat_map(|name| mesh.service(name).unwrap_or_default()) {
         let id = &instance.registration.id;
         let state = mesh.member(instance.owner).map(|member| member.state);
-        let held = instance.held == Some(Held::CutOff) && mesh.partition().is_some();
+        let held = matches!(instance.held, Some(Held::CutOff(_))) && mesh.partition().is_some();
         if (state != Some(instance.member) && !held) || !instance.member.is_shown() {
             let what = format!("{id} of {} is shown; its owner is {state:?}", instance.node.name);
             return Err(("7: what is shown = live rows of members not Down", what));

@@ -365,8 +365,11 @@ mod tests {
     #[test]
     fn one_of_a_lineage_is_denied_and_given_back_for_all() {
         let (mut law, node) = (Law::default(), "a".try_into().unwrap());
-        let [stolen, granted, other] = ["4a", "4b", "4c"].map(|end| format!("41{:014x}{:014x}{end}", 1, 2));
-        let other = other.replacen("41", "42", 1);
+        let lineages = [Lineage::begin().unwrap(), Lineage::begin().unwrap()];
+        let [stolen, granted, other] = [0, 0, 1].map(|of: usize| {
+            let serial = lineages[of].serial().unwrap();
+            serial.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        });
         for (serial, void, at) in [(&stolen, false, 1), (&granted, false, 2), (&stolen, true, 3)] {
             let (edict, word) = said(Word::DenySerial(serial.clone()), void, at);
             assert_eq!(law.take(edict, word), Taken::News);

@@ -1,10 +1,11 @@
 //! Which certificates come of one another: what is granted on the strength of a certificate is of its lineage, and whoever
 //! revokes one revokes all of them. Else who has stolen one has it renewed, and keeps what he was granted.
 //!
-//! It stands in the number itself, so that every node sees it without having been told of any other: the first eight of its
-//! sixteen bytes are the lineage's, the rest is random (RFC 5280 section 4.1.2.2: positive, twenty bytes at most).
+//! It stands in the number itself, so that every node sees it without having been told of any other: of its sixteen bytes
+//! the first eight are the lineage's, four say that this is so, and four are random (RFC 5280 section 4.1.2.2: positive,
+//! twenty bytes at most). Of any other number all of it stands for the lineage: what is counted up begins alike.
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::Broken;
 
@@ -19,21 +20,33 @@ impl Lineage {
         Ok(Self::full(u64::from_be_bytes(random)))
     }
 
-    /// That of a certificate, by its number in hexadecimal. A number that is not of sixteen bytes was given by another
-    /// program, and all of it stands for the lineage: numbers that are counted up begin alike.
+    /// That of a certificate, by its number in hexadecimal.
     pub(super) fn of(serial: &str) -> Self {
         let number = number(serial);
-        let first = number.len().checked_sub(16).filter(|digits| (15..=16).contains(digits));
-        let first = first.and_then(|digits| u64::from_str_radix(number.get(..digits)?, 16).ok());
-        first.map_or_else(|| Self::full(xxh3_64(number.as_bytes())), |first| Self(first.to_be_bytes()))
+        let parts = u128::from_str_radix(&number, 16).ok().filter(|_| number.len() == 32).map(u128::to_be_bytes);
+        let first = parts.and_then(|parts| {
+            let [first, rest] = [&parts[..8], &parts[8..]];
+            let lineage = Self(first.try_into().ok()?);
+            (rest[..4] == lineage.mark(&rest[4..])).then_some(lineage)
+        });
+        first.unwrap_or_else(|| Self::full(xxh3_64(number.as_bytes())))
     }
 
     /// The number of one more certificate in it.
     pub(super) fn serial(self) -> Result<[u8; 16], Broken> {
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|_| Broken::Key)?;
         let mut serial = [0; 16];
-        getrandom::fill(&mut serial[8..]).map_err(|_| Broken::Key)?;
         serial[..8].copy_from_slice(&self.0);
+        serial[8..12].copy_from_slice(&self.mark(&random));
+        serial[12..].copy_from_slice(&random);
         Ok(serial)
+    }
+
+    /// What tells a number that begins with a lineage from those of other programs.
+    fn mark(self, rest: &[u8]) -> [u8; 4] {
+        let sum = xxh3_64_with_seed(&[&self.0, rest].concat(), LABEL).to_be_bytes();
+        [sum[0], sum[1], sum[2], sum[3]]
     }
 
     pub(super) const fn bytes(self) -> [u8; 8] {
@@ -45,6 +58,9 @@ impl Lineage {
         Self((bits >> 1 | 1 << 62).to_be_bytes())
     }
 }
+
+/// For this use alone.
+const LABEL: u64 = u64::from_be_bytes(*b"lineages");
 
 /// A serial number as it is compared. It may be written with zeros before it, as DER does where the first bit is set, and
 /// with colons, as OpenSSL does.
@@ -65,8 +81,13 @@ mod tests {
         let of_today = ["0fedcba9876543210123456789abcdef", "00:FE:DC:BA:98:76:54:32:10:01:23:45:67:89:AB:CD:EF"];
         let of_others =
             ["1", "10", "1000", "0a:ff", "7300000002b1a5c1d2e3f4000000000001", "7300000002b1a5c1d2e3f4000000000002"];
+        // What OpenSSL counts up from a random number of sixteen bytes.
+        let counted = ["ae1c5f0012345678ae1c5f0012343928", "ae1c5f0012345678ae1c5f0012343929"];
+        let counted = [counted, ["4e1c5f0012345678ae1c5f0012343928", "4e1c5f0012345678ae1c5f0012343929"]].concat();
         let begun = [(); 2].map(|()| hex(&Lineage::begin().unwrap().serial().unwrap()));
-        let all: Vec<_> = of_today.into_iter().chain(of_others).chain(begun.iter().map(String::as_str)).collect();
+        let all: Vec<_> =
+            [of_today[0]].into_iter().chain(of_others).chain(counted).chain(begun.iter().map(String::as_str)).collect();
+        assert_eq!(Lineage::of(of_today[0]), Lineage::of(&of_today[0].to_uppercase()));
         for (at, serial) in all.iter().enumerate() {
             let lineage = Lineage::of(serial);
             let child = hex(&lineage.serial().unwrap());

@@ -17,25 +17,30 @@ use super::{
     authority::{CLOCK_SKEW, pem},
     enrol::{GRANTED, public_key},
     lineage::Lineage,
-    papers::{Says, good_until, says},
+    papers::{Says, good_until, number, says},
     proven_name, san,
 };
 
-/// How often each certificate was renewed lately, by its number, and until when that counts.
+/// How often certificates were renewed lately, by their lineage and who signed, and until when that counts.
 #[derive(Debug, Default)]
-pub(super) struct Renewals(Mutex<BTreeMap<String, (u32, SystemTime)>>);
+pub(super) struct Renewals(Mutex<BTreeMap<Asks, (u32, SystemTime)>>);
+
+/// A lineage, and the authority that is to sign.
+type Asks = ([u8; 8], u64);
 
 impl Renewals {
-    /// Counts one more, unless there were too many.
-    fn count(&self, shown: &Says, now: SystemTime) -> Result<(), Broken> {
+    /// Counts one more by this authority, unless there were too many: what another signs may last longer.
+    fn count(&self, shown: &Says, by: u64, now: SystemTime) -> Result<(), Broken> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.retain(|_, (_, until)| now < *until);
-        if counted.len() >= MAX_COUNTED && !counted.contains_key(&shown.serial) {
+        let asks = (Lineage::of(&shown.serial).bytes(), by);
+        if counted.len() >= MAX_COUNTED && !counted.contains_key(&asks) {
             return Err(Broken::Crowd);
         }
-        // Of a certificate of hours each hour matters.
-        let until = now + (lifetime(shown) / 3).min(LATELY);
-        let (count, _) = counted.entry(shown.serial.clone()).or_insert((0, until));
+        // Of a certificate of hours each hour matters, and of one that is about to end each minute.
+        let left = shown.not_after.duration_since(now).unwrap_or_default();
+        let until = now + (lifetime(shown) / 3).min(LATELY).min(left / 2).max(SOONEST);
+        let (count, _) = counted.entry(asks).or_insert((0, until));
         if *count >= MAX_LATELY {
             return Err(Broken::Often(*count));
         }
@@ -60,7 +65,7 @@ impl Trust {
         }
         let (shown, now) = (says(leaf).ok_or(Broken::Uninvited)?, SystemTime::now());
         is_due(&Says { not_after: good_until(&papers.roots, chain, &shown), ..shown.clone() }, now)?;
-        self.renewals.count(&shown, now)?;
+        self.renewals.count(&shown, number(&authority.certificate), now)?;
         let ends = papers.roots.iter().filter_map(says).map(|root| root.not_after);
         let lifetime =
             if ends.min().is_some_and(|end| end <= shown.not_after) { GRANTED } else { lifetime(&shown).min(GRANTED) };
@@ -114,6 +119,7 @@ fn lifetime(says: &Says) -> Duration {
 /// An agent asks once, and again where what it was granted could not be written.
 const MAX_LATELY: u32 = 3;
 const LATELY: Duration = Duration::from_secs(24 * 3600);
+const SOONEST: Duration = Duration::from_secs(60);
 /// Certificates counted at a time: those of as many nodes as a mesh has.
 const MAX_COUNTED: usize = 10_000;
 
@@ -205,8 +211,9 @@ mod tests {
             assert_eq!(is_due(&year, begun + days * DAY).is_ok(), expected, "day {days}");
         }
         let renewals = Renewals::default();
-        let ask = |days: u32| (0..9).filter(|_| renewals.count(&year, begun + days * DAY).is_ok()).count();
+        let ask = |days: u32| (0..9).filter(|_| renewals.count(&year, 1, begun + days * DAY).is_ok()).count();
         assert_eq!([ask(240), ask(240), ask(241)], [3, 0, 3]);
+        assert!(renewals.count(&year, 2, begun + 241 * DAY).is_ok(), "another authority's may last longer");
     }
 
     const DAY: Duration = Duration::from_secs(24 * 3600);

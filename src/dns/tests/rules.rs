@@ -331,7 +331,7 @@ fn a_ttl_is_what_the_settings_say() {
 #[test]
 fn what_is_shown_as_it_last_was_is_kept_for_a_second() {
     let mut world = World::new();
-    let held = Instance { held: Some(Held::CutOff), ..on("n1", web("10.0.0.5")) };
+    let held = Instance { held: Some(Held::CutOff(None)), ..on("n1", web("10.0.0.5")) };
     world.service("web", vec![held, on("n2", web("10.0.0.6"))]);
     assert_eq!(world.ask("web.service.mesh.internal.", A).answers[0].ttl, 0);
     world.config.ttl = std::time::Duration::from_secs(60);

@@ -103,8 +103,8 @@ pub(super) fn of_row(row: &Instance, mark: u64) -> Vec<Check<'_>> {
 }
 
 /// Whether a row is kept as it was before most of its service turned critical.
-const fn is_protected(row: &Instance) -> bool {
-    matches!(row.held, Some(Held::Protected(_)))
+fn is_protected(row: &Instance) -> bool {
+    row.held.and_then(Held::before).is_some()
 }
 
 /// The checks of a row as they count for another, on the same node.

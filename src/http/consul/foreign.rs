@@ -146,7 +146,10 @@ impl Asked {
         said.extend(self.words.iter().filter(|word| word.row == *id).cloned());
         for word in &said {
             let first = said.iter().find(|first| first.id == word.id).unwrap_or(word);
-            put_word(&mut row, word, first.status)?;
+            // What stands here goes on, so that a change is one.
+            let mut standing = before.iter().flat_map(|before| &before.checks);
+            let standing = standing.find(|check| check.id.as_str() == word.id).and_then(|check| check.initial);
+            put_word(&mut row, word, standing.unwrap_or(first.status))?;
         }
         row.validate()?;
         Ok((word::said(view, row), said, words.elsewhere().map(|row| row.report.maintenance.clone())))

@@ -231,7 +231,7 @@ fn shown(instance: &Instance, owner: MemberState, hidden_until: Option<&Moment>)
         .collect();
     let (own, of_node) = (&instance.report.maintenance, &instance.node.maintenance);
     let why = match (instance.held, own.as_deref().or(of_node.as_deref()), checks.first()) {
-        (Some(Held::CutOff), ..) => {
+        (Some(Held::CutOff(_)), ..) => {
             "kept: its node is down, and so is most of the mesh: this node is the one cut off".into()
         }
         (Some(Held::Protected(_)), ..) => "kept: most of its service turned critical within moments".into(),

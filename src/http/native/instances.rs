@@ -78,7 +78,7 @@ impl<'a> From<&'a Instance> for Row<'a> {
             health: instance.health(),
             member: instance.member,
             held: instance.held.map(|held| match held {
-                Held::CutOff => "cut_off",
+                Held::CutOff(_) => "cut_off",
                 Held::Protected(_) => "protected",
             }),
             maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),

@@ -38,7 +38,8 @@ async fn set(agent: &crate::agent::Agent, id: Option<&InstanceId>, asked: Mainte
     if !asked.enabled && !asked.reason.is_empty() {
         return Err(Problem::field("reason", "is for taking out of service, not for coming back"));
     }
-    if let Some(id) = id {
+    // What ends here comes back from here no more, whoever has the word.
+    if let Some(id) = id.filter(|_| asked.enabled) {
         is_shown(agent.view(), id)?;
     }
     agent.maintain(id, asked.enabled.then_some(asked.reason.as_str())).await?;

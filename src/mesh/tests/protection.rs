@@ -10,6 +10,13 @@ fn instance(n: u16) -> Registration {
     Registration { id, checks: vec![check.build(0, "check").unwrap()], ..Registration::new("web", 80 + n).unwrap() }
 }
 
+/// The same, withdrawn when it is critical for twenty seconds.
+fn soon(n: u16) -> Registration {
+    let checks = instance(n).checks.into_iter();
+    let checks = checks.map(|check| CheckSpec { deregister_after: Some(Duration::from_secs(20)), ..check });
+    Registration { checks: checks.collect(), ..instance(n) }
+}
+
 /// The same on a node without an agent, said at some time.
 fn foreign(n: u16, said: u64) -> Registration {
     let node = EchoNode { name: format!("m{n}"), address: "10.0.0.1".into(), ..EchoNode::default() };
@@ -137,18 +144,40 @@ fn the_dead_are_not_counted_and_the_withdrawn_neither() {
 #[test]
 fn what_is_kept_is_withdrawn_only_afterwards() {
     let (mut wired, ids) = Wired::of(2);
-    let soon = |n: u16| {
-        let registration = instance(n);
-        let checks = registration.checks.iter().cloned();
-        let checks = checks.map(|check| CheckSpec { deregister_after: Some(Duration::from_secs(60)), ..check });
-        Registration { checks: checks.collect(), ..registration }
-    };
     register(&mut wired, ids[0], (0..4).map(soon));
     (0..4).for_each(|n| fail(&mut wired, ids[0], n));
     wired.run(PROTECT_FOR - Duration::from_secs(1));
     assert_eq!(shown(&wired), [(4, true)].into());
     wired.run(Duration::from_secs(2));
     assert!(wired.nodes.values().all(|mesh| mesh.service(&"web".try_into().unwrap()).is_none()));
+}
+
+#[test]
+fn who_is_kept_stays_so_while_an_owner_starts_again() {
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[1], (0..2).map(soon));
+    register(&mut wired, ids[2], (2..4).map(soon));
+    (0..2).for_each(|n| fail(&mut wired, ids[1], n));
+    (2..4).for_each(|n| fail(&mut wired, ids[2], n));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    wired.order(ids[2], Command::Leave);
+    wired.nodes.remove(&ids[2]);
+    wired.run(Duration::from_secs(60));
+    assert_eq!(shown(&wired), [(2, true)].into(), "neither hidden nor withdrawn");
+}
+
+#[test]
+fn what_an_alias_follows_is_doubted_where_it_stands() {
+    let (mut wired, ids) = Wired::of(2);
+    let beside = |n: u16| {
+        let check = CheckDraft { initial: Some(Health::Passing), ..CheckDraft::alias("db").named("c0") };
+        Registration { checks: vec![check.build(0, "check").unwrap()], ..instance(n) }
+    };
+    register(&mut wired, ids[0], (0..4).map(beside));
+    (0..4).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(0, false)].into());
 }
 
 #[test]
