@@ -48,7 +48,7 @@ pub struct Said {
 pub enum Word {
     /// No node of this name is let in.
     DenyNode(NodeName),
-    /// No certificate of this serial number is accepted, and none that comes of one another with it: see [`Lineage`].
+    /// No certificate of this serial number is accepted, and none that comes of one another by renewal.
     DenySerial(String),
     /// A token for HTTP is good.
     Token(Token),
