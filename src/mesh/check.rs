@@ -127,6 +127,12 @@ impl Check {
         let was = self.status.status;
         let seen = self.well.filter(|_| result == Health::Critical && !certain && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
+        // Whoever looks tells of it again only when something changes: what could be missed are the looks before this one.
+        let missed = match self.spec.kind.ttl() {
+            Some(_) => Duration::MAX,
+            None => self.spec.interval.saturating_mul(self.spec.fall).saturating_add(self.spec.timeout),
+        };
+        let seen = seen.map(|seen| seen.max(unix_millis.saturating_sub(super::millis(missed))));
         let before = seen.map(|seen| Before { status: was, seen });
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
@@ -178,6 +184,7 @@ impl Mesh {
     /// An instance is watched no more. True if it had checks.
     pub(super) fn forget_checks(&mut self, instance: &InstanceId) -> bool {
         let gone = self.checks.remove(instance);
+        self.protections.forget(instance);
         let alarms = gone.iter().flatten().filter_map(|check| check.alarm);
         alarms.for_each(|alarm| self.timers.cancel(alarm));
         gone.is_some()
@@ -326,9 +333,12 @@ impl Mesh {
     /// until then (unix milliseconds), had gone on: its silence is no health.
     pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus, lived_until: u64) {
         let unix_millis = self.unix_millis(now);
+        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
+        // Who looks there went on meanwhile, and speaks when something changes.
+        check.well = (is_foreign && status.status.is_served()).then_some(unix_millis);
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.

@@ -106,6 +106,11 @@ fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<u64>> {
 }
 
 impl Protections {
+    /// One of this node's own instances is withdrawn: the next of its id begins anew.
+    pub(super) fn forget(&mut self, id: &InstanceId) {
+        self.spared.remove(id);
+    }
+
     /// Whether an instance is kept as it was before.
     pub(super) fn keeps(&self, name: &ServiceName, row: &Instance) -> bool {
         let wave = self.services.get(name);
@@ -166,12 +171,18 @@ impl Mesh {
         turned.sort_unstable();
         let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
         let left = |last: u64| last.saturating_add(lasts).checked_sub(unix_millis).filter(|left| *left > 0);
-        // What was kept is, of however few: an owner that starts again is away for a moment.
-        let fewest = if was.is_some() { 1 } else { FEWEST };
-        let until = waves(&turns, healthy, fewest).into_iter().map(|last| last.and_then(left));
+        let until = waves(&turns, healthy, FEWEST).into_iter().map(|last| last.and_then(left));
         let until = until.map(|left| left.map(|left| now + Duration::from_millis(left)));
-        let places = turned.into_iter().map(|(_, place)| place);
-        let kept: BTreeMap<_, _> = places.zip(until).filter_map(|(place, until)| Some((place, until?))).collect();
+        // What was kept is until then, of however few: an owner that starts again is away for a moment.
+        let stays = waves(&turns, healthy, 1).into_iter().map(|last| last.is_some());
+        let stood = |place: &_| was.as_ref().and_then(|was| was.kept.get(place)).copied().filter(|until| *until > now);
+        let places = turned.into_iter().map(|(_, place)| place).zip(until).zip(stays);
+        let kept: BTreeMap<_, _> = places
+            .filter_map(|((place, until), stays)| {
+                let until = until.or_else(|| stood(&place).filter(|_| stays))?;
+                Some((place, until))
+            })
+            .collect();
         self.keep(name, was, kept, [turns.len(), healthy]);
     }
 
@@ -197,7 +208,9 @@ impl Mesh {
                 };
                 if why == Unprotected::Gone {
                     let own = was.into_iter().flat_map(|was| was.kept).filter(|((owner, _), _)| *owner == self.id);
-                    self.protections.spared.extend(own.map(|((_, id), until)| (id, until)));
+                    let own = own.filter(|((_, id), _)| self.book().registration(id).is_some());
+                    let own: Vec<_> = own.map(|((_, id), until)| (id, until)).collect();
+                    self.protections.spared.extend(own);
                 }
                 self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
             }

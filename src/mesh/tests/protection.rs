@@ -111,6 +111,19 @@ fn who_starts_again_finds_what_it_knew() {
 }
 
 #[test]
+fn who_is_looked_at_in_vain_turns_with_those_of_the_same_looks() {
+    let (mut wired, ids) = Wired::of(2);
+    register(&mut wired, ids[0], (0..3).map(instance));
+    // Who looks says nothing as long as nothing changes.
+    for n in 0..2 {
+        wired.run(Duration::from_secs(100));
+        fail(&mut wired, ids[0], n);
+        wired.run(Duration::from_secs(1));
+        assert_eq!(shown(&wired), [(2 - usize::from(n), false)].into());
+    }
+}
+
+#[test]
 fn what_a_node_has_assumed_is_no_health() {
     let (mut wired, ids) = Wired::of(2);
     (0..5).for_each(|n| wired.order(ids[0], Command::Register(Arc::new(instance(n)))));
