@@ -262,7 +262,7 @@ impl View {
     }
 
     /// Publishes rows that were heard of.
-    pub(super) fn publish(&self, name: &ServiceName, rows: Option<Vec<Instance>>) {
+    fn publish(&self, name: &ServiceName, rows: Option<Vec<Instance>>) {
         let key = name.folded();
         let Some(mut rows) = rows else {
             if let Some((_, old)) = self.services.remove(&key) {
@@ -323,12 +323,7 @@ impl View {
         self.marks.touch(Topic::Checks);
         if row.registration.has_role() {
             // What is said of a node is said of all that stands on it.
-            let same = |other: &Instance| match (foreign, other.registration.foreign()) {
-                (Some(node), Some(own)) => node.is_called(&own.name) && other.node.datacenter == row.node.datacenter,
-                (None, None) => other.owner == row.owner,
-                _ => false,
-            };
-            let stands = |service: &Service| service.rows().any(same);
+            let stands = |service: &Service| service.rows().any(|other| row.stands_with(other));
             for service in self.services.iter().filter(|service| stands(service)) {
                 self.marks.touch(Topic::Service(service.key().clone()));
             }

@@ -102,18 +102,19 @@ impl Check {
         self.runs_out = Time::NEVER;
         self.streak = self.spec.fall.saturating_sub(1);
         let output = format!("no report within its TTL of {ttl:?}").into();
-        self.take(Health::Critical, output, false, unix_millis)
+        self.take(Health::Critical, output, Some(Duration::MAX), unix_millis)
     }
 
-    /// Takes in one result, of which whoever found it may be `certain`. True if the status changed, or is doubted no more.
-    fn take(&mut self, result: Health, output: Arc<str>, certain: bool, unix_millis: u64) -> bool {
+    /// Takes in one result, and how long before it that may have been so and was `missed`; `None` where whoever found it
+    /// cannot be wrong. True if the status changed, or is doubted no more.
+    fn take(&mut self, result: Health, output: Arc<str>, missed: Option<Duration>, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
             self.well = result.is_served().then_some(unix_millis);
-            return certain && self.status.before.take().is_some();
+            return missed.is_none() && self.status.before.take().is_some();
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
@@ -125,15 +126,12 @@ impl Check {
         self.streak = 0;
         self.overdue = false;
         let was = self.status.status;
-        let seen = self.well.filter(|_| result == Health::Critical && !certain && was.is_served());
+        let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        // Whoever looks tells of it again only when something changes: what could be missed are the looks before this one.
-        let missed = match self.spec.kind.ttl() {
-            Some(_) => Duration::MAX,
-            None => self.spec.interval.saturating_mul(self.spec.fall).saturating_add(self.spec.timeout),
-        };
-        let seen = seen.map(|seen| seen.max(unix_millis.saturating_sub(super::millis(missed))));
-        let before = seen.map(|seen| Before { status: was, seen });
+        let before = well.zip(missed).map(|(well, missed)| Before {
+            status: was,
+            seen: well.max(unix_millis.saturating_sub(super::millis(missed))),
+        });
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
     }
@@ -144,10 +142,16 @@ impl Check {
     }
 }
 
-/// Whether who finds this out cannot be wrong: a program about itself, the kernel about a process. What an alias follows is
-/// doubted where it stands.
-const fn is_first_hand(kind: &CheckKind) -> bool {
-    matches!(kind, CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_))
+/// How long before it is found a change may have gone unseen; `None` where who finds it cannot be wrong: a program about
+/// itself, the kernel about a process. What an alias follows is doubted where it stands.
+fn missed(spec: &CheckSpec, is_foreign: bool) -> Option<Duration> {
+    match spec.kind {
+        // What stands on a node without an agent has no word of its own, and who looks there speaks when something changes.
+        _ if is_foreign => Some(Duration::ZERO),
+        CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => None,
+        // Whoever looks tells of it again only when something changes: the looks before this one.
+        _ => Some(spec.interval.saturating_mul(spec.fall).saturating_add(spec.timeout)),
+    }
 }
 
 impl Mesh {
@@ -214,6 +218,11 @@ impl Mesh {
         true
     }
 
+    /// Whether an instance of this node's stands on one without an agent.
+    fn is_foreign(&self, instance: &InstanceId) -> bool {
+        self.registration(instance).is_some_and(|own| own.foreign().is_some())
+    }
+
     fn check(&self, instance: &InstanceId, id: &CheckName) -> Option<&Check> {
         self.checks.get(instance)?.iter().find(|check| check.spec.id == *id)
     }
@@ -269,19 +278,14 @@ impl Mesh {
             return Err(FieldError::new("status", "must be passing, warning or critical").into());
         }
         let unix_millis = self.unix_millis(now);
-        // What stands on a node without an agent has no word of its own.
-        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
+        let is_foreign = self.is_foreign(instance);
         let check = find(&mut self.checks, instance, name);
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
         let is_first = !check.judged;
-        if is_foreign {
-            // Who looks there speaks when something changes: until now all was as it said.
-            check.well = check.well.map(|_| unix_millis);
-        }
-        let certain = status == Health::Critical && is_first_hand(&check.spec.kind) && !is_foreign;
-        let flipped = check.take(status, output.into(), certain, unix_millis);
+        let missed = missed(&check.spec, is_foreign);
+        let flipped = check.take(status, output.into(), missed, unix_millis);
         // Who was found well once was not critical all the time that nobody could look.
         let counts_anew = flipped || check.overdue && status.is_served();
         check.overdue &= !counts_anew;
@@ -333,7 +337,7 @@ impl Mesh {
     /// until then (unix milliseconds), had gone on: its silence is no health.
     pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus, lived_until: u64) {
         let unix_millis = self.unix_millis(now);
-        let is_foreign = self.registration(instance).is_some_and(|own| own.foreign().is_some());
+        let is_foreign = self.is_foreign(instance);
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;

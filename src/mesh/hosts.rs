@@ -4,10 +4,10 @@
 //! without an agent any agent may have said it, and what was said last stands until its row lapses, also where that agent
 //! has died; who says goodbye takes his words along.
 
-use std::{collections::BTreeMap, mem::take};
+use std::{collections::BTreeMap, mem::take, sync::Arc};
 
 use super::{Mesh, catalog::Book, event::Change, view::Instance};
-use crate::model::{CheckStatus, Health, HealthReport, NODE_CHECKS, NodeId, Registration, Role, ServiceName};
+use crate::model::{CheckStatus, Health, HealthReport, NODE_CHECKS, NodeId, Registration, ServiceName};
 
 /// The machines of which a check of their own does not pass, and what their checks say.
 #[derive(Debug, Default)]
@@ -29,11 +29,6 @@ impl Host {
     }
 }
 
-/// Whether a row holds the checks of a machine.
-fn speaks_of_host(row: &Registration) -> bool {
-    row.echo.as_ref().is_some_and(|echo| echo.role == Some(Role::NodeChecks))
-}
-
 impl Hosts {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -41,7 +36,7 @@ impl Hosts {
 
     /// What is said of the machine that a row stands on, unless all is well.
     pub(super) fn get(&self, row: &Instance) -> Option<&HealthReport> {
-        let concerns = !self.is_empty() && !speaks_of_host(&row.registration);
+        let concerns = !self.is_empty() && !row.registration.speaks_of_node();
         concerns.then(|| self.0.get(&Host::of(row.owner, &row.node.datacenter, &row.registration)))?
     }
 }
@@ -50,7 +45,7 @@ impl Mesh {
     /// Takes in what is said of machines now; what stands on those of which something else is said has changed.
     pub(super) fn hear_of_hosts(&mut self, name: &ServiceName) {
         let mut hosts = BTreeMap::<Host, HealthReport>::new();
-        for row in self.rows(name).unwrap_or_default().iter().filter(|row| speaks_of_host(&row.registration)) {
+        for row in self.rows(name).unwrap_or_default().iter().filter(|row| row.registration.speaks_of_node()) {
             // Their words stand in their rows.
             let checks = row.report.checks.iter().map(|check| CheckStatus { output: "".into(), ..check.clone() });
             let host = Host::of(row.owner, &row.node.datacenter, &row.registration);
@@ -61,17 +56,15 @@ impl Mesh {
         if old == self.hosts.0 {
             return;
         }
-        let mut changes = take(&mut self.changes);
         for (owner, book) in self.catalog.iter() {
             let datacenter = book.node().map_or("", |node| &*node.datacenter);
-            let differs = |row: &&std::sync::Arc<Registration>| {
+            let differs = |row: &&Arc<Registration>| {
                 let host = Host::of(owner, datacenter, row);
                 old.get(&host) != self.hosts.0.get(&host)
             };
             let concerned = Book::registrations(book).filter(differs);
-            changes.extend(concerned.map(|row| Change::Service(row.name.clone())));
+            self.changes.extend(concerned.map(|row| Change::Service(row.name.clone())));
         }
-        self.changes = changes;
     }
 
     /// Looks at what is about to be told: what it says of machines, and whether it is a mass failure.

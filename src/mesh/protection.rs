@@ -1,9 +1,9 @@
 //! Mass-failure protection: when most of a service turns critical within moments, the fault is more likely in what all of
 //! it needs, or in the checks, than in each instance. Answers keep the last healthy set, marked, for a while.
 //!
-//! Nothing of it is remembered: what each row says of itself, since when, and when it was last found well, is all that
-//! counts. So every node finds the same, whoever joined, started again or was cut off meanwhile; owners whose clocks are
-//! further apart than [`MOMENTS`] do not fail together.
+//! What each row says of itself, since when, and when it was last found well, is all that sets it off. So every node finds
+//! the same, whoever joined, started again or was cut off meanwhile; owners whose clocks are further apart than [`MOMENTS`]
+//! do not fail together. Only what stays of it where few are left is remembered: who starts then does not keep it.
 //!
 //! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
 //! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
@@ -146,7 +146,7 @@ impl Mesh {
     }
 
     fn may_be_wave(&self, name: &ServiceName) -> bool {
-        is_wave(self.index.failing(name), FEWEST, FEWEST) || !self.hosts.is_empty()
+        self.index.failing(name) * 2 > FEWEST || !self.hosts.is_empty()
     }
 
     /// Finds out which of a service's instances are kept as they were. Not before this node knows the others: what it has
@@ -170,19 +170,16 @@ impl Mesh {
         }
         turned.sort_unstable();
         let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
-        let left = |last: u64| last.saturating_add(lasts).checked_sub(unix_millis).filter(|left| *left > 0);
-        let until = waves(&turns, healthy, FEWEST).into_iter().map(|last| last.and_then(left));
-        let until = until.map(|left| left.map(|left| now + Duration::from_millis(left)));
-        // What was kept is until then, of however few: an owner that starts again is away for a moment.
-        let stays = waves(&turns, healthy, 1).into_iter().map(|last| last.is_some());
-        let stood = |place: &_| was.as_ref().and_then(|was| was.kept.get(place)).copied().filter(|until| *until > now);
-        let places = turned.into_iter().map(|(_, place)| place).zip(until).zip(stays);
-        let kept: BTreeMap<_, _> = places
-            .filter_map(|((place, until), stays)| {
-                let until = until.or_else(|| stood(&place).filter(|_| stays))?;
-                Some((place, until))
-            })
-            .collect();
+        let left = |last: u64| last.saturating_add(lasts).saturating_sub(unix_millis);
+        let until = |last: Option<u64>| last.map(|last| now + Duration::from_millis(left(last)));
+        let [begun, of_few] = [FEWEST, 1].map(|fewest| waves(&turns, healthy, fewest));
+        let mut kept = BTreeMap::new();
+        for (n, (_, place)) in turned.into_iter().enumerate() {
+            // What was kept is until then, of however few: an owner that starts again is away for a moment.
+            let stood = || was.as_ref()?.kept.get(&place).copied().filter(|_| of_few[n].is_some());
+            let ends = [until(begun[n]), stood()].into_iter().flatten().find(|until| *until > now);
+            kept.extend(ends.map(|until| (place, until)));
+        }
         self.keep(name, was, kept, [turns.len(), healthy]);
     }
 
@@ -193,17 +190,17 @@ impl Mesh {
         kept: BTreeMap<(NodeId, InstanceId), Time>,
         [turned, healthy]: [usize; 2],
     ) {
-        let (now, of) = (self.now, turned + healthy);
-        let began = was.as_ref().map(|was| (was.protection, was.alarm));
-        began.into_iter().for_each(|(_, alarm)| self.timers.cancel(alarm));
+        let now = self.now;
+        let began = was.as_ref().map(|was| was.protection);
+        was.iter().for_each(|was| self.timers.cancel(was.alarm));
         let ends = kept.values().min().zip(kept.values().max()).map(|(first, last)| (*first, *last));
         self.protections.spared.retain(|_, until| *until > now);
         match (began, ends) {
             (None, None) => {}
-            (Some((began, _)), None) => {
+            (Some(began), None) => {
                 let why = match () {
                     () if began.until <= now || self.protections.lasts.is_zero() => Unprotected::Expired,
-                    () if of > 0 && healthy * 2 >= of => Unprotected::Recovered,
+                    () if healthy > 0 && healthy >= turned => Unprotected::Recovered,
                     () => Unprotected::Gone,
                 };
                 if why == Unprotected::Gone {
@@ -215,13 +212,14 @@ impl Mesh {
                 self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
             }
             (began, Some((first, until))) => {
+                let of = kept.len() + healthy;
                 if began.is_none() {
-                    let (service, kept, of) = (name.clone(), kept.len(), kept.len() + healthy);
+                    let (service, kept) = (name.clone(), kept.len());
                     self.outbox.push(Output::Event(Event::ProtectionBegan { service, kept, of }));
                 }
-                let since = began.map_or(now, |(began, _)| began.since);
+                let since = began.map_or(now, |began| began.since);
                 let alarm = self.timers.book(first, Timer::Unprotect(name.clone()));
-                let protection = Protection { since, until, of: kept.len() + healthy };
+                let protection = Protection { since, until, of };
                 self.protections.services.insert(name.clone(), Wave { protection, kept, alarm });
             }
         }

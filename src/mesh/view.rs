@@ -80,6 +80,16 @@ impl Instance {
         }
     }
 
+    /// Whether both stand on one machine: of one agent, or without one and of one name in one datacenter, whoever says so.
+    #[cfg(feature = "agent")]
+    pub(crate) fn stands_with(&self, other: &Self) -> bool {
+        match (self.registration.foreign(), other.registration.foreign()) {
+            (Some(node), Some(own)) => node.is_called(&own.name) && self.node.datacenter == other.node.datacenter,
+            (None, None) => self.owner == other.owner,
+            _ => false,
+        }
+    }
+
     /// The share of traffic it asks for as it is now.
     #[must_use]
     pub fn weight(&self) -> Weight {

@@ -143,6 +143,11 @@ impl Registration {
         self.echo.as_ref().is_some_and(|echo| echo.role.is_some())
     }
 
+    /// Whether it holds the checks of its node itself.
+    pub(crate) fn speaks_of_node(&self) -> bool {
+        self.echo.as_ref().is_some_and(|echo| echo.role == Some(super::Role::NodeChecks))
+    }
+
     /// The node that runs no agent and that it was registered for, if it was.
     #[must_use]
     pub fn foreign(&self) -> Option<&EchoNode> {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     agent::View,
     mesh::{Held, Instance},
-    model::{CheckStatus, Health, NODE_CHECKS, Node, Role, ServiceName, Tag},
+    model::{CheckStatus, Health, NODE_CHECKS, Node, ServiceName, Tag},
 };
 
 /// A check in any list.
@@ -201,19 +201,13 @@ impl NodeRows {
 
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Instance> {
-        let holds =
-            |row: &&Instance| row.registration.echo.as_ref().is_some_and(|echo| echo.role == Some(Role::NodeChecks));
-        self.0.iter().flat_map(|service| service.rows()).filter(holds)
+        self.0.iter().flat_map(|service| service.rows()).filter(|row| row.registration.speaks_of_node())
     }
 
     /// Those for the node that a row stands on.
     fn of<'a>(&'a self, row: &'a Instance) -> impl Iterator<Item = &'a Instance> {
-        self.all().filter(move |other| match (other.registration.foreign(), row.registration.foreign()) {
-            // Of a foreign node another agent may have said it.
-            (Some(node), Some(own)) => node.is_called(&own.name) && other.node.datacenter == row.node.datacenter,
-            (None, None) => other.owner == row.owner,
-            _ => false,
-        })
+        // Of a foreign node another agent may have said it.
+        self.all().filter(move |other| other.stands_with(row))
     }
 }
 
