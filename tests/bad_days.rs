@@ -4,7 +4,12 @@
 
 mod process;
 
-use std::{fs::File, io, process::Stdio};
+use std::{
+    fs::File,
+    io::{self, PipeReader},
+    process::Stdio,
+    thread,
+};
 
 use process::{Ended, Mesh, finish, hobnob};
 use serde_json::json;
@@ -19,6 +24,14 @@ fn dead() -> Stdio {
     io::pipe().unwrap().1.into()
 }
 
+/// Where somebody reads no more for now: a terminal that is stopped, a log service that hangs.
+fn stuck() -> (PipeReader, Stdio) {
+    let (reader, mut writer) = io::pipe().unwrap();
+    let out = writer.try_clone().unwrap().into();
+    thread::spawn(move || io::copy(&mut io::repeat(b'\n'), &mut writer));
+    (reader, out)
+}
+
 /// Runs a command whose data goes there.
 async fn finish_into(line: &str, out: Stdio) -> Ended {
     let mut command = hobnob();
@@ -30,7 +43,8 @@ async fn finish_into(line: &str, out: Stdio) -> Ended {
 #[tokio::test]
 async fn an_agent_outlives_its_log() {
     let mesh = Mesh::new();
-    for (node, log) in [("a", full()), ("b", dead())] {
+    let (_reader, stuck) = stuck();
+    for (node, log) in [("a", full()), ("b", dead()), ("c", stuck)] {
         let agent = mesh.launch_to(node, &mut mesh.agent(node, node), log).await;
         agent.register("web", 80).await;
         // A level that is sure to be written.

@@ -63,20 +63,24 @@ pub(crate) fn replicated(effort: Effort) -> Vec<Row> {
     )]
 }
 
-/// Registers a service for each number, a request on every connection at a time.
+/// Registers a service for each number; every connection asks again as soon as it has its answer.
 fn register(http: SocketAddr, numbers: Range<usize>) {
-    let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::connect(http)).collect();
-    let numbers: Vec<_> = numbers.collect();
-    for batch in numbers.chunks(CONNECTIONS) {
-        for (client, n) in clients.iter_mut().zip(batch) {
-            let [_, a, b, c] = u32::try_from(*n).unwrap().to_be_bytes();
-            client.register(&format!("instance-{n}"), &format!("service-{n}"), &format!("10.{a}.{b}.{c}"));
+    let mut clients: Vec<_> = (0..CONNECTIONS.min(numbers.len())).map(|_| Client::connect(http)).collect();
+    let count = clients.len();
+    for (place, n) in numbers.enumerate() {
+        let client = &mut clients[place % count];
+        if place >= count {
+            hear(client);
         }
-        for client in clients.iter_mut().take(batch.len()) {
-            let (status, why) = client.receive();
-            assert_eq!(status, 201, "{why}");
-        }
+        let [_, a, b, c] = u32::try_from(n).unwrap().to_be_bytes();
+        client.register(&format!("instance-{n}"), &format!("service-{n}"), &format!("10.{a}.{b}.{c}"));
     }
+    clients.iter_mut().for_each(hear);
+}
+
+fn hear(client: &mut Client) {
+    let (status, why) = client.receive();
+    assert_eq!(status, 201, "{why}");
 }
 
 const NODES: usize = 4;

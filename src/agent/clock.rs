@@ -1,23 +1,22 @@
 //! This process's clock, and the core's time on it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::unix_millis;
 use crate::model::Time;
 
 /// This process's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     start: Instant,
-    pub(super) unix_millis: u64,
 }
 
 impl Clock {
     /// Starts it.
     pub(super) fn start() -> Self {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { start: Instant::now(), unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX) }
+        Self { start: Instant::now() }
     }
 
     /// The core's time.
@@ -25,12 +24,12 @@ impl Clock {
         Time::after_start(self.start.elapsed())
     }
 
-    /// A moment of the core's, which goes on from what the wall said at the start, by what the wall says now: that may have
-    /// been set right since, and goes on while the machine sleeps.
-    pub(super) fn by_the_wall(&self, unix_millis: u64) -> u64 {
-        let went = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let steady = self.unix_millis.saturating_add(went);
-        unix_millis.saturating_add(Self::start().unix_millis).saturating_sub(steady)
+    /// What the wall said or will say at a moment of the core's, in unix milliseconds, by what it says now: that may have
+    /// been set right since the start, and goes on while the machine sleeps.
+    pub(super) fn by_the_wall(&self, at: Time) -> u64 {
+        let now = self.now();
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        unix_millis().saturating_sub(millis(now.since(at))).saturating_add(millis(at.since(now)))
     }
 
     /// The moment to sleep until.

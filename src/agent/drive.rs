@@ -187,7 +187,7 @@ impl Drive {
                 let told = self.writes.put(registration, over, row, reply);
                 if let (Some(Told::Put(_, Ok(Done::Unchanged))), Some(own)) = (&told, own) {
                     // Nothing to store; but who is silent until a TTL runs out has spoken.
-                    let _ = self.mesh.command(self.clock.now(), Command::Register(own));
+                    let _ = self.command(Command::Register(own));
                     self.drain();
                 }
                 told
@@ -195,7 +195,7 @@ impl Drive {
             Ask::Remove { id, over, reply } => self.writes.remove(id, over, reply),
             Ask::Report { instance, check, status, output, reply } => {
                 let report = Command::Report { instance: instance.clone(), check, status, output };
-                let done = self.mesh.command(self.clock.now(), report);
+                let done = self.command(report);
                 self.drain();
                 match done {
                     Ok(_) => self.writes.witness(instance, reply),
@@ -203,7 +203,7 @@ impl Drive {
                 }
             }
             Ask::ForceLeave { id, reply } => {
-                let done = self.mesh.command(self.clock.now(), Command::ForceLeave(id));
+                let done = self.command(Command::ForceLeave(id));
                 self.drain();
                 Some(Told::Other(reply, done.map(drop).map_err(Into::into)))
             }
@@ -225,7 +225,7 @@ impl Drive {
         }
         let asked = done.iter().any(Pending::is_asked);
         for write in done {
-            let now = self.clock.now();
+            let now = self.now();
             self.agenda.told.extend(self.writes.apply(&mut self.mesh, &self.view, now, write, &completed.outcome));
             self.drain();
         }
@@ -271,13 +271,14 @@ impl Drive {
 
     fn join(&mut self, addresses: Vec<SocketAddr>) {
         // Refused only while leaving, when nobody is sought any more.
-        let _ = self.mesh.command(self.clock.now(), Command::Join(addresses));
+        let _ = self.command(Command::Join(addresses));
         self.drain();
     }
 
     /// One mutation, then drain: the first law.
     pub(super) fn handle(&mut self, input: Input) {
-        self.mesh.handle(self.clock.now(), input);
+        let now = self.now();
+        self.mesh.handle(now, input);
         self.drain();
     }
 
@@ -458,7 +459,7 @@ impl Drive {
             Some(Ending::Leave) | None => {
                 self.save_peers();
                 // A core that is leaving already refuses, and that is fine.
-                let _ = self.mesh.command(self.clock.now(), Command::Leave);
+                let _ = self.command(Command::Leave);
                 self.drain();
                 self.peers.leave();
                 self.link_tasks.close();

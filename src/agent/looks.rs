@@ -11,9 +11,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Agent, Opens, Refused, Will, drive::Drive, peers::Holder};
+use super::{Agent, Opens, Refused, Will, drive::Drive, peers::Holder, unix_millis};
 use crate::{
-    mesh::{Command, Explanation, Stats},
+    mesh::{Command, Done, Explanation, Rejected, Stats},
     model::{NodeId, Time},
 };
 
@@ -44,7 +44,7 @@ impl Drive {
             Look::Will(reply) => drop(reply.send(self.will())),
             Look::Inquire(id, reply) => {
                 // Who is not known here is not asked about; the explanation says so.
-                let now = self.clock.now();
+                let now = self.now();
                 let _ = self.mesh.command(now, Command::Inquire(id));
                 self.drain();
                 let _ = reply.send(now);
@@ -55,14 +55,25 @@ impl Drive {
             }
             Look::Explain(id, reply) => drop(reply.send(self.mesh.explain(id).map(Box::new))),
             Look::Knock(id, reply) => {
-                let knocks = &mut self.agenda.knocks;
-                knocks.retain(|(_, reply)| !reply.is_closed());
-                if knocks.len() < MAX_KNOCKS && self.mesh.command(self.clock.now(), Command::Knock(id)).is_ok() {
-                    knocks.push((id, reply));
+                self.agenda.knocks.retain(|(_, reply)| !reply.is_closed());
+                if self.agenda.knocks.len() < MAX_KNOCKS && self.command(Command::Knock(id)).is_ok() {
+                    self.agenda.knocks.push((id, reply));
                 }
                 self.drain();
             }
         }
+    }
+
+    /// Now; the core knows then what the wall says.
+    pub(super) fn now(&mut self) -> Time {
+        let now = self.clock.now();
+        self.mesh.set_wall_clock(now, unix_millis());
+        now
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<Done, Rejected> {
+        let now = self.now();
+        self.mesh.command(now, command)
     }
 
     /// Whom the core knows, alive, under this id.

@@ -464,11 +464,10 @@ impl Agent {
         self.shared.clock.now()
     }
 
-    /// A moment of this process's clock in unix milliseconds.
+    /// A moment of this process's clock in unix milliseconds, by what the wall clock says now.
     #[must_use]
     pub fn unix_millis(&self, at: Time) -> u64 {
-        let since_start = u64::try_from(at.since_start().as_millis()).unwrap_or(u64::MAX);
-        self.shared.clock.unix_millis.saturating_add(since_start)
+        self.shared.clock.by_the_wall(at)
     }
 
     /// Sends an ask and waits for its answer.

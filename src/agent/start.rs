@@ -22,12 +22,13 @@ use super::{
     status::Status,
     store::{FILE, Found, Store, Unusable},
     trust::{self, Proof, Seal, Trust},
+    unix_millis,
     vigil::Vigil,
     writes::Writes,
 };
 use crate::{
     mesh::{self, Command, Mesh},
-    model::{Epoch, HealthReport, Node},
+    model::{Epoch, HealthReport, Node, Time},
 };
 
 /// See [`Agent::start`].
@@ -36,7 +37,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     config.check().map_err(|(field, why)| StartError::Config { field, why })?;
     let (completions, completed) = mpsc::unbounded_channel();
     let trust = Arc::new(identify(&config)?);
-    let (store, found, endpoint) = open(&config, &clock, &trust, completions).await?;
+    let (store, found, endpoint) = open(&config, &trust, completions).await?;
     let bound = endpoint.local_addr().map_err(|why| StartError::Listen { address: config.listen, why })?;
     config.listen = bound;
 
@@ -162,18 +163,25 @@ fn core(
     let (mesh, node) = (config.mesh.clone(), describe(config, whereabouts));
     let seal = Seal::new(Arc::clone(trust))
         .map_err(|why| StartError::Config { field: "node", why: format!("cannot have a key for its book: {why}") })?;
-    Ok(mesh::Config { mesh, node, epoch, boot, seed, unix_millis: clock.unix_millis, notary: Arc::new(seal) })
+    Ok(mesh::Config {
+        mesh,
+        node,
+        epoch,
+        boot,
+        seed,
+        unix_millis: clock.by_the_wall(Time::ZERO),
+        notary: Arc::new(seal),
+    })
 }
 
 /// Store and port. Who tries again after a port that could not be had must not find the directory in use.
 async fn open(
     config: &Config,
-    clock: &Clock,
     trust: &Arc<Trust>,
     completions: mpsc::UnboundedSender<super::store::Completed>,
 ) -> Result<(Store, Found, quinn::Endpoint), StartError> {
     let tls = trust.tls().map_err(|why| StartError::Config { field: "tls", why: why.to_string() })?;
-    let (store, found) = open_store(config, clock, completions).await?;
+    let (store, found) = open_store(config, completions).await?;
     match quic::bind(config.listen, &found.keys, tls) {
         Ok(endpoint) => Ok((store, found, endpoint)),
         Err(why) => {
@@ -186,13 +194,12 @@ async fn open(
 
 async fn open_store(
     config: &Config,
-    clock: &Clock,
     completions: mpsc::UnboundedSender<super::store::Completed>,
 ) -> Result<(Store, Found), StartError> {
     let (directory, mesh, node) = (config.data_dir.clone(), config.mesh.clone(), config.node.clone());
-    let unix_millis = clock.unix_millis;
-    let opening =
-        tokio::task::spawn_blocking(move || Store::open(directory.as_deref(), &mesh, &node, unix_millis, completions));
+    let opening = tokio::task::spawn_blocking(move || {
+        Store::open(directory.as_deref(), &mesh, &node, unix_millis(), completions)
+    });
     opening.await.unwrap_or_else(|why| {
         Err(StartError::Data {
             path: config.data_dir.clone().unwrap_or_default(),

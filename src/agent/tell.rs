@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use super::{
     drive::Drive,
     journal::{Flip, Move, News},
+    unix_millis,
 };
 use crate::{
     mesh::{Event, Instance, Member},
@@ -59,9 +60,7 @@ impl Drive {
     }
 
     fn write(&self, news: News) {
-        let since_start = self.clock.now().since_start().as_millis();
-        let unix_millis = self.clock.unix_millis.saturating_add(u64::try_from(since_start).unwrap_or(u64::MAX));
-        self.journal.write(unix_millis, news);
+        self.journal.write(unix_millis(), news);
     }
 
     fn log(&self, event: &Event, name: Option<&NodeName>) {

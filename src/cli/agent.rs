@@ -128,7 +128,7 @@ pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     if config.will && !flags.has_executor && !flags.no_will {
         return executor::run(flags.log_format);
     }
-    logs::start(flags.log_format, logs::DEFAULT)?;
+    let _log = logs::start(flags.log_format, logs::DEFAULT)?;
     keep_quiet_while_opening();
     raise_descriptor_limit();
     let unstarted = |error| Failure::new("cannot start", error, "ulimit -a");

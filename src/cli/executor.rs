@@ -47,9 +47,7 @@ pub(super) fn run(log: LogFormat) -> Result<ExitCode, Failure> {
             Ok((end, will, signals))
         })
         .map_err(begun)?;
-    if will.is_some() {
-        logs::start(log, logs::DEFAULT)?;
-    }
+    let _log = will.as_ref().map(|_| logs::start(log, logs::DEFAULT)).transpose()?;
     let how = end.how;
     runtime.block_on(async {
         let told = OptionFuture::from(will.as_ref().map(|will| execute(will, how)));

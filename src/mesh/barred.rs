@@ -22,7 +22,7 @@ impl Mesh {
 
     /// Whether who has connected is turned away. The driver let it in by the certificate that it has now.
     pub(super) fn bars(&mut self, now: Time, hello: &Hello) -> bool {
-        let (node, unix_millis) = (&hello.node, self.unix_millis(now));
+        let (node, unix_millis) = (&hello.node, self.wall_clock(now));
         if self.is_barred(hello.id) {
             let known = self.catalog.get(hello.id).and_then(Book::node);
             let is_another = known.is_none_or(|known| known.voucher != node.voucher);
@@ -69,7 +69,7 @@ impl Mesh {
 
     /// What the notary has against a member by now. A certificate that was not believed when it came may be since.
     fn objection_to(&mut self, now: Time, id: NodeId) -> Option<Objection> {
-        let (notary, unix_millis) = (&self.config.notary, self.unix_millis(now));
+        let (notary, unix_millis) = (&self.config.notary, self.wall_clock(now));
         let book = self.catalog.get(id)?;
         let node = book.node()?;
         let objection = notary.objection(&node.name, book.vouched(), unix_millis)?;

@@ -130,7 +130,7 @@ impl Check {
         self.well = result.is_served().then_some(unix_millis);
         let before = well.zip(missed).map(|(well, missed)| Before {
             status: was,
-            seen: well.max(unix_millis.saturating_sub(super::millis(missed))),
+            seen: well.max(unix_millis.saturating_sub(super::clock::millis(missed))),
         });
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
@@ -159,7 +159,7 @@ impl Mesh {
     /// thing their status, and so do Consul's.
     pub(super) fn watch_checks(&mut self, now: Time, registration: &Arc<Registration>) {
         let instance = &registration.id;
-        let unix_millis = self.unix_millis(now);
+        let unix_millis = self.wall_clock(now);
         let mut old = self.checks.remove(instance).unwrap_or_default();
         let mut checks = Vec::with_capacity(registration.checks.len());
         for spec in Recipe::all(registration) {
@@ -277,7 +277,7 @@ impl Mesh {
         if status == Health::Maintenance {
             return Err(FieldError::new("status", "must be passing, warning or critical").into());
         }
-        let unix_millis = self.unix_millis(now);
+        let unix_millis = self.wall_clock(now);
         let is_foreign = self.is_foreign(instance);
         let check = find(&mut self.checks, instance, name);
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
@@ -336,7 +336,7 @@ impl Mesh {
     /// Where a check stood when an earlier process of this node kept it. A TTL runs out as if that process, which lived
     /// until then (unix milliseconds), had gone on: its silence is no health.
     pub(super) fn restore_check(&mut self, now: Time, instance: &InstanceId, status: CheckStatus, lived_until: u64) {
-        let unix_millis = self.unix_millis(now);
+        let unix_millis = self.wall_clock(now);
         let is_foreign = self.is_foreign(instance);
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
@@ -346,7 +346,7 @@ impl Mesh {
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.
-            let runs_out = lived_until.saturating_add(super::millis(ttl));
+            let runs_out = lived_until.saturating_add(super::clock::millis(ttl));
             match runs_out.saturating_sub(unix_millis) {
                 0 => drop(check.run_out(ttl, runs_out)),
                 // A clock that was set back makes no TTL longer.
@@ -378,7 +378,7 @@ impl Mesh {
     /// What a check waits for may have come. After its TTL the next report has that run again; where it was critical for as
     /// long as it may be while nobody could look, what is found next decides.
     pub(super) fn on_check(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {
-        let unix_millis = self.unix_millis(now);
+        let unix_millis = self.wall_clock(now);
         let Some(check) = find(&mut self.checks, instance, name) else { return };
         // Where one was postponed another may wait.
         check.alarm.take().into_iter().for_each(|alarm| self.timers.cancel(alarm));

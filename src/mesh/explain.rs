@@ -118,12 +118,6 @@ impl Mesh {
         })
     }
 
-    /// A moment of the core's as people read it: unix milliseconds.
-    #[must_use]
-    pub fn wall_clock(&self, at: Time) -> u64 {
-        self.unix_millis(at)
-    }
-
     /// This node's doubt in itself, Lifeguard's local health: 0 is healthy, 8 the most.
     #[must_use]
     pub const fn doubt(&self) -> u8 {

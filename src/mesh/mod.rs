@@ -18,6 +18,7 @@ mod catalog;
 mod chance;
 mod check;
 mod claim;
+mod clock;
 mod damper;
 mod delay;
 pub mod event;
@@ -473,14 +474,6 @@ impl Mesh {
         frame.write(&mut bytes);
         self.outbox.message(to, bytes, &mut self.stats);
     }
-
-    fn unix_millis(&self, now: Time) -> u64 {
-        self.config.unix_millis.saturating_add(millis(now.since_start()))
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long the rows of a Down member are kept, and longer while one of them says so.

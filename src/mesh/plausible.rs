@@ -12,7 +12,7 @@ impl Mesh {
     /// Of a life of its own that this node has forgotten it hears from others, and it rises above that, whatever its clock
     /// was then.
     pub(super) fn is_plausible(&self, now: Time, from: NodeId, id: NodeId, generation: Generation) -> bool {
-        let unix = |ahead| self.unix_millis(now + ahead).max(self.epoch.0);
+        let unix = |ahead| self.wall_clock(now + ahead).max(self.epoch.0);
         let known = self.roster.get(id).map_or(0, |seen| seen.generation.epoch().0 + RISES_MISSED * RISE);
         let latest = match id {
             _ if id == self.id => unix(OWN_CLOCK_WAS),

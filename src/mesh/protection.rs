@@ -13,8 +13,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Mesh, Timer,
+    clock::millis,
     event::{Change, Done, Event, Output, Unprotected},
-    millis,
     timer::Slot,
     view::Instance,
 };
@@ -156,7 +156,7 @@ impl Mesh {
         if !self.ready || (was.is_none() && !self.may_be_wave(name)) {
             return;
         }
-        let (now, unix_millis, lasts) = (self.now, self.unix_millis(self.now), millis(self.protections.lasts));
+        let (now, unix_millis, lasts) = (self.now, self.wall_clock(self.now), millis(self.protections.lasts));
         let (mut turned, mut healthy) = (Vec::new(), 0);
         let rows = self.rows(name).unwrap_or_default();
         for row in rows.into_iter().filter(|row| !row.registration.has_role() && row.node.maintenance.is_none()) {
@@ -165,7 +165,9 @@ impl Mesh {
                 Some(turn) if turn.since <= unix_millis.saturating_add(millis(MOMENTS)) => {
                     turned.push((turn, (row.owner, row.registration.id.clone())));
                 }
-                _ => healthy += usize::from(row.member.is_shown() && row.health().is_served()),
+                // By this clock it has not turned yet.
+                Some(_) => healthy += 1,
+                None => healthy += usize::from(row.member.is_shown() && row.health().is_served()),
             }
         }
         turned.sort_unstable();

@@ -428,7 +428,7 @@ fn a_restart_makes_no_health_of_a_missed_ttl() {
         wired.at(id).restore(now, None, kept, lived_until);
         health(wired, id)
     };
-    let unix_millis = |wired: &Wired| wired.nodes[&id].unix_millis(wired.now);
+    let unix_millis = |wired: &Wired| wired.nodes[&id].wall_clock(wired.now);
     let long_ago = unix_millis(&wired) - 10_000;
     assert_eq!(reported(&mut wired, long_ago), Health::Critical, "it ran out meanwhile");
     let told = wired.nodes[&id].health_report(&"web".try_into().unwrap()).unwrap().checks[0].clone();

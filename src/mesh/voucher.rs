@@ -46,7 +46,7 @@ impl Mesh {
 
     /// Takes over a voucher of this node's own.
     pub(super) fn vouch_for_itself(&mut self, now: Time, voucher: Bytes) {
-        let (name, unix_millis) = (&self.config.node.name, self.unix_millis(now));
+        let (name, unix_millis) = (&self.config.node.name, self.wall_clock(now));
         let vouched = self.config.notary.vouched(name, &voucher, unix_millis);
         self.config.node.voucher = voucher;
         if let (Ok(vouched), Some(book)) = (vouched, self.catalog.get_mut(self.id)) {
@@ -76,7 +76,7 @@ impl Mesh {
         if by_key == Some(true) && !book.is_some_and(|book| book.is_new_voucher(page.to, &node.voucher)) {
             return known;
         }
-        let Ok(vouched) = notary.vouched(&node.name, &node.voucher, self.unix_millis(now)) else {
+        let Ok(vouched) = notary.vouched(&node.name, &node.voucher, self.wall_clock(now)) else {
             // A process has one key: who is known by another did not write this.
             return if by_key.is_none() { Proof::Unvouched } else { known };
         };

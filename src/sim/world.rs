@@ -215,7 +215,13 @@ impl World {
 
     /// Sets how wrong a machine's wall clock is, in milliseconds.
     pub fn set_clock(&mut self, n: usize, error_millis: i64) {
-        self.machines[n].clock_error = error_millis;
+        let now = self.now;
+        let machine = &mut self.machines[n];
+        machine.clock_error = error_millis;
+        let unix_millis = machine.unix_millis(now);
+        if let Some(process) = &mut machine.process {
+            process.mesh.set_wall_clock(process.local(now), unix_millis);
+        }
     }
 
     /// Stops a machine's process (SIGSTOP): nothing is handled, everything waits.

@@ -25,7 +25,7 @@ use super::{
     proven_name,
 };
 use crate::{
-    agent::{Secret, clock::Clock},
+    agent::Secret,
     mesh::{BookKey, Notary, Objection, SharedNotary, Signature, Vouched},
     model::{MeshName, NodeName},
 };
@@ -37,7 +37,6 @@ pub(in crate::agent) struct Seal {
     public: BookKey,
     /// The voucher, and the certificate that signed it.
     voucher: ArcSwapOption<(Arc<Issued>, Bytes)>,
-    clock: Clock,
 }
 
 /// What proves to others that a book's key is a node's own.
@@ -57,7 +56,7 @@ impl Seal {
         let key = Ed25519KeyPair::generate()?;
         let mut public = BookKey::default();
         public.copy_from_slice(key.public_key().as_ref());
-        Ok(Self { trust, key, public, voucher: ArcSwapOption::empty(), clock: Clock::start() })
+        Ok(Self { trust, key, public, voucher: ArcSwapOption::empty() })
     }
 
     fn vouch(&self, issued: &Issued) -> Option<Bytes> {
@@ -118,7 +117,7 @@ impl Notary for Seal {
 
     fn vouched(&self, node: &NodeName, voucher: &[u8], unix_millis: u64) -> Result<Vouched, Objection> {
         let Some((key, chain)) = self.read(node, voucher) else { return Err(Objection::Untrusted) };
-        let now = UnixTime::since_unix_epoch(Duration::from_millis(self.clock.by_the_wall(unix_millis)));
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(unix_millis));
         let Standing { serial, authority, until } = self.trust.papers.load().standing(&chain, now)?;
         let vouched = Vouched { key, serial, authority, until };
         self.objection(node, Some(&vouched), unix_millis).map_or(Ok(vouched), Err)
@@ -130,7 +129,7 @@ impl Notary for Seal {
             return Some(Objection::Revoked);
         }
         match vouched {
-            Some(vouched) if vouched.until < self.clock.by_the_wall(unix_millis) => Some(Objection::Expired),
+            Some(vouched) if vouched.until < unix_millis => Some(Objection::Expired),
             Some(vouched) if !self.trust.believes(vouched.authority) => Some(Objection::Untrusted),
             _ => None,
         }

@@ -37,7 +37,7 @@ pub(super) struct Flags {
 
 pub(super) fn run(flags: &Flags) -> Result<ExitCode, Failure> {
     // The nodes' own words would drown the story's; HOBNOB_LOG brings them back.
-    logs::start(LogFormat::Text, "error")?;
+    let _log = logs::start(LogFormat::Text, "error")?;
     let (name, text) = match &flags.script {
         Some(path) => (path.display().to_string(), read(path)?),
         // One node alone has no second one to ask.

@@ -318,3 +318,27 @@ fn of_what_several_agents_speak_of_the_word_that_is_shown_counts() {
     wired.run(Duration::from_secs(1));
     assert_eq!(shown(&wired), [(6, true)].into());
 }
+
+#[test]
+fn who_sets_his_clock_right_fails_together_with_the_others() {
+    let (mut wired, ids) = Wired::of(3);
+    let set = |wired: &mut Wired, ahead| {
+        let now = wired.now;
+        let right = wired.nodes[&ids[0]].wall_clock(now);
+        wired.at(ids[1]).set_wall_clock(now, right + ahead);
+    };
+    let tell = |wired: &mut Wired, status| {
+        for (owner, n) in [ids[0], ids[0], ids[1], ids[1]].into_iter().zip(0..) {
+            hear(wired, owner, n, status);
+            wired.run(Duration::from_millis(100));
+        }
+        shown(wired)
+    };
+    set(&mut wired, 3_600_000);
+    register(&mut wired, ids[0], (0..2).map(instance));
+    register(&mut wired, ids[1], (2..4).map(instance));
+    assert_eq!(tell(&mut wired, Health::Critical), [(0, false)].into());
+    assert_eq!(tell(&mut wired, Health::Passing), [(4, false)].into());
+    set(&mut wired, 0);
+    assert_eq!(tell(&mut wired, Health::Critical), [(4, true)].into());
+}
