@@ -376,3 +376,48 @@ async fn a_wave_that_is_written_is_one_and_said_twice_it_is_the_same() {
     say(&[&b, &c], "critical").await;
     until("all are kept", async || (held(&a).await? == 4 && passing(&a).await? == 4).then_some(())).await;
 }
+
+#[tokio::test]
+async fn what_is_said_again_is_the_last_word_whatever_is_not_heard_of_yet_and_wakes_nobody() {
+    let (_mesh, [a, b, c]) = three().await;
+    let say = async |agent: &Agent, node: u8, port: u16| {
+        let service = json!({"ID": "s", "Service": "ext", "Port": port});
+        let body = json!({"Node": format!("m{node}"), "Address": format!("10.0.0.{port}"), "Service": service});
+        assert_eq!(write(agent, "PUT", REGISTER, &body).await, 200);
+    };
+    let shown = async |agent: &Agent| {
+        let (_, answer) = agent.call_with("", "GET", "/v1/health/service/ext", "").await;
+        let index = answer.lines().find_map(|line| line.strip_prefix("x-consul-index: "))?.to_owned();
+        Some((index, [r#""Port":80,"#, r#""Address":"10.0.0.80""#].map(|said| answer.matches(said).count())))
+    };
+    let all_stand = async |agents: &[&Agent]| {
+        for agent in agents {
+            until("all stand", async || (shown(agent).await?.1 == [20, 20]).then_some(())).await;
+        }
+    };
+    for node in 0..20 {
+        say(&a, node, 80).await;
+    }
+    all_stand(&[&a, &b, &c]).await;
+    // The first agent says again what it said before, and has hardly heard of what another one said meanwhile.
+    for node in 0..20 {
+        say(&b, node, 81).await;
+        say(&a, node, 80).await;
+    }
+    // Whoever knows this knows what was said before it.
+    let told = async |name: &str| {
+        for (agent, name) in [&a, &b].iter().zip(["a", "b"].map(|agent| format!("{name}-{agent}"))) {
+            assert_eq!(write(agent, "PUT", "/v1/agent/service/register", &json!({"Name": name})).await, 200);
+            let path = format!("/v1/catalog/service/{name}");
+            until(&name, async || (c.get(&path).await != json!([])).then_some(())).await;
+        }
+    };
+    told("first").await;
+    all_stand(&[&a, &b, &c]).await;
+    let before = shown(&c).await;
+    for node in 0..20 {
+        say(&a, node, 80).await;
+    }
+    told("second").await;
+    assert_eq!(shown(&c).await, before);
+}

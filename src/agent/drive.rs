@@ -341,8 +341,7 @@ impl Drive {
     /// Publishes each changed name once, then lets the replies go.
     fn publish(&mut self) {
         let now = Instant::now();
-        let advances = self.agenda.changed.iter().any(|change| !matches!(change, Change::Distance(_)));
-        self.agenda.unsummed |= advances;
+        self.agenda.unsummed |= self.agenda.changed.iter().any(|change| !matches!(change, Change::Distance(_)));
         if self.agenda.sum_at <= now {
             self.agenda.sum_at = now + SUM_EVERY;
             self.agenda.unsummed = false;
@@ -369,7 +368,7 @@ impl Drive {
             }
         }
         self.name_the_unvouched();
-        if advances || self.view.has_news() {
+        if self.view.has_news() {
             self.view.advance();
         }
         let links = self.peers.links();

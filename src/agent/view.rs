@@ -286,7 +286,9 @@ impl View {
         let (instances, beside) = old.as_ref().map_or((&[][..], &[][..]), |old| (&old.instances, &old.beside));
         differences(instances, &new.instances, &mut changed);
         differences(beside, &new.beside, &mut changed);
-        if changed.is_empty() && old.is_some() {
+        if let (true, Some(old)) = (changed.is_empty(), &old) {
+            // Said again, and later: that counts among those who speak of it, and is news to nobody.
+            self.services.insert(key, Arc::new(Service { index: old.index, ..Arc::unwrap_or_clone(new) }));
             return;
         }
         self.services.insert(key.clone(), Arc::clone(&new));
@@ -363,14 +365,15 @@ impl View {
 
     /// Publishes one of this node's own registrations; `None` when it was withdrawn.
     pub fn set_registration(&self, id: &InstanceId, registration: Option<Arc<Registration>>) {
-        match registration {
-            Some(registration) => drop(self.own.insert(id.clone(), registration)),
-            None => {
-                self.own.remove(id);
-                self.spoken.remove(id);
-            }
+        let Some(registration) = registration else {
+            self.own.remove(id);
+            self.spoken.remove(id);
+            return self.marks.touch(Topic::Own);
+        };
+        let old = self.own.insert(id.clone(), Arc::clone(&registration));
+        if old.is_none_or(|old| !old.says_as(&registration)) {
+            self.marks.touch(Topic::Own);
         }
-        self.marks.touch(Topic::Own);
     }
 
     /// Publishes what checks of one of this node's own say before other nodes are told.

@@ -74,26 +74,17 @@ pub(super) fn on_node(view: &View, name: &str) -> Vec<Instance> {
     rows
 }
 
-/// The row as the last word on what it is about, and on the node that it stands on; one that is that already stays as it is.
+/// The row as the last word on what it is about. Also where it says again what this agent said before: another may have
+/// spoken meanwhile, and is not heard of yet.
 pub(super) fn said(view: &View, mut row: Registration) -> Registration {
-    let words = Words::on(view, &row);
-    let node_said = row.foreign().map_or(0, |node| match of_node(view, &node.name, words.own.as_deref()) {
-        Some((last, said)) if *last == *node => said,
-        last => unix_millis().max(last.map_or(0, |(_, said)| said.saturating_add(1))),
-    });
-    let say = |row: &mut Registration, said| {
-        let echo = Arc::make_mut(row.echo.get_or_insert_default());
-        (echo.said, echo.node_said) = (said, node_said);
-    };
-    if let Some(own) = words.own.as_ref().filter(|_| words.elsewhere().is_none()) {
-        say(&mut row, own.said());
-        if row == **own {
-            return row;
-        }
-    }
-    let later = words.last().map_or(0, |last| last.said().saturating_add(1));
-    say(&mut row, unix_millis().max(later));
+    let said = later_than(Words::on(view, &row).last().map(|last| last.said()));
+    Arc::make_mut(row.echo.get_or_insert_default()).said = said;
     row
+}
+
+/// When a word is said that is to be the last, whatever the clocks of those who spoke before say.
+pub(super) fn later_than(last: Option<u64>) -> u64 {
+    unix_millis().max(last.map_or(0, |last| last.saturating_add(1)))
 }
 
 /// Refuses to make the health of a row of this node's own another while another agent's word is shown: nobody would see it, until
@@ -159,9 +150,9 @@ mod tests {
             let (view, asked) = view(said);
             assert_eq!(super::said(&view, asked).said(), ahead + 1, "{said:?}");
         }
+        // Said again it is later too: another agent may have spoken since, and is not heard of yet.
         let (view, asked) = view([Some(ahead), Some(7), None]);
-        assert_eq!(super::said(&view, asked.clone()), asked, "it is the last already");
-        let changed = super::said(&view, Registration { weight: 7, ..asked });
-        assert!(changed.said() > ahead);
+        let again = super::said(&view, asked.clone());
+        assert!(again.said() > ahead && again.says_as(&asked));
     }
 }

@@ -84,6 +84,15 @@ impl EchoNode {
 
 #[cfg(feature = "agent")]
 impl Registration {
+    /// Whether both say the same, whenever that was.
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        let timeless = |row: &Self| {
+            let echo = row.echo.as_deref().map(|echo| Arc::new(Echo { said: 0, node_said: 0, ..echo.clone() }));
+            Self { echo, ..row.clone() }
+        };
+        self == other || (self.echo.is_some() && other.echo.is_some() && timeless(self) == timeless(other))
+    }
+
     /// The same on its node as that is known now; `None` if that is how it stands.
     #[must_use]
     pub fn on(&self, node: &Arc<EchoNode>) -> Option<Self> {

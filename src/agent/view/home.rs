@@ -188,6 +188,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_again_counts_as_said_later_and_wakes_nobody() {
+        let view = View::default();
+        let db: ServiceName = "db".try_into().unwrap();
+        let first = row("a", "db", 1, 5);
+        let mut again = row("a", "db", 1, 9);
+        let mut asked = (*again.registration).clone();
+        Arc::make_mut(asked.echo.as_mut().unwrap()).said = 9;
+        again.registration = Arc::new(asked);
+        let id = first.registration.id.clone();
+        for (row, is_news) in [(&first, true), (&again, false), (&first, false)] {
+            let before = (view.index(), view.service("db").map(|db| db.index));
+            view.set_registration(&id, Some(Arc::clone(&row.registration)));
+            view.set_service(&db, Some(vec![row.clone()]));
+            assert_eq!(view.has_news(), is_news);
+            if is_news {
+                view.advance();
+            } else {
+                assert_eq!((view.index(), view.service("db").map(|db| db.index)), before);
+            }
+            assert_eq!(view.words("db", |_| true)[0].registration, row.registration);
+            assert_eq!(view.row(&id).as_ref(), Some(&row.registration));
+            assert_eq!(view.node_words("dc1", "pg")[0].said, row.registration.echo.as_ref().unwrap().node_said);
+        }
+    }
+
+    #[test]
     fn who_waits_for_one_of_an_agent_s_own_hears_nothing_of_nodes_that_it_took_in() {
         let view = View::default();
         let [checks, web]: [ServiceName; 2] = ["checks", "web"].map(|name| name.try_into().unwrap());

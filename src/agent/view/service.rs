@@ -1,10 +1,10 @@
 //! A service as the view holds it: what is shown of it, what stands beside, and how one state of it differs from the next.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::collections::BTreeSet;
 
 use crate::{
     mesh::Instance,
-    model::{InstanceId, Node, NodeName, Registration, ServiceName},
+    model::{InstanceId, NodeName, ServiceName},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
@@ -35,7 +35,8 @@ impl Service {
 
     /// Whether it has the same rows in the same places, whatever their health.
     pub(super) fn stands_as(&self, other: &Self) -> bool {
-        self.rows().map(standing).eq(other.rows().map(standing))
+        self.rows().count() == other.rows().count()
+            && self.rows().zip(other.rows()).all(|(one, other)| stands_as(one, other))
     }
 
     /// All rows by node, then id, whether their nodes are reached or not.
@@ -64,9 +65,9 @@ pub(super) fn place(row: &Instance) -> (&NodeName, &InstanceId) {
     (&row.node.name, &row.registration.id)
 }
 
-/// All that a row says but for its health.
-fn standing(row: &Instance) -> (&Arc<Registration>, &Arc<Node>) {
-    (&row.registration, &row.node)
+/// Whether two rows say the same but for their health, whenever they said it.
+fn stands_as(one: &Instance, other: &Instance) -> bool {
+    one.node == other.node && one.registration.says_as(&other.registration)
 }
 
 /// The rows that are new, gone or different; both lists are in order.
@@ -74,9 +75,8 @@ pub(super) fn differences<'a>(mut old: &'a [Instance], mut new: &'a [Instance], 
     loop {
         match (old, new) {
             ([a, older @ ..], [b, newer @ ..]) if place(a) == place(b) => {
-                let all =
-                    |row: &'a Instance| (&row.registration, &row.report, &row.node, row.member, row.held, row.host);
-                let same = all(a) == all(b);
+                let health = |row: &'a Instance| (&row.report, row.member, row.held, row.host);
+                let same = health(a) == health(b) && stands_as(a, b);
                 changed.extend((!same).then_some(b));
                 (old, new) = (older, newer);
             }

@@ -118,8 +118,10 @@ impl Asked {
         if before.is_some_and(|own| own.foreign().is_none()) {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {id:?}")));
         }
-        let known = word::of_node(view, &self.node.name, before).filter(|_| self.stays);
-        let node = known.map_or_else(|| Arc::clone(&self.node), |(node, _)| node);
+        let (node, node_said) = match word::of_node(view, &self.node.name, before) {
+            Some(known) if self.stays => known,
+            known => (Arc::clone(&self.node), word::later_than(known.map(|(_, said)| said))),
+        };
         let on_node = |row: &Registration| row.on(&node).unwrap_or_else(|| row.clone());
         let named = self.service.as_ref().filter(|service| service.id == *id);
         let is_of_node = *id == row_id(&node.name, None)?;
@@ -152,7 +154,11 @@ impl Asked {
             put_word(&mut row, word, standing.unwrap_or(first.status))?;
         }
         row.validate()?;
-        Ok((word::said(view, row), said, words.elsewhere().map(|row| row.report.maintenance.clone())))
+        // Of a node that stays nothing is said: an older word on it must not become the last one.
+        let is_said = !(self.stays && is_of_node) || self.words.iter().any(|word| word.row == *id);
+        let mut row = if is_said { word::said(view, row) } else { row };
+        Arc::make_mut(row.echo.get_or_insert_default()).node_said = node_said;
+        Ok((row, said, words.elsewhere().map(|row| row.report.maintenance.clone())))
     }
 }
 
