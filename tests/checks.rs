@@ -19,6 +19,7 @@ use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process, test_kill_process_group};
 use serde_json::{Value, json};
 use targets::{Target, grpc, http, nowhere, resolver, tls, tls_as, udp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An agent alone that may run scripts.
 async fn alone(mesh: &Mesh) -> Agent {
@@ -484,4 +485,22 @@ async fn a_script_ends_with_the_agent_and_with_all_it_started_however_that_ends(
         until("the script is gone, with its child", gone).await;
         kill_process(daemon, Signal::KILL).expect("a daemon goes on");
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_came_while_the_agent_did_not_run_counts() {
+    let mesh = Mesh::new();
+    let agent = alone(&mesh).await;
+    let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let timeout = Duration::from_millis(400);
+    let check = json!({"id": "c", "http": format!("http://{}/", target.local_addr().unwrap()), "interval": "1h",
+                       "timeout": "400ms", "initial": "passing"});
+    assert_eq!(put(&agent, json!([check])).await.0, 201);
+    let (mut asked, _) = target.accept().await.unwrap();
+    assert!(asked.read(&mut [0; 4096]).await.unwrap() > 0);
+    agent.signal(Signal::STOP);
+    asked.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwell").await.unwrap();
+    tokio::time::sleep(timeout * 3).await;
+    agent.signal(Signal::CONT);
+    until_said(&agent, "web", "c", "passing", "well").await;
 }

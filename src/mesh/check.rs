@@ -375,6 +375,14 @@ impl Mesh {
         wordy.into_iter().for_each(|instance| self.outbox.push(Output::Keep(Some(instance))));
     }
 
+    /// Nobody could be heard or looked at for so long: no check's time ran meanwhile.
+    pub(super) fn stand_still(&mut self, pause: Duration) {
+        for check in self.checks.values_mut().flatten() {
+            check.runs_out = check.runs_out + pause;
+            check.expires = check.expires + pause;
+        }
+    }
+
     /// What a check waits for may have come. After its TTL the next report has that run again; where it was critical for as
     /// long as it may be while nobody could look, what is found next decides.
     pub(super) fn on_check(&mut self, now: Time, instance: &InstanceId, name: &CheckName) {

@@ -417,6 +417,7 @@ impl Mesh {
             self.swim.doubt.raise();
             self.outbox.push(Output::Event(Event::Paused { late: now.since(due) }));
             self.judges_again = now + GRACE * 2;
+            self.stand_still(now.since(due) + GRACE);
             self.timers.postpone(now, now + GRACE, |timer| {
                 matches!(
                     timer,
@@ -460,6 +461,7 @@ impl Mesh {
             Timer::Lapse(id) => self.on_lapse(now, id),
             Timer::Forget => {
                 self.forget(now);
+                self.forget_turns();
                 self.timers.set(now + FORGET_EVERY, Timer::Forget);
             }
         }

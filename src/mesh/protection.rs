@@ -3,13 +3,17 @@
 //!
 //! What each row says of itself, since when, and when it was last found well, is all that sets it off. So every node finds
 //! the same, whoever joined, started again or was cut off meanwhile; owners whose clocks are further apart than [`MOMENTS`]
-//! do not fail together. Only what stays of it where few are left is remembered: who starts then does not keep it.
+//! do not fail together. It is judged once, when a node first hears of a turn: who is drained or goes away later makes no
+//! wave of what was none, and ends none.
 //!
 //! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
 //! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
 //! tell an accident from a wave.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Mesh, Timer,
@@ -24,6 +28,7 @@ use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time};
 #[derive(Debug)]
 pub(super) struct Protections {
     services: BTreeMap<ServiceName, Wave>,
+    judged: BTreeMap<ServiceName, Judged>,
     /// Own instances that were kept when too little of their service was left for a wave, and until when they would be.
     spared: BTreeMap<InstanceId, Time>,
     lasts: Duration,
@@ -31,15 +36,21 @@ pub(super) struct Protections {
 
 impl Default for Protections {
     fn default() -> Self {
-        Self { services: BTreeMap::new(), spared: BTreeMap::new(), lasts: PROTECT_FOR }
+        Self { services: BTreeMap::new(), judged: BTreeMap::new(), spared: BTreeMap::new(), lasts: PROTECT_FOR }
     }
 }
+
+/// What stands where.
+type Place = (NodeId, InstanceId);
+
+/// The last turn that was heard of at each place, and until when that is to be kept if it was of a wave.
+type Judged = BTreeMap<Place, (Turn, Option<Time>)>;
 
 /// What is kept of one service, and until when.
 #[derive(Debug)]
 struct Wave {
     protection: Protection,
-    kept: BTreeMap<(NodeId, InstanceId), Time>,
+    kept: BTreeMap<Place, Time>,
     /// Wakes when the first of it is kept no more.
     alarm: Slot,
 }
@@ -157,39 +168,64 @@ impl Mesh {
             return;
         }
         let (now, unix_millis, lasts) = (self.now, self.wall_clock(self.now), millis(self.protections.lasts));
-        let (mut turned, mut healthy) = (Vec::new(), 0);
-        let rows = self.rows(name).unwrap_or_default();
-        for row in rows.into_iter().filter(|row| !row.registration.has_role() && row.node.maintenance.is_none()) {
-            match Turn::of(&row.report, self.hosts.get(&row)) {
+        let (mut turned, mut healthy, mut away) = (Vec::new(), 0, 0);
+        for row in self.rows(name).unwrap_or_default().into_iter().filter(|row| !row.registration.has_role()) {
+            let is_drained = row.node.maintenance.is_some();
+            match Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) {
                 // Whose owner has died since has turned all the same.
                 Some(turn) if turn.since <= unix_millis.saturating_add(millis(MOMENTS)) => {
                     turned.push((turn, (row.owner, row.registration.id.clone())));
                 }
                 // By this clock it has not turned yet.
                 Some(_) => healthy += 1,
-                None => healthy += usize::from(row.member.is_shown() && row.health().is_served()),
+                None if row.member.is_shown() && row.health().is_served() => healthy += 1,
+                None => away += usize::from(row.report.checks.iter().all(|check| check.status.is_served())),
             }
         }
         turned.sort_unstable();
         let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
+        let of_few = waves(&turns, healthy, 1);
+        let [at_once, late] = [healthy, healthy + away].map(|healthy| waves(&turns, healthy, FEWEST));
+        let lately = |last: &u64| last.saturating_add(2 * millis(MOMENTS)) > unix_millis;
+        // To who hears of it late, those who are away now may have been well then.
+        let begun: Vec<_> =
+            at_once.into_iter().zip(late).map(|(at_once, late)| at_once.filter(lately).or(late)).collect();
+        let mut judged = self.protections.judged.remove(name).unwrap_or_default();
+        let known = |(turn, place): &(Turn, Place)| Some(judged.get(place).filter(|(was, _)| was == turn)?.1);
+        let known: Vec<_> = turned.iter().map(known).collect();
+        let news: BTreeSet<_> =
+            begun.iter().zip(&known).filter_map(|(last, known)| last.filter(|_| known.is_none())).collect();
         let left = |last: u64| last.saturating_add(lasts).saturating_sub(unix_millis);
-        let until = |last: Option<u64>| last.map(|last| now + Duration::from_millis(left(last)));
-        let [begun, of_few] = [FEWEST, 1].map(|fewest| waves(&turns, healthy, fewest));
         let mut kept = BTreeMap::new();
-        for (n, (_, place)) in turned.into_iter().enumerate() {
+        for (n, (turn, place)) in turned.into_iter().enumerate() {
+            let wave = begun[n].filter(|last| news.contains(last)).map(|last| now + Duration::from_millis(left(last)));
+            let until = wave.or(known[n].flatten());
             // What was kept is until then, of however few: an owner that starts again is away for a moment.
-            let stood = || was.as_ref()?.kept.get(&place).copied().filter(|_| of_few[n].is_some());
-            let ends = [until(begun[n]), stood()].into_iter().flatten().find(|until| *until > now);
-            kept.extend(ends.map(|until| (place, until)));
+            kept.extend(until.filter(|until| *until > now && of_few[n].is_some()).map(|until| (place.clone(), until)));
+            judged.insert(place, (turn, until));
         }
+        if was.is_some() && kept.is_empty() && healthy > 0 && healthy >= turns.len() {
+            judged.values_mut().for_each(|(_, until)| *until = None);
+        }
+        self.protections.judged.insert(name.clone(), judged);
         self.keep(name, was, kept, [turns.len(), healthy]);
+    }
+
+    /// Forgets turns that are of no wave any more, whoever is still critical.
+    pub(super) fn forget_turns(&mut self) {
+        let (unix_millis, lasts) = (self.wall_clock(self.now), millis(self.protections.lasts));
+        self.protections.judged.retain(|_, judged| {
+            judged
+                .retain(|_, (turn, _)| turn.since.saturating_add(lasts).saturating_add(millis(LONGEST)) > unix_millis);
+            !judged.is_empty()
+        });
     }
 
     fn keep(
         &mut self,
         name: &ServiceName,
         was: Option<Wave>,
-        kept: BTreeMap<(NodeId, InstanceId), Time>,
+        kept: BTreeMap<Place, Time>,
         [turned, healthy]: [usize; 2],
     ) {
         let now = self.now;

@@ -149,3 +149,16 @@ fn who_changes_his_mind_or_what_is_asked_of_him_all_the_time_takes_no_more_room(
     wired.run(LONG);
     assert!(!is_there(&wired, id), "the last word was 90 minutes");
 }
+
+#[test]
+fn no_time_runs_while_this_process_does_not() {
+    let (mut wired, id) = scene(1);
+    find(&mut wired, id, Health::Critical);
+    wired.now = wired.now + LONG;
+    let now = wired.now;
+    wired.at(id).handle(now, Input::Wake);
+    wired.run(Duration::from_secs(30));
+    assert!(is_there(&wired, id) && find(&mut wired, id, Health::Critical));
+    wired.run(Duration::from_secs(59));
+    assert!(!is_there(&wired, id), "and it runs on afterwards");
+}

@@ -342,3 +342,38 @@ fn who_sets_his_clock_right_fails_together_with_the_others() {
     set(&mut wired, 0);
     assert_eq!(tell(&mut wired, Health::Critical), [(4, true)].into());
 }
+
+#[test]
+fn who_is_drained_or_goes_away_later_makes_no_wave_of_what_was_none() {
+    let drain: fn(&mut Wired, NodeId) = |wired, id| {
+        let instance = Some("web2".try_into().unwrap());
+        wired.order(id, Command::Maintain { instance, reason: Some("a deploy".into()) });
+    };
+    let withdraw: fn(&mut Wired, NodeId) = |wired, id| wired.order(id, Command::Deregister("web2".try_into().unwrap()));
+    let crash: fn(&mut Wired, NodeId) = |wired, id| {
+        wired.dead.insert(id);
+        wired.nodes.remove(&id);
+    };
+    for act in [drain, withdraw, crash] {
+        let (mut wired, ids) = Wired::of(4);
+        for (n, id) in (0..).zip([ids[1], ids[1], ids[2], ids[3]]) {
+            register(&mut wired, id, std::iter::once(instance(n)));
+        }
+        [0, 1].into_iter().for_each(|n| fail(&mut wired, ids[1], n));
+        wired.run(Duration::from_secs(30));
+        assert_eq!(shown(&wired), [(2, false)].into(), "half is not most");
+        act(&mut wired, ids[2]);
+        wired.run(Duration::from_secs(30));
+        assert_eq!(shown(&wired), [(1, false)].into());
+        // Nor to who starts afterwards, as far as what is away can still be seen.
+        if wired.nodes[&ids[0]].service(&"web".try_into().unwrap()).unwrap().len() == 4 {
+            wired.restart(7, 1, Vec::new());
+            wired.run(Duration::from_secs(3));
+            assert_eq!(shown(&wired), [(1, false)].into());
+        }
+        // And no death of another one afterwards makes it one.
+        fail(&mut wired, ids[3], 3);
+        wired.run(Duration::from_secs(5));
+        assert_eq!(shown(&wired), [(0, false)].into());
+    }
+}
