@@ -346,8 +346,8 @@ impl View {
         let old = self.nodes.insert(key.clone(), Arc::clone(&member));
         self.atlas.move_node(&key, old.as_deref(), Some(&member));
         self.beats.nodes_changed();
-        let says = |of: &Member| (Arc::clone(&of.node), of.state, of.epoch, of.held);
-        if old.is_none_or(|old| says(&old) != says(&member)) {
+        let state = |of: &Member| (of.state, of.epoch, of.held);
+        if old.is_none_or(|old| state(&old) != state(&member) || !old.node.says_as(&member.node)) {
             self.marks.touch(Topic::Node(key));
             self.marks.touch(Topic::Nodes);
             self.marks.touch(Topic::Checks);

@@ -68,6 +68,8 @@ pub struct Config {
     lines: BTreeMap<String, String>,
     /// The settings as they were given, layers laid over each other.
     effective: Table,
+    /// The same as they were read last: what waits for a restart too.
+    read: Table,
 }
 
 /// What the settings are read from. Nothing is read from the process itself, so that tests need none of it.
@@ -127,10 +129,10 @@ impl Config {
         (config, mistakes)
     }
 
-    /// Whether `newer` says the same.
+    /// Whether `newer` says the same as what was read last.
     #[must_use]
     pub fn is_same(&self, newer: &Self) -> bool {
-        self.effective == newer.effective && self.services == newer.services && self.files == newer.files
+        self.read == newer.read && self.services == newer.services && self.files == newer.files
     }
 
     /// This with all of `newer` that a running node can take over.
@@ -145,7 +147,7 @@ impl Config {
         }
         let agent = agent::Config { join: newer.agent.join, ..self.agent.clone() };
         let (services, files, places, hooks) = (newer.services, newer.files, newer.places, newer.hooks);
-        Self { agent, services, files, places, hooks, lines: newer.lines, effective, ..self.clone() }
+        Self { agent, services, files, places, hooks, lines: newer.lines, effective, read: newer.read, ..self.clone() }
     }
 
     /// The settings that differ in `newer` and that a running node cannot take over.
@@ -213,19 +215,19 @@ fn assemble(sources: &Sources, given: Layer, mistakes: &mut Vec<Error>) -> Optio
         }
         Err(error) => Err(Error::new(place, error.to_string())),
     };
-    let services = services.into_iter().map(build).collect::<Result<_, _>>();
-    let services = services.map_err(|error| mistakes.push(error)).ok()?;
+    let services: Result<_, _> = services.into_iter().map(build).collect();
     Some(Config {
         agent,
         dns: settings.dns,
         http: http::Config { tls: https, ..settings.http },
         listen: settings.listen,
-        services,
+        services: services.map_err(|error| mistakes.push(error)).ok()?,
         files,
         places,
         hooks: settings.hooks,
         will: settings.will,
         lines,
+        read: table.clone(),
         effective: table,
     })
 }

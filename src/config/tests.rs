@@ -425,7 +425,9 @@ fn what_a_reload_cannot_change_is_known() {
     let load = |text: &str| Config::load(&sources(&folder(&[("hobnob.toml", text)]))).unwrap();
     let old = load("node = \"a\"\njoin = [\"a:1\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n");
     assert_eq!(old.fixed(&load("node = \"a\"\njoin = [\"b:1\"]\n[listen]\nhttp = \"127.0.0.1:1\"\n")), [""; 0]);
-    assert_eq!(old.fixed(&load("node = \"b\"\nzone = \"c\"\n")), ["join", "listen", "node", "zone"][1..]);
+    let newer = load("node = \"b\"\nzone = \"c\"\n");
+    assert_eq!(old.fixed(&newer), ["join", "listen", "node", "zone"][1..]);
+    assert!(!old.is_same(&newer) && old.with(newer.clone()).is_same(&newer), "it is told of once");
 }
 
 #[test]

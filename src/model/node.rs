@@ -69,6 +69,12 @@ pub struct Node {
 impl Node {
     /// How many addresses a node may have.
     pub const MAX_ADDRESSES: usize = 8;
+
+    /// Whether both say the same of it, whatever proves that.
+    #[cfg(feature = "agent")]
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        self == other || *self == Self { voucher: self.voucher.clone(), ..other.clone() }
+    }
 }
 
 /// How the mesh sees a node. `Left` is not `Down`: who left said so himself.

@@ -166,11 +166,17 @@ impl Trust {
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
         let papers = Self::papers(&self.mesh, &self.node, proof);
         self.not_reloaded.store(papers.as_ref().err().map(|why| Arc::new(why.to_string())));
-        self.papers.store(Arc::new(papers?));
+        let papers = papers?;
+        let is_same = self.papers.load().is_same(&papers);
+        if !is_same {
+            self.papers.store(Arc::new(papers));
+        }
         self.sign_again();
         self.weigh_all();
         self.refused.forget();
-        self.renewed.notify_one();
+        if !is_same {
+            self.renewed.notify_one();
+        }
         Ok(())
     }
 

@@ -196,6 +196,17 @@ impl Papers {
         Ok(Self { servers, clients, roots: roots.to_vec(), authority, own: ArcSwap::from_pointee(own), secrets })
     }
 
+    /// Whether others find no difference. By secrets each reading issues another certificate, which proves the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let by_secrets = |papers: &Self| !papers.secrets.is_empty();
+        let signer = |papers: &Self| papers.authority.as_ref().map(|authority| authority.certificate.clone());
+        let (own, new) = (self.own.load(), other.own.load());
+        self.roots == other.roots
+            && signer(self) == signer(other)
+            && by_secrets(self) == by_secrets(other)
+            && (by_secrets(self) || (own.key.cert == new.key.cert && own.private == new.private))
+    }
+
     /// A certificate that the others would refuse is refused here, where somebody reads why.
     fn believes_itself(&self) -> Result<(), Broken> {
         let own = self.own.load();
@@ -334,7 +345,10 @@ const MAX_SECRET: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::{super::lineage::Lineage, *};
+    use super::{
+        super::{Proof, Trust, enrol::tests::*, lineage::Lineage},
+        *,
+    };
     use crate::agent::keep;
 
     #[test]
@@ -363,6 +377,32 @@ mod tests {
             let why = files.check(&mesh, &node).err().map(|why| why.to_string());
             assert_eq!(why.as_ref().is_none_or(|why| !why.contains("P-384")), is_fit, "{why:?}");
         }
+    }
+
+    #[test]
+    fn papers_that_are_read_again_and_say_the_same_are_no_others() {
+        let [one, two] = [(); 2].map(|()| Secret::random());
+        let (mesh, node) = ("prod".try_into().unwrap(), "a".try_into().unwrap());
+        let trust = Trust::new(&mesh, &node, Proof::Secrets(std::slice::from_ref(&one))).unwrap();
+        let changes = |trust: &Trust, proof: Proof<'_>| {
+            let before = trust.current();
+            trust.renew(proof).unwrap();
+            !Arc::ptr_eq(&before, &trust.current())
+        };
+        for (secrets, differ) in [(vec![one.clone()], false), (vec![one.clone(), two], true), (vec![one], true)] {
+            assert_eq!(changes(&trust, Proof::Secrets(&secrets)), differ);
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new] = [1, 2].map(|hours| Authority::create(hours * HOUR).unwrap());
+        let held = files(folder.path(), "a", &[&old], false);
+        let trust = certified("a", &held);
+        assert!(!changes(&trust, Proof::Files(&held)));
+        for authorities in [&[&old][..], &[&old, &new]] {
+            let issued = files(folder.path(), "a", authorities, false);
+            assert!(changes(&trust, Proof::Files(&issued)), "another certificate");
+        }
+        let signs = Files { ca_key: Some(folder.path().join("a-ca-key")), ..held };
+        assert!(changes(&trust, Proof::Files(&signs)), "it is the one that signs now");
     }
 
     #[test]

@@ -196,6 +196,7 @@ mod tests {
         let mut asked = (*again.registration).clone();
         Arc::make_mut(asked.echo.as_mut().unwrap()).said = 9;
         again.registration = Arc::new(asked);
+        again.node = Arc::new(Node { voucher: "of a newer certificate".into(), ..Node::clone(&again.node) });
         let id = first.registration.id.clone();
         for (row, is_news) in [(&first, true), (&again, false), (&first, false)] {
             let before = (view.index(), view.service("db").map(|db| db.index));

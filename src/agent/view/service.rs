@@ -65,9 +65,9 @@ pub(super) fn place(row: &Instance) -> (&NodeName, &InstanceId) {
     (&row.node.name, &row.registration.id)
 }
 
-/// Whether two rows say the same but for their health, whenever they said it.
+/// Whether two rows say the same but for their health, whenever they said it and whatever proves it.
 fn stands_as(one: &Instance, other: &Instance) -> bool {
-    one.node == other.node && one.registration.says_as(&other.registration)
+    one.node.says_as(&other.node) && one.registration.says_as(&other.registration)
 }
 
 /// The rows that are new, gone or different; both lists are in order.
