@@ -77,7 +77,11 @@ impl Mesh {
         }
         let look = Look { began: now, knocks: 0, purpose, asked: Vec::new(), voices: Vec::new(), repeated: false };
         self.looks.insert(id, look);
-        self.knock(now, id, now);
+        match purpose {
+            // The other heirs' voices are on their way, and are cheaper than to dial whom they mourn.
+            Purpose::Will => self.timers.set(now + HESITATION, Timer::Knock { id, began: now }),
+            _ => self.knock(now, id, now),
+        }
     }
 
     /// Somebody holds a member for Down: reason enough to look, and a voice should nobody answer.
@@ -224,6 +228,8 @@ const KNOCKS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(80), Duration::from_millis(110), Duration::from_millis(160)];
 /// The same where a last will is to be believed: whoever lives answers a hasty knock, and who says otherwise needs others.
 const HASTY_KNOCKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_millis(12), Duration::from_millis(20)];
+/// How long the first heir's voice is alone at most, where the others live.
+const HESITATION: Duration = Duration::from_millis(5);
 /// A peer farther away than any on Earth does not hold up a look for longer than this.
 const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// How many others are asked to look, at each knock after the first.

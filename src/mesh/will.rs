@@ -39,7 +39,10 @@ impl Mesh {
         for member in told {
             self.send(member, &Frame::Will { id: node, generation });
         }
-        self.spread(now, &Rumor::Fact(fact), self.id);
+        // Where everybody hears this voice it need not go from mouth to mouth as well.
+        if self.roster.iter().any(|(id, seen)| id != self.id && !seen.linked && seen.state.is_shown()) {
+            self.spread(now, &Rumor::Fact(fact), self.id);
+        }
     }
 
     /// A peer says that it has read a member's will.
