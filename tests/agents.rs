@@ -166,6 +166,21 @@ async fn a_node_finds_its_mesh_without_its_seeds() {
 }
 
 #[tokio::test]
+async fn the_first_node_of_a_mesh_is_no_mesh_of_its_own_when_it_is_killed_soon() {
+    let mesh = Mesh::new();
+    let a = mesh.start("a", &[]).await;
+    let b = mesh.start("b", &[&a]).await;
+    a.until_seen("b", "alive").await;
+    // What is acknowledged is on the disk, and so is what was to be written before it.
+    a.register("one", 1).await;
+    a.register("two", 2).await;
+    a.kill_both().await;
+    b.until_seen("a", "down").await;
+    let a = mesh.start("a", &[]).await;
+    assert_eq!(a.get("/v1/catalog/nodes").await.as_array().map(Vec::len), Some(2), "{}", a.log());
+}
+
+#[tokio::test]
 async fn ipv6_carries_a_mesh_too() {
     if TcpListener::bind("[::1]:0").is_err() {
         return;

@@ -21,16 +21,17 @@ use super::{
     clock::Clock,
     hello::{Greeter, Missed},
     journal::Journal,
+    known::Known,
     looks::{Knocks, Look},
     peers::{self, Arrival, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     status::Status,
-    store::{Completed, KnownPeer, MAX_KNOWN_PEERS, Row},
+    store::{Completed, KnownPeer, Row},
     writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
-    mesh::{Change, Command, Done, Input, Member, Mesh, Objection, Output},
+    mesh::{Change, Command, Done, Input, Mesh, Objection, Output},
     model::{CheckName, Health, InstanceId, NodeId, Registration},
 };
 
@@ -90,8 +91,7 @@ pub(super) struct Agenda {
     unsummed: bool,
     /// Why seeds are of no use; empty while anybody is connected.
     failed: BTreeMap<SocketAddr, String>,
-    save_peers_at: Option<Instant>,
-    saved_peers: Vec<KnownPeer>,
+    pub(super) known: Known,
     pub(super) knocks: Knocks,
     ending: Option<Ending>,
 }
@@ -104,7 +104,7 @@ enum Ending {
 }
 
 impl Agenda {
-    pub(super) fn new(ready_after: Duration, saved_peers: Vec<KnownPeer>) -> Self {
+    pub(super) fn new(ready_after: Duration, known: Vec<KnownPeer>) -> Self {
         let now = Instant::now();
         Self {
             changed: BTreeSet::new(),
@@ -114,8 +114,7 @@ impl Agenda {
             sum_at: now,
             unsummed: false,
             failed: BTreeMap::new(),
-            save_peers_at: None,
-            saved_peers,
+            known: Known::new(known),
             knocks: Knocks::new(),
             ending: None,
         }
@@ -359,7 +358,7 @@ impl Drive {
                     self.view.set_service(&name, Some(rows).filter(|rows| !rows.is_empty()));
                 }
                 Change::Member(id) => {
-                    self.agenda.save_peers_at.get_or_insert_with(|| Instant::now() + SAVE_PEERS_AFTER);
+                    self.agenda.known.changed(now);
                     self.publish_member(id);
                 }
                 Change::Distance(id) => self.publish_member(id),
@@ -403,8 +402,7 @@ impl Drive {
 
     fn open(&mut self, why: &str) {
         self.agenda.ready_at = None;
-        // Not later, as when members come and go: who is killed soon must find the mesh again.
-        self.agenda.save_peers_at = Some(Instant::now());
+        self.agenda.known.hurry(Instant::now());
         self.view.set_ready(true);
         tracing::info!(event = "ready", why);
     }
@@ -412,7 +410,7 @@ impl Drive {
     /// The earliest of all that waits for a moment.
     fn wake_at(&self) -> Instant {
         let sum_at = self.agenda.unsummed.then_some(self.agenda.sum_at);
-        let own = [self.agenda.ready_at, self.agenda.save_peers_at, self.writes.again_at(), sum_at];
+        let own = [self.agenda.ready_at, self.agenda.known.at(), self.writes.again_at(), sum_at];
         let own = own.into_iter().flatten().min();
         let core = self.clock.instant(self.mesh.deadline());
         own.map_or(core, |own| own.min(core))
@@ -427,26 +425,7 @@ impl Drive {
         if self.agenda.ready_at.is_some_and(|at| at <= now) {
             self.open("no peer was found in time: serving what is stored");
         }
-        if self.agenda.save_peers_at.is_some_and(|at| at <= now) {
-            self.agenda.save_peers_at = None;
-            self.save_peers();
-        }
-    }
-
-    fn save_peers(&mut self) {
-        let this = self.mesh.id();
-        let peers: Vec<_> = self
-            .mesh
-            .members()
-            .filter(|member| member.id != this && member.state.is_shown())
-            .take(MAX_KNOWN_PEERS)
-            .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
-            .collect();
-        // An empty mesh is no reason to forget how to find one.
-        if !peers.is_empty() && peers != self.agenda.saved_peers {
-            self.writes.keep_peers(peers.clone());
-            self.agenda.saved_peers = peers;
-        }
+        self.keep_known(now);
     }
 
     /// Says goodbye where that is due, lets the links flush, closes port and store.
@@ -456,7 +435,7 @@ impl Drive {
         let (code, outcome) = match self.agenda.ending.take() {
             Some(Ending::Yield(why)) => (Code::Closed, Err(why)),
             Some(Ending::Leave) | None => {
-                self.save_peers();
+                self.save_known();
                 // A core that is leaving already refuses, and that is fine.
                 let _ = self.command(Command::Leave);
                 self.drain();
@@ -485,8 +464,6 @@ const MAX_BATCH: usize = 256;
 const MAX_FAILED: usize = 64;
 /// The fingerprint costs a walk over the books' hashes: not for each packet.
 const SUM_EVERY: Duration = Duration::from_secs(1);
-/// Members come and go in flocks: one write for all.
-const SAVE_PEERS_AFTER: Duration = Duration::from_secs(30);
 /// How long a goodbye may take to leave.
 const FLUSH: Duration = Duration::from_millis(500);
 /// How long peers may take to acknowledge that we closed.

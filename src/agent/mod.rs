@@ -26,6 +26,7 @@ mod hello;
 mod journal;
 mod judge;
 pub(crate) mod keep;
+mod known;
 pub(crate) mod limit;
 mod link;
 mod looks;

@@ -1,0 +1,95 @@
+//! The peers to start from next time, and when to write them down.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    drive::Drive,
+    store::{KnownPeer, MAX_KNOWN_PEERS},
+};
+use crate::mesh::Member;
+
+/// What of them is on the disk, and when to look again.
+pub(super) struct Known {
+    saved: Vec<KnownPeer>,
+    at: Option<Instant>,
+}
+
+impl Known {
+    pub(super) const fn new(saved: Vec<KnownPeer>) -> Self {
+        Self { saved, at: None }
+    }
+
+    /// When they are to be written.
+    pub(super) const fn at(&self) -> Option<Instant> {
+        self.at
+    }
+
+    /// Whoever is killed now must find the mesh again.
+    pub(super) const fn hurry(&mut self, now: Instant) {
+        self.at = Some(now);
+    }
+
+    /// A member has come, changed or gone. That happens in flocks, and one write is for all, unless so few are known that a
+    /// node which is killed meanwhile would take itself for a mesh of one.
+    pub(super) fn changed(&mut self, now: Instant) {
+        if self.saved.len() < FEW {
+            self.hurry(now);
+        } else {
+            self.at.get_or_insert(now + FLOCK);
+        }
+    }
+}
+
+impl Drive {
+    /// Writes them if that is due.
+    pub(super) fn keep_known(&mut self, now: Instant) {
+        if self.agenda.known.at.is_some_and(|at| at <= now) {
+            self.agenda.known.at = None;
+            self.save_known();
+        }
+    }
+
+    pub(super) fn save_known(&mut self) {
+        let this = self.mesh.id();
+        let others = self.mesh.members().filter(|member| member.id != this && member.state.is_shown());
+        let peers: Vec<_> = others
+            .take(MAX_KNOWN_PEERS)
+            .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
+            .collect();
+        // An empty mesh is no reason to forget how to find one.
+        if !peers.is_empty() && peers != self.agenda.known.saved {
+            self.writes.keep_peers(peers.clone());
+            self.agenda.known.saved = peers;
+        }
+    }
+}
+
+/// With so many saved one of them will be there.
+const FEW: usize = 3;
+/// Members come and go in flocks: one write for all.
+const FLOCK: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeId;
+
+    #[test]
+    fn the_first_peers_are_written_at_once_and_a_flock_together() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let peer = |n: u64| KnownPeer { id: NodeId(n), name: "b".try_into().unwrap(), addresses: Vec::new() };
+        for (saved, after) in [(0, Duration::ZERO), (2, Duration::ZERO), (3, FLOCK)] {
+            let mut known = Known::new((0..saved).map(peer).collect());
+            known.changed(now);
+            assert_eq!(known.at(), Some(now + after), "{saved} are saved");
+        }
+        let mut known = Known::new((0..9).map(peer).collect());
+        known.changed(now);
+        known.changed(now + second);
+        assert_eq!(known.at(), Some(now + FLOCK), "nobody is waited for without end");
+        known.hurry(now + second);
+        assert_eq!(known.at(), Some(now + second));
+    }
+}
