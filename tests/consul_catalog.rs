@@ -356,3 +356,19 @@ async fn a_foreign_instance_of_an_agent_that_is_gone_does_not_pass() {
     let (status, why) = write(&two, "/v1/catalog/deregister", r#"{"Node": "fx", "ServiceID": "fx1"}"#).await;
     assert!(status == 409 && why.contains("hobnob force-leave n1"), "{status} {why}");
 }
+
+#[tokio::test]
+async fn what_would_be_lost_is_refused() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    let (socket, locality) = (json!("/run/x.sock"), json!({"Region": "r"}));
+    for (key, value, word) in [("SocketPath", socket, "port"), ("Locality", locality, "zone")] {
+        let service = json!({"Name": "x", "Service": "x", key: value});
+        let (status, why) = write(&agent, REGISTER, &service.to_string()).await;
+        assert!(status == 501 && why.contains(word), "{key}: {status} {why}");
+        let on_node = json!({"Node": "ext", "Address": "10.0.0.1", "Service": service});
+        assert_eq!(write(&agent, "/v1/catalog/register", &on_node.to_string()).await.0, 501, "{key}");
+    }
+    assert_eq!(agent.get("/v1/catalog/nodes").await.as_array().map(Vec::len), Some(1), "nothing was done");
+    put(&agent, REGISTER, &json!({"Name": "x", "SocketPath": "", "Locality": null})).await;
+}

@@ -188,6 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn rows_stand_by_the_node_that_is_shown_whoever_took_them_in() {
+        let db: ServiceName = "db".try_into().unwrap();
+        let named = |agent: &str, id: &str, on: &str| {
+            let mut row = row(agent, id, 1, 1);
+            let echo = Arc::make_mut(Arc::make_mut(&mut row.registration).echo.as_mut().unwrap());
+            echo.node = Some(Arc::new(EchoNode { name: on.into(), ..EchoNode::default() }));
+            row
+        };
+        let mut own = named("c", "own", "");
+        own.registration = Arc::new(Registration::new("db", 1).unwrap().id("own".try_into().unwrap()));
+        let order = |rows: Vec<Instance>| {
+            let view = View::default();
+            view.set_service(&db, Some(rows));
+            let all = view.service("db").unwrap();
+            all.ordered().iter().map(|row| row.registration.id.to_string()).collect::<Vec<_>>()
+        };
+        // Each time another agent took them in, and one of these is not reached.
+        for (of_a, of_z, down) in [("a", "zz", None), ("zz", "a", Some(0)), ("zz", "a", Some(2))] {
+            let mut rows = vec![named(of_a, "1", "d"), own.clone(), named(of_z, "2", "b"), named(of_a, "3", "b")];
+            down.into_iter().for_each(|n: usize| rows[n].member = MemberState::Down);
+            assert_eq!(order(rows), ["2", "3", "own", "1"]);
+        }
+    }
+
+    #[test]
     fn what_is_said_again_counts_as_said_later_and_wakes_nobody() {
         let view = View::default();
         let db: ServiceName = "db".try_into().unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     mesh::Instance,
-    model::{InstanceId, NodeName, ServiceName},
+    model::{InstanceId, NodeId, ServiceName},
 };
 
 /// A service as it may be shown now. A known service with nothing to show has no instances.
@@ -60,9 +60,11 @@ impl Service {
     }
 }
 
-/// Where a row stands in the order of its service.
-pub(super) fn place(row: &Instance) -> (&NodeName, &InstanceId) {
-    (&row.node.name, &row.registration.id)
+/// Where a row stands in the order of its service: by its node as that is shown, whoever took it in, then its id. Two
+/// datacenters may have one of the same name.
+pub(super) fn place(row: &Instance) -> (&str, &InstanceId, NodeId) {
+    let node = row.registration.foreign().map_or(row.node.name.as_str(), |node| &node.name);
+    (node, &row.registration.id, row.owner)
 }
 
 /// Whether two rows say the same but for their health, whenever they said it and whatever proves it.

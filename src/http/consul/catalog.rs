@@ -80,7 +80,7 @@ pub(super) async fn service(State(app): Shared, Tail(name): Tail, query: Query) 
     let asked = Asked::of(&app, &query, fields::INSTANCE)?;
     read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |mark| {
         let found = app.agent.view().service(&name);
-        let rows = found.iter().flat_map(|service| health::ordered(service));
+        let rows = found.iter().flat_map(|service| service.ordered());
         let rows = rows.filter(|row| asked.admits(row, &Node::of(row, mark)));
         let mut all: Vec<_> = rows.map(|row| Flat::of(row, mark)).filter(|row| asked.passes(row)).collect();
         near::sort(&app, &query, &mut all, Flat::node);

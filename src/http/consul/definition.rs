@@ -49,6 +49,7 @@ pub(super) fn weights(body: &Document) -> Result<Option<(i64, i64)>, Failure> {
 pub(super) fn bare(body: &Document, key: &str, weights: Option<(i64, i64)>) -> Result<Registration, Failure> {
     let Some(name) = body.text(key)? else { return Err(Failure::bad("Missing service name")) };
     refuse_proxies(body)?;
+    refuse_places(body)?;
     let meta = body.pairs("meta")?;
     let (passing, warning) = weights.unzip();
     let consul = ConsulDraft {
@@ -84,6 +85,18 @@ fn refuse_proxies(body: &Document) -> Result<(), Failure> {
         StatusCode::NOT_IMPLEMENTED,
         "Hobnob has no mesh of proxies: register the service without Kind, Proxy and Connect",
     ))
+}
+
+/// Nobody would be sent there: answers name a port, and prefer by the zone of the agent.
+pub(super) fn refuse_places(body: &Document) -> Result<(), Failure> {
+    let why = if body.text("socketpath")?.is_some() {
+        "Hobnob tells addresses and ports, and no SocketPath: let the service listen at a port"
+    } else if body.object("locality")?.is_some_and(|locality| !locality.is_empty()) {
+        "Hobnob has no Locality of a service or a node: give the agent its zone (`zone` in its settings), or use meta data"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(StatusCode::NOT_IMPLEMENTED, why))
 }
 
 fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, TaggedAddress>, Failure> {

@@ -195,6 +195,7 @@ fn node_of(app: &App, body: &Document) -> Result<(Arc<EchoNode>, bool), Failure>
     let name = body.text("node")?.ok_or_else(missing)?;
     here(app, body)?;
     without_agent(app, &name)?;
+    definition::refuse_places(body)?;
     if body.flag("skipnodeupdate")?
         && let Some((known, _)) = word::of_node(app.agent.view(), &name, None)
     {

@@ -9,13 +9,13 @@ use super::{
     fields,
     filter::Filter,
     near,
-    node::{self, Node},
+    node::Node,
     query::{Query, Tail},
     read::{json, read},
     service::Service,
 };
 use crate::{
-    agent::{self, Topic, View},
+    agent::{Topic, View},
     http::{App, Shared},
     mesh::Instance,
     model::{Health, MemberState},
@@ -79,7 +79,7 @@ pub(super) async fn service(State(app): Shared, Tail(name): Tail, query: Query) 
         let (found, registered) = (view.service(&name), NodeRows::of_view(view));
         let mut entries: Vec<_> = found
             .iter()
-            .flat_map(|service| ordered(service))
+            .flat_map(|service| service.ordered())
             .filter_map(|row| {
                 let node = Node::of(row, mark);
                 if !asked.admits(row, &node) {
@@ -100,20 +100,11 @@ pub(super) async fn service(State(app): Shared, Tail(name): Tail, query: Query) 
     .await
 }
 
-/// All rows of a service by node, then id, whether their nodes are reached or not.
-pub(super) fn ordered(service: &agent::Service) -> Vec<&Instance> {
-    let mut rows: Vec<_> = service.rows().collect();
-    if !service.beside.is_empty() {
-        rows.sort_by(|a, b| (node::name(a), &a.registration.id).cmp(&(node::name(b), &b.registration.id)));
-    }
-    rows
-}
-
 pub(super) async fn checks(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
     let asked = Asked::of(&app, &query, fields::CHECK)?;
     read(&app, &query, Topic::Service(name.to_ascii_lowercase()), |mark| {
         let found = app.agent.view().service(&name);
-        let rows = found.iter().flat_map(|service| ordered(service));
+        let rows = found.iter().flat_map(|service| service.ordered());
         let rows = rows.filter(|row| asked.admits(row, &Node::of(row, mark)));
         let mut all: Vec<_> = rows.flat_map(|row| check::of_row(row, mark)).collect();
         finish(&app, &query, &asked, &mut all);

@@ -41,7 +41,7 @@ fn needed<'a>(body: &'a Value, key: &str) -> Result<Cow<'a, str>, Problem> {
 pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -> Result<Registration, Problem> {
     let (id, body) = (id_of(app, document)?, body(document));
     let host = needed(body, "hostName")?;
-    let (plain, secure) = (port(body, "port")?, port(body, "securePort")?);
+    let (plain, secure) = (port(body, PORTS[0])?, port(body, PORTS[1])?);
     let draft = RegistrationDraft {
         id: Some(id.to_string()),
         name: app.to_ascii_lowercase(),
@@ -63,6 +63,7 @@ pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -
         let said = body.get("leaseInfo").and_then(|lease| text(lease, key));
         words.insert(key.into(), said.map_or_else(|| usual.into(), Cow::into_owned));
     }
+    words.extend(PORTS.iter().filter_map(|key| Some(((*key).to_owned(), unused(body, key)?.to_string()))));
     words.entry(STATUS.into()).or_insert_with(|| "UP".into());
     // Clients spell it in two ways; UNKNOWN is nobody's word.
     let given = text(body, OVERRIDE).or(text(body, "overriddenstatus")).filter(|word| word != "UNKNOWN");
@@ -217,8 +218,8 @@ pub(super) fn show(instance: &Instance) -> Value {
         "ipAddr": address,
         "status": status(instance),
         "overriddenStatus": word(asked, OVERRIDE).unwrap_or("UNKNOWN"),
-        "port": show_port(plain, 7001),
-        "securePort": show_port(secure, 7002),
+        "port": show_port(plain, asked, PORTS[0], 7001),
+        "securePort": show_port(secure, asked, PORTS[1], 7002),
         "countryId": 1,
         "dataCenterInfo": {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
         "leaseInfo": {
@@ -241,9 +242,10 @@ pub(super) fn show(instance: &Instance) -> Value {
     shown
 }
 
-/// Ports that are not in use have a number all the same.
-fn show_port(port: Option<Port>, unused: u16) -> Value {
-    json!({"$": port.map_or(unused, Port::get), "@enabled": port.is_some().to_string()})
+/// Ports that are not in use have a number all the same: the one that the client named, else Eureka's own.
+fn show_port(port: Option<Port>, asked: &Registration, key: &str, usual: u16) -> Value {
+    let unused = || word(asked, key).and_then(|text| text.parse().ok()).unwrap_or(usual);
+    json!({"$": port.map_or_else(unused, Port::get), "@enabled": port.is_some().to_string()})
 }
 
 /// `{"$": 8080, "@enabled": "true"}`, or the bare number; `None` where it is not in use.
@@ -255,6 +257,13 @@ fn port(body: &Value, key: &str) -> Result<Option<u16>, Problem> {
     let number = text(given, "$").or_else(|| scalar(given));
     let number = number.and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| Problem::field(key, "is not a port with its number under `$`"))
+}
+
+/// The number of a port that is not in use, if it has one.
+fn unused(body: &Value, key: &str) -> Option<u16> {
+    let given = body.get(key)?;
+    text(given, "@enabled").filter(|enabled| enabled != "true")?;
+    text(given, "$")?.parse().ok()
 }
 
 fn metadata(body: &Value) -> Result<BTreeMap<String, String>, Problem> {
@@ -292,6 +301,7 @@ fn scalar(value: &Value) -> Option<Cow<'_, str>> {
 pub(super) const DIRTY: &str = "lastDirtyTimestamp";
 /// The id of the check that is the lease.
 pub(super) const LEASE: &str = "lease";
+const PORTS: [&str; 2] = ["port", "securePort"];
 const STATUS: &str = "status";
 const OVERRIDE: &str = "overriddenStatus";
 const DURATION: &str = "durationInSecs";
@@ -346,6 +356,25 @@ mod tests {
         let [lease, status] = &*asked.checks else { panic!("{:?}", asked.checks) };
         assert_eq!(lease.kind.ttl(), Some(Duration::from_secs(30)));
         assert_eq!((lease.initial, status.initial), (Some(Health::Passing), Some(Health::Critical)));
+    }
+
+    #[test]
+    fn a_port_that_is_not_in_use_keeps_its_number() {
+        let both = |port: Value, secure: Value| {
+            let document =
+                json!({"app": "WEB", "hostName": "h", "ipAddr": "10.0.0.9", "port": port, "securePort": secure});
+            let mut row = crate::http::native::fixtures::web().instances.remove(0);
+            row.registration = std::sync::Arc::new(read("WEB", &document, None).unwrap());
+            let shown = show(&row);
+            [shown["port"].clone(), shown["securePort"].clone()]
+        };
+        let port = |number: u16, enabled: bool| json!({"$": number, "@enabled": enabled.to_string()});
+        for given in [[port(80, true), port(443, false)], [port(80, false), port(443, true)]] {
+            assert_eq!(both(given[0].clone(), given[1].clone()), given);
+        }
+        let unnamed = json!({"@enabled": "false"});
+        assert_eq!(both(unnamed.clone(), port(443, true))[0], port(7001, false));
+        assert_eq!(both(port(80, true), unnamed)[1], port(7002, false));
     }
 
     #[test]
