@@ -372,3 +372,30 @@ async fn what_would_be_lost_is_refused() {
     assert_eq!(agent.get("/v1/catalog/nodes").await.as_array().map(Vec::len), Some(1), "nothing was done");
     put(&agent, REGISTER, &json!({"Name": "x", "SocketPath": "", "Locality": null})).await;
 }
+
+#[tokio::test]
+async fn a_check_of_a_node_keeps_its_definition_and_is_of_that_node() {
+    let mesh = Mesh::new();
+    let a = mesh.start("n1", &[]).await;
+    let b = mesh.start("n2", &[&a]).await;
+    let definition =
+        json!({"HTTP": "http://10.0.0.1/", "Interval": "10s", "Header": {"X": ["y"]}, "TLSSkipVerify": true});
+    let of = |node: &str, status: &str, definition: &Value| {
+        let check = json!({"Node": node, "CheckID": "up", "Status": status, "Definition": definition});
+        json!({"Node": "ext", "Address": "10.0.0.1", "Check": check})
+    };
+    let register = "/v1/catalog/register";
+    let (status, why) = write(&a, register, &of("other", "passing", &definition).to_string()).await;
+    assert!(status == 400 && why.contains("does not match node"), "{status} {why}");
+    let long = json!({"HTTP": "x".repeat(4096)});
+    assert_eq!(write(&a, register, &of("ext", "passing", &long).to_string()).await.0, 400);
+    put(&a, register, &of("EXT", "passing", &definition)).await;
+    for agent in [&a, &b] {
+        until("it is there", async || {
+            (agent.get("/v1/health/node/ext").await[0]["Definition"] == definition).then_some(())
+        })
+        .await;
+    }
+    let found = b.get("/v1/health/state/any?filter=CheckID==up").await;
+    assert_eq!(found[0]["Definition"], definition);
+}

@@ -54,6 +54,9 @@ pub struct EchoCheck {
     /// Consul's word for its kind: `ttl`, `http`, …; empty for one that nobody runs.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kind: String,
+    /// What whoever looks there is to look at, as JSON; empty where nothing was said.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub definition: String,
 }
 
 /// A node that runs no agent: somebody registered it by way of another one.
@@ -181,7 +184,10 @@ impl ConsulDraft {
         let mut checks = BTreeMap::new();
         for check in &mut registration.checks {
             let notes = self.notes.get(check.id.as_str()).cloned().unwrap_or_default();
-            checks.insert(check.id.clone(), EchoCheck { notes, kind: check.kind.as_str().into() });
+            checks.insert(
+                check.id.clone(),
+                EchoCheck { notes, kind: check.kind.as_str().into(), ..EchoCheck::default() },
+            );
             *check = check.clone().by_consuls_rules();
         }
         let is_other = |text: &String| registration.address.as_ref().is_some_and(|host| host.to_string() != *text);

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 
 use super::{
     node,
@@ -17,7 +18,7 @@ use crate::{
 /// A check in any list.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Check<'a, D = Empty> {
+pub(super) struct Check<'a, D = Definition<'a>> {
     pub(super) node: &'a str,
     #[serde(rename = "CheckID")]
     pub(super) id: Cow<'a, str>,
@@ -33,6 +34,19 @@ pub(super) struct Check<'a, D = Empty> {
     pub(super) definition: D,
     pub(super) create_index: u64,
     pub(super) modify_index: u64,
+}
+
+/// What a check of a node without an agent looks at, as it was written: who looks there finds it here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Definition<'a>(&'a str);
+
+impl Serialize for Definition<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_str::<&RawValue>(self.0) {
+            Ok(said) => said.serialize(to),
+            Err(_) => Empty {}.serialize(to),
+        }
+    }
 }
 
 impl<'a> Check<'a> {
@@ -56,7 +70,7 @@ impl<'a> Check<'a> {
             service_name: "",
             service_tags: &[],
             r#type: "",
-            definition: Empty {},
+            definition: Definition(""),
             create_index: mark,
             modify_index: mark,
         }
@@ -131,7 +145,7 @@ fn of_row_for<'a>(row: &'a Instance, other: &Instance, mark: u64) -> Vec<Check<'
             service_name,
             service_tags,
             r#type: said.map_or("", |said| &said.kind),
-            definition: Empty {},
+            definition: Definition(said.map_or("", |said| &said.definition)),
             create_index: mark,
             modify_index: mark,
         }

@@ -140,7 +140,7 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
         ..draft
     };
     let spec = draft.build(0, "check").map_err(|wrong| invalid(&wrong.to_string()))?;
-    Ok((spec.by_consuls_rules(), EchoCheck { notes, kind: kind.to_owned() }))
+    Ok((spec.by_consuls_rules(), EchoCheck { notes, kind: kind.to_owned(), ..EchoCheck::default() }))
 }
 
 /// What people wrote of a check, as much of it as travels.

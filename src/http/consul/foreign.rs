@@ -12,6 +12,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use serde_json::Value;
 
 use super::{
     check::node_checks,
@@ -39,7 +40,7 @@ use crate::{
 struct Word {
     id: String,
     name: String,
-    notes: String,
+    said: EchoCheck,
     output: String,
     status: Health,
     /// The row that it is a check of.
@@ -181,7 +182,7 @@ fn inherited(row: &Instance) -> Vec<Word> {
     let word = |check: &CheckStatus| Word {
         id: check.id.to_string(),
         name: check.name.to_string(),
-        notes: said.and_then(|said| said.get(&check.id)).map_or_else(String::new, |said| said.notes.clone()),
+        said: said.and_then(|said| said.get(&check.id)).cloned().unwrap_or_default(),
         output: check.output.to_string(),
         status: check.status,
         row: row.registration.id.clone(),
@@ -278,10 +279,20 @@ fn unknown(word: Option<&Word>) -> Failure {
 fn word(body: &Document, node: &str) -> Result<Word, Failure> {
     let name = body.text("name")?;
     let id = body.text("checkid")?.or(name.clone()).ok_or_else(|| Failure::bad("a check needs CheckID or Name"))?;
+    if let Some(other) = body.text("node")?.filter(|other| !other.eq_ignore_ascii_case(node)) {
+        return Err(Failure::bad(format!(
+            "check node {other:?} does not match node {node:?}: register each by itself"
+        )));
+    }
+    let definition = body.map("definition")?;
+    let definition = if definition.is_empty() { String::new() } else { Value::Object(definition).to_string() };
+    if definition.len() > MAX_DEFINITION {
+        return Err(Failure::bad(format!("the Definition of check {id:?} is longer than {MAX_DEFINITION} bytes")));
+    }
     Ok(Word {
         name: name.unwrap_or_else(|| id.clone()),
         id,
-        notes: definition::notes(body)?,
+        said: EchoCheck { notes: definition::notes(body)?, definition, ..EchoCheck::default() },
         output: body.text("output")?.unwrap_or_default(),
         status: definition::status(body)?.unwrap_or(Health::Critical),
         row: row_id(node, body.text("serviceid")?.as_deref())?,
@@ -296,8 +307,7 @@ fn put_word(row: &mut Registration, word: &Word, initial: Health) -> Result<(), 
         initial: Some(initial),
         ..CheckDraft::ttl(FOR_EVER)
     };
-    let said = EchoCheck { notes: word.notes.clone(), kind: String::new() };
-    definition::put_check(row, draft.build(0, "check")?, said);
+    definition::put_check(row, draft.build(0, "check")?, word.said.clone());
     Ok(())
 }
 
@@ -373,5 +383,7 @@ fn yes() -> Response {
 
 /// As much as either weight may be.
 const MAX_WEIGHT: i64 = u16::MAX as i64;
+/// A definition of a check is a target and a few numbers.
+const MAX_DEFINITION: usize = 2048;
 /// A hundred years.
 const FOR_EVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);
