@@ -115,9 +115,19 @@ impl Authority {
     /// # Errors
     /// When the system gives no randomness.
     pub fn issue(&self, mesh: &MeshName, node: &NodeName, lifetime: Duration) -> Result<Pair, Broken> {
+        self.issue_at(mesh, node, SystemTime::now(), lifetime)
+    }
+
+    /// The same at this moment.
+    pub(in crate::agent) fn issue_at(
+        &self,
+        mesh: &MeshName,
+        node: &NodeName,
+        now: SystemTime,
+        lifetime: Duration,
+    ) -> Result<Pair, Broken> {
         let key = fresh_key()?;
-        let certificate =
-            self.sign_certificate(&san(mesh, node), &key, SystemTime::now(), lifetime, Lineage::begin()?)?;
+        let certificate = self.sign_certificate(&san(mesh, node), &key, now, lifetime, Lineage::begin()?)?;
         Ok(Pair { certificate: pem("CERTIFICATE", &certificate), key: Zeroizing::new(key.serialize_pem()) })
     }
 
@@ -126,10 +136,11 @@ impl Authority {
         &self,
         san: &str,
         public_key: &[u8],
+        now: SystemTime,
         lifetime: Duration,
         lineage: Lineage,
     ) -> Result<CertificateDer<'static>, Broken> {
-        self.sign_certificate(san, &SubjectPublicKeyInfo::from_der(public_key)?, SystemTime::now(), lifetime, lineage)
+        self.sign_certificate(san, &SubjectPublicKeyInfo::from_der(public_key)?, now, lifetime, lineage)
     }
 
     /// What a node shows that signs for itself.

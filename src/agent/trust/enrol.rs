@@ -4,7 +4,11 @@
 //! new machine in turn believes whoever shows an authority with the fingerprint. It is then given a certificate, or the
 //! mesh's secrets, whichever the mesh lives by.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -181,9 +185,9 @@ impl Trust {
         let ca = papers.roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
         let mut granted = Granted { ca, certificate: None, secrets: Vec::new() };
         if papers.secrets.is_empty() {
-            let san = san(&self.mesh, &asked.node);
-            granted.certificate =
-                Some(pem("CERTIFICATE", &authority.issue_for(&san, &asked.key, GRANTED, Lineage::begin()?)?));
+            let (san, now) = (san(&self.mesh, &asked.node), SystemTime::now());
+            let issued = authority.issue_for(&san, &asked.key, now, GRANTED, Lineage::begin()?)?;
+            granted.certificate = Some(pem("CERTIFICATE", &issued));
         } else {
             granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
         }
@@ -248,11 +252,12 @@ pub(super) mod tests {
 
     pub(in super::super) const HOUR: Duration = Duration::from_secs(3600);
 
-    /// The files of a node that believes these authorities, with a certificate of the first.
+    /// The files of a node that believes these authorities, with a certificate of the first that is to be renewed.
     pub(in super::super) fn files(folder: &Path, node: &str, authorities: &[&(Authority, Pair)], signs: bool) -> Files {
         let at = |file: &str| folder.join(format!("{node}-{file}"));
         let (signer, pair) = authorities[0];
-        let own = signer.issue(&"prod".try_into().unwrap(), &node.try_into().unwrap(), HOUR).unwrap();
+        let (mesh, node_name) = ("prod".try_into().unwrap(), node.try_into().unwrap());
+        let own = signer.issue_at(&mesh, &node_name, SystemTime::now() - 2 * HOUR, 3 * HOUR).unwrap();
         let ca: String = authorities.iter().map(|(_, pair)| pair.certificate.as_str()).collect();
         for (file, text) in [("ca", &ca), ("cert", &own.certificate), ("key", &own.key), ("ca-key", &pair.key)] {
             keep::replace(&at(file), text.as_bytes(), keep::PRIVATE).unwrap();

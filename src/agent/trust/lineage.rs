@@ -22,14 +22,16 @@ impl Lineage {
 
     /// That of a certificate, by its number in hexadecimal.
     pub(super) fn of(serial: &str) -> Self {
+        Self::written(serial).unwrap_or_else(|| Self::full(xxh3_64(number(serial).as_bytes())))
+    }
+
+    /// The one that stands in a number: in those of what was issued here, and in no other.
+    pub(super) fn written(serial: &str) -> Option<Self> {
         let number = number(serial);
-        let parts = u128::from_str_radix(&number, 16).ok().filter(|_| number.len() == 32).map(u128::to_be_bytes);
-        let first = parts.and_then(|parts| {
-            let [first, rest] = [&parts[..8], &parts[8..]];
-            let lineage = Self(first.try_into().ok()?);
-            (rest[..4] == lineage.mark(&rest[4..])).then_some(lineage)
-        });
-        first.unwrap_or_else(|| Self::full(xxh3_64(number.as_bytes())))
+        let parts = u128::from_str_radix(&number, 16).ok().filter(|_| number.len() == 32)?.to_be_bytes();
+        let [first, rest] = [&parts[..8], &parts[8..]];
+        let lineage = Self(first.try_into().ok()?);
+        (rest[..4] == lineage.mark(&rest[4..])).then_some(lineage)
     }
 
     /// The number of one more certificate in it.
@@ -54,7 +56,7 @@ impl Lineage {
     }
 
     /// Begins with one bit, and not the one of the sign: the number is sixteen bytes long however it is written.
-    const fn full(bits: u64) -> Self {
+    pub(super) const fn full(bits: u64) -> Self {
         Self((bits >> 1 | 1 << 62).to_be_bytes())
     }
 }

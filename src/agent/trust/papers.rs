@@ -21,7 +21,15 @@ use x509_parser::parse_x509_certificate;
 use xxhash_rust::xxh3::xxh3_64;
 use zeroize::Zeroizing;
 
-use super::{Authority, Broken, authority::pem, guest::is_under, notary::SCHEMES, only_san, proven_name, san};
+use super::{
+    Authority, Broken,
+    authority::{CLOCK_SKEW, pem},
+    enrol::GRANTED,
+    guest::is_under,
+    lineage::Lineage,
+    notary::SCHEMES,
+    only_san, proven_name, san,
+};
 use crate::{
     agent::{
         Secret,
@@ -100,13 +108,19 @@ impl Says {
     /// Whether less than a fifth of the lifetime is left at `now`.
     #[must_use]
     pub fn expires_soon(&self, now: SystemTime) -> bool {
-        let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
-        self.not_after.duration_since(now).unwrap_or_default() < lifetime / 5
+        self.not_after.duration_since(now).unwrap_or_default() < self.lifetime() / 5
     }
 
-    /// How long before its end the next one is asked for: a third of its lifetime.
+    /// For how long it was issued: ours begin before that, for clocks that are behind.
+    pub(super) fn lifetime(&self) -> Duration {
+        let whole = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        Lineage::written(&self.serial).map_or(whole, |_| whole.saturating_sub(CLOCK_SKEW))
+    }
+
+    /// How long before its end the next one is asked for: a third of its lifetime, or of the next one's if that is shorter,
+    /// which else would end no later.
     pub(in crate::agent) fn renews_within(&self) -> Duration {
-        self.not_after.duration_since(self.not_before).unwrap_or_default() / 3
+        self.lifetime().min(GRANTED) / 3
     }
 }
 
@@ -288,10 +302,16 @@ impl Papers {
 
 /// Until when a chain is good: not beyond the authority behind it, of which nobody else would tell in time.
 pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'_>], leaf_says: &Says) -> SystemTime {
-    let Some((leaf, rest)) = chain.split_first() else { return leaf_says.not_after };
-    let behind = roots.iter().filter(|root| is_under(leaf, rest, root, UnixTime::now()).is_ok());
-    let until = behind.filter_map(says).map(|says| says.not_after).max();
+    let until = behind(roots, chain).map(|root| root.not_after).max();
     until.map_or(leaf_says.not_after, |until| until.min(leaf_says.not_after))
+}
+
+/// What the authorities say that a chain is under.
+pub(super) fn behind(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'_>]) -> impl Iterator<Item = Says> {
+    let is_behind = |root: &&CertificateDer<'_>| {
+        chain.split_first().is_some_and(|(leaf, rest)| is_under(leaf, rest, root, UnixTime::now()).is_ok())
+    };
+    roots.iter().filter(is_behind).filter_map(says)
 }
 
 /// The authority of those believed whose key this is: while two overlap, not always the first.
@@ -346,7 +366,7 @@ const MAX_SECRET: u64 = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Proof, Trust, enrol::tests::*, lineage::Lineage},
+        super::{Proof, Trust, enrol::tests::*},
         *,
     };
     use crate::agent::keep;
@@ -371,7 +391,8 @@ mod tests {
             let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
             let public = rcgen::PublicKeyData::subject_public_key_info(&key);
             let lineage = Lineage::begin().unwrap();
-            let issued = authority.issue_for(&san(&mesh, &node), &public, Duration::from_secs(60), lineage).unwrap();
+            let (now, minute) = (SystemTime::now(), Duration::from_secs(60));
+            let issued = authority.issue_for(&san(&mesh, &node), &public, now, minute, lineage).unwrap();
             let (cert, key) = (write("a.pem", &pem("CERTIFICATE", &issued)), write("a-key.pem", &key.serialize_pem()));
             let files = Files { ca: ca.clone(), cert, key, ca_key: None, renew: false };
             let why = files.check(&mesh, &node).err().map(|why| why.to_string());

@@ -17,7 +17,7 @@ use super::{
     authority::{CLOCK_SKEW, pem},
     enrol::{GRANTED, public_key},
     lineage::Lineage,
-    papers::{Says, good_until, number, says},
+    papers::{Says, behind, good_until, number, says},
     proven_name, san,
 };
 
@@ -37,9 +37,10 @@ impl Renewals {
         if counted.len() >= MAX_COUNTED && !counted.contains_key(&asks) {
             return Err(Broken::Crowd);
         }
-        // Of a certificate of hours each hour matters, and of one that is about to end each minute.
+        // Of a certificate of hours each hour matters, and of one that is about to end each minute. Who asks when it is due
+        // comes again far later than this.
         let left = shown.not_after.duration_since(now).unwrap_or_default();
-        let until = now + (lifetime(shown) / 3).min(LATELY).min(left / 2).max(SOONEST);
+        let until = now + LATELY.min(left / 2).max(SOONEST);
         let (count, _) = counted.entry(asks).or_insert((0, until));
         if *count >= MAX_LATELY {
             return Err(Broken::Often(*count));
@@ -66,11 +67,10 @@ impl Trust {
         let (shown, now) = (says(leaf).ok_or(Broken::Uninvited)?, SystemTime::now());
         is_due(&Says { not_after: good_until(&papers.roots, chain, &shown), ..shown.clone() }, now)?;
         self.renewals.count(&shown, number(&authority.certificate), now)?;
-        let ends = papers.roots.iter().filter_map(says).map(|root| root.not_after);
-        let lifetime =
-            if ends.min().is_some_and(|end| end <= shown.not_after) { GRANTED } else { lifetime(&shown).min(GRANTED) };
+        let cut_short = behind(&papers.roots, chain).any(|root| are_about_equal(root.not_after, shown.not_after));
+        let lifetime = if cut_short { GRANTED } else { shown.lifetime().min(GRANTED) };
         let (san, lineage) = (san(&self.mesh, &name), Lineage::of(&shown.serial));
-        let certificate = pem("CERTIFICATE", &authority.issue_for(&san, &asked.key, lifetime, lineage)?);
+        let certificate = pem("CERTIFICATE", &authority.issue_for(&san, &asked.key, now, lifetime, lineage)?);
         Ok(Granted { ca: String::new(), certificate: Some(certificate), secrets: Vec::new() })
     }
 
@@ -103,17 +103,15 @@ pub(in crate::agent) fn serial_of_member(chain: &[CertificateDer<'_>]) -> Option
 /// Whether the next one is due, by the clock of some machine that asks.
 fn is_due(shown: &Says, now: SystemTime) -> Result<(), Broken> {
     let left = shown.not_after.duration_since(now).unwrap_or_default();
-    if left <= shown.renews_within() + CLOCK_SKEW {
+    if left <= shown.renews_within() + CLOCK_SKEW.min(shown.lifetime() / 12) {
         return Ok(());
     }
     Err(Broken::Early(humantime::format_rfc3339_seconds(shown.not_after).to_string()))
 }
 
-/// For how long a certificate was issued. One that another program made may begin when it was made, and be over within the
-/// skew that ours begin before.
-fn lifetime(says: &Says) -> Duration {
-    let whole = says.not_after.duration_since(says.not_before).unwrap_or_default();
-    Some(whole.saturating_sub(CLOCK_SKEW)).filter(|left| !left.is_zero()).unwrap_or(whole)
+/// Programs cut what they issue to an authority's end, or to a moment before.
+fn are_about_equal(one: SystemTime, other: SystemTime) -> bool {
+    one.duration_since(other).unwrap_or_else(|before| before.duration()) <= Duration::from_secs(60)
 }
 
 /// An agent asks once, and again where what it was granted could not be written.
@@ -128,7 +126,7 @@ mod tests {
     use std::{slice::from_ref, sync::Arc};
 
     use super::{
-        super::{Authority, Files, Taken, Word, enrol::tests::*, notary::Seal, tests::shake},
+        super::{Authority, Files, Pair, Taken, Word, enrol::tests::*, notary::Seal, only_san, tests::shake},
         *,
     };
     use crate::{
@@ -149,6 +147,13 @@ mod tests {
         Arc::new(certified("d", held))
     }
 
+    /// One of its lineage and for its key that is to be renewed.
+    fn grown_old(authority: &(Authority, Pair), fresh: &CertificateDer<'_>) -> CertificateDer<'static> {
+        let (san, lineage) = (only_san(fresh).unwrap(), Lineage::of(&says(fresh).unwrap().serial));
+        let then = SystemTime::now() - 2 * HOUR;
+        authority.0.issue_for(&san, &public_key(fresh).unwrap(), then, 3 * HOUR, lineage).unwrap()
+    }
+
     #[test]
     fn what_a_thief_was_granted_goes_with_what_he_stole_and_the_owner_comes_back() {
         let folder = tempfile::tempdir().unwrap();
@@ -158,7 +163,7 @@ mod tests {
         let thief = Arc::new(certified("d", &held));
         let stolen = thief.says().serial;
         let first = ask(&host, &thief).unwrap();
-        let thief = with(&held, &first);
+        let thief = with(&held, &grown_old(&authority, &first));
         let voucher = Seal::new(Arc::clone(&thief)).unwrap().voucher();
         let second = ask(&host, &thief).unwrap();
         let serials = [&first, &second].map(|leaf| says(leaf).unwrap().serial);
@@ -198,7 +203,7 @@ mod tests {
         assert!(why.starts_with("3 were granted"), "{why}");
         let asked = owner.request_again().unwrap();
         let (san, begun) = (san(&host.mesh, &owner.node), Lineage::begin().unwrap());
-        let fresh = authority.0.issue_for(&san, &asked.key, GRANTED, begun).unwrap();
+        let fresh = authority.0.issue_for(&san, &asked.key, SystemTime::now(), GRANTED, begun).unwrap();
         let why = ask(&host, &with(&held, &fresh)).unwrap_err().to_string();
         assert!(why.contains("last third"), "{why}");
     }
@@ -218,28 +223,77 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
+    /// What one says that was issued here at this moment.
+    fn issued(at: SystemTime, lifetime: Duration) -> Says {
+        let serial = Lineage::full(7).serial().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        Says { issuer: "".into(), serial, not_before: at - CLOCK_SKEW, not_after: at + lifetime }
+    }
+
     #[test]
-    fn a_certificate_that_another_program_made_for_hours_is_issued_again_for_hours() {
-        for (hours, expected) in [(12, 12), (24, 24), (24 + 2, 2), (24 * 366, 24 * 365)] {
-            let not_before = std::time::SystemTime::UNIX_EPOCH;
-            let says = Says { issuer: "".into(), serial: "1".into(), not_before, not_after: not_before + hours * HOUR };
-            assert_eq!(lifetime(&says), expected * HOUR, "{hours} h");
+    fn however_short_it_is_it_is_renewed_in_its_last_third_and_who_asks_then_is_never_told_to_wait() {
+        for hours in [1, 2, 9, 10, 12, 18, 24, 48, 72, 24 * 365] {
+            let (lifetime, renewals) = (hours * HOUR, Renewals::default());
+            let early = CLOCK_SKEW.min(lifetime / 12);
+            let mut begun = SystemTime::UNIX_EPOCH + 9 * DAY;
+            for ahead in [Duration::ZERO, early, early / 2].into_iter().cycle().take(60) {
+                let shown = issued(begun, lifetime);
+                assert_eq!((shown.lifetime(), shown.renews_within()), (lifetime, lifetime / 3));
+                assert!(is_due(&shown, begun).is_err(), "a fresh one of {hours} h");
+                let asks = shown.not_after - lifetime / 3 - ahead;
+                assert!(is_due(&shown, asks - Duration::from_secs(1)).is_err() || ahead < early, "too early");
+                is_due(&shown, asks).and_then(|()| renewals.count(&shown, 1, asks)).unwrap();
+                begun = asks;
+            }
         }
     }
 
     #[test]
-    fn a_certificate_cut_short_by_its_authority_is_long_again_under_the_next() {
+    fn it_is_renewed_three_times_a_day_at_most_and_more_often_only_in_its_last_two_days() {
+        for days in [30, 360] {
+            let (shown, renewals) = (issued(SystemTime::UNIX_EPOCH + DAY, days * DAY), Renewals::default());
+            let granted = |day: u32| {
+                let hours = (0..24).map(|hour| shown.not_before + day * DAY + hour * HOUR);
+                hours.filter(|now| is_due(&shown, *now).and_then(|()| renewals.count(&shown, 1, *now)).is_ok()).count()
+            };
+            let all: Vec<_> = (0..days - 1).map(granted).collect();
+            assert!(all.iter().all(|granted| *granted <= 3), "{all:?}");
+            assert!(all.contains(&3));
+        }
+    }
+
+    #[test]
+    fn what_is_longer_than_what_is_granted_is_renewed_once_that_ends_later() {
+        let shown = issued(SystemTime::UNIX_EPOCH + DAY, 10 * GRANTED);
+        assert_eq!((shown.renews_within(), shown.lifetime()), (GRANTED / 3, 10 * GRANTED));
+    }
+
+    #[test]
+    fn a_certificate_that_another_program_made_for_hours_lives_for_hours() {
+        for hours in [12, 24, 24 + 2, 24 * 366] {
+            let not_before = std::time::SystemTime::UNIX_EPOCH;
+            let says = Says { issuer: "".into(), serial: "1".into(), not_before, not_after: not_before + hours * HOUR };
+            assert_eq!(says.lifetime(), hours * HOUR);
+        }
+    }
+
+    #[test]
+    fn a_certificate_cut_short_by_its_authority_is_long_again_under_the_next_and_no_other_is() {
         let folder = tempfile::tempdir().unwrap();
-        let [old, new] = [1, 3].map(|days| Authority::create(days * 24 * HOUR).unwrap());
-        let host = certified("a", &files(folder.path(), "a", &[&new, &old], true));
+        let [over, sooner, old, new] = [0, 5, 24, 72].map(|hours| Authority::create(hours * HOUR).unwrap());
+        let host = certified("a", &files(folder.path(), "a", &[&new, &old, &sooner, &over], true));
         let (mesh, node) = ("prod".try_into().unwrap(), "b".try_into().unwrap());
-        for (lifetime, hours) in [(365 * 24 * HOUR, 71..73), (2 * HOUR, 2..3)] {
-            let shown = old.0.issue(&mesh, &node, lifetime).unwrap();
+        for (by, age, lifetime, hours) in [
+            (&old, 48, 365 * 24, 71..73),
+            (&old, 4, 6, 6..7),
+            // Longer than another authority lasts that does not stand behind it.
+            (&new, 12, 18, 18..19),
+        ] {
+            let shown = by.0.issue_at(&mesh, &node, SystemTime::now() - age * HOUR, lifetime * HOUR).unwrap();
             let leaf = CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap();
             let asked = Request { node: node.clone(), key: public_key(&leaf).unwrap() };
             let granted = host.grant(from_ref(&leaf), &asked, |_| true).unwrap().certificate.unwrap();
             let says = says(&CertificateDer::from_pem_slice(granted.as_bytes()).unwrap()).unwrap();
-            let left = says.not_after.duration_since(std::time::SystemTime::now()).unwrap() + Duration::from_secs(60);
+            let left = says.not_after.duration_since(SystemTime::now()).unwrap() + Duration::from_secs(60);
             assert!(hours.contains(&(left.as_secs() / 3600)), "{left:?}");
         }
     }
