@@ -71,6 +71,8 @@ async fn an_authority_s_files_are_for_their_owner_and_never_overwritten() {
     assert_eq!(fs::read(mesh.path("ca/ca-key.pem")).unwrap(), before);
     let lost = finish(hobnob().args(["ca", "issue", "web-2", "--dir"]).arg(mesh.path("nowhere"))).await;
     assert!(lost.failure(2).2.contains("hobnob ca init"));
+    let nowhere = finish(hobnob().args(["ca", "init", "--dir"]).arg(mesh.path("nowhere"))).await;
+    assert!(nowhere.failure(1).2.starts_with(&format!("mkdir -p {}", mesh.path("nowhere").display())), "{nowhere:?}");
 }
 
 #[tokio::test]
@@ -269,7 +271,8 @@ async fn a_token_is_of_no_use_to_others_too_late_or_misspelled() {
     fs::remove_file(left).unwrap();
     // Refused as often as it was, it was never used.
     assert_eq!(join(&mesh, &open, "b", "b").await.code, Some(0));
-    assert!(join(&mesh, &open, "b", "b").await.failure(2).1.contains("has joined a mesh before"));
+    let (_, why, next) = join(&mesh, &open, "b", "b").await.failure(2);
+    assert!(why.contains("has joined a mesh before") && next.contains("the token is still good"), "{why} {next}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
@@ -87,6 +87,8 @@ pub enum Paper {
         of: Option<String>,
         /// Who asked.
         from: SocketAddr,
+        /// Until when it is good.
+        until: SystemTime,
     },
     /// The next one was asked for, and nobody has granted it.
     NotRenewed {

@@ -1,6 +1,10 @@
 //! What a handle does about trust: other papers, words for every node, one machine more.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{oneshot, watch};
 
@@ -73,6 +77,12 @@ impl Agent {
     #[must_use]
     pub fn is_by_first(&self) -> bool {
         self.shared.trust.is_by_first()
+    }
+
+    /// What the authorities say of themselves that have ended, while another is believed that has not.
+    #[must_use]
+    pub fn ended_authorities(&self) -> Vec<trust::Says> {
+        self.shared.trust.ended(SystemTime::now())
     }
 
     /// How many words of the law the first of the authorities has not signed, and of them how many no other has either.

@@ -5,6 +5,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use humantime::format_rfc3339_seconds;
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint,
     crypto::rustls::{HandshakeData, QuicClientConfig},
@@ -20,7 +21,7 @@ use super::{
     journal::{Journal, News, Paper},
     quic::{Code, canonical},
     seek::resolve,
-    trust::{self, Granted, Invitation, Request, Trust},
+    trust::{self, Granted, Invitation, Request, Says, Trust},
     view::View,
 };
 use crate::model::{MemberState, NodeId, NodeName};
@@ -58,10 +59,12 @@ async fn serve(trust: &Trust, view: &View, journal: &Journal, connection: &Conne
     let granted = trust.grant(&shown, &asked, has).map_err(|why| why.to_string())?;
     // Whether it arrives or not: from now on there is one more.
     let (node, from) = (asked.node, canonical(connection.remote_address()));
-    let (serial, of) = (granted.serial(), trust::serial_of_member(&shown));
-    tracing::info!(event = "granted", %node, %from, serial, of, "it may join, or has a newer certificate");
-    if let Some(serial) = serial {
-        journal.write(gazette::now(), News::Certificate(node, Paper::Granted { serial, of, from }));
+    let (says, of) = (granted.says(), trust::serial_of_member(&shown));
+    let serial = says.as_ref().map(|says| &*says.serial);
+    let until = says.as_ref().map(|says| tracing::field::display(format_rfc3339_seconds(says.not_after)));
+    tracing::info!(event = "granted", %node, %from, serial, of, until, "it may join, or has a newer certificate");
+    if let Some(Says { serial, not_after: until, .. }) = says {
+        journal.write(gazette::now(), News::Certificate(node, Paper::Granted { serial, of, from, until }));
     }
     to.write_all(&written(&granted)?).await.map_err(|why| why.to_string())?;
     to.finish().map_err(|why| why.to_string())

@@ -3,6 +3,7 @@
 //! No file is ever overwritten: a lost authority is a mesh to be set up anew.
 
 use std::{
+    convert::Infallible,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, fchown},
@@ -71,7 +72,7 @@ pub(super) struct Revoke {
     #[arg(required_unless_present = "serial", conflicts_with = "serial")]
     node: Option<NodeName>,
     /// One certificate's serial number, in hexadecimal; all that come of one another by renewal are refused with it
-    #[arg(long, value_name = "SERIAL")]
+    #[arg(long, value_name = "SERIAL", value_parser = bare)]
     serial: Option<String>,
     /// Let it in again; by a serial number, all that are refused with it
     #[arg(long)]
@@ -79,6 +80,11 @@ pub(super) struct Revoke {
     /// The folder of the authority that signs, where no node holds its key
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+}
+
+/// A number as `openssl x509 -serial` prints it, without what stands before it.
+fn bare(serial: &str) -> Result<String, Infallible> {
+    Ok(serial.trim().trim_start_matches("serial=").into())
 }
 
 /// Decrees through an agent what holds in the whole mesh.
@@ -208,7 +214,10 @@ pub(super) fn write_new(files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Fa
 pub(super) fn write_for(owner: Option<(u32, u32)>, files: &[(PathBuf, Zeroizing<String>)]) -> Result<(), Failure> {
     let refuse = |path: &Path, error: &io::Error| {
         let what = format!("cannot write {}", path.display());
-        let next = format!("ls -l {}; nothing is overwritten, give another folder", path.display());
+        let next = match path.parent().filter(|_| error.kind() == io::ErrorKind::NotFound) {
+            Some(folder) => format!("mkdir -p {}, then the same again", folder.display()),
+            None => format!("ls -l {}; nothing is overwritten, give another folder", path.display()),
+        };
         Failure::new(what, error, next)
     };
     for (at, (path, text)) in files.iter().enumerate() {

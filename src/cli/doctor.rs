@@ -40,6 +40,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload".into() } else { issue(&status) };
     found.push(certificate("certificate", &status["certificate"], &next, SystemTime::now()));
+    found.extend(ended(&status));
     let law = [decrees(&status), crowded(&status), lost(&status), unheeded(&status), unvouched(&status)];
     found.extend(law.into_iter().flatten());
     if !status["http_certificate"].is_null() {
@@ -172,6 +173,14 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
 /// How this node gets another certificate.
 fn issue(status: &Value) -> String {
     format!("{}, and put the files where the old ones are", status::issue(status))
+}
+
+/// Authorities that have ended: nothing is believed by them.
+fn ended(status: &Value) -> Option<Value> {
+    let all: Vec<_> = status["ended_authorities"].as_array()?.iter().filter_map(Value::as_str).take(FEW).collect();
+    let said = format!("an authority in tls.ca has ended: {}", all.join("; "));
+    let next = "take it out of the file in tls.ca, on every node: the file is looked at every few seconds";
+    (!all.is_empty()).then(|| finding("authorities", "warning", said, next))
 }
 
 /// Words of an authority that goes, or has gone.
@@ -407,7 +416,9 @@ mod tests {
         }
         let other = json!({"not_after": "2999-01-01T00:00:00Z", "by_first": false, "issuer": "CN=old"});
         assert_eq!(certificate("certificate", &other, "issue", SystemTime::now())["status"], "warning");
-        assert_eq!((decrees(&json!({})), lost(&json!({}))), (None, None));
+        assert_eq!((decrees(&json!({})), lost(&json!({})), ended(&json!({}))), (None, None, None));
+        let over = ended(&json!({"ended_authorities": ["CN=old, serial 0a, at 2026"]})).unwrap();
+        assert_eq!((&over["status"], over["finding"].as_str().unwrap().contains("CN=old")), (&"warning".into(), true));
         let told = crowded(&json!({"crowded_edicts": ["1700 of 2048 tokens stand: revoke some"]})).unwrap();
         assert_eq!((&told["status"], &told["next"]), (&"warning".into(), &"revoke some".into()));
         assert_eq!(lost(&json!({"lost_edicts": "/d/edicts.damaged"})).unwrap()["status"], "bad");

@@ -82,7 +82,12 @@ async fn enrol(token: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let folder = flags.data_dir.clone().or(given).unwrap_or_else(|| DATA_DIR.into());
     let folder = std::path::absolute(&folder).unwrap_or(folder);
     if folder.join(JOINED).exists() {
-        return Err(usage(&format!("{} has joined a mesh before", folder.display())));
+        let place = folder.display();
+        let next = format!(
+            "hobnob join TOKEN --data-dir DIR, or stop the agent and move {place} away; the token is still good"
+        );
+        let why = format!("{place} has joined a mesh before");
+        return Err(Failure::new("cannot join with this token", why, next).code(Code::Usage));
     }
     // Before the token is spent.
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| {

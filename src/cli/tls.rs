@@ -1,6 +1,12 @@
 //! TLS to an agent: whom to believe, and what to show where the agent asks for a certificate.
 
-use std::{error::Error, io, net::Ipv6Addr, path::PathBuf, sync::Arc};
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use clap::Args;
 use rustls::{
@@ -123,8 +129,29 @@ fn mistrust(wrong: &CertificateError, host: &str, port: &str) -> Mistrust {
             });
             Mistrust { why: format!("the agent's certificate is not for {host}, it is for {is_for}"), next }
         }
+        // What the verifier has no name for in TLS, it says by its own.
+        CertificateError::Other(other) => match other.to_string().as_str() {
+            "CaUsedAsEndEntity" => Mistrust {
+                why: "the agent's certificate is an authority's (CA:TRUE), and no server's".into(),
+                next: Some(reissue(host)),
+            },
+            "UnsupportedCertVersion" => Mistrust {
+                why: "the agent's certificate is of X.509 version 1, which names no host".into(),
+                next: Some(reissue(host)),
+            },
+            _ => Mistrust { why: usual, next: None },
+        },
         _ => Mistrust { why: usual, next: None },
     }
+}
+
+/// How OpenSSL makes one that is believed of a server.
+fn reissue(host: &str) -> String {
+    let kind = if host.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
+    format!(
+        "another in http.tls.cert: openssl req -x509 -newkey rsa:2048 -nodes -subj / -addext basicConstraints=critical,CA:FALSE \
+         -addext subjectAltName={kind}:{host} -days 365 -keyout KEY -out CERT"
+    )
 }
 
 fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -132,4 +159,40 @@ fn certificates(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, 
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     let chain = chain.ok().filter(|chain| !chain.is_empty());
     chain.ok_or_else(|| format!("{} holds no certificate in PEM", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::{OtherError, client::WebPkiServerVerifier};
+
+    use super::*;
+
+    #[test]
+    fn of_what_is_no_server_s_certificate_it_says_how_to_make_one() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let shown = params.self_signed(&key).unwrap().der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(shown.clone()).unwrap();
+        let crypto = Arc::new(provider::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), crypto).build().unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let judged = rustls::client::danger::ServerCertVerifier::verify_server_cert(
+            &*verifier,
+            &shown,
+            &[],
+            &name,
+            &[],
+            rustls::pki_types::UnixTime::now(),
+        );
+        let Err(rustls::Error::InvalidCertificate(authority)) = judged else { panic!("{judged:?}") };
+        let first = CertificateError::Other(OtherError(Arc::new(io::Error::other("UnsupportedCertVersion"))));
+        for (wrong, host, expected) in
+            [(authority, "localhost", "subjectAltName=DNS:localhost"), (first, "::1", "subjectAltName=IP:::1")]
+        {
+            let Mistrust { why, next } = mistrust(&wrong, host, "8500");
+            assert!(next.unwrap().contains(expected) && !why.contains("Other"), "{why}");
+        }
+    }
 }

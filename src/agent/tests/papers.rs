@@ -81,9 +81,9 @@ async fn a_certificate_near_its_end_is_told_of_and_renewed_by_a_member_that_may(
     // Who holds the authority's key tells of each one that it has granted.
     let granted = until_news(&host, "certificate_granted").await;
     assert!(
-        matches!(&granted.news, News::Certificate(node, Paper::Granted { serial, of, from })
+        matches!(&granted.news, News::Certificate(node, Paper::Granted { serial, of, from, until })
         if node.as_str() == "other" && *serial == after.serial && *of == Some(before.serial.clone())
-            && *from == other.address()),
+            && *from == other.address() && *until == after.not_after),
         "{granted:?}"
     );
     assert!(after.not_after > before.not_after, "{before:?} {after:?}");

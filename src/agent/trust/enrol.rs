@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
-use super::{Broken, Trust, authority, authority::pem, guest::is_under, guests::Guest, lineage::Lineage, papers, san};
+use super::{
+    Broken, Says, Trust, authority, authority::pem, guest::is_under, guests::Guest, lineage::Lineage, papers, san,
+};
 use crate::{
     agent::Secret,
     model::{MeshName, Node, NodeName},
@@ -115,10 +117,9 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// The number of the certificate, if it is one.
-    pub(in crate::agent) fn serial(&self) -> Option<String> {
-        let certificate = CertificateDer::from_pem_slice(self.certificate.as_ref()?.as_bytes()).ok()?;
-        papers::says(&certificate).map(|says| says.serial)
+    /// What the certificate says, if it is one.
+    pub(in crate::agent) fn says(&self) -> Option<Says> {
+        papers::says(&CertificateDer::from_pem_slice(self.certificate.as_ref()?.as_bytes()).ok()?)
     }
 }
 

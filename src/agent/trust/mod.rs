@@ -28,7 +28,7 @@ mod refused;
 mod renewal;
 mod room;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
@@ -202,6 +202,13 @@ impl Trust {
         let (papers, own) = (self.papers.load(), self.current());
         let chain = own.key.cert.split_first().zip(papers.roots.first());
         chain.is_some_and(|((leaf, rest), root)| guest::is_under(leaf, rest, root, UnixTime::now()).is_ok())
+    }
+
+    /// Which of the authorities have ended at `now`, while another has not: nobody is believed by them any more.
+    pub(super) fn ended(&self, now: SystemTime) -> Vec<Says> {
+        let roots = self.papers.load().roots.iter().filter_map(says).collect::<Vec<_>>();
+        let (ended, good): (Vec<_>, Vec<_>) = roots.into_iter().partition(|root| root.not_after < now);
+        if good.is_empty() { good } else { ended }
     }
 
     pub(super) fn mesh(&self) -> &MeshName {
@@ -464,7 +471,7 @@ pub(super) mod tests {
             key: Arc::clone(&first.key),
             says: first.says.clone(),
             private: first.private.clone(),
-            renew_at: Some(std::time::SystemTime::UNIX_EPOCH),
+            renew_at: Some(SystemTime::UNIX_EPOCH),
         };
         trust.papers.load().own.store(Arc::new(aged));
         assert!(!Arc::ptr_eq(&first, &trust.current()));

@@ -281,6 +281,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [over, sooner, old, new] = [0, 5, 24, 72].map(|hours| Authority::create(hours * HOUR).unwrap());
         let host = certified("a", &files(folder.path(), "a", &[&new, &old, &sooner, &over], true));
+        let ended: Vec<_> = host.ended(SystemTime::now()).into_iter().map(|root| root.issuer).collect();
+        assert_eq!(ended, [says(&over.0.certificate).unwrap().issuer]);
         let (mesh, node) = ("prod".try_into().unwrap(), "b".try_into().unwrap());
         for (by, age, lifetime, hours) in [
             (&old, 48, 365 * 24, 71..73),

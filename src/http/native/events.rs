@@ -108,10 +108,11 @@ impl Row {
             Paper::Expired { serial } => ("lifetime", format!("{what} {serial} is good no more: {over}; {next}")),
             Paper::Reloaded { serial } => ("files", format!("{what} {serial} is in use, and no connection was cut")),
             Paper::NotReloaded { why } => ("files", format!("{why}; the old certificate stays in use")),
-            Paper::Granted { serial, of, from } => match of {
-                Some(of) => ("renewed", format!("{what} {serial} was granted to {from}, which showed {of}")),
-                None => ("token", format!("{what} {serial} was granted to {from}, which showed a token")),
-            },
+            Paper::Granted { serial, of, from, until } => {
+                let (cause, shown) = of.as_ref().map_or(("token", "a token"), |of| ("renewed", of));
+                let until = humantime::format_rfc3339_seconds(*until);
+                (cause, format!("{what} {serial}, good until {until}, was granted to {from}, which showed {shown}"))
+            }
             Paper::NotRenewed { why } => ("refused", format!("{why}; a node that holds tls.ca_key grants one")),
         };
         Self { cause: Some(cause), ..self.why(why) }

@@ -48,6 +48,9 @@ struct Status<'a> {
     zones: &'a [String],
     /// Its file descriptors.
     files: Descriptors,
+    /// The authorities in `tls.ca` that have ended; left out where there are none, or no other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ended_authorities: Vec<String>,
     /// Words of the authority whose signatures will not last; left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale_edicts: Option<Stale>,
@@ -203,6 +206,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
             .and_then(|tls| Some(Certificate { not_reloaded: tls.not_reloaded(), ..tls.says()?.into() })),
         zones: &app.zones,
         files: Descriptors::now(),
+        ended_authorities: app.agent.ended_authorities().iter().map(ended).collect(),
         stale_edicts: Some(app.agent.stale_edicts())
             .filter(|stale| stale.0 > 0)
             .map(|(all, by_none)| Stale { all, by_none }),
@@ -217,6 +221,11 @@ pub(super) async fn status(State(app): Shared) -> Response {
         addresses: Addresses { mesh: app.agent.address(), http: app.addresses.0, dns: app.addresses.1 },
     };
     Json(status).into_response()
+}
+
+/// Which one has ended, and when.
+fn ended(Says { issuer, serial, not_after, .. }: &Says) -> String {
+    format!("{issuer}, serial {serial}, at {}", humantime::format_rfc3339_seconds(*not_after))
 }
 
 /// For the OpenAPI document.
