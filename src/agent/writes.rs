@@ -446,9 +446,9 @@ impl Pending {
 fn report(mesh: &Mesh, instance: Option<&InstanceId>) -> Option<HealthReport> {
     match instance {
         Some(id) => mesh.health_report(id),
-        None => {
-            mesh.maintenance().map(|reason| HealthReport { checks: Vec::new(), maintenance: Some(Arc::clone(reason)) })
-        }
+        None => mesh
+            .maintenance()
+            .map(|reason| HealthReport { maintenance: Some(Arc::clone(reason)), ..HealthReport::default() }),
     }
 }
 

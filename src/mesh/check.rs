@@ -246,7 +246,8 @@ impl Mesh {
             };
             CheckStatus { output, ..check.status.clone() }
         };
-        Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance })
+        let kept = self.protections.verdict(instance);
+        Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance, kept })
     }
 
     /// A program's word on its own check.
@@ -342,7 +343,8 @@ impl Mesh {
         let Some(check) = check else { return };
         check.judged = true;
         // Who looks there went on meanwhile, and speaks when something changes.
-        check.well = (is_foreign && status.status.is_served()).then_some(unix_millis);
+        let well = if is_foreign { unix_millis } else { lived_until.min(unix_millis) };
+        check.well = (status.status.is_served() && (is_foreign || check.spec.kind.ttl().is_none())).then_some(well);
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.

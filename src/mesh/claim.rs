@@ -106,7 +106,7 @@ mod tests {
             (Vec::new(), Some("x".repeat(513)), false),
             (Vec::new(), Some("a\nb".to_owned()), false),
         ] {
-            let report = HealthReport { checks, maintenance: maintenance.map(Into::into) };
+            let report = HealthReport { checks, maintenance: maintenance.map(Into::into), kept: None };
             let body = wire::encode_named(&report);
             assert_eq!(Claim::parse(&Key::Health("web".try_into().unwrap()), &body).is_some(), taken, "{report:?}");
         }

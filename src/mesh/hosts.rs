@@ -79,6 +79,6 @@ impl Mesh {
                 self.weigh(name);
             }
         }
-        self.changes = changes;
+        self.changes.extend(changes);
     }
 }

@@ -287,7 +287,7 @@ fn claim(n: usize, length: usize) -> Row {
         since: 0,
     };
     let checks = vec![check; length.div_ceil(MAX_OUTPUT)];
-    (format!("h:i{n}"), encode_named(&HealthReport { checks, maintenance: None }))
+    (format!("h:i{n}"), encode_named(&HealthReport { checks, ..HealthReport::default() }))
 }
 
 /// How many rows and bytes of the liar's the victim keeps.

@@ -101,6 +101,7 @@ impl Mesh {
             if let Some(reason) = report.maintenance {
                 self.maintenance.insert(id.clone(), reason);
             }
+            report.kept.into_iter().for_each(|until| self.restore_verdict(now, &id, until));
             for status in report.checks.into_iter().filter(|status| status.status != Health::Maintenance) {
                 self.restore_check(now, &id, status, lived_until);
             }

@@ -1,10 +1,11 @@
 //! Mass-failure protection: when most of a service turns critical within moments, the fault is more likely in what all of
 //! it needs, or in the checks, than in each instance. Answers keep the last healthy set, marked, for a while.
 //!
-//! What each row says of itself, since when, and when it was last found well, is all that sets it off. So every node finds
-//! the same, whoever joined, started again or was cut off meanwhile; owners whose clocks are further apart than [`MOMENTS`]
-//! do not fail together. It is judged once, when a node first hears of a turn: who is drained or goes away later makes no
-//! wave of what was none, and ends none.
+//! Each owner judges its own instances when it hears of a turn, by what all rows of the service say of themselves: since
+//! when, and when they were last found well. Its verdict stands in its rows. So every node shows the same, whoever joins,
+//! starts again or was cut off, and whatever its clock says; who is drained or goes away later changes nothing. Who hears
+//! of a wave expects that verdict, and shows as before for [`SOON`] what it will be about. Owners whose clocks are further
+//! apart than [`MOMENTS`] do not fail together.
 //!
 //! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
 //! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
@@ -28,31 +29,59 @@ use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time};
 #[derive(Debug)]
 pub(super) struct Protections {
     services: BTreeMap<ServiceName, Wave>,
-    judged: BTreeMap<ServiceName, Judged>,
-    /// Own instances that were kept when too little of their service was left for a wave, and until when they would be.
-    spared: BTreeMap<InstanceId, Time>,
+    judged: BTreeMap<ServiceName, BTreeMap<Place, Judged>>,
+    /// This node's own instances that are kept.
+    own: BTreeMap<InstanceId, Verdict>,
     lasts: Duration,
 }
 
 impl Default for Protections {
     fn default() -> Self {
-        Self { services: BTreeMap::new(), judged: BTreeMap::new(), spared: BTreeMap::new(), lasts: PROTECT_FOR }
+        Self { services: BTreeMap::new(), judged: BTreeMap::new(), own: BTreeMap::new(), lasts: PROTECT_FOR }
     }
 }
 
 /// What stands where.
 type Place = (NodeId, InstanceId);
 
-/// The last turn that was heard of at each place, and until when that is to be kept if it was of a wave.
-type Judged = BTreeMap<Place, (Turn, Option<Time>)>;
+/// A turn that was heard of.
+#[derive(Clone, Copy, Debug)]
+struct Judged {
+    turn: Turn,
+    heard: Time,
+    /// Until when the owner's verdict is expected.
+    expected: Option<Time>,
+}
 
-/// What is kept of one service, and until when.
+/// That one of this node's own instances is kept.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    until: Time,
+    /// The same in unix milliseconds.
+    unix_millis: u64,
+    /// Of how many that were healthy before.
+    of: usize,
+}
+
+/// What is kept of one service.
 #[derive(Debug)]
 struct Wave {
     protection: Protection,
-    kept: BTreeMap<Place, Time>,
-    /// Wakes when the first of it is kept no more.
-    alarm: Slot,
+    /// Those on which a verdict is expected.
+    expected: BTreeSet<Place>,
+    /// Wakes when the first of it is kept no more, where this node has to find that out.
+    alarm: Option<Slot>,
+}
+
+/// How a service stands.
+struct Scene {
+    /// What turned, in the order in which that was found out.
+    turned: Vec<(Turn, Place)>,
+    /// What will have turned by a clock that is behind.
+    ahead: BTreeSet<Place>,
+    healthy: usize,
+    /// The owners' verdicts, in unix milliseconds.
+    verdicts: BTreeMap<Place, u64>,
 }
 
 /// A service of which the last healthy set is kept.
@@ -100,16 +129,17 @@ const fn is_wave(turned: usize, healthy_before: usize, fewest: usize) -> bool {
     healthy_before >= fewest && turned * 2 > healthy_before
 }
 
-/// For each turn, in the order in which they were found out, when the last was that it is of one wave with; `healthy` are
-/// so many besides. No wave is one of fewer than so many that were healthy before.
-fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<u64>> {
+/// For each turn, in the order in which they were found out, when the last was that it is of one wave with, and of how many
+/// that were healthy before; `healthy` are so many besides. No wave is one of fewer than so many.
+fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<(u64, usize)>> {
     let mut last = vec![None; turns.len()];
     let mut later = turns.len();
     for (n, turn) in turns.iter().enumerate().rev() {
         let first = turns.partition_point(|other| other.since < turn.begins());
         // Who turned afterwards was healthy before.
-        if is_wave(n + 1 - first, healthy + turns.len() - first, fewest) && first < later {
-            last[first..later.min(n + 1)].fill(Some(turn.since));
+        let before = healthy + turns.len() - first;
+        if is_wave(n + 1 - first, before, fewest) && first < later {
+            last[first..later.min(n + 1)].fill(Some((turn.since, before)));
             later = first;
         }
     }
@@ -119,13 +149,19 @@ fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<u64>> {
 impl Protections {
     /// One of this node's own instances is withdrawn: the next of its id begins anew.
     pub(super) fn forget(&mut self, id: &InstanceId) {
-        self.spared.remove(id);
+        self.own.remove(id);
     }
 
-    /// Whether an instance is kept as it was before.
-    pub(super) fn keeps(&self, name: &ServiceName, row: &Instance) -> bool {
-        let wave = self.services.get(name);
-        wave.is_some_and(|wave| wave.kept.contains_key(&(row.owner, row.registration.id.clone())))
+    /// Whether an instance is kept as it was before; `host` is what is said of its machine.
+    pub(super) fn keeps(&self, name: &ServiceName, row: &Instance, host: Option<&HealthReport>) -> bool {
+        let place = || (row.owner, row.registration.id.clone());
+        let is_expected = || self.services.get(name).is_some_and(|wave| wave.expected.contains(&place()));
+        !self.lasts.is_zero() && (row.report.kept.is_some() || is_expected()) && Turn::of(&row.report, host).is_some()
+    }
+
+    /// Until when one of this node's own instances is kept, in unix milliseconds.
+    pub(super) fn verdict(&self, id: &InstanceId) -> Option<u64> {
+        Some(self.own.get(id)?.unix_millis)
     }
 }
 
@@ -136,11 +172,18 @@ impl Mesh {
         Some(self.protections.services.get(name)?.protection)
     }
 
-    /// Until when one of this node's own instances is kept, if it is; also where whose checks bore that out is gone.
+    /// Until when one of this node's own instances is kept, if it is.
     pub(super) fn kept_until(&self, now: Time, id: &InstanceId) -> Option<Time> {
-        let wave = self.protections.services.get(&self.registration(id)?.name);
-        let kept = wave.and_then(|wave| wave.kept.get(&(self.id, id.clone())));
-        kept.or_else(|| self.protections.spared.get(id)).copied().filter(|until| *until > now)
+        Some(self.protections.own.get(id)?.until).filter(|until| *until > now)
+    }
+
+    /// Takes up the verdict of an earlier process of this node.
+    pub(super) fn restore_verdict(&mut self, now: Time, id: &InstanceId, unix_millis: u64) {
+        let left = unix_millis.saturating_sub(self.wall_clock(now)).min(millis(self.protections.lasts));
+        if left > 0 {
+            let verdict = Verdict { until: now + Duration::from_millis(left), unix_millis, of: 0 };
+            self.protections.own.insert(id.clone(), verdict);
+        }
     }
 
     /// Sets for how long a service is protected; zero ends and forbids it.
@@ -152,7 +195,8 @@ impl Mesh {
 
     /// Has every service judged of which enough is critical.
     pub(super) fn weigh_all(&mut self) {
-        let names = self.index.names().filter(|name| self.may_be_wave(name)).cloned().collect::<Vec<_>>();
+        let own = self.protections.own.keys().filter_map(|id| Some(&self.registration(id)?.name));
+        let names = self.index.names().filter(|name| self.may_be_wave(name)).chain(own).cloned().collect::<Vec<_>>();
         self.changes.extend(names.into_iter().map(Change::Service));
     }
 
@@ -164,103 +208,148 @@ impl Mesh {
     /// read first would be most of all that it knows.
     pub(super) fn weigh(&mut self, name: &ServiceName) {
         let was = self.protections.services.remove(name);
-        if !self.ready || (was.is_none() && !self.may_be_wave(name)) {
+        let has_verdicts =
+            || self.protections.own.keys().any(|id| self.registration(id).is_some_and(|own| own.name == *name));
+        if !self.ready || (was.is_none() && !self.may_be_wave(name) && !has_verdicts()) {
             return;
         }
-        let (now, unix_millis, lasts) = (self.now, self.wall_clock(self.now), millis(self.protections.lasts));
-        let (mut turned, mut healthy, mut away) = (Vec::new(), 0, 0);
+        let mut scene = self.survey(name);
+        let (fresh, expected) = self.assess(name, &scene);
+        self.pronounce(name, &mut scene, &fresh);
+        self.keep(name, was, &scene, expected);
+    }
+
+    fn survey(&self, name: &ServiceName) -> Scene {
+        let latest = self.wall_clock(self.now).saturating_add(millis(MOMENTS));
+        let mut scene = Scene { turned: Vec::new(), ahead: BTreeSet::new(), healthy: 0, verdicts: BTreeMap::new() };
         for row in self.rows(name).unwrap_or_default().into_iter().filter(|row| !row.registration.has_role()) {
             let is_drained = row.node.maintenance.is_some();
-            match Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) {
-                // Whose owner has died since has turned all the same.
-                Some(turn) if turn.since <= unix_millis.saturating_add(millis(MOMENTS)) => {
-                    turned.push((turn, (row.owner, row.registration.id.clone())));
-                }
-                // By this clock it has not turned yet.
-                Some(_) => healthy += 1,
-                None if row.member.is_shown() && row.health().is_served() => healthy += 1,
-                None => away += usize::from(row.report.checks.iter().all(|check| check.status.is_served())),
+            let Some(turn) = Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) else {
+                scene.healthy += usize::from(row.member.is_shown() && row.health().is_served());
+                continue;
+            };
+            // Whose owner has died since has turned all the same.
+            let place = (row.owner, row.registration.id.clone());
+            scene.verdicts.extend(row.report.kept.map(|until| (place.clone(), until)));
+            if turn.since <= latest {
+                scene.turned.push((turn, place));
+            } else {
+                scene.ahead.insert(place);
             }
         }
-        turned.sort_unstable();
-        let turns: Vec<Turn> = turned.iter().map(|(turn, _)| *turn).collect();
-        let of_few = waves(&turns, healthy, 1);
-        let [at_once, late] = [healthy, healthy + away].map(|healthy| waves(&turns, healthy, FEWEST));
-        let lately = |last: &u64| last.saturating_add(2 * millis(MOMENTS)) > unix_millis;
-        // To who hears of it late, those who are away now may have been well then.
-        let begun: Vec<_> =
-            at_once.into_iter().zip(late).map(|(at_once, late)| at_once.filter(lately).or(late)).collect();
-        let mut judged = self.protections.judged.remove(name).unwrap_or_default();
-        let known = |(turn, place): &(Turn, Place)| Some(judged.get(place).filter(|(was, _)| was == turn)?.1);
-        let known: Vec<_> = turned.iter().map(known).collect();
-        let news: BTreeSet<_> =
-            begun.iter().zip(&known).filter_map(|(last, known)| last.filter(|_| known.is_none())).collect();
-        let left = |last: u64| last.saturating_add(lasts).saturating_sub(unix_millis);
-        let mut kept = BTreeMap::new();
-        for (n, (turn, place)) in turned.into_iter().enumerate() {
-            let wave = begun[n].filter(|last| news.contains(last)).map(|last| now + Duration::from_millis(left(last)));
-            let until = wave.or(known[n].flatten());
-            // What was kept is until then, of however few: an owner that starts again is away for a moment.
-            kept.extend(until.filter(|until| *until > now && of_few[n].is_some()).map(|until| (place.clone(), until)));
-            judged.insert(place, (turn, until));
-        }
-        if was.is_some() && kept.is_empty() && healthy > 0 && healthy >= turns.len() {
-            judged.values_mut().for_each(|(_, until)| *until = None);
-        }
-        self.protections.judged.insert(name.clone(), judged);
-        self.keep(name, was, kept, [turns.len(), healthy]);
+        scene.turned.sort_unstable();
+        scene
     }
 
-    /// Forgets turns that are of no wave any more, whoever is still critical.
+    /// Which turns are of a wave that is news here: when its last was, and of how many that were healthy before; and on
+    /// which of them a verdict is expected.
+    fn assess(&mut self, name: &ServiceName, scene: &Scene) -> (BTreeMap<Place, (u64, usize)>, BTreeMap<Place, Time>) {
+        let (now, unix_millis) = (self.now, self.wall_clock(self.now));
+        let lately = |(last, _): &(u64, usize)| last.saturating_add(2 * millis(MOMENTS)) > unix_millis;
+        // Who hears of it later than that finds the verdict there.
+        let left =
+            |last: u64| Duration::from_millis(last.saturating_add(millis(SOON)).saturating_sub(unix_millis)).min(SOON);
+        let turns: Vec<Turn> = scene.turned.iter().map(|(turn, _)| *turn).collect();
+        let waves = waves(&turns, scene.healthy + scene.ahead.len(), FEWEST);
+        let waves: Vec<_> = waves.into_iter().map(|wave| wave.filter(lately)).collect();
+        let judged = self.protections.judged.entry(name.clone()).or_default();
+        let known = |(turn, place): &(Turn, Place)| judged.get(place).filter(|known| known.turn == *turn).copied();
+        let known: Vec<_> = scene.turned.iter().map(known).collect();
+        let news: BTreeSet<_> =
+            waves.iter().zip(&known).filter_map(|(wave, known)| wave.filter(|_| known.is_none())).collect();
+        let (mut fresh, mut expected) = (BTreeMap::new(), BTreeMap::new());
+        for (n, (turn, place)) in scene.turned.iter().enumerate() {
+            let wave = waves[n].filter(|wave| news.contains(wave));
+            let until = wave.map(|(last, _)| now + left(last)).or(known[n].and_then(|known| known.expected));
+            let is_due = place.0 != self.id && !scene.verdicts.contains_key(place);
+            let until = until.filter(|until| is_due && *until > now);
+            fresh.extend(wave.map(|wave| (place.clone(), wave)));
+            expected.extend(until.map(|until| (place.clone(), until)));
+            let heard = known[n].map_or(now, |known| known.heard);
+            judged.insert(place.clone(), Judged { turn: *turn, heard, expected: until });
+        }
+        (fresh, expected)
+    }
+
+    /// This node's verdicts on its own instances: new ones, and those that are over.
+    fn pronounce(&mut self, name: &ServiceName, scene: &mut Scene, fresh: &BTreeMap<Place, (u64, usize)>) {
+        let (now, this, lasts) = (self.now, self.id, self.protections.lasts);
+        let wall = self.wall_clock(now);
+        let is_own = |id: &InstanceId| self.registration(id).is_some_and(|own| own.name == *name);
+        let was: BTreeMap<_, _> =
+            self.protections.own.iter().filter(|(id, _)| is_own(id)).map(|(id, v)| (id.clone(), *v)).collect();
+        let turns: Vec<Turn> = scene.turned.iter().map(|(turn, _)| *turn).collect();
+        let of_few = waves(&turns, scene.healthy + scene.ahead.len(), 1);
+        let is_over = |id: &InstanceId, verdict: &Verdict| {
+            let stands = scene.turned.iter().position(|(_, (owner, other))| *owner == this && other == id);
+            let is_gone = stands.is_none() && !scene.ahead.contains(&(this, id.clone()));
+            // Where most is well again; an owner that starts again is only away for a moment.
+            let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of;
+            is_gone || is_well || verdict.until <= now || lasts.is_zero()
+        };
+        let mut verdicts: BTreeMap<_, _> =
+            was.clone().into_iter().filter(|(id, verdict)| !is_over(id, verdict)).collect();
+        for ((_, id), (last, of)) in fresh.iter().filter(|((owner, _), _)| *owner == this && !lasts.is_zero()) {
+            let unix_millis = last.saturating_add(millis(lasts));
+            let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
+            verdicts.insert(id.clone(), Verdict { until, unix_millis, of: *of });
+        }
+        for id in was.keys().chain(verdicts.keys()).cloned().collect::<BTreeSet<_>>() {
+            let verdict = verdicts.get(&id).copied();
+            match verdict {
+                Some(verdict) => drop(self.protections.own.insert(id.clone(), verdict)),
+                None => drop(self.protections.own.remove(&id)),
+            }
+            let place = (this, id.clone());
+            scene.verdicts.remove(&place);
+            scene.verdicts.extend(verdict.map(|verdict| (place, verdict.unix_millis)));
+            if self.book().report(&id).is_none_or(|report| report.kept != verdict.map(|verdict| verdict.unix_millis)) {
+                // What does not fit into a full book is as it was.
+                let _ = self.publish_report(now, &id);
+            }
+        }
+    }
+
+    /// Notes what is kept, and tells where that begins or ends.
+    fn keep(&mut self, name: &ServiceName, was: Option<Wave>, scene: &Scene, expected: BTreeMap<Place, Time>) {
+        let (now, wall) = (self.now, self.wall_clock(self.now));
+        was.iter().filter_map(|was| was.alarm).for_each(|alarm| self.timers.cancel(alarm));
+        let began = was.map(|was| was.protection);
+        let is_off = self.protections.lasts.is_zero();
+        let verdicts = || scene.verdicts.iter().filter(|_| !is_off);
+        let until = |unix_millis: &u64| now + Duration::from_millis(unix_millis.saturating_sub(wall));
+        let last = verdicts().map(|(_, at)| until(at)).chain(expected.values().copied()).max();
+        let (healthy, turned) = (scene.healthy, scene.turned.len() + scene.ahead.len());
+        let Some(until) = last else {
+            let why = match began {
+                None => return,
+                Some(began) if began.until <= now || is_off => Unprotected::Expired,
+                Some(_) if healthy > 0 && healthy >= turned => Unprotected::Recovered,
+                Some(_) => Unprotected::Gone,
+            };
+            return self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
+        };
+        let kept = verdicts().map(|(place, _)| place).chain(expected.keys()).collect::<BTreeSet<_>>().len();
+        let of = kept + healthy;
+        if began.is_none() {
+            self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept, of }));
+        }
+        let own =
+            scene.verdicts.keys().filter_map(|(owner, id)| self.kept_until(now, id).filter(|_| *owner == self.id));
+        let next = own.chain(expected.values().copied()).min();
+        let alarm = next.map(|next| self.timers.book(next, Timer::Unprotect(name.clone())));
+        let protection = Protection { since: began.map_or(now, |began| began.since), until, of };
+        let wave = Wave { protection, expected: expected.into_keys().collect(), alarm };
+        self.protections.services.insert(name.clone(), wave);
+    }
+
+    /// Forgets turns that are of no wave any more.
     pub(super) fn forget_turns(&mut self) {
-        let (unix_millis, lasts) = (self.wall_clock(self.now), millis(self.protections.lasts));
+        let (now, lasts) = (self.now, self.protections.lasts.max(LONGEST));
         self.protections.judged.retain(|_, judged| {
-            judged
-                .retain(|_, (turn, _)| turn.since.saturating_add(lasts).saturating_add(millis(LONGEST)) > unix_millis);
+            judged.retain(|_, known| now.since(known.heard) < lasts);
             !judged.is_empty()
         });
-    }
-
-    fn keep(
-        &mut self,
-        name: &ServiceName,
-        was: Option<Wave>,
-        kept: BTreeMap<Place, Time>,
-        [turned, healthy]: [usize; 2],
-    ) {
-        let now = self.now;
-        let began = was.as_ref().map(|was| was.protection);
-        was.iter().for_each(|was| self.timers.cancel(was.alarm));
-        let ends = kept.values().min().zip(kept.values().max()).map(|(first, last)| (*first, *last));
-        self.protections.spared.retain(|_, until| *until > now);
-        match (began, ends) {
-            (None, None) => {}
-            (Some(began), None) => {
-                let why = match () {
-                    () if began.until <= now || self.protections.lasts.is_zero() => Unprotected::Expired,
-                    () if healthy > 0 && healthy >= turned => Unprotected::Recovered,
-                    () => Unprotected::Gone,
-                };
-                if why == Unprotected::Gone {
-                    let own = was.into_iter().flat_map(|was| was.kept).filter(|((owner, _), _)| *owner == self.id);
-                    let own = own.filter(|((_, id), _)| self.book().registration(id).is_some());
-                    let own: Vec<_> = own.map(|((_, id), until)| (id, until)).collect();
-                    self.protections.spared.extend(own);
-                }
-                self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
-            }
-            (began, Some((first, until))) => {
-                let of = kept.len() + healthy;
-                if began.is_none() {
-                    let (service, kept) = (name.clone(), kept.len());
-                    self.outbox.push(Output::Event(Event::ProtectionBegan { service, kept, of }));
-                }
-                let since = began.map_or(now, |began| began.since);
-                let alarm = self.timers.book(first, Timer::Unprotect(name.clone()));
-                let protection = Protection { since, until, of };
-                self.protections.services.insert(name.clone(), Wave { protection, kept, alarm });
-            }
-        }
     }
 }
 
@@ -270,6 +359,8 @@ pub const PROTECT_FOR: Duration = Duration::from_secs(300);
 /// up to the longest.
 const MOMENTS: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(180);
+/// How long an owner's verdict may be on its way.
+const SOON: Duration = Duration::from_secs(2);
 /// Services with fewer healthy instances are not protected: of two, one failure is half.
 const FEWEST: usize = 3;
 
@@ -316,7 +407,8 @@ mod tests {
         for (what, turns, healthy, expected) in table {
             let turns: Vec<_> = turns.iter().map(|(at, seen)| Turn { since: at * 1_000, seen: seen * 1_000 }).collect();
             let expected: Vec<_> = expected.iter().map(|last| last.map(|last| last * 1_000)).collect();
-            assert_eq!(waves(&turns, *healthy, FEWEST), expected, "{what}");
+            let found = waves(&turns, *healthy, FEWEST).into_iter().map(|wave| Some(wave?.0));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{what}");
         }
     }
 }

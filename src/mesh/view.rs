@@ -309,7 +309,7 @@ impl Mesh {
         };
         let host = self.hosts.get(&row);
         row.host = host.map_or(Health::Passing, |host| host.health());
-        if self.protections.keeps(name, &row) {
+        if self.protections.keeps(name, &row, host) {
             let before = host.map_or(Health::Passing, |host| host.health_before());
             let before = row.report.health_before().max(before);
             row.held = Some(row.held.map_or(Held::Protected(before), |_| Held::CutOff(Some(before))));

@@ -94,6 +94,9 @@ pub struct HealthReport {
     /// Why it was taken out of service, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<Arc<str>>,
+    /// Until when its owner has it shown as it was before, in unix milliseconds: most of its service turned critical with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<u64>,
 }
 
 impl HealthReport {

@@ -201,7 +201,7 @@ mod tests {
                     since: 0,
                     before: None,
                 });
-                let report = Arc::new(HealthReport { checks: checks.collect(), maintenance: None });
+                let report = Arc::new(HealthReport { checks: checks.collect(), ..HealthReport::default() });
                 let (owner, node, registration) = (self.this.id, Arc::clone(&self.this.node), Arc::clone(own));
                 services.entry(own.name.clone()).or_default().push(Instance {
                     owner,

@@ -158,5 +158,5 @@ fn with_health(instance: Instance, status: Health) -> Instance {
         since: 0,
         before: None,
     };
-    Instance { report: Arc::new(HealthReport { checks: vec![check], maintenance: None }), ..instance }
+    Instance { report: Arc::new(HealthReport { checks: vec![check], ..HealthReport::default() }), ..instance }
 }

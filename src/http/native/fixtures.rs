@@ -54,7 +54,7 @@ pub(in crate::http) fn web() -> Service {
                 .tag(tag.try_into().unwrap())
                 .meta("k", "v"),
         ),
-        report: Arc::new(HealthReport { checks, maintenance: None }),
+        report: Arc::new(HealthReport { checks, ..HealthReport::default() }),
         member: member.state,
         held: None,
         host: Health::Passing,

@@ -99,7 +99,7 @@ fn who_starts_again_finds_what_it_knew() {
                 own.id.clone(),
                 HealthReport {
                     checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before }],
-                    maintenance: None,
+                    ..HealthReport::default()
                 },
             )
         };
@@ -151,7 +151,10 @@ fn the_dead_are_not_counted_and_the_withdrawn_neither() {
     withdraw(&mut wired, 0);
     assert_eq!(shown(&wired), [(3, true)].into());
     withdraw(&mut wired, 1);
-    assert_eq!(shown(&wired), [(1, false)].into(), "one of two");
+    assert_eq!(shown(&wired), [(2, true)].into(), "who is withdrawn has not recovered");
+    fail(&mut wired, ids[1], 3);
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(1, true)].into(), "and one afterwards is no wave");
 }
 
 #[test]
@@ -365,15 +368,94 @@ fn who_is_drained_or_goes_away_later_makes_no_wave_of_what_was_none() {
         act(&mut wired, ids[2]);
         wired.run(Duration::from_secs(30));
         assert_eq!(shown(&wired), [(1, false)].into());
-        // Nor to who starts afterwards, as far as what is away can still be seen.
-        if wired.nodes[&ids[0]].service(&"web".try_into().unwrap()).unwrap().len() == 4 {
-            wired.restart(7, 1, Vec::new());
-            wired.run(Duration::from_secs(3));
-            assert_eq!(shown(&wired), [(1, false)].into());
-        }
+        // Nor to who starts afterwards.
+        wired.restart(7, 1, Vec::new());
+        wired.run(Duration::from_secs(3));
+        assert_eq!(shown(&wired), [(1, false)].into());
         // And no death of another one afterwards makes it one.
         fail(&mut wired, ids[3], 3);
         wired.run(Duration::from_secs(5));
         assert_eq!(shown(&wired), [(0, false)].into());
+    }
+}
+
+#[test]
+fn two_are_too_few_also_where_a_third_is_drained() {
+    let (mut wired, ids) = Wired::of(3);
+    for (n, id) in (0..).zip(&ids) {
+        register(&mut wired, *id, std::iter::once(instance(n)));
+    }
+    let instance = Some("web2".try_into().unwrap());
+    wired.order(ids[2], Command::Maintain { instance, reason: Some("a deploy".into()) });
+    [0, 1].into_iter().for_each(|n| fail(&mut wired, ids[usize::from(n)], n));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(0, false)].into());
+}
+
+#[test]
+fn what_was_well_until_its_agent_started_again_turns_with_the_others() {
+    let (mut wired, ids) = Wired::of(2);
+    let all: Vec<_> = (0..4).map(|n| Arc::new(instance(n))).collect();
+    wired.restart(0, 2_000, all.clone());
+    let well = |own: &Arc<Registration>| {
+        let name: CheckName = "c0".try_into().unwrap();
+        let (id, output) = (name.clone(), "well".into());
+        let status = CheckStatus { id, name, status: Health::Passing, output, since: 0, before: None };
+        (own.id.clone(), HealthReport { checks: vec![status], ..HealthReport::default() })
+    };
+    let (now, reports) = (wired.now, all.iter().map(well).collect::<Vec<_>>());
+    wired.at(ids[0]).restore(now, None, reports, UNIX_MILLIS);
+    (0..4).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(4, true)].into());
+}
+
+#[test]
+fn no_step_of_a_clock_ends_what_is_kept() {
+    for back in [20_000, 7_200_000] {
+        let (mut wired, ids) = Wired::of(3);
+        register(&mut wired, ids[0], (0..2).map(instance));
+        register(&mut wired, ids[1], (2..4).map(instance));
+        let step = |wired: &mut Wired, id, by: i64| {
+            let now = wired.now;
+            let wall = wired.nodes[&id].wall_clock(now).saturating_add_signed(by);
+            wired.at(id).set_wall_clock(now, wall);
+            wired.run(Duration::from_secs(61));
+        };
+        wired.run(Duration::from_secs(8_000));
+        (0..4).for_each(|n| hear(&mut wired, ids[usize::from(n / 2)], n, Health::Passing));
+        (0..4).for_each(|n| fail(&mut wired, ids[usize::from(n / 2)], n));
+        for (id, by) in [(ids[1], -back), (ids[2], -back), (ids[1], back), (ids[2], back)] {
+            step(&mut wired, id, by);
+            assert_eq!(shown(&wired), [(4, true)].into(), "{by} ms");
+        }
+        wired.run(PROTECT_FOR);
+        assert_eq!(shown(&wired), [(0, false)].into());
+    }
+}
+
+#[test]
+fn who_fails_by_a_second_check_and_recovers_by_the_first_is_kept_still() {
+    let (mut wired, ids) = Wired::of(2);
+    let both = |n: u16| {
+        let check = CheckDraft { initial: Some(Health::Passing), ..CheckDraft::tcp(":2").named("c1") };
+        let checks = instance(n).checks.into_iter().chain([check.build(1, "check").unwrap()]);
+        Registration { checks: checks.collect(), ..instance(n) }
+    };
+    let second = |wired: &mut Wired, n: u16, status| {
+        let (now, instance) = (wired.now, format!("web{n}").as_str().try_into().unwrap());
+        let (check, output) = ("c1".try_into().unwrap(), "looked".into());
+        wired.at(ids[0]).handle(now, Input::Checked { instance, check, status, output });
+        wired.run(Duration::from_secs(5));
+    };
+    register(&mut wired, ids[0], (0..4).map(both));
+    (0..4).for_each(|n| second(&mut wired, n, Health::Passing));
+    (0..4).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(Duration::from_secs(25));
+    (0..4).for_each(|n| second(&mut wired, n, Health::Critical));
+    for n in 0..4 {
+        hear(&mut wired, ids[0], n, Health::Passing);
+        wired.run(Duration::from_secs(3));
+        assert_eq!(shown(&wired), [(4, true)].into());
     }
 }
