@@ -188,10 +188,10 @@ impl Mesh {
     /// An instance is watched no more. True if it had checks.
     pub(super) fn forget_checks(&mut self, instance: &InstanceId) -> bool {
         let gone = self.checks.remove(instance);
-        self.protections.forget(instance);
+        let was_kept = self.protections.forget(instance);
         let alarms = gone.iter().flatten().filter_map(|check| check.alarm);
         alarms.for_each(|alarm| self.timers.cancel(alarm));
-        gone.is_some()
+        gone.is_some() || was_kept
     }
 
     /// As with Consul, whose clients register the same again to say that they live, its TTLs begin anew; where they ran out
@@ -230,7 +230,8 @@ impl Mesh {
     /// What other nodes are told of an instance's checks; `None` if it has none.
     pub(super) fn report_of(&self, instance: &InstanceId) -> Option<HealthReport> {
         let (checks, maintenance) = (self.checks.get(instance), self.maintenance.get(instance).cloned());
-        if checks.is_none() && maintenance.is_none() {
+        let kept = self.protections.verdict(instance);
+        if checks.is_none() && maintenance.is_none() && kept.is_none() {
             return None;
         }
         let checks: Vec<_> = checks.into_iter().flatten().collect();
@@ -246,7 +247,6 @@ impl Mesh {
             };
             CheckStatus { output, ..check.status.clone() }
         };
-        let kept = self.protections.verdict(instance);
         Some(HealthReport { checks: checks.into_iter().map(status).collect(), maintenance, kept })
     }
 

@@ -147,9 +147,9 @@ fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<(u64, usiz
 }
 
 impl Protections {
-    /// One of this node's own instances is withdrawn: the next of its id begins anew.
-    pub(super) fn forget(&mut self, id: &InstanceId) {
-        self.own.remove(id);
+    /// One of this node's own instances is withdrawn: the next of its id begins anew. True if it was kept.
+    pub(super) fn forget(&mut self, id: &InstanceId) -> bool {
+        self.own.remove(id).is_some()
     }
 
     /// Whether an instance is kept as it was before; `host` is what is said of its machine.
@@ -303,7 +303,7 @@ impl Mesh {
             let place = (this, id.clone());
             scene.verdicts.remove(&place);
             scene.verdicts.extend(verdict.map(|verdict| (place, verdict.unix_millis)));
-            if self.book().report(&id).is_none_or(|report| report.kept != verdict.map(|verdict| verdict.unix_millis)) {
+            if self.book().report(&id).and_then(|report| report.kept) != verdict.map(|verdict| verdict.unix_millis) {
                 // What does not fit into a full book is as it was.
                 let _ = self.publish_report(now, &id);
             }
@@ -330,7 +330,7 @@ impl Mesh {
             return self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
         };
         let kept = verdicts().map(|(place, _)| place).chain(expected.keys()).collect::<BTreeSet<_>>().len();
-        let of = kept + healthy;
+        let of = turned + healthy;
         if began.is_none() {
             self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept, of }));
         }

@@ -85,6 +85,11 @@ impl Mesh {
             // Told anyway, and what its new checks find first is to count at once.
             self.dampers.remove(id);
             self.watch_checks(now, registration);
+        }
+        // What was found of it in one service says nothing of another.
+        let was_kept =
+            known.as_ref().is_some_and(|known| known.name != registration.name) && self.protections.forget(id);
+        if !same_checks || was_kept {
             let claim = self.report_of(id).map(|report| Claim::Health(Arc::new(report)));
             self.enter(now, Key::Health(id.clone()), claim)?;
         }

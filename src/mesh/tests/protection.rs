@@ -459,3 +459,28 @@ fn who_fails_by_a_second_check_and_recovers_by_the_first_is_kept_still() {
         assert_eq!(shown(&wired), [(4, true)].into());
     }
 }
+
+#[test]
+fn who_has_no_check_of_its_own_is_kept_with_its_machine() {
+    let (mut wired, ids) = Wired::of(4);
+    let bare = |n| Registration { checks: Vec::new(), ..instance(n) };
+    for (n, id) in (0..).zip(&ids) {
+        wired.order(*id, Command::Register(Arc::new(bare(n))));
+        register(&mut wired, *id, std::iter::once(machine(None)));
+    }
+    ids[..3].iter().for_each(|id| hear_of(&mut wired, *id, machine(None).id, Health::Critical));
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    wired.run(PROTECT_FOR - Duration::from_secs(5));
+    assert_eq!(shown(&wired), [(4, true)].into());
+    // What does not change is not said again, and who is withdrawn leaves nothing behind.
+    let rows = |wired: &Wired| wired.nodes[&ids[1]].member(ids[1]).unwrap().version;
+    let before = rows(&wired);
+    wired.order(ids[0], Command::Deregister(bare(0).id));
+    assert_eq!((rows(&wired), shown(&wired)), (before, [(3, true)].into()));
+    wired.order(ids[0], Command::Register(Arc::new(bare(0))));
+    wired.run(Duration::from_secs(1));
+    assert!(wired.nodes[&ids[0]].health_report(&bare(0).id).is_none());
+    wired.run(Duration::from_secs(5));
+    assert_eq!(shown(&wired), [(1, false)].into(), "its time is over");
+}
