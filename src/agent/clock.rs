@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::unix_millis;
-use crate::model::Time;
+use crate::model::{Time, millis};
 
 /// This process's clock.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,6 @@ impl Clock {
     /// been set right since the start, and goes on while the machine sleeps.
     pub(super) fn by_the_wall(&self, at: Time) -> u64 {
         let now = self.now();
-        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         unix_millis().saturating_sub(millis(now.since(at))).saturating_add(millis(at.since(now)))
     }
 

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     mesh::{Input, wire::MAX_MESSAGE},
-    model::NodeId,
+    model::{NodeId, millis},
 };
 
 /// What the task hears.
@@ -302,7 +302,7 @@ async fn send(to: &Connection, traffic: &Traffic, notice: Bytes) -> bool {
 #[must_use]
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    millis(since)
 }
 
 /// The first byte of a stream that carries a notice; streams for the core begin with the protocol's version.

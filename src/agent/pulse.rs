@@ -35,7 +35,7 @@ impl Pulse {
 
 fn unix_millis(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    crate::model::millis(since)
 }
 
 pub(super) const FILE: &str = "alive";

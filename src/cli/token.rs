@@ -21,7 +21,7 @@ use crate::{
         unix_millis,
     },
     http::Policy,
-    model::{MeshName, NodeName, parse_duration},
+    model::{MeshName, NodeName, millis, parse_duration},
 };
 
 #[derive(Debug, Subcommand)]
@@ -105,8 +105,7 @@ async fn create(client: &Client, flags: &Create) -> Result<ExitCode, Failure> {
         output::say(format_args!("[[http.tokens]]\nname = {name:?}\nsha256 = {digits:?}\npolicy = {policy:?}"));
         return Ok(ExitCode::SUCCESS);
     }
-    let millis = |ttl: Duration| unix_millis().saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-    let expires = flags.ttl.map(millis);
+    let expires = flags.ttl.map(|ttl| unix_millis().saturating_add(millis(ttl)));
     if let Some(dir) = &flags.dir {
         let chancery = Chancery::open(client, dir.clone(), "").await?;
         if chancery.law.tokens().any(|token| token.name == name && token.is_good(unix_millis())) {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::model::{
     Before, CheckKind, CheckName, CheckSpec, CheckStatus, FieldError, Health, HealthReport, InstanceId, Recipe,
-    Registration, Rules, Time,
+    Registration, Rules, Time, millis,
 };
 
 /// Where one check of this node stands.
@@ -128,10 +128,9 @@ impl Check {
         let was = self.status.status;
         let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        let before = well.zip(missed).map(|(well, missed)| Before {
-            status: was,
-            seen: well.max(unix_millis.saturating_sub(super::clock::millis(missed))),
-        });
+        let before = well
+            .zip(missed)
+            .map(|(well, missed)| Before { status: was, seen: well.max(unix_millis.saturating_sub(millis(missed))) });
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
     }
@@ -348,7 +347,7 @@ impl Mesh {
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.
-            let runs_out = lived_until.saturating_add(super::clock::millis(ttl));
+            let runs_out = lived_until.saturating_add(millis(ttl));
             match runs_out.saturating_sub(unix_millis) {
                 0 => drop(check.run_out(ttl, runs_out)),
                 // A clock that was set back makes no TTL longer.

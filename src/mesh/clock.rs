@@ -1,10 +1,8 @@
 //! The core's time as people and other machines read it. Its own runs evenly from the start of the process; what the wall
 //! says may be set right, or go on while the machine sleeps.
 
-use std::time::Duration;
-
 use super::Mesh;
-use crate::model::Time;
+use crate::model::{Time, millis};
 
 impl Mesh {
     /// A moment of the core's as people read it: unix milliseconds.
@@ -21,10 +19,6 @@ impl Mesh {
             self.weigh_all();
         }
     }
-}
-
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Two clocks may differ by so many milliseconds before one is set by the other.

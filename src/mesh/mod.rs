@@ -484,7 +484,7 @@ const ROWS_KEPT: Duration = Duration::from_secs(15 * 60);
 const DOWN_KEPT: Duration = Duration::from_secs(24 * 3600);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// A loop that wakes later than this was not running.
-const OVERSLEPT: Duration = Duration::from_millis(300);
+pub(crate) const OVERSLEPT: Duration = Duration::from_millis(300);
 /// How long a process that was paused listens before it judges.
 const GRACE: Duration = Duration::from_millis(500);
 

@@ -18,12 +18,11 @@ use std::{
 
 use super::{
     Mesh, Timer,
-    clock::millis,
     event::{Change, Done, Event, Output, Unprotected},
     timer::Slot,
     view::Instance,
 };
-use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time};
+use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
 
 /// The services that are protected now.
 #[derive(Debug)]
@@ -82,6 +81,13 @@ struct Scene {
     healthy: usize,
     /// The owners' verdicts, in unix milliseconds.
     verdicts: BTreeMap<Place, u64>,
+}
+
+impl Scene {
+    fn waves(&self, fewest: usize) -> Vec<Option<(u64, usize)>> {
+        let turns: Vec<Turn> = self.turned.iter().map(|(turn, _)| *turn).collect();
+        waves(&turns, self.healthy + self.ahead.len(), fewest)
+    }
 }
 
 /// A service of which the last healthy set is kept.
@@ -208,15 +214,19 @@ impl Mesh {
     /// read first would be most of all that it knows.
     pub(super) fn weigh(&mut self, name: &ServiceName) {
         let was = self.protections.services.remove(name);
-        let has_verdicts =
-            || self.protections.own.keys().any(|id| self.registration(id).is_some_and(|own| own.name == *name));
-        if !self.ready || (was.is_none() && !self.may_be_wave(name) && !has_verdicts()) {
+        let concerns = || was.is_some() || self.may_be_wave(name) || self.verdicts_of(name).next().is_some();
+        if !self.ready || !concerns() {
             return;
         }
         let mut scene = self.survey(name);
         let (fresh, expected) = self.assess(name, &scene);
         self.pronounce(name, &mut scene, &fresh);
         self.keep(name, was, &scene, expected);
+    }
+
+    /// Which of this node's own instances of a service are kept.
+    fn verdicts_of(&self, name: &ServiceName) -> impl Iterator<Item = &InstanceId> {
+        self.protections.own.keys().filter(move |id| self.registration(id).is_some_and(|own| own.name == *name))
     }
 
     fn survey(&self, name: &ServiceName) -> Scene {
@@ -249,9 +259,7 @@ impl Mesh {
         // Who hears of it later than that finds the verdict there.
         let left =
             |last: u64| Duration::from_millis(last.saturating_add(millis(SOON)).saturating_sub(unix_millis)).min(SOON);
-        let turns: Vec<Turn> = scene.turned.iter().map(|(turn, _)| *turn).collect();
-        let waves = waves(&turns, scene.healthy + scene.ahead.len(), FEWEST);
-        let waves: Vec<_> = waves.into_iter().map(|wave| wave.filter(lately)).collect();
+        let waves: Vec<_> = scene.waves(FEWEST).into_iter().map(|wave| wave.filter(lately)).collect();
         let judged = self.protections.judged.entry(name.clone()).or_default();
         let known = |(turn, place): &(Turn, Place)| judged.get(place).filter(|known| known.turn == *turn).copied();
         let known: Vec<_> = scene.turned.iter().map(known).collect();
@@ -275,38 +283,34 @@ impl Mesh {
     fn pronounce(&mut self, name: &ServiceName, scene: &mut Scene, fresh: &BTreeMap<Place, (u64, usize)>) {
         let (now, this, lasts) = (self.now, self.id, self.protections.lasts);
         let wall = self.wall_clock(now);
-        let is_own = |id: &InstanceId| self.registration(id).is_some_and(|own| own.name == *name);
-        let was: BTreeMap<_, _> =
-            self.protections.own.iter().filter(|(id, _)| is_own(id)).map(|(id, v)| (id.clone(), *v)).collect();
-        let turns: Vec<Turn> = scene.turned.iter().map(|(turn, _)| *turn).collect();
-        let of_few = waves(&turns, scene.healthy + scene.ahead.len(), 1);
-        let is_over = |id: &InstanceId, verdict: &Verdict| {
-            let stands = scene.turned.iter().position(|(_, (owner, other))| *owner == this && other == id);
-            let is_gone = stands.is_none() && !scene.ahead.contains(&(this, id.clone()));
+        let of_few = scene.waves(1);
+        let is_over = |place: &Place, verdict: &Verdict| {
+            let stands = scene.turned.iter().position(|(_, other)| other == place);
+            let is_gone = stands.is_none() && !scene.ahead.contains(place);
             // Where most is well again; an owner that starts again is only away for a moment.
             let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of;
             is_gone || is_well || verdict.until <= now || lasts.is_zero()
         };
-        let mut verdicts: BTreeMap<_, _> =
-            was.clone().into_iter().filter(|(id, verdict)| !is_over(id, verdict)).collect();
-        for ((_, id), (last, of)) in fresh.iter().filter(|((owner, _), _)| *owner == this && !lasts.is_zero()) {
-            let unix_millis = last.saturating_add(millis(lasts));
-            let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
-            verdicts.insert(id.clone(), Verdict { until, unix_millis, of: *of });
-        }
-        for id in was.keys().chain(verdicts.keys()).cloned().collect::<BTreeSet<_>>() {
-            let verdict = verdicts.get(&id).copied();
-            match verdict {
-                Some(verdict) => drop(self.protections.own.insert(id.clone(), verdict)),
-                None => drop(self.protections.own.remove(&id)),
-            }
-            let place = (this, id.clone());
-            scene.verdicts.remove(&place);
-            scene.verdicts.extend(verdict.map(|verdict| (place, verdict.unix_millis)));
-            if self.book().report(&id).and_then(|report| report.kept) != verdict.map(|verdict| verdict.unix_millis) {
+        let found = fresh.keys().filter(|(owner, _)| *owner == this).map(|(_, id)| id);
+        for id in self.verdicts_of(name).chain(found).cloned().collect::<BTreeSet<_>>() {
+            let place = (this, id);
+            let verdict = match fresh.get(&place).filter(|_| !lasts.is_zero()) {
+                Some((last, of)) => {
+                    let unix_millis = last.saturating_add(millis(lasts));
+                    let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
+                    Some(Verdict { until, unix_millis, of: *of })
+                }
+                None => self.protections.own.get(&place.1).copied().filter(|verdict| !is_over(&place, verdict)),
+            };
+            self.protections.own.remove(&place.1);
+            self.protections.own.extend(verdict.map(|verdict| (place.1.clone(), verdict)));
+            let says = verdict.map(|verdict| verdict.unix_millis);
+            if self.book().report(&place.1).and_then(|report| report.kept) != says {
                 // What does not fit into a full book is as it was.
-                let _ = self.publish_report(now, &id);
+                let _ = self.publish_report(now, &place.1);
             }
+            scene.verdicts.remove(&place);
+            scene.verdicts.extend(says.map(|says| (place, says)));
         }
     }
 

@@ -34,6 +34,7 @@ pub use service::{
 };
 pub use statuses::{StatusDraft, Statuses};
 pub use target::{Target, Url};
+pub(crate) use time::millis;
 #[cfg(feature = "agent")]
 pub(crate) use time::parse_go_duration;
 pub use time::{Time, format_duration, parse_duration, secs};

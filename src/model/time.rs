@@ -112,6 +112,11 @@ pub(crate) fn parse_go_duration(text: &str) -> Result<Duration, &'static str> {
     Ok(if text.starts_with('-') { Duration::ZERO } else { time })
 }
 
+/// As many whole milliseconds as there can be.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Writes a duration so that [`parse_duration`] reads the same: `90s`, `100ms`.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {

@@ -13,7 +13,10 @@ use super::{
     engine::{Told, Word},
     run,
 };
-use crate::model::{CheckKind, Recipe, format_duration};
+use crate::{
+    mesh::OVERSLEPT,
+    model::{CheckKind, Recipe, format_duration},
+};
 
 /// Runs it, and tells what it found; whether it hung when it was run last counts where many do. `room` is what its host has
 /// for the slow.
@@ -90,8 +93,6 @@ impl Room {
 
 /// How long a run may keep others from starting: far beyond what an answer takes, even around the earth.
 pub(super) const HOLD: Duration = Duration::from_millis(500);
-/// A run that is ended later than this was not waited for all the time.
-const OVERSLEPT: Duration = Duration::from_millis(300);
 /// Why one does not wait for longer.
 const CROWD: &str = ", and too many others hang as well";
 

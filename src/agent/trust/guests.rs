@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Broken;
 use crate::{
     agent::{file, keep, unix_millis},
-    model::NodeName,
+    model::{NodeName, millis},
 };
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ pub(super) struct Guest {
 
 impl Guest {
     pub(super) fn new(key: Vec<u8>, ttl: Duration, node: Option<NodeName>) -> Self {
-        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let ttl = millis(ttl);
         Self { key, until: unix_millis().saturating_add(ttl), node }
     }
 }

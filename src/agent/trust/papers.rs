@@ -36,7 +36,7 @@ use crate::{
         file::{self, Untold},
     },
     mesh::Objection,
-    model::{MeshName, NodeName},
+    model::{MeshName, NodeName, millis},
 };
 
 /// The files of certificate mode: the section `[tls]`.
@@ -274,7 +274,7 @@ impl Papers {
         if until.as_secs() < now.as_secs() {
             return Err(Objection::Expired);
         }
-        let until = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        let until = millis(until);
         Ok(Standing { serial: own.serial.into(), authority, until })
     }
 

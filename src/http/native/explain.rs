@@ -2,7 +2,7 @@
 //! and what every other node answers that is asked now. Of a service, or a node that runs no agent: each instance with the reason,
 //! and the nodes of the agents.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use futures_util::future::join_all;
@@ -12,7 +12,7 @@ use crate::{
     agent::Agent,
     http::{Answer, Problem, Shared},
     mesh::{Explanation, Held, Instance, Member},
-    model::{CheckName, Epoch, Health, InstanceId, MemberState, NodeId, NodeName, Time},
+    model::{CheckName, Epoch, Health, InstanceId, MemberState, NodeId, NodeName, Time, millis},
 };
 
 use super::{
@@ -296,10 +296,6 @@ pub(super) fn describe(api: &mut Api) {
     api.get("/api/v1/explain/{name}", "Why a node or a service is shown or not.")
         .query("kind", "`node` or `service`, where a name is both.")
         .answers::<serde_json::Value>(200, "The evidence of this node, and what the others answer that are asked now.");
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The nodes of a service that others are asked about: the core has no more questions open at a time.

@@ -18,7 +18,7 @@ use super::moment;
 use crate::{
     agent::{View, trust::Says},
     http::{Shared, descriptors::Descriptors},
-    model::{MemberState, MeshName, NodeName},
+    model::{MemberState, MeshName, NodeName, millis},
 };
 
 use super::openapi::Api;
@@ -131,9 +131,7 @@ struct Outcast {
 
 impl From<Says> for Certificate {
     fn from(says: Says) -> Self {
-        let millis = |at: SystemTime| {
-            u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
-        };
+        let millis = |at: SystemTime| millis(at.duration_since(UNIX_EPOCH).unwrap_or_default());
         Self {
             expires_soon: says.expires_soon(SystemTime::now()),
             not_before: millis(says.not_before),
