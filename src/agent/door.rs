@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -35,7 +35,7 @@ pub(super) async fn listen(
     arrivals: mpsc::Sender<Arrival>,
 ) {
     let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
-    let strangers = Arc::new(Strangers::default());
+    let [strangers, not_granted] = [(); 2].map(|()| Arc::<Seldom>::default());
     let left = Arc::new(Left::default());
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
@@ -68,7 +68,8 @@ pub(super) async fn listen(
             continue;
         };
         let (greeter, view, journal) = (Arc::clone(&greeter), Arc::clone(&view), Arc::clone(&journal));
-        let (arrivals, strangers, left) = (arrivals.clone(), Arc::clone(&strangers), Arc::clone(&left));
+        let (arrivals, left) = (arrivals.clone(), Arc::clone(&left));
+        let (strangers, not_granted) = (Arc::clone(&strangers), Arc::clone(&not_granted));
         tokio::spawn(async move {
             let _permits = (everywhere, here);
             let from = canonical(incoming.remote_address());
@@ -81,9 +82,13 @@ pub(super) async fn listen(
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
-                Err(Missed::Guest(connection)) => usher(&greeter.trust, &view, &journal, connection).await,
+                Err(Missed::Guest(connection)) => {
+                    usher(&greeter.trust, &view, &journal, &not_granted, connection).await
+                }
                 Err(why @ (Missed::Stranger(_) | Missed::Untimely(_) | Missed::Outcast(_) | Missed::Revoked(_))) => {
-                    strangers.warn(from, &why);
+                    if let Some(unsaid) = strangers.take(Instant::now()) {
+                        tracing::warn!(event = "stranger", %from, %why, unsaid);
+                    }
                 }
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
@@ -99,21 +104,15 @@ async fn hear_will(met: Met, arrivals: &mpsc::Sender<Arrival>) {
     let _ = timeout(GREETING, met.connection.closed()).await;
 }
 
-/// Callers with another secret: told now and then, since a stranger can call as often as he likes.
+/// What is told of now and then, since callers can have it happen as often as they like.
 #[derive(Debug, Default)]
-struct Strangers(Mutex<(Option<Instant>, u64)>);
+pub(super) struct Seldom(Mutex<(Option<Instant>, u64)>);
 
-impl Strangers {
-    fn warn(&self, from: SocketAddr, why: &Missed) {
-        if let Some(unsaid) = self.take(Instant::now()) {
-            tracing::warn!(event = "stranger", %from, %why, unsaid);
-        }
-    }
-
+impl Seldom {
     /// How many were not told of since the last that was; `None` if this one is not to be told of either.
-    fn take(&self, now: Instant) -> Option<u64> {
+    pub(super) fn take(&self, now: Instant) -> Option<u64> {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0.is_some_and(|at| now - at < STRANGERS_EVERY) {
+        if told.0.is_some_and(|at| now - at < TOLD_EVERY) {
             told.1 += 1;
             return None;
         }
@@ -163,8 +162,8 @@ const MAX_LEFT_BEHIND: usize = 512;
 const MAX_LEFT_BY_ONE: u32 = 256;
 /// Callers counted at a time: more are more machines than strangers have.
 const MAX_COUNTED: usize = 4096;
-/// One line about strangers in so long a time; the counter of failed handshakes has them all.
-const STRANGERS_EVERY: Duration = Duration::from_secs(10);
+/// One line about callers of a kind in so long a time; the counter of failed handshakes has all strangers.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -172,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn strangers_cannot_fill_the_log() {
-        let (strangers, now) = (Strangers::default(), Instant::now());
+        let (strangers, now) = (Seldom::default(), Instant::now());
         let told: Vec<_> = (0..40).filter_map(|second| strangers.take(now + Duration::from_secs(second))).collect();
         assert_eq!(told, [0, 9, 9, 9]);
     }

@@ -12,10 +12,11 @@ use quinn::{
 };
 use rand::seq::IteratorRandom;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::{
+    door::Seldom,
     gazette,
     hello::{Greeter, TLS_ALERTS, chain},
     journal::{Journal, News, Paper},
@@ -32,14 +33,16 @@ pub(super) fn is_invited(connection: &Connection) -> bool {
     data.is_some_and(|data| data.protocol.as_deref() == Some(trust::JOIN_ALPN))
 }
 
-/// Gives a guest what it needs, once, or closes with the reason.
-pub(super) async fn usher(trust: &Trust, view: &View, journal: &Journal, connection: Connection) {
+/// Gives a guest what it needs, once, or closes with the reason, which is told now and then.
+pub(super) async fn usher(trust: &Trust, view: &View, journal: &Journal, refused: &Seldom, connection: Connection) {
     let outcome = timeout(PATIENCE, serve(trust, view, journal, &connection)).await;
     match outcome.unwrap_or_else(|_| Err("it took too long".into())) {
         Ok(()) => {}
         Err(why) => {
             let from = canonical(connection.remote_address());
-            tracing::warn!(event = "not_granted", %from, why);
+            if let Some(unsaid) = refused.take(Instant::now()) {
+                tracing::warn!(event = "not_granted", %from, why, unsaid);
+            }
             connection.close(Code::Protocol.into(), why.as_bytes());
         }
     }
@@ -56,15 +59,18 @@ async fn serve(trust: &Trust, view: &View, journal: &Journal, connection: &Conne
         !view.nodes_where(|member| member.id == id).is_empty()
     };
     let shown = chain(connection).unwrap_or_default();
-    let granted = trust.grant(&shown, &asked, has).map_err(|why| why.to_string())?;
-    // Whether it arrives or not: from now on there is one more.
-    let (node, from) = (asked.node, canonical(connection.remote_address()));
-    let (says, of) = (granted.says(), trust::serial_of_member(&shown));
-    let serial = says.as_ref().map(|says| &*says.serial);
-    let until = says.as_ref().map(|says| tracing::field::display(format_rfc3339_seconds(says.not_after)));
-    tracing::info!(event = "granted", %node, %from, serial, of, until, "it may join, or has a newer certificate");
-    if let Some(Says { serial, not_after: until, .. }) = says {
-        journal.write(gazette::now(), News::Certificate(node, Paper::Granted { serial, of, from, until }));
+    let from = canonical(connection.remote_address());
+    let granted = trust.grant(&shown, &asked, from.ip(), has).map_err(|why| why.to_string())?;
+    // Whether it arrives or not: from now on there is one more, or somebody else may have it too.
+    if granted.is_news {
+        let node = asked.node;
+        let (says, of) = (granted.says(), trust::serial_of_member(&shown));
+        let serial = says.as_ref().map(|says| &*says.serial);
+        let until = says.as_ref().map(|says| tracing::field::display(format_rfc3339_seconds(says.not_after)));
+        tracing::info!(event = "granted", %node, %from, serial, of, until, "it may join, or has a newer certificate");
+        if let Some(Says { serial, not_after: until, .. }) = says {
+            journal.write(gazette::now(), News::Certificate(node, Paper::Granted { serial, of, from, until }));
+        }
     }
     to.write_all(&written(&granted)?).await.map_err(|why| why.to_string())?;
     to.finish().map_err(|why| why.to_string())
@@ -87,8 +93,8 @@ pub async fn enrol(invitation: &Invitation, node: &NodeName) -> Result<(Granted,
     Err(why)
 }
 
-/// Asks for a newer certificate of this node's: first where it was told to look for the mesh, for there it may have been
-/// invited, then other members. Whoever holds the authority's key grants it.
+/// A newer certificate of this node's: granted here where the authority's key is, or asked for: first where it was told to look for the mesh, for there it may have been
+/// invited, then other members. Whoever holds that key grants it.
 ///
 /// # Errors
 /// Why the last of them did not.
@@ -106,6 +112,11 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
         .sample(&mut rand_pcg::Pcg32::new(own.0 ^ gazette::now(), 0), MAX_ASKED);
     // That somebody may grant one and it is of no use says more than that others may not.
     let (mut why, mut useless) = ("nobody else is there".to_owned(), None);
+    match greeter.trust.grant_itself() {
+        Ok(certificate) => return Ok(certificate),
+        Err(trust::Broken::NoAuthority) => {}
+        Err(because) => useless = Some(format!("this node grants itself none: {because}")),
+    }
     let mut asked = BTreeSet::new();
     for address in seeds.chain(members).filter(|address| asked.insert(*address)) {
         match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {

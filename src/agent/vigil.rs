@@ -5,8 +5,8 @@
 //! nothing, and a renewal that comes some seconds later harms nobody.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -129,14 +129,15 @@ impl Vigil {
         let Some(files) = self.files.as_ref().filter(|files| files.renew && now >= self.ask_at) else { return };
         let says = self.greeter.trust.says();
         let left = says.not_after.duration_since(now).unwrap_or_default();
-        if left > says.renews_within() {
+        // What the files hold may be for another key.
+        if left > says.renews_within() || self.greeter.trust.not_reloaded().is_some() {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);
         let written = match usher::renew(&self.greeter, &self.view, &self.seeds).await {
             Ok(pem) => {
-                let file = files.cert.clone();
-                let writing = spawn_blocking(move || keep::replace(&file, pem.as_bytes(), keep::PRIVATE));
+                let (mine, seen) = (files.clone(), self.seen.clone());
+                let writing = spawn_blocking(move || put(&mine, seen.as_ref(), &pem));
                 let written = writing.await.unwrap_or_else(|defect| Err(defect.into()));
                 written.map_err(|why| format!("{}: {why}", files.cert.display()))
             }
@@ -185,6 +186,17 @@ pub(crate) fn stamp(path: &Path) -> Stamp {
     fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len(), found.mode())))
 }
 
+/// Puts what was granted in the place of what it was asked with: of no other, which somebody may have put there since.
+fn put(files: &Files, asked_with: Option<&Vec<Stamp>>, pem: &str) -> io::Result<()> {
+    if asked_with != Some(&stamps(files)) {
+        return Err(io::Error::other("the files of [tls] were changed while its next one was asked for"));
+    }
+    // What a link leads to, and not the link.
+    let file = files.cert.canonicalize()?;
+    let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
+    keep::replace(&file, pem.as_bytes(), mode)
+}
+
 fn stamps(files: &Files) -> Vec<Stamp> {
     [Some(&files.ca), Some(&files.cert), Some(&files.key), files.ca_key.as_ref()]
         .into_iter()
@@ -198,3 +210,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 const ASK_AGAIN: Duration = Duration::from_secs(3600);
 /// The same near the end of a short life.
 const ASK_AGAIN_SOONEST: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_was_put_there_meanwhile_is_not_written_over_nor_is_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let [ca, cert, key, real] = ["ca", "cert", "key", "real"].map(|name| folder.path().join(name));
+        for file in [&ca, &key, &real] {
+            keep::replace(file, b"old", keep::PUBLIC).unwrap();
+        }
+        symlink(&real, &cert).unwrap();
+        let files = Files { ca, cert: cert.clone(), key: key.clone(), ca_key: None, renew: true };
+        let asked_with = stamps(&files);
+        put(&files, Some(&asked_with), "granted").unwrap();
+        assert_eq!(fs::read_to_string(&real).unwrap(), "granted");
+        assert!(fs::symlink_metadata(&cert).unwrap().is_symlink());
+        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o644);
+        let asked_with = stamps(&files);
+        keep::replace(&key, b"another", keep::PRIVATE).unwrap();
+        assert!(put(&files, Some(&asked_with), "for the old key").is_err());
+        assert_eq!(fs::read_to_string(&real).unwrap(), "granted");
+    }
+}

@@ -179,7 +179,8 @@ fn issue(status: &Value) -> String {
 fn ended(status: &Value) -> Option<Value> {
     let all: Vec<_> = status["ended_authorities"].as_array()?.iter().filter_map(Value::as_str).take(FEW).collect();
     let said = format!("an authority in tls.ca has ended: {}", all.join("; "));
-    let next = "take it out of the file in tls.ca, on every node: the file is looked at every few seconds";
+    let next = "once no node's certificate and no tls.ca_key is of it any more, take it out of the file in tls.ca, on every \
+                node: the file is looked at every few seconds";
     (!all.is_empty()).then(|| finding("authorities", "warning", said, next))
 }
 

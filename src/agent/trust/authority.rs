@@ -227,7 +227,7 @@ impl Authority {
         let mut params = CertificateParams::new([san.to_owned()])?;
         params.distinguished_name = rcgen::DistinguishedName::new();
         // Not made of the key, as it would be: the next certificate of a key is another one (RFC 5280 section 4.1.2.2).
-        params.serial_number = Some(SerialNumber::from_slice(&lineage.serial()?));
+        params.serial_number = Some(SerialNumber::from_slice(&lineage.serial(lifetime)?));
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + lifetime).min(self.until(now)?).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

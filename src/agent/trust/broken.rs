@@ -45,9 +45,6 @@ pub enum Broken {
          right? `hobnob ca issue` makes one at any time"
     )]
     Early(String),
-    /// A member asks for its next certificate again and again.
-    #[error("{0} were granted for this certificate lately, and none is in use: see why in that node's log; more later")]
-    Often(u32),
     /// The disk does not take it.
     #[error("{} cannot be written: {_1}; nothing was changed: {}", .0.display(), keep::mend(&_1.to_string()))]
     Unkept(PathBuf, std::io::Error),

@@ -367,7 +367,7 @@ mod tests {
         let (mut law, node) = (Law::default(), "a".try_into().unwrap());
         let lineages = [Lineage::begin().unwrap(), Lineage::begin().unwrap()];
         let [stolen, granted, other] = [0, 0, 1].map(|of: usize| {
-            let serial = lineages[of].serial().unwrap();
+            let serial = lineages[of].serial(std::time::Duration::ZERO).unwrap();
             serial.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         });
         for (serial, void, at) in [(&stolen, false, 1), (&granted, false, 2), (&stolen, true, 3)] {

@@ -5,7 +5,7 @@
 //! mesh's secrets, whichever the mesh lives by.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -114,6 +114,9 @@ pub struct Granted {
     /// The mesh's secrets otherwise.
     #[serde(deserialize_with = "crate::model::list")]
     pub secrets: Vec<Zeroizing<String>>,
+    /// Whether it was not given to that address before; who is given it does not hear of that.
+    #[serde(skip)]
+    pub(in crate::agent) is_news: bool,
 }
 
 impl Granted {
@@ -168,11 +171,12 @@ impl Trust {
         &self,
         chain: &[CertificateDer<'_>],
         asked: &Request,
+        from: IpAddr,
         has: impl FnOnce(&NodeName) -> bool,
     ) -> Result<Granted, Broken> {
         let first = chain.first().ok_or(Broken::Uninvited)?;
         if !names_nobody(first) {
-            return self.grant_again(chain, asked);
+            return self.grant_again(chain, asked, from);
         }
         let key = public_key(first).ok_or(Broken::Uninvited)?;
         let papers = self.papers.load();
@@ -184,7 +188,7 @@ impl Trust {
             _ => Ok(()),
         };
         let ca = papers.roots.iter().map(|root| pem("CERTIFICATE", root)).collect();
-        let mut granted = Granted { ca, certificate: None, secrets: Vec::new() };
+        let mut granted = Granted { ca, certificate: None, secrets: Vec::new(), is_news: true };
         if papers.secrets.is_empty() {
             let (san, now) = (san(&self.mesh, &asked.node), SystemTime::now());
             let issued = authority.issue_for(&san, &asked.key, now, GRANTED, Lineage::begin()?)?;
@@ -237,7 +241,7 @@ pub(super) const GRANTED: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{path::Path, slice::from_ref, sync::Arc};
+    use std::{net::Ipv4Addr, path::Path, slice::from_ref, sync::Arc};
 
     use rustls::sign::SingleCertAndKey;
 
@@ -251,6 +255,7 @@ pub(super) mod tests {
         by.invite(vec!["127.0.0.1:7946".parse().unwrap()], None, ttl).unwrap()
     }
 
+    pub(in super::super) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     pub(in super::super) const HOUR: Duration = Duration::from_secs(3600);
 
     /// The files of a node that believes these authorities, with a certificate of the first that is to be renewed.
@@ -316,11 +321,11 @@ pub(super) mod tests {
         assert!(matches!(host.renew(Proof::Files(&both)), Err(Broken::Apart("ca_key", "ca"))));
         assert!(host.not_reloaded().is_some());
         assert!(matches!(host.invite(Vec::new(), None, HOUR), Err(Broken::NotReloaded(_))));
-        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| false), Err(Broken::NotReloaded(_))));
+        assert!(matches!(host.grant(from_ref(&seen), &asked, HERE, |_| false), Err(Broken::NotReloaded(_))));
         let both = files(&[&new, &old]);
         host.renew(Proof::Files(&both)).unwrap();
         assert_eq!(host.not_reloaded(), None);
-        let granted = host.grant(from_ref(&seen), &asked, |_| false).unwrap().certificate.unwrap();
+        let granted = host.grant(from_ref(&seen), &asked, HERE, |_| false).unwrap().certificate.unwrap();
         let granted = CertificateDer::from_pem_slice(granted.as_bytes()).unwrap();
         assert!(is_under(&granted, &[], &new.0.certificate, UnixTime::now()).is_ok());
     }
@@ -351,9 +356,9 @@ pub(super) mod tests {
         let word = invited(&host, HOUR);
         let [_, seen] = shake(&guest(&word, &host), &host.tls().unwrap()).unwrap();
         let (asked, _) = request(&"b".try_into().unwrap()).unwrap();
-        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| true), Err(Broken::Taken(_))));
-        assert_eq!(host.grant(from_ref(&seen), &asked, |_| false).unwrap().secrets.len(), 1);
-        assert!(matches!(host.grant(from_ref(&seen), &asked, |_| false), Err(Broken::Uninvited)));
+        assert!(matches!(host.grant(from_ref(&seen), &asked, HERE, |_| true), Err(Broken::Taken(_))));
+        assert_eq!(host.grant(from_ref(&seen), &asked, HERE, |_| false).unwrap().secrets.len(), 1);
+        assert!(matches!(host.grant(from_ref(&seen), &asked, HERE, |_| false), Err(Broken::Uninvited)));
         shake(&guest(&word, &host), &host.tls().unwrap()).unwrap_err();
     }
 
@@ -373,7 +378,7 @@ pub(super) mod tests {
         for (name, good) in [("web-2", false), ("web-1", true)] {
             let (asked, _) = request(&name.try_into().unwrap()).unwrap();
             // It was made for a machine that takes another's place.
-            assert_eq!(host.grant(from_ref(&seen), &asked, |_| true).is_ok(), good, "{name}");
+            assert_eq!(host.grant(from_ref(&seen), &asked, HERE, |_| true).is_ok(), good, "{name}");
         }
     }
 

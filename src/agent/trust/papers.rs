@@ -117,6 +117,11 @@ impl Says {
         Lineage::written(&self.serial).map_or(whole, |_| whole.saturating_sub(CLOCK_SKEW))
     }
 
+    /// For how long it was asked: one that its authority's end has cut short is as long as that again under the next.
+    pub(super) fn asked(&self) -> Duration {
+        Lineage::written(&self.serial).map_or_else(|| self.lifetime(), |(_, asked)| asked)
+    }
+
     /// How long before its end the next one is asked for: a third of its lifetime, or of the next one's if that is shorter,
     /// which else would end no later.
     pub(in crate::agent) fn renews_within(&self) -> Duration {
@@ -165,13 +170,21 @@ impl Papers {
         let roots: Vec<_> = CertificateDer::pem_slice_iter(ca.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| Broken::File(files.ca.clone(), NO_CERTIFICATE))?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(text(&files.cert)?.as_bytes())
+        let cert = text(&files.cert)?;
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(cert.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|_| Broken::File(files.cert.clone(), NO_CERTIFICATE))?;
         if roots.is_empty() {
             return Err(Broken::File(files.ca.clone(), NO_CERTIFICATE));
         }
         let Some(leaf) = chain.first() else { return Err(Broken::File(files.cert.clone(), NO_CERTIFICATE)) };
+        let is_shared = || {
+            let is_ca = files.ca.canonicalize().ok() == files.cert.canonicalize().ok();
+            is_ca || cert.matches("-----BEGIN ").count() > chain.len()
+        };
+        if files.renew && is_shared() {
+            return Err(Broken::File(files.cert.clone(), SHARED));
+        }
         match proven_name(leaf, mesh) {
             Some(name) if name == *node => {}
             _ => {
@@ -302,22 +315,20 @@ impl Papers {
 
 /// Until when a chain is good: not beyond the authority behind it, of which nobody else would tell in time.
 pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'_>], leaf_says: &Says) -> SystemTime {
-    let until = behind(roots, chain).map(|root| root.not_after).max();
-    until.map_or(leaf_says.not_after, |until| until.min(leaf_says.not_after))
-}
-
-/// What the authorities say that a chain is under.
-pub(super) fn behind(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'_>]) -> impl Iterator<Item = Says> {
     let is_behind = |root: &&CertificateDer<'_>| {
         chain.split_first().is_some_and(|(leaf, rest)| is_under(leaf, rest, root, UnixTime::now()).is_ok())
     };
-    roots.iter().filter(is_behind).filter_map(says)
+    let until = roots.iter().filter(is_behind).filter_map(says).map(|root| root.not_after).max();
+    until.map_or(leaf_says.not_after, |until| until.min(leaf_says.not_after))
 }
 
-/// The authority of those believed whose key this is: while two overlap, not always the first.
+/// The authority of those believed whose key this is: while two overlap, not always the first, and of several with one key
+/// the one that lasts longest.
 fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
-    let read = |root: &CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
-    let mut tried = roots.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
+    let mut lasting: Vec<_> = roots.iter().map(|root| (says(root).map(|says| says.not_after), root)).collect();
+    lasting.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
+    let read = |(_, root): &(_, &CertificateDer<'_>)| Authority::read(&pem("CERTIFICATE", root), key);
+    let mut tried = lasting.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
     tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
 }
 
@@ -357,6 +368,8 @@ pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
 }
 
 const UNFIT: &str = "holds a key of a kind that vouches for nothing here: issue one with Ed25519, P-256 or P-384";
+const SHARED: &str =
+    "holds more than this node's certificate, and tls.renew writes over it: that is for a file of its own";
 const NO_CERTIFICATE: &str = "holds no certificate in PEM";
 /// Longer than all the authorities of a system together.
 const MAX_TEXT: u64 = 1 << 20;
@@ -401,6 +414,23 @@ mod tests {
     }
 
     #[test]
+    fn what_a_renewal_would_write_over_stands_in_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mesh, node) = ("prod".try_into().unwrap(), "a".try_into().unwrap());
+        let held = files(folder.path(), "a", &[&Authority::create(HOUR).unwrap()], false);
+        let all = [&held.cert, &held.key, &held.ca].map(|file| std::fs::read_to_string(file).unwrap());
+        let both = folder.path().join("both");
+        for (holds, is_ca, is_taken) in [(&all[..1], false, true), (&all[..2], false, false), (&all[..], true, false)] {
+            keep::replace(&both, holds.concat().as_bytes(), keep::PRIVATE).unwrap();
+            let ca = if is_ca { &both } else { &held.ca }.clone();
+            let shared = |renew| Files { ca: ca.clone(), cert: both.clone(), renew, ..held.clone() };
+            let why = shared(true).check(&mesh, &node).err().map(|why| why.to_string());
+            assert_eq!(why.as_ref().is_none_or(|why| !why.contains("file of its own")), is_taken, "{why:?}");
+            shared(false).check(&mesh, &node).unwrap();
+        }
+    }
+
+    #[test]
     fn papers_that_are_read_again_and_say_the_same_are_no_others() {
         let [one, two] = [(); 2].map(|()| Secret::random());
         let (mesh, node) = ("prod".try_into().unwrap(), "a".try_into().unwrap());
@@ -424,6 +454,19 @@ mod tests {
         }
         let signs = Files { ca_key: Some(folder.path().join("a-ca-key")), ..held };
         assert!(changes(&trust, Proof::Files(&signs)), "it is the one that signs now");
+    }
+
+    #[test]
+    fn of_two_authorities_of_one_key_the_one_that_lasts_longest_signs() {
+        let (brief, pair) = Authority::create(HOUR).unwrap();
+        let key = rcgen::KeyPair::from_pem(&pair.key).unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+        params.not_after = (SystemTime::now() + 100 * HOUR).into();
+        let lasting = params.self_signed(&key).unwrap().der().clone();
+        for roots in [[&brief.certificate, &lasting], [&lasting, &brief.certificate]] {
+            assert_eq!(signer(&roots.map(Clone::clone), &pair.key).unwrap().certificate, lasting);
+        }
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! The next certificate of a member: asked for before this one ends, and granted by who holds the authority's key.
 //!
 //! Who asks proves a name by a certificate and a key, and whoever has stolen both asks as well as their owner. So what is
-//! granted is of the [lineage](Lineage) of what was shown, and goes with it; it is granted when it is due and a few times,
-//! and never unseen.
+//! granted is of the [lineage](Lineage) of what was shown, and goes with it; it is granted when it is due, and both are
+//! granted the same: one gets no second certificate, and the other misses none. The first of them is never unseen.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
+use humantime::format_rfc3339_seconds;
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
 use super::{
@@ -17,43 +19,58 @@ use super::{
     authority::{CLOCK_SKEW, pem},
     enrol::{GRANTED, public_key},
     lineage::Lineage,
-    papers::{Says, behind, good_until, number, says},
+    papers::{Says, good_until, number, says},
     proven_name, san,
 };
 
-/// How often certificates were renewed lately, by their lineage and who signed, and until when that counts.
+/// What was granted lately: whoever asks once more before that is due itself is given it again.
 #[derive(Debug, Default)]
-pub(super) struct Renewals(Mutex<BTreeMap<Asks, (u32, SystemTime)>>);
+pub(super) struct Renewals(Mutex<BTreeMap<Asks, Kept>>);
 
-/// A lineage, and the authority that is to sign.
-type Asks = ([u8; 8], u64);
+/// The lineage, the name and the key of who asks, and the authority that is to sign: what another signs may last longer.
+type Asks = (Lineage, String, Vec<u8>, u64);
+
+#[derive(Debug)]
+struct Kept {
+    certificate: CertificateDer<'static>,
+    /// When it is due itself.
+    due: SystemTime,
+    /// Where it was asked for.
+    from: BTreeSet<IpAddr>,
+}
 
 impl Renewals {
-    /// Counts one more by this authority, unless there were too many: what another signs may last longer.
-    fn count(&self, shown: &Says, by: u64, now: SystemTime) -> Result<(), Broken> {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|_, (_, until)| now < *until);
-        let asks = (Lineage::of(&shown.serial).bytes(), by);
-        if counted.len() >= MAX_COUNTED && !counted.contains_key(&asks) {
-            return Err(Broken::Crowd);
+    /// What was granted to these, if it is not due, or else what is issued now; and whether it was not given to that address.
+    fn grant(
+        &self,
+        asks: Asks,
+        from: IpAddr,
+        now: SystemTime,
+        issue: impl FnOnce() -> Result<CertificateDer<'static>, Broken>,
+    ) -> Result<(CertificateDer<'static>, bool), Broken> {
+        let mut granted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        granted.retain(|_, kept| now < kept.due);
+        if let Some(kept) = granted.get_mut(&asks) {
+            return Ok((kept.certificate.clone(), kept.from.len() < MAX_SOURCES && kept.from.insert(from)));
         }
-        // Of a certificate of hours each hour matters, and of one that is about to end each minute. Who asks when it is due
-        // comes again far later than this.
-        let left = shown.not_after.duration_since(now).unwrap_or_default();
-        let until = now + LATELY.min(left / 2).max(SOONEST);
-        let (count, _) = counted.entry(asks).or_insert((0, until));
-        if *count >= MAX_LATELY {
-            return Err(Broken::Often(*count));
+        let fresh = issue()?;
+        let due = says(&fresh).ok_or(Broken::Pem("cert"))?.due();
+        while granted.len() >= MAX_KEPT {
+            granted.pop_first();
         }
-        *count += 1;
-        Ok(())
+        granted.insert(asks, Kept { certificate: fresh.clone(), due, from: [from].into() });
+        Ok((fresh, true))
     }
 }
 
 impl Trust {
-    /// A newer certificate for a member that shows its own, for the same name and key. For the same time too, unless that
-    /// was cut short by an authority's end: it would stay short under the next one.
-    pub(super) fn grant_again(&self, chain: &[CertificateDer<'_>], asked: &Request) -> Result<Granted, Broken> {
+    /// A newer certificate for a member that shows its own, for the same name and key, and as long as that was asked for.
+    pub(super) fn grant_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        asked: &Request,
+        from: IpAddr,
+    ) -> Result<Granted, Broken> {
         let papers = self.papers.load();
         let authority = self.signer(&papers)?;
         if !papers.secrets.is_empty() {
@@ -65,13 +82,24 @@ impl Trust {
             return Err(Broken::NotYours(name));
         }
         let (shown, now) = (says(leaf).ok_or(Broken::Uninvited)?, SystemTime::now());
-        is_due(&Says { not_after: good_until(&papers.roots, chain, &shown), ..shown.clone() }, now)?;
-        self.renewals.count(&shown, number(&authority.certificate), now)?;
-        let cut_short = behind(&papers.roots, chain).any(|root| are_about_equal(root.not_after, shown.not_after));
-        let lifetime = if cut_short { GRANTED } else { shown.lifetime().min(GRANTED) };
+        let good = Says { not_after: good_until(&papers.roots, chain, &shown), ..shown.clone() };
+        if now < good.due() {
+            return Err(Broken::Early(format_rfc3339_seconds(good.not_after).to_string()));
+        }
         let (san, lineage) = (san(&self.mesh, &name), Lineage::of(&shown.serial));
-        let certificate = pem("CERTIFICATE", &authority.issue_for(&san, &asked.key, now, lifetime, lineage)?);
-        Ok(Granted { ca: String::new(), certificate: Some(certificate), secrets: Vec::new() })
+        let issue = || authority.issue_for(&san, &asked.key, now, shown.asked().min(GRANTED), lineage);
+        let asks = (lineage, san.clone(), asked.key.clone(), number(&authority.certificate));
+        let (certificate, is_news) = self.renewals.grant(asks, from, now, issue)?;
+        let certificate = Some(pem("CERTIFICATE", &certificate));
+        Ok(Granted { ca: String::new(), certificate, secrets: Vec::new(), is_news })
+    }
+
+    /// This node's own next certificate, where it holds the authority's key.
+    pub(in crate::agent) fn grant_itself(&self) -> Result<String, Broken> {
+        let here = Ipv6Addr::LOCALHOST.into();
+        let granted = self.grant_again(&self.current().key.cert, &self.request_again()?, here)?;
+        let certificate = granted.certificate.ok_or(Broken::NoAuthority)?;
+        self.fits(&certificate).map(|()| certificate)
     }
 
     /// What to ask with for a newer certificate.
@@ -100,33 +128,29 @@ pub(in crate::agent) fn serial_of_member(chain: &[CertificateDer<'_>]) -> Option
     chain.first().filter(|leaf| super::only_san(leaf).is_some()).and_then(says).map(|says| says.serial)
 }
 
-/// Whether the next one is due, by the clock of some machine that asks.
-fn is_due(shown: &Says, now: SystemTime) -> Result<(), Broken> {
-    let left = shown.not_after.duration_since(now).unwrap_or_default();
-    if left <= shown.renews_within() + CLOCK_SKEW.min(shown.lifetime() / 12) {
-        return Ok(());
+impl Says {
+    /// From when on the next one is granted: when it is asked for, by the clock of a machine that is ahead.
+    fn due(&self) -> SystemTime {
+        self.not_after - self.renews_within() - CLOCK_SKEW.min(self.lifetime() / 12)
     }
-    Err(Broken::Early(humantime::format_rfc3339_seconds(shown.not_after).to_string()))
 }
 
-/// Programs cut what they issue to an authority's end, or to a moment before.
-fn are_about_equal(one: SystemTime, other: SystemTime) -> bool {
-    one.duration_since(other).unwrap_or_else(|before| before.duration()) <= Duration::from_secs(60)
-}
-
-/// An agent asks once, and again where what it was granted could not be written.
-const MAX_LATELY: u32 = 3;
-const LATELY: Duration = Duration::from_secs(24 * 3600);
-const SOONEST: Duration = Duration::from_secs(60);
-/// Certificates counted at a time: those of as many nodes as a mesh has.
-const MAX_COUNTED: usize = 10_000;
+/// Certificates kept at a time: those of as many nodes as a mesh has.
+const MAX_KEPT: usize = 10_000;
+/// Addresses told of that one was given to.
+const MAX_SOURCES: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::{slice::from_ref, sync::Arc};
+    use std::{slice::from_ref, sync::Arc, time::Duration};
+
+    use rcgen::PublicKeyData;
 
     use super::{
-        super::{Authority, Files, Pair, Taken, Word, enrol::tests::*, notary::Seal, only_san, tests::shake},
+        super::{
+            Authority, Files, Pair, Taken, Word, authority::fresh_key, enrol::tests::*, notary::Seal, only_san,
+            tests::shake,
+        },
         *,
     };
     use crate::{
@@ -137,7 +161,7 @@ mod tests {
     /// Asks as whoever holds these papers.
     fn ask(host: &Arc<Trust>, thief: &Arc<Trust>) -> Result<CertificateDer<'static>, Broken> {
         let [_, shown] = shake(&thief.tls()?, &host.tls()?)?;
-        let granted = host.grant(from_ref(&shown), &thief.request_again()?, |_| true)?.certificate.unwrap();
+        let granted = host.grant(from_ref(&shown), &thief.request_again()?, HERE, |_| true)?.certificate.unwrap();
         Ok(CertificateDer::from_pem_slice(granted.as_bytes()).unwrap())
     }
 
@@ -163,9 +187,10 @@ mod tests {
         let thief = Arc::new(certified("d", &held));
         let stolen = thief.says().serial;
         let first = ask(&host, &thief).unwrap();
-        let thief = with(&held, &grown_old(&authority, &first));
+        let second = grown_old(&authority, &first);
+        let thief = with(&held, &second);
         let voucher = Seal::new(Arc::clone(&thief)).unwrap().voucher();
-        let second = ask(&host, &thief).unwrap();
+        assert_eq!(ask(&host, &thief).unwrap(), first, "the owner, or the thief once more");
         let serials = [&first, &second].map(|leaf| says(leaf).unwrap().serial);
         assert!(serials[0] != serials[1] && !serials.contains(&stolen));
 
@@ -176,7 +201,7 @@ mod tests {
             assert!(ask(&host, &with(&held, granted)).is_err(), "no handshake");
             assert!(!host.still_accepts(from_ref(granted)), "no link that stands");
             let asked = with(&held, granted).request_again().unwrap();
-            assert!(host.grant(from_ref(granted), &asked, |_| true).is_err(), "no third one");
+            assert!(host.grant(from_ref(granted), &asked, HERE, |_| true).is_err(), "no third one");
         }
         let judge = Seal::new(Arc::clone(&host)).unwrap();
         let d = "d".try_into().unwrap();
@@ -190,75 +215,67 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_renewed_when_that_is_due_and_a_few_times() {
+    fn a_certificate_is_renewed_when_that_is_due_and_who_asks_again_is_given_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let authority = Authority::create(400 * 24 * HOUR).unwrap();
+        let authority = Authority::create(400 * DAY).unwrap();
         let host = Arc::new(certified("a", &files(folder.path(), "a", &[&authority], true)));
-        let held = files(folder.path(), "d", &[&authority], false);
-        let owner = Arc::new(certified("d", &held));
-        for _ in 0..MAX_LATELY {
-            ask(&host, &owner).unwrap();
-        }
-        let why = ask(&host, &owner).unwrap_err().to_string();
-        assert!(why.starts_with("3 were granted"), "{why}");
+        let owner = Arc::new(certified("d", &files(folder.path(), "d", &[&authority], false)));
         let asked = owner.request_again().unwrap();
-        let (san, begun) = (san(&host.mesh, &owner.node), Lineage::begin().unwrap());
-        let fresh = authority.0.issue_for(&san, &asked.key, SystemTime::now(), GRANTED, begun).unwrap();
-        let why = ask(&host, &with(&held, &fresh)).unwrap_err().to_string();
-        assert!(why.contains("last third"), "{why}");
-    }
+        let (chain, lineage) = (&owner.current().key.cert, Lineage::of(&owner.says().serial));
+        let all = [1, 1, 2, 1, 2].map(|from| host.grant(chain, &asked, [192, 0, 2, from].into(), |_| true).unwrap());
+        assert!(all.iter().all(|granted| granted.certificate == all[0].certificate));
+        assert_eq!(all.each_ref().map(|granted| granted.is_news), [true, false, true, false, false], "a thief is seen");
+        // One of the same number by another program is another's.
+        let key = fresh_key().unwrap().subject_public_key_info();
+        let then = SystemTime::now() - 2 * HOUR;
+        let other = authority.0.issue_for("e.prod.hobnob", &key, then, 3 * HOUR, lineage).unwrap();
+        let asked = Request { node: "e".try_into().unwrap(), key };
+        let granted = host.grant(&[other], &asked, HERE, |_| true).unwrap();
+        assert!(granted.is_news && granted.certificate != all[0].certificate);
 
-    #[test]
-    fn a_renewal_is_due_when_an_agent_asks_for_it_whoever_s_clock_is_ahead() {
-        let begun = SystemTime::UNIX_EPOCH;
-        let year = Says { issuer: "".into(), serial: "1".into(), not_before: begun, not_after: begun + 360 * DAY };
-        for (days, expected) in [(0, false), (238, false), (239, true), (240, true), (361, true)] {
-            assert_eq!(is_due(&year, begun + days * DAY).is_ok(), expected, "day {days}");
-        }
-        let renewals = Renewals::default();
-        let ask = |days: u32| (0..9).filter(|_| renewals.count(&year, 1, begun + days * DAY).is_ok()).count();
-        assert_eq!([ask(240), ask(240), ask(241)], [3, 0, 3]);
-        assert!(renewals.count(&year, 2, begun + 241 * DAY).is_ok(), "another authority's may last longer");
+        let fresh = CertificateDer::from_pem_slice(all[0].certificate.as_ref().unwrap().as_bytes()).unwrap();
+        let why = host.grant(&[fresh], &owner.request_again().unwrap(), HERE, |_| true).unwrap_err().to_string();
+        assert!(why.contains("last third"), "{why}");
     }
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     /// What one says that was issued here at this moment.
     fn issued(at: SystemTime, lifetime: Duration) -> Says {
-        let serial = Lineage::full(7).serial().unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        let serial = Lineage::full(7).serial(lifetime).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
         Says { issuer: "".into(), serial, not_before: at - CLOCK_SKEW, not_after: at + lifetime }
     }
 
     #[test]
-    fn however_short_it_is_it_is_renewed_in_its_last_third_and_who_asks_then_is_never_told_to_wait() {
+    fn a_renewal_is_due_when_an_agent_asks_for_it_whoever_s_clock_is_ahead() {
+        let begun = SystemTime::UNIX_EPOCH;
+        let year = Says { issuer: "".into(), serial: "1".into(), not_before: begun, not_after: begun + 360 * DAY };
+        assert_eq!(year.due(), begun + 239 * DAY);
         for hours in [1, 2, 9, 10, 12, 18, 24, 48, 72, 24 * 365] {
-            let (lifetime, renewals) = (hours * HOUR, Renewals::default());
-            let early = CLOCK_SKEW.min(lifetime / 12);
-            let mut begun = SystemTime::UNIX_EPOCH + 9 * DAY;
-            for ahead in [Duration::ZERO, early, early / 2].into_iter().cycle().take(60) {
-                let shown = issued(begun, lifetime);
-                assert_eq!((shown.lifetime(), shown.renews_within()), (lifetime, lifetime / 3));
-                assert!(is_due(&shown, begun).is_err(), "a fresh one of {hours} h");
-                let asks = shown.not_after - lifetime / 3 - ahead;
-                assert!(is_due(&shown, asks - Duration::from_secs(1)).is_err() || ahead < early, "too early");
-                is_due(&shown, asks).and_then(|()| renewals.count(&shown, 1, asks)).unwrap();
-                begun = asks;
-            }
+            let (lifetime, begun) = (hours * HOUR, begun + 9 * DAY);
+            let shown = issued(begun, lifetime);
+            assert_eq!((shown.lifetime(), shown.asked(), shown.renews_within()), (lifetime, lifetime, lifetime / 3));
+            assert_eq!(shown.due(), begun + lifetime * 2 / 3 - CLOCK_SKEW.min(lifetime / 12));
         }
     }
 
     #[test]
-    fn it_is_renewed_three_times_a_day_at_most_and_more_often_only_in_its_last_two_days() {
-        for days in [30, 360] {
-            let (shown, renewals) = (issued(SystemTime::UNIX_EPOCH + DAY, days * DAY), Renewals::default());
-            let granted = |day: u32| {
-                let hours = (0..24).map(|hour| shown.not_before + day * DAY + hour * HOUR);
-                hours.filter(|now| is_due(&shown, *now).and_then(|()| renewals.count(&shown, 1, *now)).is_ok()).count()
-            };
-            let all: Vec<_> = (0..days - 1).map(granted).collect();
-            assert!(all.iter().all(|granted| *granted <= 3), "{all:?}");
-            assert!(all.contains(&3));
-        }
+    fn what_was_granted_is_given_again_until_it_is_due_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create(400 * DAY).unwrap();
+        let owner = certified("d", &files(folder.path(), "d", &[&authority], false));
+        let (renewals, begun) = (Renewals::default(), SystemTime::now());
+        let asks = |by| (Lineage::full(7), "d".into(), owner.request_again().unwrap().key, by);
+        let grant = |by, hours: u32| {
+            let now = begun + hours * HOUR;
+            let issue = || authority.0.issue_for("d.prod.hobnob", &asks(by).2, now, 24 * HOUR, Lineage::full(7));
+            renewals.grant(asks(by), HERE, now, issue).unwrap().1
+        };
+        let days: Vec<_> = (0..48).filter(|hours| grant(1, *hours)).collect();
+        assert_eq!(days, [0, 14, 28, 42]);
+        assert!(grant(2, 47), "another authority's may last longer");
+        assert!(renewals.grant(asks(3), HERE, begun, || Err(Broken::Key)).is_err());
+        assert!(grant(3, 47), "what was not signed is not kept");
     }
 
     #[test]
@@ -287,13 +304,16 @@ mod tests {
         for (by, age, lifetime, hours) in [
             (&old, 48, 365 * 24, 71..73),
             (&old, 4, 6, 6..7),
+            // Neither as long as it was asked for, nor for as long as what another is asked for.
+            (&old, 36, 61, 61..62),
+            (&sooner, 10, 15, 15..16),
             // Longer than another authority lasts that does not stand behind it.
             (&new, 12, 18, 18..19),
         ] {
             let shown = by.0.issue_at(&mesh, &node, SystemTime::now() - age * HOUR, lifetime * HOUR).unwrap();
             let leaf = CertificateDer::from_pem_slice(shown.certificate.as_bytes()).unwrap();
             let asked = Request { node: node.clone(), key: public_key(&leaf).unwrap() };
-            let granted = host.grant(from_ref(&leaf), &asked, |_| true).unwrap().certificate.unwrap();
+            let granted = host.grant(from_ref(&leaf), &asked, HERE, |_| true).unwrap().certificate.unwrap();
             let says = says(&CertificateDer::from_pem_slice(granted.as_bytes()).unwrap()).unwrap();
             let left = says.not_after.duration_since(SystemTime::now()).unwrap() + Duration::from_secs(60);
             assert!(hours.contains(&(left.as_secs() / 3600)), "{left:?}");
