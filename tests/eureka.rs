@@ -192,6 +192,28 @@ async fn a_lease_runs_out_and_its_client_is_told_to_register_again() {
 }
 
 #[tokio::test]
+async fn leases_that_run_out_all_at_once_are_shown_as_on_every_other_face() {
+    if !installed("curl") {
+        return;
+    }
+    let mesh = Mesh::new();
+    let agent = start(&mesh, "n1", &[]).await;
+    for port in 8080..8083 {
+        let mut short = web(port);
+        short["leaseInfo"] = json!({"renewalIntervalInSecs": 1, "durationInSecs": 1});
+        register(&agent, "WEB", &short).await;
+    }
+    until("they are kept as they were", async || {
+        let (_, answer) = curl(&agent, "GET", "/api/v1/services/web", &[]).await;
+        (answer.matches(r#""held":"protected""#).count() == 3).then_some(())
+    })
+    .await;
+    let all = json(&agent, "/eureka/apps/WEB").await["application"]["instance"].clone();
+    let up = all.as_array().unwrap().iter().filter(|instance| instance["status"] == "UP").count();
+    assert_eq!(up, 3, "{all}");
+}
+
+#[tokio::test]
 async fn hostile_bodies_change_nothing_and_who_did_not_ask_for_it_has_no_such_face() {
     if !installed("curl") {
         return;

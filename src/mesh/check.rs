@@ -18,8 +18,9 @@ use crate::model::{
 pub(super) struct Check {
     spec: Recipe,
     status: CheckStatus,
-    /// How many results in a row disagreed with the status; the first result counts at once.
+    /// How many results in a row disagreed with the status, and since when; the first result counts at once.
     streak: u32,
+    failed: u64,
     judged: bool,
     /// When it was last found to be as good as its status, or said so by registering, in unix milliseconds.
     well: Option<u64>,
@@ -56,6 +57,7 @@ impl Check {
             spec,
             status,
             streak: 0,
+            failed: 0,
             judged: false,
             looked: false,
             overdue: false,
@@ -100,13 +102,13 @@ impl Check {
     /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.runs_out = Time::NEVER;
-        self.streak = self.spec.fall.saturating_sub(1);
+        (self.streak, self.failed) = (self.spec.fall.saturating_sub(1), unix_millis);
         let output = format!("no report within its TTL of {ttl:?}").into();
         self.take(Health::Critical, output, Some(Duration::MAX), unix_millis)
     }
 
-    /// Takes in one result, and how long before it that may have been so and was `missed`; `None` where whoever found it
-    /// cannot be wrong. True if the status changed, or is doubted no more.
+    /// Takes in one result, and how long before the first such that may have been so and was `missed`; `None` where whoever
+    /// found it cannot be wrong. True if the status changed, or is doubted no more.
     fn take(&mut self, result: Health, output: Arc<str>, missed: Option<Duration>, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
@@ -115,6 +117,9 @@ impl Check {
             self.judged = true;
             self.well = result.is_served().then_some(unix_millis);
             return missed.is_none() && self.status.before.take().is_some();
+        }
+        if self.streak == 0 {
+            self.failed = unix_millis;
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
@@ -128,9 +133,11 @@ impl Check {
         let was = self.status.status;
         let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        let before = well
-            .zip(missed)
-            .map(|(well, missed)| Before { status: was, seen: well.max(unix_millis.saturating_sub(millis(missed))) });
+        let failed = self.failed;
+        let before = well.zip(missed).map(|(well, missed)| {
+            let seen = well.max(failed.saturating_sub(millis(missed)));
+            Before { status: was, seen, failed }
+        });
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
     }
@@ -141,15 +148,15 @@ impl Check {
     }
 }
 
-/// How long before it is found a change may have gone unseen; `None` where who finds it cannot be wrong: a program about
+/// How long before it is first found a change may have gone unseen; `None` where who finds it cannot be wrong: a program about
 /// itself, the kernel about a process. What an alias follows is doubted where it stands.
 fn missed(spec: &CheckSpec, is_foreign: bool) -> Option<Duration> {
     match spec.kind {
         // What stands on a node without an agent has no word of its own, and who looks there speaks when something changes.
         _ if is_foreign => Some(Duration::ZERO),
         CheckKind::Ttl(_) | CheckKind::Process(_) | CheckKind::Alias(_) => None,
-        // Whoever looks tells of it again only when something changes: the looks before this one.
-        _ => Some(spec.interval.saturating_mul(spec.fall).saturating_add(spec.timeout)),
+        // Whoever looks tells of it again only when something changes: the look before.
+        _ => Some(spec.interval.saturating_add(spec.timeout)),
     }
 }
 

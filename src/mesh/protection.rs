@@ -3,9 +3,9 @@
 //!
 //! Each owner judges its own instances when it hears of a turn, by what all rows of the service say of themselves: since
 //! when, and when they were last found well. Its verdict stands in its rows. So every node shows the same, whoever joins,
-//! starts again or was cut off, and whatever its clock says; who is drained or goes away later changes nothing. Who hears
-//! of a wave expects that verdict, and shows as before for [`SOON`] what it will be about. Owners whose clocks are further
-//! apart than [`MOMENTS`] do not fail together.
+//! starts again or was cut off, and whatever its clock says; who is drained later changes nothing. Who hears of a wave
+//! expects that verdict, and shows as before for [`SOON`] what it will be about. Owners whose clocks are further apart than
+//! [`MOMENTS`] do not fail together, nor does an owner that hears of the others' wave later than twice that.
 //!
 //! Only checks that look from outside are doubted: whose process has ended, who says itself that it is not well, who is
 //! withdrawn or put into maintenance by its owner is gone at once, and so is who is Down. Small services are too few to
@@ -22,7 +22,7 @@ use super::{
     timer::Slot,
     view::Instance,
 };
-use crate::model::{Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
+use crate::model::{CheckStatus, Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
 
 /// The services that are protected now.
 #[derive(Debug)]
@@ -79,6 +79,8 @@ struct Scene {
     /// What will have turned by a clock that is behind.
     ahead: BTreeSet<Place>,
     healthy: usize,
+    /// How many instances there are, whatever is wrong with them.
+    all: usize,
     /// The owners' verdicts, in unix milliseconds.
     verdicts: BTreeMap<Place, u64>,
 }
@@ -104,10 +106,12 @@ pub struct Protection {
 /// An instance that turned critical by what may be wrong, in unix milliseconds by its owner's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
-    /// When it was found out.
-    since: u64,
+    /// When it was first found so.
+    failed: u64,
     /// When it was last found well: from then on it may have been so.
     seen: u64,
+    /// When it was found so often enough to be told.
+    since: u64,
 }
 
 impl Turn {
@@ -118,15 +122,17 @@ impl Turn {
         }
         let checks = report.checks.iter().chain(host.into_iter().flat_map(|host| &host.checks));
         let critical = checks.filter(|check| check.status == Health::Critical);
-        let turns: Option<Vec<_>> =
-            critical.map(|check| Some(Self { since: check.since, seen: check.doubted()?.seen })).collect();
-        turns?.into_iter().min()
+        let turn = |check: &CheckStatus| {
+            let (since, before) = (check.since, check.doubted()?);
+            Some(Self { failed: before.failed.min(since), seen: before.seen, since })
+        };
+        critical.map(turn).collect::<Option<Vec<_>>>()?.into_iter().min()
     }
 
-    /// Who turned no earlier than this turned together with it: a check that looks seldom finds out late.
+    /// Who failed no earlier than this may have failed together with it: a check that looks seldom finds out late.
     fn begins(self) -> u64 {
-        let looked_after = self.since.saturating_sub(self.seen);
-        self.since.saturating_sub(looked_after.clamp(millis(MOMENTS), millis(LONGEST)))
+        let unseen = self.failed.saturating_sub(self.seen);
+        self.failed.saturating_sub(unseen.clamp(millis(MOMENTS), millis(LONGEST)))
     }
 }
 
@@ -135,17 +141,18 @@ const fn is_wave(turned: usize, healthy_before: usize, fewest: usize) -> bool {
     healthy_before >= fewest && turned * 2 > healthy_before
 }
 
-/// For each turn, in the order in which they were found out, when the last was that it is of one wave with, and of how many
+/// For each turn, in the order in which they failed, when the last was told that it is of one wave with, and of how many
 /// that were healthy before; `healthy` are so many besides. No wave is one of fewer than so many.
 fn waves(turns: &[Turn], healthy: usize, fewest: usize) -> Vec<Option<(u64, usize)>> {
     let mut last = vec![None; turns.len()];
     let mut later = turns.len();
     for (n, turn) in turns.iter().enumerate().rev() {
-        let first = turns.partition_point(|other| other.since < turn.begins());
+        let first = turns.partition_point(|other| other.failed < turn.begins());
         // Who turned afterwards was healthy before.
         let before = healthy + turns.len() - first;
         if is_wave(n + 1 - first, before, fewest) && first < later {
-            last[first..later.min(n + 1)].fill(Some((turn.since, before)));
+            let told = turns[first..=n].iter().map(|turn| turn.since).max().unwrap_or(turn.since);
+            last[first..later.min(n + 1)].fill(Some((told, before)));
             later = first;
         }
     }
@@ -231,8 +238,10 @@ impl Mesh {
 
     fn survey(&self, name: &ServiceName) -> Scene {
         let latest = self.wall_clock(self.now).saturating_add(millis(MOMENTS));
-        let mut scene = Scene { turned: Vec::new(), ahead: BTreeSet::new(), healthy: 0, verdicts: BTreeMap::new() };
+        let (turned, ahead, verdicts) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        let mut scene = Scene { turned, ahead, healthy: 0, all: 0, verdicts };
         for row in self.rows(name).unwrap_or_default().into_iter().filter(|row| !row.registration.has_role()) {
+            scene.all += 1;
             let is_drained = row.node.maintenance.is_some();
             let Some(turn) = Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) else {
                 scene.healthy += usize::from(row.member.is_shown() && row.health().is_served());
@@ -257,8 +266,9 @@ impl Mesh {
         let (now, unix_millis) = (self.now, self.wall_clock(self.now));
         let lately = |(last, _): &(u64, usize)| last.saturating_add(2 * millis(MOMENTS)) > unix_millis;
         // Who hears of it later than that finds the verdict there.
+        let soon = SOON.min(self.protections.lasts);
         let left =
-            |last: u64| Duration::from_millis(last.saturating_add(millis(SOON)).saturating_sub(unix_millis)).min(SOON);
+            |last: u64| Duration::from_millis(last.saturating_add(millis(soon)).saturating_sub(unix_millis)).min(soon);
         let waves: Vec<_> = scene.waves(FEWEST).into_iter().map(|wave| wave.filter(lately)).collect();
         let judged = self.protections.judged.entry(name.clone()).or_default();
         let known = |(turn, place): &(Turn, Place)| judged.get(place).filter(|known| known.turn == *turn).copied();
@@ -288,21 +298,19 @@ impl Mesh {
             let stands = scene.turned.iter().position(|(_, other)| other == place);
             let is_gone = stands.is_none() && !scene.ahead.contains(place);
             // Where most is well again; an owner that starts again is only away for a moment.
-            let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of;
+            let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of.min(scene.all);
             is_gone || is_well || verdict.until <= now || lasts.is_zero()
         };
         let found = fresh.keys().filter(|(owner, _)| *owner == this).map(|(_, id)| id);
         for id in self.verdicts_of(name).chain(found).cloned().collect::<BTreeSet<_>>() {
             let place = (this, id);
-            let verdict = match fresh.get(&place).filter(|_| !lasts.is_zero()) {
-                Some((last, of)) => {
-                    let unix_millis = last.saturating_add(millis(lasts));
-                    let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
-                    Some(Verdict { until, unix_millis, of: *of })
-                }
-                None => self.protections.own.get(&place.1).copied().filter(|verdict| !is_over(&place, verdict)),
-            };
-            self.protections.own.remove(&place.1);
+            let fresh = fresh.get(&place).map(|(last, of)| {
+                let unix_millis = last.saturating_add(millis(lasts));
+                let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
+                Verdict { until, unix_millis, of: *of }
+            });
+            let stood = self.protections.own.remove(&place.1);
+            let verdict = fresh.or(stood).filter(|verdict| !is_over(&place, verdict));
             self.protections.own.extend(verdict.map(|verdict| (place.1.clone(), verdict)));
             let says = verdict.map(|verdict| verdict.unix_millis);
             if self.book().report(&place.1).and_then(|report| report.kept) != says {
@@ -334,7 +342,7 @@ impl Mesh {
             return self.outbox.push(Output::Event(Event::ProtectionEnded { service: name.clone(), why }));
         };
         let kept = verdicts().map(|(place, _)| place).chain(expected.keys()).collect::<BTreeSet<_>>().len();
-        let of = turned + healthy;
+        let of = kept + healthy;
         if began.is_none() {
             self.outbox.push(Output::Event(Event::ProtectionBegan { service: name.clone(), kept, of }));
         }
@@ -383,8 +391,7 @@ mod tests {
 
     type Case<'a> = (&'a str, &'a [(u64, u64)], usize, &'a [Option<u64>]);
 
-    /// Seconds at which each was found out and had last been found well; how many are healthy; and the last of each one's
-    /// wave.
+    /// Seconds at which each failed and had last been found well; how many are healthy; and the last of each one's wave.
     #[test]
     fn who_turns_together_is_of_one_wave() {
         let table: &[Case<'_>] = &[
@@ -409,7 +416,8 @@ mod tests {
             ),
         ];
         for (what, turns, healthy, expected) in table {
-            let turns: Vec<_> = turns.iter().map(|(at, seen)| Turn { since: at * 1_000, seen: seen * 1_000 }).collect();
+            let turn = |(at, seen): &(u64, u64)| Turn { failed: at * 1_000, seen: seen * 1_000, since: at * 1_000 };
+            let turns: Vec<_> = turns.iter().map(turn).collect();
             let expected: Vec<_> = expected.iter().map(|last| last.map(|last| last * 1_000)).collect();
             let found = waves(&turns, *healthy, FEWEST).into_iter().map(|wave| Some(wave?.0));
             assert_eq!(found.collect::<Vec<_>>(), expected, "{what}");

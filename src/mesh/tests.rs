@@ -6,6 +6,7 @@ mod flips;
 mod forgeries;
 mod moves;
 mod protection;
+mod singles;
 mod vouchers;
 
 use std::collections::{BTreeMap, BTreeSet};

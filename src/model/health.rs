@@ -75,6 +75,9 @@ pub struct Before {
     pub status: Health,
     /// When it was last found so, in unix milliseconds: from then on it may have been critical.
     pub seen: u64,
+    /// When it was first found critical: it is told after as many looks as it asks for.
+    #[serde(default)]
+    pub failed: u64,
 }
 
 impl CheckStatus {

@@ -14,7 +14,7 @@ use crate::{
         Problem,
         consul::{node_name, service_id},
     },
-    mesh::Instance,
+    mesh::{Held, Instance},
     model::{CheckDraft, ConsulDraft, Echo, Health, InstanceId, Port, Registration, RegistrationDraft},
 };
 
@@ -169,9 +169,10 @@ fn status_word(registration: &Registration) -> &str {
     word(registration, OVERRIDE).or(word(registration, STATUS)).unwrap_or("UP")
 }
 
-/// Whether its lease has run out: Eureka shows it no more.
+/// Whether its lease has run out: Eureka shows it no more, unless most of them have at once.
 pub(super) fn is_over(instance: &Instance) -> bool {
-    is_ours(&instance.registration) && lease(instance).is_some_and(|(status, _)| status == Health::Critical)
+    let has_run_out = lease(instance).is_some_and(|(status, _)| status == Health::Critical);
+    has_run_out && is_ours(&instance.registration) && instance.held.and_then(Held::before).is_none()
 }
 
 /// Where a lease stands, and since when.

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::{Before, CheckDraft, CheckStatus, Echo, EchoNode, HealthReport, NODE_CHECKS, Role};
 
 /// The `n`-th instance of `web`, with a check that passes until it is looked at.
-fn instance(n: u16) -> Registration {
+pub(super) fn instance(n: u16) -> Registration {
     let check = CheckDraft { initial: Some(Health::Passing), ..CheckDraft::tcp(":1").named("c0") };
     let id = format!("web{n}").as_str().try_into().unwrap();
     Registration { id, checks: vec![check.build(0, "check").unwrap()], ..Registration::new("web", 80 + n).unwrap() }
@@ -25,7 +25,7 @@ fn foreign(n: u16, said: u64) -> Registration {
 }
 
 /// Registers what is found well at once.
-fn register(wired: &mut Wired, id: NodeId, all: impl Iterator<Item = Registration>) {
+pub(super) fn register(wired: &mut Wired, id: NodeId, all: impl Iterator<Item = Registration>) {
     for one in all {
         let instance = one.id.clone();
         wired.order(id, Command::Register(Arc::new(one)));
@@ -33,11 +33,11 @@ fn register(wired: &mut Wired, id: NodeId, all: impl Iterator<Item = Registratio
     }
 }
 
-fn fail(wired: &mut Wired, id: NodeId, n: u16) {
+pub(super) fn fail(wired: &mut Wired, id: NodeId, n: u16) {
     hear(wired, id, n, Health::Critical);
 }
 
-fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
+pub(super) fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
     hear_of(wired, id, format!("web{n}").as_str().try_into().unwrap(), status);
 }
 
@@ -49,7 +49,7 @@ fn hear_of(wired: &mut Wired, id: NodeId, instance: InstanceId, status: Health) 
 }
 
 /// How many instances pass on each node, and whether any there is kept as it was.
-fn shown(wired: &Wired) -> BTreeSet<(usize, bool)> {
+pub(super) fn shown(wired: &Wired) -> BTreeSet<(usize, bool)> {
     let of = |mesh: &Mesh| {
         let rows = mesh.service(&"web".try_into().unwrap()).unwrap();
         let passing = rows.iter().filter(|row| row.health() == Health::Passing).count();
@@ -85,15 +85,20 @@ fn failures_one_by_one_are_no_wave_to_who_reads_of_them_later() {
 
 #[test]
 fn who_starts_again_finds_what_it_knew() {
-    for (since, seen, expected) in
-        [(7, Some(1), (1, false)), (UNIX_MILLIS, None, (1, false)), (UNIX_MILLIS, Some(UNIX_MILLIS), (5, true))]
-    {
+    let then = UNIX_MILLIS - 8_000;
+    for (since, seen, lasts, expected) in [
+        (7, Some(1), 300, (1, false)),
+        (UNIX_MILLIS, None, 300, (1, false)),
+        (UNIX_MILLIS, Some(UNIX_MILLIS), 300, (5, true)),
+        (then, Some(then), 300, (5, true)),
+        (then, Some(then), 5, (1, false)),
+    ] {
         let (mut wired, ids) = Wired::of(2);
         let all: Vec<_> = (0..5).map(|n| Arc::new(instance(n))).collect();
         wired.restart(0, 2_000, all.clone());
         let dead = |own: &Arc<Registration>| {
             let name: CheckName = "c0".try_into().unwrap();
-            let before = seen.map(|seen| Before { status: Health::Passing, seen });
+            let before = seen.map(|seen| Before { status: Health::Passing, seen, failed: since });
             let (output, status) = ("dead".into(), Health::Critical);
             (
                 own.id.clone(),
@@ -103,6 +108,7 @@ fn who_starts_again_finds_what_it_knew() {
                 },
             )
         };
+        ids.iter().for_each(|id| wired.order(*id, Command::ProtectFor(Duration::from_secs(lasts))));
         let (now, reports) = (wired.now, all[1..].iter().map(dead).collect::<Vec<_>>());
         wired.at(ids[0]).restore(now, None, reports, 0);
         wired.run(Duration::from_secs(1));
