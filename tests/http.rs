@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use hobnob::{
     agent::{self, Agent, Secret},
@@ -22,34 +22,55 @@ struct Node {
 }
 
 async fn start() -> Node {
+    start_with(&Secret::random()).await
+}
+
+async fn start_with(secret: &Secret) -> Node {
+    let node = begin("web-1", secret, None, &[]).await;
+    node.until_ready().await;
+    node
+}
+
+/// A node that keeps what it knows in this folder, and looks for the others there, for as long as it takes.
+async fn begin(node: &str, secret: &Secret, folder: Option<&Path>, seeds: &[&str]) -> Node {
     let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let config = agent::Config {
-        node: "web-1".try_into().unwrap(),
+        node: node.try_into().unwrap(),
         mesh: "test".try_into().unwrap(),
         datacenter: "dc1".into(),
         zone: "a".into(),
         meta: BTreeMap::new(),
         listen: loopback,
         advertise: None,
-        join: Vec::new(),
-        secrets: vec![Secret::random()],
+        join: seeds.iter().map(|seed| (*seed).to_owned()).collect(),
+        secrets: vec![secret.clone()],
         tls: None,
-        data_dir: None,
-        ready_after: Duration::from_secs(10),
+        data_dir: folder.map(Into::into),
+        ready_after: Duration::from_secs(3_600),
         protect_for: Duration::ZERO,
         opens: agent::Opens::default(),
         checks: agent::checks::Config::default(),
     };
     let (agent, stop) = (Agent::start(config).await.unwrap(), CancellationToken::new());
-    let server = http::serve(agent.clone(), http::Config::default(), loopback, stop.clone()).await.unwrap();
-    let node = Node { agent, server, stop };
-    while node.call("GET", "/readyz", "").await.0 != 200 {
-        tokio::task::yield_now().await;
-    }
-    node
+    let faces = http::Config { eureka: true, ..http::Config::default() };
+    let server = http::serve(agent.clone(), faces, loopback, stop.clone()).await.unwrap();
+    Node { agent, server, stop }
 }
 
 impl Node {
+    async fn until_ready(&self) {
+        while self.call("GET", "/readyz", "").await.0 != 200 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The status of a write, and when to try again if that is said.
+    async fn write(&self, method: &str, path: &str, body: &Value) -> (u16, bool) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, head, _) = self.raw(method, path, "", &body).await;
+        (status, head.contains("retry-after: 1"))
+    }
+
     async fn open(&self, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.server.address()).await.unwrap();
         let length = body.len();
@@ -232,4 +253,83 @@ async fn envoy_is_told_of_a_cluster_once_and_again_when_it_has_changed() {
     assert_eq!(endpoint(&ask(version).await.1)["port_value"], 81);
     let clusters = json!({"type_url": "type.googleapis.com/envoy.config.cluster.v3.Cluster"});
     assert_eq!(node.call("POST", "/v3/discovery:endpoints", &clusters.to_string()).await.0, 400);
+}
+
+/// What stands on a node without an agent, with what is said of it.
+fn pg(checks: &Value) -> Value {
+    json!({"Node": "db", "Address": "10.5.1.1", "Service": {"Service": "pg", "Port": 5432}, "Checks": checks})
+}
+
+#[tokio::test]
+async fn who_has_not_heard_the_others_says_nothing_over_what_they_may_have_said() {
+    let (secret, folder) = (Secret::random(), tempfile::tempdir().unwrap());
+    let (register, deregister, app) = ("/v1/catalog/register", "/v1/catalog/deregister", "/eureka/apps/WEB");
+    let client = json!({"instance": {"instanceId": "i", "hostName": "h", "app": "WEB", "ipAddr": "10.0.0.9",
+        "port": {"$": 80, "@enabled": "true"}}});
+    let own = json!({"Name": "own", "Check": {"TTL": "1h"}});
+    let late = begin("web-2", &secret, Some(folder.path()), &[]).await;
+    late.until_ready().await;
+    let first = start_with(&secret).await;
+    for node in [&late, &first] {
+        assert_eq!(node.write("PUT", register, &pg(&json!([]))).await.0, 200);
+        assert_eq!(node.write("POST", app, &client).await.0, 204);
+    }
+    let dead = json!([{"CheckID": "dead", "ServiceID": "pg", "Status": "critical"}]);
+    assert_eq!(first.write("PUT", register, &pg(&dead)).await.0, 200);
+    assert_eq!(first.write("PUT", "/eureka/apps/WEB/i/status?value=OUT_OF_SERVICE", &Value::Null).await.0, 200);
+    late.agent.leave().await;
+    late.stop.cancel();
+    late.server.stopped().await;
+    // It starts again, and nobody listens where it looks.
+    let late = begin("web-2", &secret, Some(folder.path()), &["127.0.0.1:1"]).await;
+    let mut skips = pg(&json!([]));
+    (skips["SkipNodeUpdate"], skips["Address"]) = (json!(true), json!("10.9.9.9"));
+    let check = json!({"Node": "db", "Address": "10.5.1.1", "Check": dead[0]});
+    let (out, critical) = (json!({"enabled": true}), json!({"status": "critical"}));
+    for (method, path, body) in [
+        ("PUT", register, &pg(&json!([]))),
+        ("PUT", register, &skips),
+        ("PUT", register, &check),
+        ("PUT", deregister, &json!({"Node": "db"})),
+        ("PUT", deregister, &json!({"Node": "elsewhere"})),
+        ("PUT", "/api/v1/maintenance/%40db%2Fpg", &out),
+        ("PUT", "/api/v1/maintenance/web%2Fi", &out),
+        ("PUT", "/v1/agent/service/maintenance/web%2Fi?enable=true", &Value::Null),
+        ("PUT", "/api/v1/registrations/web%2Fi/checks/status", &critical),
+        ("PUT", "/v1/agent/service/deregister/web%2Fi", &Value::Null),
+        ("DELETE", "/api/v1/registrations/web%2Fi", &Value::Null),
+        ("POST", app, &client),
+        ("PUT", "/eureka/apps/WEB/i", &Value::Null),
+        ("PUT", "/eureka/apps/WEB/other", &Value::Null),
+        ("PUT", "/eureka/apps/WEB/i/status?value=UP", &Value::Null),
+        ("DELETE", "/eureka/apps/WEB/i/status", &Value::Null),
+        ("PUT", "/eureka/apps/WEB/i/metadata?k=v", &Value::Null),
+        ("DELETE", "/eureka/apps/WEB/i", &Value::Null),
+    ] {
+        assert_eq!(late.write(method, path, body).await, (503, true), "{method} {path} {body}");
+    }
+    // What is its own alone is nobody else's to speak of.
+    for (method, path, body, status) in [
+        ("PUT", "/v1/agent/service/register", &own, 200),
+        ("PUT", "/v1/agent/check/pass/service:own", &Value::Null, 200),
+        ("PUT", "/v1/agent/service/maintenance/own?enable=true", &Value::Null, 200),
+        ("PUT", "/v1/agent/service/deregister/own", &Value::Null, 200),
+        ("PUT", "/api/v1/registrations/other", &json!({"name": "other", "checks": [{"id": "c", "ttl": "1h"}]}), 201),
+        ("PUT", "/api/v1/registrations/other/checks/c", &critical, 200),
+        ("PUT", "/api/v1/maintenance/other", &out, 200),
+        ("DELETE", "/api/v1/registrations/other", &Value::Null, 204),
+    ] {
+        assert_eq!(late.write(method, path, body).await.0, status, "{method} {path} {body}");
+    }
+    assert_eq!(late.write("GET", "/v1/health/service/pg", &Value::Null).await, (503, true), "it was all too early");
+    // Once it has heard of it, it speaks like everybody.
+    late.agent.seek(&[first.agent.address().to_string()]).await.unwrap();
+    late.until_ready().await;
+    assert_eq!(late.write("PUT", "/eureka/apps/WEB/i", &Value::Null).await.0, 404, "its lease is with the other");
+    assert_eq!(late.write("PUT", register, &pg(&json!([]))).await.0, 200);
+    assert_eq!(late.write("POST", app, &client).await.0, 204);
+    let (_, rows) = late.call("GET", "/v1/health/service/pg", "").await;
+    assert_eq!(rows[0]["Checks"][0]["Status"], "critical", "{rows}");
+    let (_, rows) = late.call("GET", "/v1/health/service/web?passing", "").await;
+    assert_eq!(rows, json!([]), "an operator has taken it out");
 }

@@ -172,7 +172,8 @@ type Shared = axum::extract::State<Arc<App>>;
 type Answer = Result<axum::response::Response, Problem>;
 
 impl App {
-    /// Stands before every read of the catalogue: a restart must not look like "all services gone".
+    /// Stands before every read of the catalogue, and every write over what others say: a restart must not look like "all
+    /// services gone".
     fn ready(&self) -> Result<(), Problem> {
         if self.agent.view().is_ready() { Ok(()) } else { Err(Problem::unready(self.agent.unready())) }
     }

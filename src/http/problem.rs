@@ -46,10 +46,10 @@ impl Problem {
         (self.status, said.join("; "))
     }
 
-    /// A read of a catalogue that is not complete yet: 503, and when to ask again.
+    /// A catalogue that is not complete yet, to be read or to be written over: 503, and when to ask again.
     pub(crate) fn unready(reasons: Vec<String>) -> Self {
-        const DETAIL: &str = "this node has not caught up with the mesh yet, and an incomplete answer would look like \
-                              services that are gone; ask again in a second, or watch /readyz";
+        const DETAIL: &str = "this node has not caught up with the mesh yet: what it has not heard of would look gone, or be \
+                              written over; ask again in a second, or watch /readyz";
         Self { reasons, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, DETAIL) }
     }
 

@@ -3,17 +3,40 @@
 //!
 //! It is what was said last, whether lists show it, and whether the agent that said it is reached. Lists show what those say
 //! who are reached; but what is written over that would undo the later word for good.
+//!
+//! For the same reason nobody writes before this agent has heard the others: its word would be the last one over words that
+//! it does not know.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::http::StatusCode;
 
-use super::Problem;
+use super::{App, Problem};
 use crate::{
     agent::{NodeWord, View, unix_millis},
     mesh::Instance,
     model::{EchoNode, InstanceId, NodeId, Registration},
 };
+
+/// What an agent shows that has heard the others: the only one to ask whose word counts.
+#[derive(Clone, Copy)]
+pub(super) struct Heard<'a>(&'a View);
+
+impl<'a> Heard<'a> {
+    /// Refuses until it has, as reads do.
+    pub(super) fn of(app: &'a App) -> Result<Self, Problem> {
+        app.ready()?;
+        Ok(Self(app.agent.view()))
+    }
+}
+
+impl Deref for Heard<'_> {
+    type Target = View;
+
+    fn deref(&self) -> &View {
+        self.0
+    }
+}
 
 /// All that is said of one thing.
 pub(super) struct Words {
@@ -25,7 +48,7 @@ pub(super) struct Words {
 
 impl Words {
     /// What is said of that which a registration is about.
-    pub(super) fn on(view: &View, asked: &Registration) -> Self {
+    pub(super) fn on(view: Heard<'_>, asked: &Registration) -> Self {
         // Nobody else is known before this node is.
         let this = view.this();
         let subject = asked.subject().filter(|_| this.is_some());
@@ -58,7 +81,7 @@ impl Words {
 
 /// What was said last of the node of that name, which runs no agent, and when: by whichever agent, or by a row that this
 /// one has just written.
-pub(super) fn of_node(view: &View, name: &str, own: Option<&Registration>) -> Option<(Arc<EchoNode>, u64)> {
+pub(super) fn of_node(view: Heard<'_>, name: &str, own: Option<&Registration>) -> Option<(Arc<EchoNode>, u64)> {
     let this = view.this()?;
     let told = view.node_words(&this.node.datacenter, name).into_iter().max_by_key(NodeWord::moment);
     let own =
@@ -67,7 +90,7 @@ pub(super) fn of_node(view: &View, name: &str, own: Option<&Registration>) -> Op
 }
 
 /// What other agents say stands on that node.
-pub(super) fn on_node(view: &View, name: &str) -> Vec<Instance> {
+pub(super) fn on_node(view: Heard<'_>, name: &str) -> Vec<Instance> {
     let Some(this) = view.this() else { return Vec::new() };
     let mut rows = view.on_foreign_node(name, |datacenter| *datacenter == *this.node.datacenter);
     rows.retain(|row| row.owner != this.id);
@@ -76,7 +99,7 @@ pub(super) fn on_node(view: &View, name: &str) -> Vec<Instance> {
 
 /// The row as the last word on what it is about. Also where it says again what this agent said before: another may have
 /// spoken meanwhile, and is not heard of yet.
-pub(super) fn said(view: &View, mut row: Registration) -> Registration {
+pub(super) fn said(view: Heard<'_>, mut row: Registration) -> Registration {
     let said = later_than(Words::on(view, &row).last().map(|last| last.said()));
     Arc::make_mut(row.echo.get_or_insert_default()).said = said;
     row
@@ -88,10 +111,10 @@ pub(super) fn later_than(last: Option<u64>) -> u64 {
 }
 
 /// Refuses to make the health of a row of this node's own another while another agent's word is shown: nobody would see it, until
-/// the row is shown again.
-pub(super) fn is_shown(view: &View, id: &InstanceId) -> Result<(), Problem> {
-    let Some(own) = view.row(id) else { return Ok(()) };
-    let words = Words::on(view, &own);
+/// the row is shown again. What is this agent's own alone needs nobody's word.
+pub(super) fn is_shown(app: &App, id: &InstanceId) -> Result<(), Problem> {
+    let Some(own) = app.agent.view().row(id).filter(|own| own.subject().is_some()) else { return Ok(()) };
+    let words = Words::on(Heard::of(app)?, &own);
     let Some(last) = words.elsewhere().filter(|last| last.member.is_shown()) else { return Ok(()) };
     let why = format!("the last word on {id:?} is with {} now: ask that agent, or register it here", last.node.name);
     Err(Problem::new(StatusCode::CONFLICT, why))
@@ -132,15 +155,15 @@ mod tests {
             ([None, Some(u64::MAX), Some(9)], Some("b")),
         ] {
             let (view, asked) = view(said);
-            let words = Words::on(&view, &asked);
+            let words = Words::on(Heard(&view), &asked);
             assert_eq!(words.elsewhere().map(|row| row.node.name.as_str()), elsewhere, "{said:?}");
             assert_eq!(words.last().map(|last| last.said()), said.into_iter().flatten().max(), "{said:?}");
         }
         let (view, asked) = view([None, Some(7), Some(9)]);
         let other = Registration { port: None, ..asked.clone() };
-        assert!(Words::on(&view, &other).last().is_none(), "at another port it may be a namesake");
+        assert!(Words::on(Heard(&view), &other).last().is_none(), "at another port it may be a namesake");
         let native = Registration { echo: None, ..asked };
-        assert!(Words::on(&view, &native).last().is_none(), "an agent's own instance is nobody else's");
+        assert!(Words::on(Heard(&view), &native).last().is_none(), "an agent's own instance is nobody else's");
     }
 
     #[test]
@@ -148,11 +171,11 @@ mod tests {
         let ahead = unix_millis() + 3_600_000;
         for said in [[None, Some(ahead), None], [Some(7), Some(ahead), None], [Some(7), None, Some(ahead)]] {
             let (view, asked) = view(said);
-            assert_eq!(super::said(&view, asked).said(), ahead + 1, "{said:?}");
+            assert_eq!(super::said(Heard(&view), asked).said(), ahead + 1, "{said:?}");
         }
         // Said again it is later too: another agent may have spoken since, and is not heard of yet.
         let (view, asked) = view([Some(ahead), Some(7), None]);
-        let again = super::said(&view, asked.clone());
+        let again = super::said(Heard(&view), asked.clone());
         assert!(again.said() > ahead && again.says_as(&asked));
     }
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 
 use super::{
-    failure::{Answer, ready},
+    failure::Answer,
     fields, health,
     health::Asked,
     near,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(super) async fn datacenters(State(app): Shared, query: Query) -> Answer {
-    ready(&app)?;
+    app.ready()?;
     let own = app.agent.config().datacenter.clone();
     let members = app.agent.view().nodes_where(|member| member.state != MemberState::Left);
     let others: BTreeSet<_> = members.iter().map(|member| member.node.datacenter.to_string()).collect();

@@ -53,7 +53,7 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
     let filter = Filter::of(&query, fields::NODE)?;
     let datacenter = query.datacenter(&app)?;
     // Places move without a mark: only the wait is shared with other reads, not the body.
-    super::failure::ready(&app)?;
+    app.ready()?;
     let mark = settle(&app, &query, &Topic::Nodes).await;
     let body = {
         let members = app.agent.view().nodes_where(|member| {
@@ -68,7 +68,7 @@ pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
 
 pub(super) async fn node(State(app): Shared, Tail(name): Tail, query: Query) -> Answer {
     let datacenter = query.datacenter(&app)?;
-    super::failure::ready(&app)?;
+    app.ready()?;
     let view = app.agent.view();
     let mark = settle(&app, &query, &super::health::topic(view, &name)).await;
     let member = view
@@ -94,7 +94,7 @@ struct Datacenter<'a> {
 }
 
 pub(super) async fn datacenters(State(app): Shared, query: Query) -> Answer {
-    super::failure::ready(&app)?;
+    app.ready()?;
     let members = app.agent.view().nodes_where(|member| member.state.is_shown());
     let mut all = Vec::<Datacenter<'_>>::new();
     for (member, entry) in members.iter().filter_map(|member| Some((member, Entry::of(member)?))) {

@@ -7,7 +7,7 @@ use axum::{
 
 use crate::{
     agent::Refused,
-    http::{App, Problem},
+    http::Problem,
     model::{FieldError, Invalid},
 };
 
@@ -88,13 +88,4 @@ impl IntoResponse for Failure {
         }
         response
     }
-}
-
-/// Stands before every read of the catalogue: a restart must not look like "all services gone".
-pub(super) fn ready(app: &App) -> Result<(), Failure> {
-    if app.agent.view().is_ready() {
-        return Ok(());
-    }
-    let reasons = app.agent.unready().join("; ");
-    Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, format!("this node has not caught up with the mesh: {reasons}")))
 }

@@ -22,11 +22,11 @@ use super::{
     service::foreign_id,
 };
 use crate::{
-    agent::{Refused, View},
+    agent::Refused,
     http::{
         App, Shared,
         change::{Next, change},
-        word::{self, Words},
+        word::{self, Heard, Words},
     },
     mesh::{Instance, Rejected},
     model::{
@@ -63,13 +63,14 @@ struct Asked {
 type Told = (Registration, Vec<Word>, Option<Option<Arc<str>>>);
 
 pub(super) async fn register(State(app): Shared, body: Document) -> Answer {
-    Asked::read(&app, &body)?.write(&app).await?;
+    let heard = Heard::of(&app)?;
+    Asked::read(&app, heard, &body)?.write(&app, heard).await?;
     Ok(yes())
 }
 
 impl Asked {
-    fn read(app: &App, body: &Document) -> Result<Self, Failure> {
-        let (node, stays) = node_of(app, body)?;
+    fn read(app: &App, heard: Heard<'_>, body: &Document) -> Result<Self, Failure> {
+        let (node, stays) = node_of(app, heard, body)?;
         let service = body.object("service")?.map(|service| bare(&service, &node)).transpose()?;
         let mut checks: Vec<_> = body.object("check")?.into_iter().collect();
         checks.extend(body.objects("checks")?);
@@ -88,17 +89,16 @@ impl Asked {
         Ok(Self { node, stays: true, service: None, words: Vec::new(), rows })
     }
 
-    async fn write(&self, app: &App) -> Result<(), Failure> {
-        let view = app.agent.view();
+    async fn write(&self, app: &App, heard: Heard<'_>) -> Result<(), Failure> {
         // All is checked before the first row is written.
         for id in &self.rows {
-            self.row(view, id, view.row(id).as_deref())?;
+            self.row(heard, id, heard.row(id).as_deref())?;
         }
         for id in &self.rows {
             let (mut words, mut taken_over) = (Vec::new(), None);
             let next = |before: Option<&Registration>| -> Result<Next, Failure> {
                 let row;
-                (row, words, taken_over) = self.row(view, id, before)?;
+                (row, words, taken_over) = self.row(heard, id, before)?;
                 Ok(Next::Put(row))
             };
             change(app, id, next).await?;
@@ -115,18 +115,18 @@ impl Asked {
 
     /// What becomes of one row, given what this agent said before. Only what the body names becomes another: of all else the
     /// last word stays, whichever agent said it.
-    fn row(&self, view: &View, id: &InstanceId, before: Option<&Registration>) -> Result<Told, Failure> {
+    fn row(&self, heard: Heard<'_>, id: &InstanceId, before: Option<&Registration>) -> Result<Told, Failure> {
         if before.is_some_and(|own| own.foreign().is_none()) {
             return Err(Failure::bad(format!("this agent has an instance of its own with the id {id:?}")));
         }
-        let (node, node_said) = match word::of_node(view, &self.node.name, before) {
+        let (node, node_said) = match word::of_node(heard, &self.node.name, before) {
             Some(known) if self.stays => known,
             known => (Arc::clone(&self.node), word::later_than(known.map(|(_, said)| said))),
         };
         let on_node = |row: &Registration| row.on(&node).unwrap_or_else(|| row.clone());
         let named = self.service.as_ref().filter(|service| service.id == *id);
         let is_of_node = *id == row_id(&node.name, None)?;
-        let elsewhere = || word::on_node(view, &node.name).into_iter().find(|row| row.registration.id == *id);
+        let elsewhere = || word::on_node(heard, &node.name).into_iter().find(|row| row.registration.id == *id);
         let own = match (named, before) {
             (Some(service), _) => on_node(service),
             (None, Some(before)) => before.clone(),
@@ -136,7 +136,7 @@ impl Asked {
                 None => return Err(unknown(self.words.iter().find(|word| word.row == *id))),
             },
         };
-        let words = Words::on(view, &own);
+        let words = Words::on(heard, &own);
         let known = words.elsewhere().map_or(before.unwrap_or(&own), |row| &row.registration);
         let mut row = match named {
             Some(_) => own.clone(),
@@ -157,7 +157,7 @@ impl Asked {
         row.validate()?;
         // Of a node that stays nothing is said: an older word on it must not become the last one.
         let is_said = !(self.stays && is_of_node) || self.words.iter().any(|word| word.row == *id);
-        let mut row = if is_said { word::said(view, row) } else { row };
+        let mut row = if is_said { word::said(heard, row) } else { row };
         Arc::make_mut(row.echo.get_or_insert_default()).node_said = node_said;
         Ok((row, said, words.elsewhere().map(|row| row.report.maintenance.clone())))
     }
@@ -191,14 +191,14 @@ fn inherited(row: &Instance) -> Vec<Word> {
 }
 
 /// The node that a body registers, and whether it stays as it is known; one that runs an agent speaks for itself.
-fn node_of(app: &App, body: &Document) -> Result<(Arc<EchoNode>, bool), Failure> {
+fn node_of(app: &App, heard: Heard<'_>, body: &Document) -> Result<(Arc<EchoNode>, bool), Failure> {
     let missing = || Failure::bad("Must provide node and address");
     let name = body.text("node")?.ok_or_else(missing)?;
     here(app, body)?;
     without_agent(app, &name)?;
     definition::refuse_places(body)?;
     if body.flag("skipnodeupdate")?
-        && let Some((known, _)) = word::of_node(app.agent.view(), &name, None)
+        && let Some((known, _)) = word::of_node(heard, &name, None)
     {
         return Ok((known, true));
     }
@@ -314,6 +314,7 @@ fn put_word(row: &mut Registration, word: &Word, initial: Health) -> Result<(), 
 /// Withdraws a service, or else a check, or a node with all that stands on it. What is not there is withdrawn already; what
 /// another agent took in is that one's to withdraw. What was taken in before its node ran an agent goes like the rest.
 pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
+    let heard = Heard::of(&app)?;
     let Some(name) = body.text("node")? else { return Err(Failure::bad("Must provide node")) };
     here(&app, &body)?;
     let (service, check) = (body.text("serviceid")?, body.text("checkid")?);
@@ -333,7 +334,7 @@ pub(super) async fn deregister(State(app): Shared, body: Document) -> Answer {
         && alone.is_ok()
     {
         // It stays until it is withdrawn itself, whoever else takes away what stands on it.
-        Asked::node(Arc::clone(node))?.write(&app).await?;
+        Asked::node(Arc::clone(node))?.write(&app, heard).await?;
     }
     let check = check.as_deref().filter(|_| meant.is_none()).map(CheckName::try_from).transpose()?;
     for own in going {

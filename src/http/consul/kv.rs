@@ -19,7 +19,7 @@ pub(super) async fn root(state: Shared, query: Query) -> Answer {
 }
 
 pub(super) async fn read(State(app): Shared, query: Query) -> Answer {
-    super::failure::ready(&app)?;
+    app.ready()?;
     let mark = settle(&app, &query, &Topic::Nothing).await;
     let mut response = marked(Body::empty(), mark);
     *response.status_mut() = StatusCode::NOT_FOUND;

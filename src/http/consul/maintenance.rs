@@ -16,7 +16,7 @@ pub(super) async fn service(State(app): Shared, Tail(asked): Tail, query: Query)
     let own = own.ok_or_else(|| Failure::absent(format!("No service registered with ID {asked:?}")))?;
     // What ends here comes back from here no more, whoever has the word.
     if reason.is_some() {
-        is_shown(app.agent.view(), &own.id)?;
+        is_shown(&app, &own.id)?;
     }
     app.agent.maintain(Some(&own.id), reason.as_deref()).await?;
     done()

@@ -22,10 +22,7 @@ use dashmap::DashMap;
 use serde::Serialize;
 use tokio::{select, time::sleep};
 
-use super::{
-    failure::{Answer, ready},
-    query::Query,
-};
+use super::{failure::Answer, query::Query};
 use crate::{
     agent::Topic,
     http::{
@@ -36,7 +33,7 @@ use crate::{
 
 /// Waits if the client asks for it, then answers with what `render` makes of the topic at its mark.
 pub(super) async fn read(app: &App, query: &Query, topic: Topic, render: impl FnOnce(u64) -> Bytes) -> Answer {
-    ready(app)?;
+    app.ready()?;
     let mark = settle(app, query, &topic).await;
     let render = || render(mark);
     let body = match query.text("near") {

@@ -93,7 +93,7 @@ pub(super) async fn deregister(State(app): Shared, Tail(id): Tail) -> Answer {
 pub(super) async fn remove(app: &App, id: &InstanceId) -> Answer {
     let next = |before: Option<&Registration>| {
         let standing = before.filter(|own| !own.is_taken_back());
-        Ok::<_, Failure>(standing.map_or(Next::Same, |own| withdrawn(app, own)))
+        standing.map_or(Ok(Next::Same), |own| Ok::<_, Failure>(withdrawn(app, own)?))
     };
     change(app, id, next).await?;
     done()

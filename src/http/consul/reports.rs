@@ -133,7 +133,7 @@ async fn report(app: &App, id: &str, status: Health, output: &str) -> Answer {
     if !is_ttl {
         return Err(wrong(StatusCode::INTERNAL_SERVER_ERROR));
     }
-    is_shown(app.agent.view(), &own.id)?;
+    is_shown(app, &own.id)?;
     app.agent.report(&own.id, &check, status, output).await?;
     done()
 }

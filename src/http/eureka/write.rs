@@ -19,7 +19,7 @@ use crate::{
         Answer, App, Problem, Shared, body,
         change::{Next, change},
         native::Segments,
-        word::{Words, said},
+        word::{Heard, Words, said},
     },
     model::{CheckName, Health, Registration},
 };
@@ -28,8 +28,8 @@ type One = Segments<(String, String)>;
 type Pairs = Query<Vec<(String, String)>>;
 
 /// One of this node's own registrations that came in Eureka's words.
-fn find(app: &App, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
-    let own = instance::id(name, id).ok().and_then(|own| app.agent.view().registration(&own));
+fn find(heard: Heard<'_>, name: &str, id: &str) -> Result<Arc<Registration>, Problem> {
+    let own = instance::id(name, id).ok().and_then(|own| heard.registration(&own));
     own.filter(|own| instance::is_ours(own)).ok_or_else(|| absent(id))
 }
 
@@ -37,20 +37,20 @@ pub(super) async fn register(State(app): Shared, Segments(name): Segments<String
     let is_xml = says_xml(request.headers());
     let bytes = body::collect(request.into_body()).await?;
     let document = parse(&bytes, is_xml)?;
-    let id = instance::id_of(&name, &document)?;
+    let (id, heard) = (instance::id_of(&name, &document)?, Heard::of(&app)?);
     // What takes it out of service comes with it, unless it had gone.
     let mut maintenance = None;
     change(&app, &id, |before| {
         let asked = instance::read(&name, &document, before)?;
-        let words = Words::on(app.agent.view(), &asked);
+        let words = Words::on(heard, &asked);
         // One that has another address now is what it was all the same.
-        let was = before.map(|before| Words::on(app.agent.view(), before));
+        let was = before.map(|before| Words::on(heard, before));
         let last = words.last().or_else(|| was.as_ref()?.last());
         let has_gone = last.is_some_and(|last| last.is_taken_back());
         let elsewhere = words.elsewhere().map(|row| row.report.maintenance.clone());
         maintenance = if has_gone { Some(None) } else { elsewhere };
         let asked = instance::kept(asked, last.map(|last| &**last))?;
-        Ok::<_, Problem>(put(&app, asked))
+        Ok::<_, Problem>(put(heard, asked))
     })
     .await?;
     if let Some(reason) = maintenance {
@@ -77,8 +77,8 @@ pub(super) fn parse(bytes: &[u8], is_xml: Option<bool>) -> Result<Value, Problem
 }
 
 /// Refuses what is about a client whose last word was said elsewhere: its lease is there.
-fn refuse_elsewhere(app: &App, own: &Registration, id: &str) -> Result<(), Problem> {
-    let words = Words::on(app.agent.view(), own);
+fn refuse_elsewhere(heard: Heard<'_>, own: &Registration, id: &str) -> Result<(), Problem> {
+    let words = Words::on(heard, own);
     let Some(last) = words.elsewhere() else { return Ok(()) };
     if last.registration.is_taken_back() {
         return Err(absent(id));
@@ -90,8 +90,9 @@ fn refuse_elsewhere(app: &App, own: &Registration, id: &str) -> Result<(), Probl
 /// A client that has changed since it registered is sent to register again, as by Eureka; so is one that has come back from
 /// another agent, whose word would be the last one otherwise.
 pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(pairs): Pairs) -> Answer {
-    let own = find(&app, &name, &id)?;
-    refuse_elsewhere(&app, &own, &id)?;
+    let heard = Heard::of(&app)?;
+    let own = find(heard, &name, &id)?;
+    refuse_elsewhere(heard, &own, &id)?;
     let moment = |text: &str| text.parse::<u64>().ok();
     let told = pairs.iter().find(|(key, _)| key == DIRTY).and_then(|(_, text)| moment(text));
     if let (Some(told), Some(known)) = (told, instance::word(&own, DIRTY).and_then(moment))
@@ -104,17 +105,21 @@ pub(super) async fn renew(State(app): Shared, Segments((name, id)): One, Query(p
 }
 
 pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Answer {
-    let own = find(&app, &name, &id)?;
-    change(&app, &own.id, |before| Ok::<_, Problem>(withdrawn(&app, standing(before, &id)?))).await?;
+    let own = find(Heard::of(&app)?, &name, &id)?;
+    change(&app, &own.id, |before| withdrawn(&app, standing(before, &id)?)).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// What becomes of a registration that is withdrawn, by whichever face: a last word, where the lease that another agent
 /// granted the same client would show instead.
-pub(in crate::http) fn withdrawn(app: &App, own: &Registration) -> Next {
-    let words = Some(own).filter(|own| instance::is_ours(own)).map(|own| Words::on(app.agent.view(), own));
-    let words = words.filter(|words| words.elsewhere().is_none());
-    words.and_then(|words| instance::gone(own, words.others())).map_or(Next::Gone, |last| put(app, last))
+pub(in crate::http) fn withdrawn(app: &App, own: &Registration) -> Result<Next, Problem> {
+    if !instance::is_ours(own) {
+        return Ok(Next::Gone);
+    }
+    let heard = Heard::of(app)?;
+    let words = Some(Words::on(heard, own)).filter(|words| words.elsewhere().is_none());
+    let last = words.and_then(|words| instance::gone(own, words.others()));
+    Ok(last.map_or(Next::Gone, |last| put(heard, last)))
 }
 
 /// What was registered in Eureka's words and has not gone.
@@ -152,19 +157,20 @@ async fn edit(
     id: &str,
     next: impl Fn(&Registration) -> Result<Registration, Problem>,
 ) -> Answer {
-    let own = find(app, name, id)?;
+    let heard = Heard::of(app)?;
+    let own = find(heard, name, id)?;
     let next = |before: Option<&Registration>| {
         let own = standing(before, id)?;
-        refuse_elsewhere(app, own, id)?;
-        Ok::<_, Problem>(put(app, next(own)?))
+        refuse_elsewhere(heard, own, id)?;
+        Ok::<_, Problem>(put(heard, next(own)?))
     };
     change(app, &own.id, next).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// Has a registration put as the last word on its instance.
-fn put(app: &App, registration: Registration) -> Next {
-    Next::Put(said(app.agent.view(), registration))
+fn put(heard: Heard<'_>, registration: Registration) -> Next {
+    Next::Put(said(heard, registration))
 }
 
 fn lease() -> Result<CheckName, Problem> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::openapi::Api;
 use super::params::{Segments, word};
 use crate::{
-    http::{Answer, Problem, Shared, body::Parsed, word::is_shown},
+    http::{Answer, App, Problem, Shared, body::Parsed, word::is_shown},
     model::InstanceId,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Maintenance {
 }
 
 pub(super) async fn node(State(app): Shared, Parsed(asked): Parsed<Maintenance>) -> Answer {
-    set(&app.agent, None, asked).await
+    set(&app, None, asked).await
 }
 
 pub(super) async fn instance(
@@ -31,18 +31,18 @@ pub(super) async fn instance(
     Segments(id): Segments<String>,
     Parsed(asked): Parsed<Maintenance>,
 ) -> Answer {
-    set(&app.agent, Some(&word("id", &id)?), asked).await
+    set(&app, Some(&word("id", &id)?), asked).await
 }
 
-async fn set(agent: &crate::agent::Agent, id: Option<&InstanceId>, asked: Maintenance) -> Answer {
+async fn set(app: &App, id: Option<&InstanceId>, asked: Maintenance) -> Answer {
     if !asked.enabled && !asked.reason.is_empty() {
         return Err(Problem::field("reason", "is for taking out of service, not for coming back"));
     }
     // What ends here comes back from here no more, whoever has the word.
     if let Some(id) = id.filter(|_| asked.enabled) {
-        is_shown(agent.view(), id)?;
+        is_shown(app, id)?;
     }
-    agent.maintain(id, asked.enabled.then_some(asked.reason.as_str())).await?;
+    app.agent.maintain(id, asked.enabled.then_some(asked.reason.as_str())).await?;
     Ok(Json(asked).into_response())
 }
 

@@ -115,7 +115,7 @@ pub(super) async fn delete(State(app): Shared, Segments(id): Segments<String>, h
             return Err(unknown(&id));
         }
         precondition(&app, &id, &headers)?;
-        Ok(withdrawn(&app, own.ok_or_else(|| unknown(&id))?))
+        withdrawn(&app, own.ok_or_else(|| unknown(&id))?)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT.into_response())

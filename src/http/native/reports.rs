@@ -57,7 +57,7 @@ pub(super) async fn report(
     Parsed(report): Parsed<Report>,
 ) -> Answer {
     let (id, check, status) = (word("id", &instance)?, word("check", &check)?, report.status.into());
-    is_shown(app.agent.view(), &id)?;
+    is_shown(&app, &id)?;
     app.agent.report(&id, &check, status, &report.output).await?;
     Ok(Json(Taken { id, check, status }).into_response())
 }
