@@ -399,3 +399,25 @@ async fn a_check_of_a_node_keeps_its_definition_and_is_of_that_node() {
     let found = b.get("/v1/health/state/any?filter=CheckID==up").await;
     assert_eq!(found[0]["Definition"], definition);
 }
+
+#[tokio::test]
+async fn of_what_is_too_large_nothing_is_written_and_its_id_is_named() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    let body = |long: usize| {
+        let definition = json!({"HTTP": "x".repeat(long)});
+        let of_service = |n: u16| json!({"CheckID": format!("c{n}"), "ServiceID": "pg", "Definition": definition});
+        let mut checks: Vec<_> = (0..40).map(of_service).collect();
+        checks.push(json!({"CheckID": "host", "Status": "critical"}));
+        json!({"Node": "ext", "Address": "10.0.0.1", "Service": {"Service": "pg"}, "Checks": checks})
+    };
+    let (status, why) = write(&agent, "/v1/catalog/register", &body(1_800).to_string()).await;
+    assert!(status == 413 && why.contains("@ext/pg") && why.contains("60 KiB"), "{status} {why}");
+    assert_eq!(agent.get("/v1/catalog/nodes").await.as_array().map(Vec::len), Some(1), "nothing was done");
+    put(&agent, "/v1/catalog/register", &body(900)).await;
+    assert_eq!(agent.get("/v1/health/node/ext").await.as_array().map(Vec::len), Some(41));
+    let large = json!({"Name": "large", "Tags": (0..60).map(|n| format!("{n}").repeat(900)).collect::<Vec<_>>()});
+    let (status, why) = write(&agent, REGISTER, &large.to_string()).await;
+    assert!(status == 413 && why.contains("large"), "{status} {why}");
+    assert_eq!(agent.get("/v1/agent/services").await, json!({}));
+}

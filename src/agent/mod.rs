@@ -85,7 +85,7 @@ pub use will::Will;
 pub use writes::Over;
 
 use crate::{
-    mesh::{Done, Rejected, Stats},
+    mesh::{Done, Rejected, Stats, fits},
     model::{CheckKind, CheckName, Health, InstanceId, NodeId, Registration, Time},
 };
 use clock::Clock;
@@ -279,6 +279,7 @@ impl Agent {
     /// A registration that has nothing against it.
     fn ready_to_store(&self, mut registration: Arc<Registration>) -> Result<(Arc<Registration>, store::Row), Refused> {
         registration.validate().map_err(Rejected::from)?;
+        fits(&registration)?;
         let script = registration.checks.iter().find(|check| matches!(check.kind, CheckKind::Script(_)));
         if let Some(check) = script.filter(|_| !self.shared.config.checks.scripts) {
             return Err(Refused::Forbidden(format!(

@@ -95,6 +95,7 @@ impl From<Refused> for Problem {
         let status = match refused {
             Refused::Rejected(Rejected::Field(wrong)) => return wrong.into(),
             Refused::Rejected(Rejected::NotFound(_)) => StatusCode::NOT_FOUND,
+            Refused::Rejected(Rejected::Large(_)) => StatusCode::PAYLOAD_TOO_LARGE,
             Refused::Rejected(Rejected::Full(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Refused::Rejected(Rejected::Alive(..)) => StatusCode::CONFLICT,
             Refused::Rejected(Rejected::Leaving) | Refused::Stopped => StatusCode::SERVICE_UNAVAILABLE,
@@ -156,6 +157,7 @@ mod tests {
     fn a_refusal_says_whose_fault_it_is() {
         for (refused, status) in [
             (Refused::Rejected(Rejected::NotFound("instance x".into())), 404),
+            (Refused::Rejected(Rejected::Large("x".into())), 413),
             (Refused::Rejected(Rejected::Full("1000 instances")), 507),
             (Refused::Rejected(Rejected::Leaving), 503),
             (Refused::Store("disk full".into()), 500),

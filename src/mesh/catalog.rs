@@ -16,7 +16,7 @@ pub(super) use self::merged::{Indexed, Merged};
 
 use self::author::Fresh;
 use super::{
-    claim::{Claim, Key},
+    claim::{Claim, Key, ROW_HEAD},
     event::Generation,
     notary::{BookKey, Vouched},
     page::{Sheet, Shelf, Signed, Told},
@@ -477,17 +477,8 @@ impl Rows {
     }
 }
 
-/// A row or a book is over its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TooLarge {
-    Row,
-    Book,
-}
-
 /// All books by owner.
 pub(super) type Catalog = Ring<Book>;
 
-/// What a row costs on the wire beside its key and its body.
-const ROW_HEAD: usize = 16;
 /// Pages that hold little may take this much beside what stands, before what does is gathered in new ones.
 const MOSTLY_IDLE: usize = 256 << 10;

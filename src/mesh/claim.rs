@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{check::MAX_OUTPUT, maintenance::is_reason, wire};
+use super::{
+    check::MAX_OUTPUT,
+    event::Rejected,
+    maintenance::is_reason,
+    wire::{self, MAX_ROW},
+};
 use crate::model::{Health, HealthReport, InstanceId, MAX_CHECKS, Node, Registration};
 
 /// What a row is about.
@@ -71,6 +76,39 @@ impl Claim {
     }
 }
 
+/// A row or a book is over its limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum TooLarge {
+    Row(Key),
+    Book,
+}
+
+impl From<TooLarge> for Rejected {
+    fn from(too_large: TooLarge) -> Self {
+        match too_large {
+            TooLarge::Row(Key::Node) => Self::Large("what this node says of itself".into()),
+            TooLarge::Row(Key::Service(id) | Key::Health(id)) => Self::Large(format!("{id:?}")),
+            TooLarge::Book => Self::Full("50,000 rows or 32 MiB of registrations"),
+        }
+    }
+}
+
+/// What a row takes of a page.
+pub(super) fn size(key: &Key, body: Option<&Bytes>) -> Result<usize, TooLarge> {
+    let size = key.text().len() + body.map_or(0, Bytes::len) + ROW_HEAD;
+    if size > MAX_ROW { Err(TooLarge::Row(key.clone())) } else { Ok(size) }
+}
+
+/// Refuses a registration that fits into no row.
+///
+/// # Errors
+/// [`Rejected::Large`].
+pub fn fits(registration: &Registration) -> Result<(), Rejected> {
+    let claim = Claim::Service(Arc::new(registration.published()));
+    size(&Key::Service(registration.id.clone()), Some(&claim.encode()))?;
+    Ok(())
+}
+
 /// Whether an honest node can have said this of its checks.
 fn is_modest(report: &HealthReport) -> bool {
     report.checks.len() <= MAX_CHECKS
@@ -84,6 +122,9 @@ pub(super) fn is_reachable(node: &Node) -> bool {
     (1..=Node::MAX_ADDRESSES).contains(&count)
         && node.addresses.iter().all(|address| !address.ip().is_unspecified() && address.port() != 0)
 }
+
+/// What a row costs on the wire beside its key and its body.
+pub(super) const ROW_HEAD: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -156,6 +156,9 @@ pub enum Rejected {
     /// There is no such instance or check on this node.
     #[error("no {0} on this node")]
     NotFound(String),
+    /// The row of this is larger than one may be.
+    #[error("{0} is larger than the 60 KiB of one registration: give it, or its checks, fewer or shorter words")]
+    Large(String),
     /// A limit of this node is reached.
     #[error("this node already holds {0}, its limit")]
     Full(&'static str),

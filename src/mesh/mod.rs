@@ -62,6 +62,7 @@ use std::{
     time::Duration,
 };
 
+pub use claim::fits;
 pub use event::{
     ANNOUNCERS, Cause, Change, Command, Done, Event, Generation, Gone, HEIRS, Hello, Input, Output, Rejected,
     Unprotected,

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::{
     Mesh, Timer,
-    catalog::{Book, Indexed, Merged, TooLarge},
-    claim::{Claim, Key},
+    catalog::{Book, Indexed, Merged},
+    claim::{Claim, Key, TooLarge},
     event::{Change, Done, Output, Rejected},
     membership::MAX_MEMBERS,
     page::{Signed, Told},
@@ -37,10 +37,7 @@ impl Mesh {
     fn enter(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<(), Rejected> {
         let id = self.id;
         let book = self.catalog.get_mut(id).expect("law 3: one's own book stands from the start");
-        let merged = book.write(now, key, claim).map_err(|too_large| match too_large {
-            TooLarge::Row => Rejected::Full("60 KiB in one registration"),
-            TooLarge::Book => Rejected::Full("50,000 rows or 32 MiB of registrations"),
-        })?;
+        let merged = book.write(now, key, claim)?;
         self.merged(id, merged);
         Ok(())
     }
@@ -72,7 +69,7 @@ impl Mesh {
         }
         if known.is_none() && !self.book().has_room(2, 2 * wire::MAX_ROW) {
             // Asked before either of its rows is written: a refusal leaves nothing half-done.
-            return Err(Rejected::Full("50,000 rows or 32 MiB of registrations"));
+            return Err(TooLarge::Book.into());
         }
         let same_row = known.as_ref() == Some(&published);
         if same_row && same_checks {

@@ -28,7 +28,7 @@ use crate::{
         change::{Next, change},
         word::{self, Heard, Words},
     },
-    mesh::{Instance, Rejected},
+    mesh::{Instance, Rejected, fits},
     model::{
         CheckDraft, CheckName, CheckStatus, Echo, EchoCheck, EchoNode, Health, InstanceId, MemberState, Registration,
         Role,
@@ -92,7 +92,8 @@ impl Asked {
     async fn write(&self, app: &App, heard: Heard<'_>) -> Result<(), Failure> {
         // All is checked before the first row is written.
         for id in &self.rows {
-            self.row(heard, id, heard.row(id).as_deref())?;
+            let (row, ..) = self.row(heard, id, heard.row(id).as_deref())?;
+            fits(&row).map_err(Refused::from)?;
         }
         for id in &self.rows {
             let (mut words, mut taken_over) = (Vec::new(), None);

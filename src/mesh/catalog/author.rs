@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Book, MOSTLY_IDLE, Merged, ROW_HEAD, Row, Rows, TooLarge};
+use super::{Book, MOSTLY_IDLE, Merged, Row, Rows};
 use crate::{
     mesh::{
-        claim::{Claim, Key},
+        claim::{self, Claim, Key, ROW_HEAD, TooLarge},
         notary::Notary,
-        wire::{MAX_ROW, Mark, PAGE_SIZE, Page, RowUpdate},
+        wire::{Mark, PAGE_SIZE, Page, RowUpdate},
     },
     model::{NodeId, Time},
 };
@@ -37,10 +37,7 @@ impl Book {
     /// Writes one row of one's own book: a claim, or its withdrawal.
     pub(in crate::mesh) fn write(&mut self, now: Time, key: Key, claim: Option<Claim>) -> Result<Merged, TooLarge> {
         let body = claim.as_ref().map(Claim::encode);
-        let size = key.text().len() + body.as_ref().map_or(0, Bytes::len) + ROW_HEAD;
-        if size > MAX_ROW {
-            return Err(TooLarge::Row);
-        }
+        let size = claim::size(&key, body.as_ref())?;
         let outlived = self.rows.as_ref().and_then(|rows| rows.outlived(&key));
         if claim.is_some() && outlived.is_none() && !self.has_room(1, size) {
             return Err(TooLarge::Book);
