@@ -41,7 +41,7 @@ fn needed<'a>(body: &'a Value, key: &str) -> Result<Cow<'a, str>, Problem> {
 pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -> Result<Registration, Problem> {
     let (id, body) = (id_of(app, document)?, body(document));
     let host = needed(body, "hostName")?;
-    let (plain, secure) = (port(body, PORTS[0])?, port(body, PORTS[1])?);
+    let (plain, secure) = (port(body, PORTS[0].0)?, port(body, PORTS[1].0)?);
     let draft = RegistrationDraft {
         id: Some(id.to_string()),
         name: app.to_ascii_lowercase(),
@@ -63,7 +63,8 @@ pub(super) fn read(app: &str, document: &Value, before: Option<&Registration>) -
         let said = body.get("leaseInfo").and_then(|lease| text(lease, key));
         words.insert(key.into(), said.map_or_else(|| usual.into(), Cow::into_owned));
     }
-    words.extend(PORTS.iter().filter_map(|key| Some(((*key).to_owned(), unused(body, key)?.to_string()))));
+    let unused = PORTS.iter().zip([plain, secure]).filter(|(_, port)| port.is_none());
+    words.extend(unused.map(|((key, usual), _)| ((*key).to_owned(), number(body, key).unwrap_or(*usual).to_string())));
     words.entry(STATUS.into()).or_insert_with(|| "UP".into());
     // Clients spell it in two ways; UNKNOWN is nobody's word.
     let given = text(body, OVERRIDE).or(text(body, "overriddenstatus")).filter(|word| word != "UNKNOWN");
@@ -211,7 +212,8 @@ pub(super) fn show(instance: &Instance) -> Value {
     let address = instance.address().to_string();
     let since = lease(instance).map_or(0, |(_, since)| since);
     let secure = asked.ports.iter().find(|(name, _)| name.as_str() == "https").map(|(_, port)| *port);
-    let plain = asked.port.filter(|port| Some(*port) != secure);
+    // Of one number for both only a client of Eureka's says that both are in use.
+    let plain = asked.port.filter(|port| is_ours(asked) || Some(*port) != secure);
     let mut shown = json!({
         "instanceId": name(instance),
         "hostName": address,
@@ -219,8 +221,8 @@ pub(super) fn show(instance: &Instance) -> Value {
         "ipAddr": address,
         "status": status(instance),
         "overriddenStatus": word(asked, OVERRIDE).unwrap_or("UNKNOWN"),
-        "port": show_port(plain, asked, PORTS[0], 7001),
-        "securePort": show_port(secure, asked, PORTS[1], 7002),
+        "port": show_port(plain, asked, PORTS[0]),
+        "securePort": show_port(secure, asked, PORTS[1]),
         "countryId": 1,
         "dataCenterInfo": {"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
         "leaseInfo": {
@@ -244,27 +246,26 @@ pub(super) fn show(instance: &Instance) -> Value {
 }
 
 /// Ports that are not in use have a number all the same: the one that the client named, else Eureka's own.
-fn show_port(port: Option<Port>, asked: &Registration, key: &str, usual: u16) -> Value {
-    let unused = || word(asked, key).and_then(|text| text.parse().ok()).unwrap_or(usual);
-    json!({"$": port.map_or_else(unused, Port::get), "@enabled": port.is_some().to_string()})
+fn show_port(port: Option<Port>, asked: &Registration, (key, usual): (&str, u16)) -> Value {
+    let unused = word(asked, key).and_then(|text| text.parse().ok());
+    let port = port.filter(|_| unused.is_none());
+    json!({"$": port.map_or(unused.unwrap_or(usual), Port::get), "@enabled": port.is_some().to_string()})
 }
 
 /// `{"$": 8080, "@enabled": "true"}`, or the bare number; `None` where it is not in use.
 fn port(body: &Value, key: &str) -> Result<Option<u16>, Problem> {
     let Some(given) = body.get(key) else { return Ok(None) };
-    if text(given, "@enabled").is_some_and(|enabled| enabled != "true") {
+    // Python's clients write True.
+    if text(given, "@enabled").is_some_and(|enabled| !enabled.eq_ignore_ascii_case("true")) {
         return Ok(None);
     }
-    let number = text(given, "$").or_else(|| scalar(given));
-    let number = number.and_then(|text| text.parse().ok());
+    let number = text(given, "$").or_else(|| scalar(given)).and_then(|text| text.parse().ok());
     number.map(Some).ok_or_else(|| Problem::field(key, "is not a port with its number under `$`"))
 }
 
-/// The number of a port that is not in use, if it has one.
-fn unused(body: &Value, key: &str) -> Option<u16> {
-    let given = body.get(key)?;
-    text(given, "@enabled").filter(|enabled| enabled != "true")?;
-    text(given, "$")?.parse().ok()
+/// The number of a port, in use or not, if it has one.
+fn number(body: &Value, key: &str) -> Option<u16> {
+    text(body.get(key)?, "$")?.parse().ok()
 }
 
 fn metadata(body: &Value) -> Result<BTreeMap<String, String>, Problem> {
@@ -302,7 +303,8 @@ fn scalar(value: &Value) -> Option<Cow<'_, str>> {
 pub(super) const DIRTY: &str = "lastDirtyTimestamp";
 /// The id of the check that is the lease.
 pub(super) const LEASE: &str = "lease";
-const PORTS: [&str; 2] = ["port", "securePort"];
+/// The ports, with what Eureka calls them where nobody does.
+const PORTS: [(&str, u16); 2] = [("port", 7001), ("securePort", 7002)];
 const STATUS: &str = "status";
 const OVERRIDE: &str = "overriddenStatus";
 const DURATION: &str = "durationInSecs";
@@ -370,9 +372,20 @@ mod tests {
             [shown["port"].clone(), shown["securePort"].clone()]
         };
         let port = |number: u16, enabled: bool| json!({"$": number, "@enabled": enabled.to_string()});
-        for given in [[port(80, true), port(443, false)], [port(80, false), port(443, true)]] {
+        for given in [
+            [port(80, true), port(443, false)],
+            [port(80, false), port(443, true)],
+            [port(80, true), port(80, true)],
+            [port(80, false), port(80, true)],
+            [port(80, true), port(80, false)],
+            [port(80, false), port(443, false)],
+        ] {
             assert_eq!(both(given[0].clone(), given[1].clone()), given);
         }
+        for spelled in [json!("True"), json!("TRUE"), json!(true)] {
+            assert_eq!(both(json!({"$": 80, "@enabled": spelled}), port(443, false))[0], port(80, true), "{spelled}");
+        }
+        assert_eq!(both(json!({"$": 80, "@enabled": "False"}), port(443, true))[0], port(80, false));
         let unnamed = json!({"@enabled": "false"});
         assert_eq!(both(unnamed.clone(), port(443, true))[0], port(7001, false));
         assert_eq!(both(port(80, true), unnamed)[1], port(7002, false));
