@@ -116,6 +116,15 @@ async fn a_body_that_is_too_deep_or_too_long_is_refused() {
     let deep = format!(r#"{{"name": "web", "meta": {}}}"#, "[".repeat(100_000));
     assert_eq!(agent.call("PUT", "/api/v1/registrations/x", &deep).await.0, 400);
     assert_eq!(agent.call("PUT", "/api/v1/registrations/x", &" ".repeat(2 << 20)).await.0, 413);
+    // Who announces too much, and sends hardly any of it, is not waited for.
+    for (announced, path) in [(99_999_999, "/api/v1/registrations/x"), (2 << 20, "/v1/agent/service/register")] {
+        let heard = tcp(
+            &agent,
+            format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {announced}\r\n\r\n{{").as_bytes(),
+        )
+        .await;
+        assert!(heard.starts_with("HTTP/1.1 413 "), "{heard}");
+    }
     assert_eq!(agent.get("/api/v1/registrations").await, json!([]));
 }
 

@@ -3,7 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody as _},
     extract::{FromRequest, Request},
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
@@ -46,8 +46,17 @@ fn of_json(headers: &HeaderMap) -> Result<(), Problem> {
     wrong("content-type", format!("is {given:?}; send application/json"))
 }
 
-/// A body, within limits of size and time.
+/// A body, within limits of size and time. One that announces more is refused by its word: at once where that is more than
+/// would be read, and else when it was, or does not come.
 pub(crate) async fn collect(body: Body) -> Result<Bytes, Problem> {
+    let announced = body.size_hint().lower();
+    if announced > LIMIT as u64 {
+        if announced <= PATIENCE as u64 {
+            // It is in vain whether or not it came.
+            let _ = timeout(LAST_WORD, read(body)).await;
+        }
+        return Err(too_large());
+    }
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time; nothing was changed");
     timeout(DEADLINE, read(body)).await.map_err(slow)?
 }
@@ -66,10 +75,11 @@ async fn read(mut body: Body) -> Result<Bytes, Problem> {
             break;
         }
     }
-    if seen > LIMIT {
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB; nothing was changed"));
-    }
-    Ok(kept.freeze())
+    if seen > LIMIT { Err(too_large()) } else { Ok(kept.freeze()) }
+}
+
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than 1 MiB; nothing was changed")
 }
 
 fn broken(why: axum::Error) -> Problem {
@@ -118,11 +128,21 @@ const LIMIT: usize = 1 << 20;
 const PATIENCE: usize = 8 << 20;
 /// How long a body may take to arrive: a megabyte over a slow line, not a connection held open for ever.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the rest of a body that says itself that it is too large may take to arrive.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::RegistrationDraft;
+    use axum::body::HttpBody;
+    use hyper::body::{Frame, SizeHint};
+    use std::{
+        convert::Infallible,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+    use tokio::time::Instant;
 
     fn wrong(body: &str) -> String {
         format!("{:?}", parse::<RegistrationDraft>(body.as_bytes()).unwrap_err())
@@ -175,5 +195,32 @@ mod tests {
         assert_eq!(read(Body::from(vec![b' '; LIMIT])).await.unwrap().len(), LIMIT);
         let problem = read(Body::from(vec![b' '; LIMIT + 1])).await.unwrap_err();
         assert!(format!("{problem:?}").contains("413"));
+    }
+
+    /// A body that announces so much, and of which nothing comes.
+    struct Announced(usize);
+
+    impl HttpBody for Announced {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0 as u64)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_announces_too_much_is_hardly_waited_for() {
+        for (announced, waits, status) in
+            [(LIMIT, DEADLINE, 408), (LIMIT + 1, LAST_WORD, 413), (PATIENCE + 1, Duration::ZERO, 413)]
+        {
+            let begun = Instant::now();
+            let problem = collect(Body::new(Announced(announced))).await.unwrap_err();
+            assert_eq!((problem.kind().as_u16(), begun.elapsed().as_secs()), (status, waits.as_secs()), "{announced}");
+        }
     }
 }
