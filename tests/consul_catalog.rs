@@ -261,6 +261,12 @@ async fn reads_take_every_parameter() {
     assert_eq!(one.get("/v1/health/connect/web").await, json!([]));
     assert_eq!(one.get("/v1/catalog/connect/web").await, json!([]));
     assert_eq!(one.get("/v1/coordinate/datacenters").await[0]["Datacenter"], "dc1");
+    for (filter, found) in
+        [("Node==n1", 200), ("Segment==%22%22", 200), ("Node==n1%20or%20Address==x", 400), ("Meta.k==x", 400)]
+    {
+        let (status, why) = one.call_with("", "GET", &format!("/v1/coordinate/nodes?filter={filter}"), "").await;
+        assert!(status == found && (status == 200 || why.contains("evaluator: 1:")), "{filter}: {status} {why}");
+    }
     let (status, absent) = one.call_with("", "GET", "/v1/coordinate/node/nobody", "").await;
     assert!(status == 404 && absent.to_ascii_lowercase().contains("x-consul-index: "), "{absent}");
     assert!(one.get("/v1/agent/host").await["Memory"]["total"].is_u64());
@@ -371,6 +377,13 @@ async fn what_would_be_lost_is_refused() {
     }
     assert_eq!(agent.get("/v1/catalog/nodes").await.as_array().map(Vec::len), Some(1), "nothing was done");
     put(&agent, REGISTER, &json!({"Name": "x", "SocketPath": "", "Locality": null})).await;
+    for (size, status, word) in
+        [(-1, 400, "positive"), (100, 501, "4096"), (0, 200, ""), (4096, 200, ""), (9000, 200, "")]
+    {
+        let check = json!({"Name": "c", "TTL": "1h", "OutputMaxSize": size});
+        let (found, why) = write(&agent, "/v1/agent/check/register", &check.to_string()).await;
+        assert!(found == status && why.contains(word), "{size}: {found} {why}");
+    }
 }
 
 #[tokio::test]
@@ -420,4 +433,29 @@ async fn of_what_is_too_large_nothing_is_written_and_its_id_is_named() {
     let (status, why) = write(&agent, REGISTER, &large.to_string()).await;
     assert!(status == 413 && why.contains("large"), "{status} {why}");
     assert_eq!(agent.get("/v1/agent/services").await, json!({}));
+}
+
+#[tokio::test]
+async fn the_checks_that_the_mesh_makes_of_a_node_are_nobody_s_to_register_there() {
+    let mesh = Mesh::new();
+    let agent = mesh.start("n1", &[]).await;
+    for id in ["serfHealth", "_node_maintenance", "_service_maintenance:x"] {
+        let check = json!({"CheckID": id, "Name": "c", "TTL": "1h"});
+        for (path, body) in
+            [("/v1/agent/check/register", check.clone()), (REGISTER, json!({"Name": "x", "Checks": [check]}))]
+        {
+            let (status, why) = write(&agent, path, &body.to_string()).await;
+            assert!(status == 400 && why.contains(id), "{path} {id}: {status} {why}");
+        }
+        let of = |node: &str| {
+            let check = json!({"CheckID": id, "Status": "critical"});
+            json!({"Node": node, "Address": "10.0.0.1", "Check": check}).to_string()
+        };
+        assert_eq!(write(&agent, "/v1/catalog/register", &of("n1")).await.0, 400, "{id}");
+        // A node without an agent has what whoever watches it says.
+        assert_eq!(write(&agent, "/v1/catalog/register", &of("ext")).await.0, 200, "{id}");
+    }
+    assert_eq!(agent.get("/v1/agent/checks").await, json!({}));
+    put(&agent, "/v1/agent/check/register", &json!({"CheckID": "_service_maintenance", "Name": "c", "TTL": "1h"}))
+        .await;
 }

@@ -85,7 +85,7 @@ impl<'a> Check<'a> {
         let maintenance = node.maintenance.as_deref().map(|notes| Self {
             notes,
             r#type: MAINTENANCE,
-            ..Self::of_node(name, "_node_maintenance", "Node Maintenance Mode", Health::Critical, "", mark)
+            ..Self::of_node(name, NODE_MAINTENANCE, "Node Maintenance Mode", Health::Critical, "", mark)
         });
         std::iter::once(serf).chain(maintenance)
     }
@@ -163,7 +163,7 @@ fn of_row_for<'a>(row: &'a Instance, other: &Instance, mark: u64) -> Vec<Check<'
         .report
         .maintenance
         .as_deref()
-        .map(|reason| critical("_service_maintenance", "Service Maintenance Mode", (reason, ""), MAINTENANCE));
+        .map(|reason| critical(SERVICE_MAINTENANCE, "Service Maintenance Mode", (reason, ""), MAINTENANCE));
     let is_orphan = asked.foreign().is_some() && !asked.has_role() && !row.member.is_shown();
     let orphan = is_orphan.then(|| critical("_agent", "Agent Of The Node", ("", UNREACHED), ""));
     let mut all: Vec<_> = checks.chain(maintenance).chain(orphan).collect();
@@ -225,6 +225,11 @@ impl NodeRows {
     }
 }
 
+/// Whether a check of that id is made by the mesh, on any node that runs an agent.
+pub(super) fn is_reserved(id: &str) -> bool {
+    id == SERF || id == NODE_MAINTENANCE || id.split_once(':').is_some_and(|(kind, _)| kind == SERVICE_MAINTENANCE)
+}
+
 /// The worst of some checks.
 pub(super) fn worst<'a>(checks: impl IntoIterator<Item = &'a Check<'a>>) -> Health {
     checks.into_iter().map(|check| check.status).max().unwrap_or_default()
@@ -241,5 +246,8 @@ pub(in crate::http) fn node_checks() -> ServiceName {
 
 /// The id of the check that says whether the mesh reaches a node.
 pub(super) const SERF: &str = "serfHealth";
+/// Those of the checks that stand for being out of service: of a node, and before the id of a service.
+const NODE_MAINTENANCE: &str = "_node_maintenance";
+const SERVICE_MAINTENANCE: &str = "_service_maintenance";
 /// The type of the checks that stand for being out of service.
 pub(super) const MAINTENANCE: &str = "maintenance";

@@ -50,7 +50,7 @@ impl<'a> Entry<'a> {
 }
 
 pub(super) async fn nodes(State(app): Shared, query: Query) -> Answer {
-    let filter = Filter::of(&query, fields::NODE)?;
+    let filter = Filter::of(&query, fields::COORDINATE)?;
     let datacenter = query.datacenter(&app)?;
     // Places move without a mark: only the wait is shared with other reads, not the body.
     app.ready()?;

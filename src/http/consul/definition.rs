@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde_json::Value;
 
 use super::{
+    check,
     document::Document,
     failure::{Answer, Failure},
 };
@@ -118,6 +119,10 @@ fn tagged_addresses(body: &Document) -> Result<BTreeMap<String, TaggedAddress>, 
 /// A check, and what was said of it; `id` and `name` are its own unless it brings others.
 pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec, EchoCheck), Failure> {
     let id = body.text("checkid")?.or(body.text("id")?).unwrap_or_else(|| id.to_owned());
+    if check::is_reserved(&id) {
+        return Err(invalid(&format!("the id {id:?} is kept for what the mesh says itself")));
+    }
+    refuse_output_size(body)?;
     let name = body.text("name")?.unwrap_or_else(|| name.to_owned());
     let notes = notes(body)?;
     let (draft, kind) = kind(body)?;
@@ -141,6 +146,18 @@ pub(super) fn check(body: &Document, id: &str, name: &str) -> Result<(CheckSpec,
     };
     let spec = draft.build(0, "check").map_err(|wrong| invalid(&wrong.to_string()))?;
     Ok((spec.by_consuls_rules(), EchoCheck { notes, kind: kind.to_owned(), ..EchoCheck::default() }))
+}
+
+/// What a check says is cut to one length, whichever it is: a shorter one would not be kept to.
+fn refuse_output_size(body: &Document) -> Result<(), Failure> {
+    match body.number("outputmaxsize")?.unwrap_or(0) {
+        ..0 => Err(invalid("OutputMaxSize must be positive")),
+        0 | OUTPUT_SIZE.. => Ok(()),
+        _ => Err(Failure::new(
+            StatusCode::NOT_IMPLEMENTED,
+            format!("Hobnob keeps {OUTPUT_SIZE} bytes of what a check says, and no OutputMaxSize below: leave it away"),
+        )),
+    }
 }
 
 /// What people wrote of a check, as much of it as travels.
@@ -286,3 +303,6 @@ fn invalid(why: &str) -> Failure {
 pub(super) fn done() -> Answer {
     Ok(axum::response::IntoResponse::into_response(()))
 }
+
+/// As much of what a check says as is kept, which is as much as Consul keeps.
+const OUTPUT_SIZE: i64 = 4096;

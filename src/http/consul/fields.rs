@@ -25,6 +25,8 @@ use Kind::{Addresses, Entry, Flag, List, Map, Number, Text, Texts};
 
 /// `/v1/catalog/nodes`
 pub(super) const NODE: Fields = &[("", OF_NODE)];
+/// `/v1/coordinate/nodes`: of where a node is, its name alone.
+pub(super) const COORDINATE: Fields = &[("", &[("Node", Text), ("Segment", Text)])];
 /// Lists of checks.
 pub(super) const CHECK: Fields = &[("", OF_CHECK)];
 /// `/v1/agent/services`, `/v1/catalog/node/…`
