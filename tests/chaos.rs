@@ -8,7 +8,7 @@
 mod field;
 mod process;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use field::{Field, Post};
 use process::until;
@@ -18,6 +18,19 @@ use tokio::time::sleep;
 /// A fault lasts as long as it lasts: the one thing here that is waited for by the clock.
 async fn last(span: Duration) {
     sleep(span).await;
+}
+
+/// It lasts, and whenever any node is asked it shows the services of all.
+async fn all_are_shown_while_it_lasts(field: &Field, span: Duration, during: &str) {
+    let begun = Instant::now();
+    while begun.elapsed() < span {
+        for post in &field.posts {
+            for other in &field.posts {
+                assert!(post.shows(&other.node).await, "{during}: {} shows {} no more", post.node, other.node);
+            }
+        }
+        last(Duration::from_millis(20)).await;
+    }
 }
 
 /// Nobody was taken for dead who was not.
@@ -113,7 +126,7 @@ async fn one_way(field: &Field) {
     let marks = field.marks().await;
     let [a, b, ..] = &field.posts[..] else { panic!("two nodes at least") };
     b.rule(&format!("input ip saddr {} drop", a.address()));
-    last(Duration::from_secs(4)).await;
+    all_are_shown_while_it_lasts(field, Duration::from_secs(4), "a one-way link").await;
     nobody_died(field, &marks, "a one-way link").await;
     news_travel(field, 0, "one-way").await;
     b.heal();
@@ -126,8 +139,9 @@ async fn loss(field: &Field, percent: u32, span: Duration) {
         post.rule(&format!("input iifname eth0 numgen random mod 100 < {percent} drop"));
     }
     news_travel(field, 1, &format!("loss-{percent}")).await;
-    last(span).await;
-    nobody_died(field, &marks, &format!("{percent} % loss")).await;
+    let during = format!("{percent} % loss");
+    all_are_shown_while_it_lasts(field, span, &during).await;
+    nobody_died(field, &marks, &during).await;
     field.posts.iter().for_each(Post::heal);
 }
 
