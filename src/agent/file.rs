@@ -5,11 +5,19 @@
 use std::{
     fs::{File, Metadata, OpenOptions},
     io::{Error, ErrorKind, Read, Result},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
+    time::SystemTime,
 };
 
 use zeroize::Zeroizing;
+
+/// When a file was last changed, its length, and who may read it.
+pub(crate) type Stamp = Option<(SystemTime, u64, u32)>;
+
+pub(crate) fn stamp(path: &Path) -> Stamp {
+    path.metadata().ok().and_then(|found| Some((found.modified().ok()?, found.len(), found.mode())))
+}
 
 /// Opens a regular file, to be read.
 fn open(path: &Path) -> Result<File> {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
     path::Path,
 };
 
@@ -12,9 +12,27 @@ use std::{
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
-    let done = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(&fresh, path));
-    done.inspect_err(|_| drop(fs::remove_file(&fresh)))?;
+    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+    settle(path, Path::new(&fresh), out, bytes)
+}
+
+/// The same with a file of the operator's: for those who could read it, and by a name that he has no use for.
+pub(crate) fn exchange(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let was = fs::metadata(path)?;
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".hobnob-new");
+    // What a process has left that was killed.
+    let _ = fs::remove_file(&fresh);
+    let out = OpenOptions::new().write(true).create_new(true).mode(PRIVATE).open(&fresh)?;
+    // Nobody but root gives a file away; a group of his own everybody may.
+    let _ = fchown(&out, Some(was.uid()), Some(was.gid())).or_else(|_| fchown(&out, None, Some(was.gid())));
+    out.set_permissions(was.permissions())?;
+    settle(path, Path::new(&fresh), out, bytes)
+}
+
+fn settle(path: &Path, fresh: &Path, mut out: File, bytes: &[u8]) -> io::Result<()> {
+    let done = out.write_all(bytes).and_then(|()| out.sync_all()).and_then(|()| fs::rename(fresh, path));
+    done.inspect_err(|_| drop(fs::remove_file(fresh)))?;
     // The name too has to survive.
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()

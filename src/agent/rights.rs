@@ -110,6 +110,12 @@ impl Agent {
         self.shared.trust.not_reloaded()
     }
 
+    /// Why there is no next certificate, where `tls.renew` asks for one.
+    #[must_use]
+    pub fn not_renewed(&self) -> Option<String> {
+        self.shared.trust.not_renewed()
+    }
+
     /// Whether a word is about this node itself.
     pub(crate) fn is_own(&self, word: &trust::Word) -> bool {
         self.shared.trust.is_own(word)

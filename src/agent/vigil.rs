@@ -5,9 +5,7 @@
 //! nothing, and a renewal that comes some seconds later harms nobody.
 
 use std::{
-    fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -22,6 +20,7 @@ use super::{
     Config, View,
     drive::Drive,
     expiry::{AGAIN, Expiry},
+    file::Stamp,
     gazette,
     hello::Greeter,
     journal::{Journal, News, Paper},
@@ -42,7 +41,6 @@ pub(super) struct Vigil {
     journal: Arc<Journal>,
     files: Option<Files>,
     seeds: Vec<String>,
-    seen: Option<Vec<Stamp>>,
     expiry: Expiry,
     /// Before this no newer certificate is asked for.
     ask_at: SystemTime,
@@ -53,9 +51,8 @@ pub(super) struct Vigil {
 impl Vigil {
     pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
-        let seen = files.as_ref().map(stamps);
         let (expiry, ask_at) = (Expiry::default(), SystemTime::UNIX_EPOCH);
-        Self { greeter, view, journal, files, seeds, seen, expiry, ask_at, told_at: None }
+        Self { greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
     }
 
     /// Runs until the loop has ended.
@@ -82,17 +79,15 @@ impl Vigil {
     /// Takes other files. They are read beside the loop: a disk may be slow, or gone.
     async fn reload(&mut self) {
         let Some(files) = self.files.clone() else { return };
-        let (trust, seen) = (Arc::clone(&self.greeter.trust), self.seen.clone());
+        let trust = Arc::clone(&self.greeter.trust);
         let look = spawn_blocking(move || {
-            let now = stamps(&files);
             // An owner is no part of a stamp: what has failed is tried until it succeeds.
             let failed = trust.not_reloaded();
-            let renewed = (failed.is_some() || seen.as_ref() != Some(&now)).then(|| trust.renew(Proof::Files(&files)));
-            (now, renewed, failed)
+            let are_others = failed.is_some() || *trust.stamps() != files.stamps();
+            (are_others.then(|| trust.renew(Proof::Files(&files))), failed)
         });
         // A panic there is in the log.
-        let Ok((now, Some(renewed), failed)) = look.await else { return };
-        self.seen = Some(now);
+        let Ok((Some(renewed), failed)) = look.await else { return };
         match renewed {
             Ok(()) => {
                 let serial = self.greeter.trust.says().serial;
@@ -134,15 +129,17 @@ impl Vigil {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);
+        let asked_with = self.greeter.trust.stamps();
         let written = match usher::renew(&self.greeter, &self.view, &self.seeds).await {
             Ok(pem) => {
-                let (mine, seen) = (files.clone(), self.seen.clone());
-                let writing = spawn_blocking(move || put(&mine, seen.as_ref(), &pem));
+                let mine = files.clone();
+                let writing = spawn_blocking(move || put(&mine, &asked_with, &pem));
                 let written = writing.await.unwrap_or_else(|defect| Err(defect.into()));
                 written.map_err(|why| format!("{}: {why}", files.cert.display()))
             }
             Err(why) => Err(why),
         };
+        self.greeter.trust.set_not_renewed(written.as_ref().err().cloned());
         match written {
             // The next look finds it.
             Ok(()) => {
@@ -179,29 +176,13 @@ impl Drive {
     }
 }
 
-/// When a file was last changed, its length, and who may read it.
-pub(crate) type Stamp = Option<(SystemTime, u64, u32)>;
-
-pub(crate) fn stamp(path: &Path) -> Stamp {
-    fs::metadata(path).ok().and_then(|found| Some((found.modified().ok()?, found.len(), found.mode())))
-}
-
 /// Puts what was granted in the place of what it was asked with: of no other, which somebody may have put there since.
-fn put(files: &Files, asked_with: Option<&Vec<Stamp>>, pem: &str) -> io::Result<()> {
-    if asked_with != Some(&stamps(files)) {
+fn put(files: &Files, asked_with: &[Stamp], pem: &str) -> io::Result<()> {
+    if asked_with != files.stamps() {
         return Err(io::Error::other("the files of [tls] were changed while its next one was asked for"));
     }
     // What a link leads to, and not the link.
-    let file = files.cert.canonicalize()?;
-    let mode = fs::metadata(&file)?.permissions().mode() & 0o777;
-    keep::replace(&file, pem.as_bytes(), mode)
-}
-
-fn stamps(files: &Files) -> Vec<Stamp> {
-    [Some(&files.ca), Some(&files.cert), Some(&files.key), files.ca_key.as_ref()]
-        .into_iter()
-        .map(|path| path.and_then(|path| stamp(path)))
-        .collect()
+    keep::exchange(&files.cert.canonicalize()?, pem.as_bytes())
 }
 
 /// Four calls of `stat` each time.
@@ -213,7 +194,10 @@ const ASK_AGAIN_SOONEST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, symlink},
+    };
 
     use super::*;
 
@@ -226,14 +210,14 @@ mod tests {
         }
         symlink(&real, &cert).unwrap();
         let files = Files { ca, cert: cert.clone(), key: key.clone(), ca_key: None, renew: true };
-        let asked_with = stamps(&files);
-        put(&files, Some(&asked_with), "granted").unwrap();
+        let asked_with = files.stamps();
+        put(&files, &asked_with, "granted").unwrap();
         assert_eq!(fs::read_to_string(&real).unwrap(), "granted");
         assert!(fs::symlink_metadata(&cert).unwrap().is_symlink());
         assert_eq!(fs::metadata(&real).unwrap().mode() & 0o777, 0o644);
-        let asked_with = stamps(&files);
+        let asked_with = files.stamps();
         keep::replace(&key, b"another", keep::PRIVATE).unwrap();
-        assert!(put(&files, Some(&asked_with), "for the old key").is_err());
+        assert!(put(&files, &asked_with, "for the old key").is_err());
         assert_eq!(fs::read_to_string(&real).unwrap(), "granted");
     }
 }

@@ -153,6 +153,10 @@ fn certificate(check: &str, said: &Value, next: &str, now: SystemTime) -> Value 
     match parse_rfc3339(until) {
         Err(_) => finding(check, "warning", "the agent does not say how long its own is good", "hobnob status"),
         Ok(at) if at <= now => finding(check, "bad", format!("expired at {until}"), next),
+        Ok(_) if said["not_renewed"].is_string() => {
+            let why = said["not_renewed"].as_str().unwrap_or_default();
+            finding(check, "warning", format!("expires at {until}, and tls.renew brings no other: {why}"), next)
+        }
         Ok(_) if said["expires_soon"] == true => finding(check, "warning", format!("expires at {until}"), next),
         Ok(_) => {
             let [serial, issuer] = ["serial", "issuer"].map(|field| said[field].as_str().unwrap_or_default());
@@ -398,6 +402,9 @@ mod tests {
         ] {
             assert_eq!(until(not_after, soon)["status"], expected, "{not_after}");
         }
+        let alone = json!({"not_after": "2999-01-01T00:00:00Z", "not_renewed": "nobody else is there"});
+        let told = certificate("certificate", &alone, "issue", SystemTime::now());
+        assert!(told["status"] == "warning" && told["finding"].as_str().unwrap().contains("nobody else"), "{told}");
         let wrong = json!({"not_after": "2999-01-01T00:00:00Z", "not_reloaded": "key is not the key of cert"});
         assert_eq!(certificate("certificate", &wrong, "issue", SystemTime::now())["status"], "bad");
         for (revoked, expected) in [

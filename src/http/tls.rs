@@ -24,9 +24,9 @@ use super::Config;
 use crate::agent::{
     Agent, News, Paper,
     expiry::Expiry,
+    file::{Stamp, stamp},
     trust::{self, Broken, Says},
     unix_millis,
-    vigil::{Stamp, stamp},
 };
 
 /// The section `[http.tls]`: files in PEM. A path that was not given is empty: it may stand in another file of settings.

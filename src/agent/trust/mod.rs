@@ -59,6 +59,7 @@ pub(crate) use papers::{says, secret_text, text};
 
 use super::{
     Secret,
+    file::Stamp,
     judge::{Judge, Judged},
 };
 use crate::{
@@ -108,6 +109,10 @@ pub(super) struct Trust {
     renewals: Renewals,
     /// What was heard and not taken.
     refused: refused::Refused,
+    /// What was to be seen of the files just before they were read last.
+    stamps: ArcSwap<Vec<Stamp>>,
+    /// Why there is no next certificate, where one is asked for.
+    not_renewed: ArcSwapOption<String>,
     /// Why the files hold something else than what is in use; none once that was taken over.
     not_reloaded: ArcSwapOption<String>,
     /// The word of the last peer that hung up since it does not accept this node any more; none once one has let it in.
@@ -131,9 +136,18 @@ pub(super) enum Proof<'a> {
     Files(&'a Files),
 }
 
+impl Proof<'_> {
+    fn stamps(self) -> Vec<Stamp> {
+        if let Self::Files(files) = self { files.stamps() } else { Vec::new() }
+    }
+}
+
 impl Trust {
     pub(super) fn new(mesh: &MeshName, node: &NodeName, proof: Proof<'_>) -> Result<Self, Broken> {
-        Ok(Self::holding(mesh, node, Self::papers(mesh, node, proof)?))
+        let stamps = proof.stamps();
+        let trust = Self::holding(mesh, node, Self::papers(mesh, node, proof)?);
+        trust.stamps.store(Arc::new(stamps));
+        Ok(trust)
     }
 
     fn holding(mesh: &MeshName, node: &NodeName, papers: Papers) -> Self {
@@ -148,6 +162,8 @@ impl Trust {
             guests: Guests::default(),
             renewals: Renewals::default(),
             refused: refused::Refused::default(),
+            stamps: ArcSwap::default(),
+            not_renewed: ArcSwapOption::empty(),
             not_reloaded: ArcSwapOption::empty(),
             shut_out: ArcSwapOption::empty(),
             renewed: Notify::new(),
@@ -164,6 +180,7 @@ impl Trust {
 
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
+        self.stamps.store(Arc::new(proof.stamps()));
         let papers = Self::papers(&self.mesh, &self.node, proof);
         self.not_reloaded.store(papers.as_ref().err().map(|why| Arc::new(why.to_string())));
         let papers = papers?;

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     agent::{
         Secret,
-        file::{self, Untold},
+        file::{self, Stamp, Untold, stamp},
     },
     mesh::Objection,
     model::{MeshName, NodeName, millis},
@@ -60,6 +60,12 @@ impl Files {
     pub fn names(&self, mesh: &MeshName) -> Option<NodeName> {
         let text = text(&self.cert).ok()?;
         proven_name(&CertificateDer::from_pem_slice(text.as_bytes()).ok()?, mesh)
+    }
+
+    /// What is to be seen of them without reading them.
+    pub(in crate::agent) fn stamps(&self) -> Vec<Stamp> {
+        let all = [Some(&self.ca), Some(&self.cert), Some(&self.key), self.ca_key.as_ref()];
+        all.into_iter().map(|path| path.and_then(|path| stamp(path))).collect()
     }
 
     /// Whether a node can prove itself with what they hold.

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -15,13 +15,15 @@ use humantime::format_rfc3339_seconds;
 use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
 use super::{
-    Broken, Granted, Request, Trust,
-    authority::{CLOCK_SKEW, pem},
+    Authority, Broken, Granted, Request, Trust,
+    authority::CLOCK_SKEW,
     enrol::{GRANTED, public_key},
+    guest::is_under,
     lineage::Lineage,
     papers::{Says, good_until, number, says},
     proven_name, san,
 };
+use crate::agent::file::Stamp;
 
 /// What was granted lately: whoever asks once more before that is due itself is given it again.
 #[derive(Debug, Default)]
@@ -90,16 +92,34 @@ impl Trust {
         let issue = || authority.issue_for(&san, &asked.key, now, shown.asked().min(GRANTED), lineage);
         let asks = (lineage, san.clone(), asked.key.clone(), number(&authority.certificate));
         let (certificate, is_news) = self.renewals.grant(asks, from, now, issue)?;
-        let certificate = Some(pem("CERTIFICATE", &certificate));
+        let certificate = Some(authority.chain(&certificate, chain));
         Ok(Granted { ca: String::new(), certificate, secrets: Vec::new(), is_news })
     }
 
-    /// This node's own next certificate, where it holds the authority's key.
+    /// This node's own next certificate, where it holds the key of the authority that stands behind the one in use: the
+    /// others believe that one.
     pub(in crate::agent) fn grant_itself(&self) -> Result<String, Broken> {
-        let here = Ipv6Addr::LOCALHOST.into();
-        let granted = self.grant_again(&self.current().key.cert, &self.request_again()?, here)?;
+        let (own, papers, now) = (self.current(), self.papers.load(), UnixTime::now());
+        let (leaf, rest) = own.key.cert.split_first().ok_or(Broken::Key)?;
+        let is_ours = |authority: &&Authority| is_under(leaf, rest, &authority.certificate, now).is_ok();
+        papers.authority.as_ref().filter(is_ours).ok_or(Broken::NoAuthority)?;
+        let granted = self.grant_again(&own.key.cert, &self.request_again()?, Ipv6Addr::LOCALHOST.into())?;
         let certificate = granted.certificate.ok_or(Broken::NoAuthority)?;
         self.fits(&certificate).map(|()| certificate)
+    }
+
+    /// What was to be seen of the files of what is in use.
+    pub(in crate::agent) fn stamps(&self) -> Arc<Vec<Stamp>> {
+        self.stamps.load_full()
+    }
+
+    /// Why there is no next certificate, where one is asked for and was not given.
+    pub(in crate::agent) fn not_renewed(&self) -> Option<String> {
+        self.not_renewed.load_full().map(|why| String::clone(&why))
+    }
+
+    pub(in crate::agent) fn set_not_renewed(&self, why: Option<String>) {
+        self.not_renewed.store(why.map(Arc::new));
     }
 
     /// What to ask with for a newer certificate.
@@ -112,13 +132,15 @@ impl Trust {
     /// Whether a certificate that was granted is of use: ours by name and key, good under who is believed here, and for
     /// longer than the one in use.
     pub(in crate::agent) fn fits(&self, pem: &str) -> Result<(), Broken> {
-        let fresh = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
+        let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|_| Broken::Pem("cert"))?;
+        let (fresh, rest) = chain.split_first().ok_or(Broken::Pem("cert"))?;
         let own = self.request_again()?;
-        if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
+        if proven_name(fresh, &self.mesh) != Some(own.node) || public_key(fresh) != Some(own.key) {
             return Err(Broken::Apart("key", "cert"));
         }
-        self.papers.load().verify(&fresh, &[], UnixTime::now())?;
-        let ends = says(&fresh).map(|says| says.not_after);
+        self.papers.load().verify(fresh, rest, UnixTime::now())?;
+        let ends = says(fresh).map(|says| says.not_after);
         if ends > Some(self.says().not_after) { Ok(()) } else { Err(Broken::NoLater) }
     }
 }
@@ -142,13 +164,17 @@ const MAX_SOURCES: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::{slice::from_ref, sync::Arc, time::Duration};
+    use std::{slice::from_ref, time::Duration};
 
     use rcgen::PublicKeyData;
 
     use super::{
         super::{
-            Authority, Files, Pair, Taken, Word, authority::fresh_key, enrol::tests::*, notary::Seal, only_san,
+            Files, Pair, Taken, Word,
+            authority::{fresh_key, pem},
+            enrol::tests::*,
+            notary::Seal,
+            only_san,
             tests::shake,
         },
         *,
@@ -236,6 +262,34 @@ mod tests {
         let fresh = CertificateDer::from_pem_slice(all[0].certificate.as_ref().unwrap().as_bytes()).unwrap();
         let why = host.grant(&[fresh], &owner.request_again().unwrap(), HERE, |_| true).unwrap_err().to_string();
         assert!(why.contains("last third"), "{why}");
+    }
+
+    #[test]
+    fn what_stands_between_a_certificate_and_its_authority_comes_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = |is_ca| {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(is_ca);
+            (params, rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
+        };
+        let (top, top_key) = authority(rcgen::BasicConstraints::Unconstrained);
+        let root = pem("CERTIFICATE", top.self_signed(&top_key).unwrap().der());
+        let (mut params, key) = authority(rcgen::BasicConstraints::Constrained(0));
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        let between = pem("CERTIFICATE", params.signed_by(&key, &rcgen::Issuer::new(top, top_key)).unwrap().der());
+        let signer = Authority::read(&between, &key.serialize_pem()).unwrap();
+        let pair = Pair { certificate: root.clone() + &between, key: key.serialize_pem().into() };
+        let held = files(folder.path(), "a", &[&(signer, pair)], true);
+        let leaf = std::fs::read_to_string(&held.cert).unwrap();
+        let write = |file, text: &str| keep::replace(file, text.as_bytes(), keep::PRIVATE).unwrap();
+        write(&held.cert, &(leaf + &between));
+        let granted = certified("a", &held).grant_itself().unwrap();
+        assert_eq!(granted.matches("BEGIN").count(), 2);
+        write(&held.cert, &granted);
+        // Who believes the root alone.
+        write(&held.ca, &root);
+        certified("a", &Files { ca_key: None, ..held.clone() });
+        assert!(certified("a", &Files { ca_key: None, ..held }).grant_itself().is_err());
     }
 
     const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -96,6 +96,9 @@ struct Certificate {
     /// Why what the files hold now could not be taken over: the next start fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_reloaded: Option<String>,
+    /// Why there is no next one, where `tls.renew` asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_renewed: Option<String>,
 }
 
 /// Words of the authority that the first of those believed here has not signed.
@@ -141,6 +144,7 @@ impl From<Says> for Certificate {
             by_first: None,
             from_files: true,
             not_reloaded: None,
+            not_renewed: None,
         }
     }
 }
@@ -195,6 +199,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
             from_files: config.tls.is_some(),
             by_first: Some(app.agent.is_by_first()),
             not_reloaded: app.agent.not_reloaded(),
+            not_renewed: app.agent.not_renewed(),
             ..app.agent.certificate().into()
         },
         outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by, revoked: known.revoked }),
