@@ -1,6 +1,6 @@
 //! Probe outcomes become health: thresholds, TTLs, and what is published of them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem::take, sync::Arc, time::Duration};
 
 use super::{
     Mesh, Timer,
@@ -18,12 +18,15 @@ use crate::model::{
 pub(super) struct Check {
     spec: Recipe,
     status: CheckStatus,
-    /// How many results in a row disagreed with the status, and since when; the first result counts at once.
+    /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
-    failed: u64,
+    /// The first of the last results that were critical, in unix milliseconds.
+    failed: Option<u64>,
     judged: bool,
     /// When it was last found to be as good as its status, or said so by registering, in unix milliseconds.
     well: Option<u64>,
+    /// What it was in an earlier process's life, and no run has found it so since.
+    restored: bool,
     /// Whether a run has found something in this process's life, and since one could not look.
     looked: bool,
     /// Whether it was critical for as long as it may be when nobody could look.
@@ -57,8 +60,9 @@ impl Check {
             spec,
             status,
             streak: 0,
-            failed: 0,
+            failed: None,
             judged: false,
+            restored: false,
             looked: false,
             overdue: false,
             runs_out: Time::NEVER,
@@ -102,7 +106,7 @@ impl Check {
     /// Its TTL has run out: no threshold holds that back, for nothing more will be heard. True if the status changed.
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.runs_out = Time::NEVER;
-        (self.streak, self.failed) = (self.spec.fall.saturating_sub(1), unix_millis);
+        self.streak = self.spec.fall.saturating_sub(1);
         let output = format!("no report within its TTL of {ttl:?}").into();
         self.take(Health::Critical, output, Some(Duration::MAX), unix_millis)
     }
@@ -112,14 +116,13 @@ impl Check {
     fn take(&mut self, result: Health, output: Arc<str>, missed: Option<Duration>, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
+        self.failed = (result == Health::Critical).then(|| self.failed.unwrap_or(unix_millis));
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
             self.well = result.is_served().then_some(unix_millis);
+            self.restored = false;
             return missed.is_none() && self.status.before.take().is_some();
-        }
-        if self.streak == 0 {
-            self.failed = unix_millis;
         }
         self.streak += 1;
         let needed = if result > self.status.status { self.spec.fall } else { self.spec.rise };
@@ -133,7 +136,9 @@ impl Check {
         let was = self.status.status;
         let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        let failed = self.failed;
+        let failed = self.failed.unwrap_or(unix_millis);
+        // Of no look before it in this process is it known that it was well.
+        let missed = missed.map(|missed| if take(&mut self.restored) { Duration::MAX } else { missed });
         let before = well.zip(missed).map(|(well, missed)| {
             let seen = well.max(failed.saturating_sub(millis(missed)));
             Before { status: was, seen, failed }
@@ -348,8 +353,11 @@ impl Mesh {
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
-        // Who looks there went on meanwhile, and speaks when something changes.
-        let well = if is_foreign { unix_millis } else { lived_until.min(unix_millis) };
+        check.restored = !is_foreign;
+        // Who looks there went on meanwhile, and speaks when something changes. That process's last looks may have failed,
+        // which it has told nobody.
+        let untold = millis(check.spec.interval.saturating_mul(check.spec.fall).saturating_add(check.spec.timeout));
+        let well = if is_foreign { unix_millis } else { lived_until.min(unix_millis).saturating_sub(untold) };
         check.well = (status.status.is_served() && (is_foreign || check.spec.kind.ttl().is_none())).then_some(well);
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {

@@ -22,7 +22,7 @@ use super::{
     timer::Slot,
     view::Instance,
 };
-use crate::model::{CheckStatus, Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
+use crate::model::{CheckStatus, Epoch, Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
 
 /// The services that are protected now.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ type Place = (NodeId, InstanceId);
 struct Judged {
     turn: Turn,
     heard: Time,
+    /// In which life of its owner.
+    life: Option<Epoch>,
     /// Until when the owner's verdict is expected.
     expected: Option<Time>,
 }
@@ -79,8 +81,8 @@ struct Scene {
     /// What will have turned by a clock that is behind.
     ahead: BTreeSet<Place>,
     healthy: usize,
-    /// How many instances there are, whatever is wrong with them.
-    all: usize,
+    /// How many that turned their owners have withdrawn: who leaves may be back in a moment.
+    withdrawn: usize,
     /// The owners' verdicts, in unix milliseconds.
     verdicts: BTreeMap<Place, u64>,
 }
@@ -124,7 +126,8 @@ impl Turn {
         let critical = checks.filter(|check| check.status == Health::Critical);
         let turn = |check: &CheckStatus| {
             let (since, before) = (check.since, check.doubted()?);
-            Some(Self { failed: before.failed.min(since), seen: before.seen, since })
+            let failed = if before.failed == 0 { since } else { before.failed.min(since) };
+            Some(Self { failed, seen: before.seen, since })
         };
         critical.map(turn).collect::<Option<Vec<_>>>()?.into_iter().min()
     }
@@ -239,9 +242,10 @@ impl Mesh {
     fn survey(&self, name: &ServiceName) -> Scene {
         let latest = self.wall_clock(self.now).saturating_add(millis(MOMENTS));
         let (turned, ahead, verdicts) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        let mut scene = Scene { turned, ahead, healthy: 0, all: 0, verdicts };
+        let mut scene = Scene { turned, ahead, healthy: 0, withdrawn: 0, verdicts };
+        let mut there = BTreeSet::new();
         for row in self.rows(name).unwrap_or_default().into_iter().filter(|row| !row.registration.has_role()) {
-            scene.all += 1;
+            there.insert((row.owner, row.registration.id.clone()));
             let is_drained = row.node.maintenance.is_some();
             let Some(turn) = Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) else {
                 scene.healthy += usize::from(row.member.is_shown() && row.health().is_served());
@@ -257,19 +261,30 @@ impl Mesh {
             }
         }
         scene.turned.sort_unstable();
+        let gone = self.protections.judged.get(name).into_iter().flatten().filter(|(place, _)| !there.contains(place));
+        let is_withdrawn =
+            |(place, known): &(&Place, &Judged)| known.life.is_some() && known.life == self.life(place.0);
+        scene.withdrawn = gone.filter(is_withdrawn).count();
         scene
     }
 
-    /// Which turns are of a wave that is news here: when its last was, and of how many that were healthy before; and on
-    /// which of them a verdict is expected.
+    /// Which of its lives an owner is in, if it is here.
+    fn life(&self, owner: NodeId) -> Option<Epoch> {
+        let other = || self.roster.get(owner).filter(|seen| seen.state.is_shown());
+        if owner == self.id { Some(self.epoch) } else { other().map(|seen| seen.generation.epoch()) }
+    }
+
+    /// Which turns are of a wave that is news here, and of how many that were healthy before; and on which of them a verdict
+    /// is expected.
     fn assess(&mut self, name: &ServiceName, scene: &Scene) -> (BTreeMap<Place, (u64, usize)>, BTreeMap<Place, Time>) {
         let (now, unix_millis) = (self.now, self.wall_clock(self.now));
         let lately = |(last, _): &(u64, usize)| last.saturating_add(2 * millis(MOMENTS)) > unix_millis;
         // Who hears of it later than that finds the verdict there.
-        let soon = SOON.min(self.protections.lasts);
+        let (soon, lasts) = (SOON.min(self.protections.lasts), millis(self.protections.lasts));
         let left =
             |last: u64| Duration::from_millis(last.saturating_add(millis(soon)).saturating_sub(unix_millis)).min(soon);
         let waves: Vec<_> = scene.waves(FEWEST).into_iter().map(|wave| wave.filter(lately)).collect();
+        let lives: Vec<_> = scene.turned.iter().map(|(_, place)| self.life(place.0)).collect();
         let judged = self.protections.judged.entry(name.clone()).or_default();
         let known = |(turn, place): &(Turn, Place)| judged.get(place).filter(|known| known.turn == *turn).copied();
         let known: Vec<_> = scene.turned.iter().map(known).collect();
@@ -277,14 +292,15 @@ impl Mesh {
             waves.iter().zip(&known).filter_map(|(wave, known)| wave.filter(|_| known.is_none())).collect();
         let (mut fresh, mut expected) = (BTreeMap::new(), BTreeMap::new());
         for (n, (turn, place)) in scene.turned.iter().enumerate() {
-            let wave = waves[n].filter(|wave| news.contains(wave));
+            let is_over = turn.since.saturating_add(lasts) <= unix_millis;
+            let wave = waves[n].filter(|wave| news.contains(wave) && !is_over);
             let until = wave.map(|(last, _)| now + left(last)).or(known[n].and_then(|known| known.expected));
             let is_due = place.0 != self.id && !scene.verdicts.contains_key(place);
             let until = until.filter(|until| is_due && *until > now);
-            fresh.extend(wave.map(|wave| (place.clone(), wave)));
+            fresh.extend(wave.map(|(_, of)| (place.clone(), (turn.since, of))));
             expected.extend(until.map(|until| (place.clone(), until)));
             let heard = known[n].map_or(now, |known| known.heard);
-            judged.insert(place.clone(), Judged { turn: *turn, heard, expected: until });
+            judged.insert(place.clone(), Judged { turn: *turn, heard, life: lives[n], expected: until });
         }
         (fresh, expected)
     }
@@ -297,15 +313,18 @@ impl Mesh {
         let is_over = |place: &Place, verdict: &Verdict| {
             let stands = scene.turned.iter().position(|(_, other)| other == place);
             let is_gone = stands.is_none() && !scene.ahead.contains(place);
-            // Where most is well again; an owner that starts again is only away for a moment.
-            let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of.min(scene.all);
+            // Where half is well again, or most of what was not withdrawn; an owner that starts again is away for a moment.
+            let (well, left) = (scene.healthy * 2, verdict.of.saturating_sub(scene.withdrawn));
+            let is_half = well >= verdict.of || well > left;
+            let is_well = is_half && stands.is_some_and(|n| of_few[n].is_none());
             is_gone || is_well || verdict.until <= now || lasts.is_zero()
         };
         let found = fresh.keys().filter(|(owner, _)| *owner == this).map(|(_, id)| id);
         for id in self.verdicts_of(name).chain(found).cloned().collect::<BTreeSet<_>>() {
             let place = (this, id);
-            let fresh = fresh.get(&place).map(|(last, of)| {
-                let unix_millis = last.saturating_add(millis(lasts));
+            // From its own turn on: who turns later prolongs nothing, nor begins it again.
+            let fresh = fresh.get(&place).map(|(since, of)| {
+                let unix_millis = since.saturating_add(millis(lasts));
                 let until = now + Duration::from_millis(unix_millis.saturating_sub(wall));
                 Verdict { until, unix_millis, of: *of }
             });

@@ -76,15 +76,8 @@ fn timeout(seen: usize, expected: usize, min: Duration, max: Duration) -> Durati
 }
 
 /// A node's doubt in itself, section IV-A: 0 is healthy, and each point stretches its probes by their own length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct SelfDoubt(u8);
-
-impl Default for SelfDoubt {
-    /// Not the paper's 0: who has just begun shakes hands with everybody, and where all begin at once so do the others.
-    fn default() -> Self {
-        Self(MAX_DOUBT / 2)
-    }
-}
 
 impl SelfDoubt {
     /// A probe was answered in time.
@@ -336,7 +329,7 @@ mod tests {
     #[test]
     fn local_health_counts_from_0_to_8() {
         // Section IV-A: the probe's length times one more than the score.
-        let mut doubt = SelfDoubt(0);
+        let mut doubt = SelfDoubt::default();
         for (raised, points, millis) in [(0, 0, 100), (1, 1, 200), (2, 3, 400), (5, 8, 900), (9, 8, 900)] {
             (0..raised).for_each(|_| doubt.raise());
             assert_eq!((doubt.points(), doubt.stretch(Duration::from_millis(100)).as_millis()), (points, millis));

@@ -4,6 +4,7 @@ use super::{
     protection::{fail, hear, instance, register, shown},
     *,
 };
+use crate::model::HealthReport;
 
 /// An instance whose check is looked at every ten seconds, and told when it has failed three times.
 fn patient(n: u16) -> Registration {
@@ -45,6 +46,66 @@ fn who_is_dead_is_gone_once_most_of_what_is_left_is_well() {
     (1..4).for_each(|n| hear(&mut wired, ids[1], n, Health::Passing));
     wired.run(Duration::from_secs(1));
     assert_eq!(shown(&wired), [(3, false)].into());
+}
+
+#[test]
+fn an_owner_that_leaves_in_a_wave_takes_no_other_s_instances_along() {
+    let (mut wired, ids) = Wired::of(4);
+    for (owner, all) in [(1, 0..3), (2, 3..6), (3, 6..9)] {
+        register(&mut wired, ids[owner], all.map(instance));
+    }
+    for (owner, n) in [(2, 3), (2, 4), (2, 5), (1, 0), (3, 6)] {
+        fail(&mut wired, ids[owner], n);
+    }
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(9, true)].into());
+    wired.order(ids[2], Command::Leave);
+    wired.nodes.remove(&ids[2]);
+    wired.run(Duration::from_secs(5));
+    assert_eq!(shown(&wired), [(6, true)].into());
+}
+
+#[test]
+fn what_is_over_is_not_begun_again_by_who_is_found_out_late() {
+    let (mut wired, ids) = Wired::of(2);
+    ids.iter().for_each(|id| wired.order(*id, Command::ProtectFor(LOOK)));
+    register(&mut wired, ids[0], (0..5).map(instance).chain([patient(5)]));
+    (0..6).for_each(|n| fail(&mut wired, ids[0], n));
+    wired.run(Duration::from_secs(2));
+    assert_eq!(shown(&wired), [(6, true)].into());
+    for (looks, expected) in [(1, (1, false)), (2, (1, true)), (3, (0, false))] {
+        wired.run(LOOK);
+        fail(&mut wired, ids[0], 5);
+        assert_eq!(shown(&wired), [expected].into(), "{looks}");
+    }
+}
+
+#[test]
+fn an_owner_that_starts_again_before_it_is_told_fails_with_the_others() {
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[1], (0..3).map(patient));
+    let own: Vec<_> = (3..6).map(|n| Arc::new(patient(n))).collect();
+    register(&mut wired, ids[2], own.iter().map(|own| Registration::clone(own)));
+    wired.run(LOOK * 6);
+    // All fail; one of the owners starts again after its second look.
+    for _ in 0..2 {
+        (0..3).for_each(|n| fail(&mut wired, ids[1], n));
+        (3..6).for_each(|n| fail(&mut wired, ids[2], n));
+        wired.run(LOOK);
+    }
+    let kept = |one: &Arc<Registration>| (one.id.clone(), wired.nodes[&ids[2]].book().report(&one.id).unwrap().clone());
+    let reports: Vec<_> = own.iter().map(kept).map(|(id, report)| (id, HealthReport::clone(&report))).collect();
+    let lived_until = wired.nodes[&ids[2]].wall_clock(wired.now);
+    wired.restart(2, 2, own);
+    let now = wired.now;
+    wired.at(ids[2]).restore(now, None, reports, lived_until);
+    wired.run(Duration::from_secs(1));
+    (0..3).for_each(|n| fail(&mut wired, ids[1], n));
+    for _ in 0..3 {
+        (3..6).for_each(|n| fail(&mut wired, ids[2], n));
+        wired.run(LOOK);
+    }
+    assert_eq!(shown(&wired), [(6, true)].into());
 }
 
 /// Looks at all of them in vain until that is told.
