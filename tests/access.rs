@@ -334,7 +334,10 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
         agent.until_seen("c", "down").await;
     }
     until("c is told why", async || c.log().contains("not accepted any more").then_some(())).await;
-    let doctor = ask(&c, "", &["doctor"]).await;
+    let doctor = until("its doctor tells as well", async || {
+        Some(ask(&c, "", &["doctor"]).await).filter(|doctor| doctor.code != Some(0))
+    })
+    .await;
     let (_, why, next) = doctor.failure(3);
     assert!(why.contains("let in no more since") && why.contains("revoked") && next.contains("--undo"), "{doctor:?}");
     until("c hears it wherever it calls", async || c.log().contains("certificate is revoked there").then_some(()))
