@@ -121,7 +121,7 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
     for address in seeds.chain(members).filter(|address| asked.insert(*address)) {
         match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {
             Ok(Ok(Granted { certificate: Some(certificate), .. })) => match greeter.trust.fits(&certificate) {
-                Ok(()) => return Ok(certificate),
+                Ok(certificate) => return Ok(certificate),
                 Err(because) => useless = Some(format!("{address} grants one of no use: {because}")),
             },
             Ok(Ok(_)) => why = format!("{address} grants no certificate"),

@@ -41,6 +41,8 @@ pub(super) struct Vigil {
     journal: Arc<Journal>,
     files: Option<Files>,
     seeds: Vec<String>,
+    /// What was to be seen of the files when it was last told that they are in use.
+    told: Arc<Vec<Stamp>>,
     expiry: Expiry,
     /// Before this no newer certificate is asked for.
     ask_at: SystemTime,
@@ -52,7 +54,8 @@ impl Vigil {
     pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
         let (expiry, ask_at) = (Expiry::default(), SystemTime::UNIX_EPOCH);
-        Self { greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
+        let told = greeter.trust.stamps();
+        Self { told, greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
     }
 
     /// Runs until the loop has ended.
@@ -87,7 +90,11 @@ impl Vigil {
             (are_others.then(|| trust.renew(Proof::Files(&files))), failed)
         });
         // A panic there is in the log.
-        let Ok((Some(renewed), failed)) = look.await else { return };
+        let Ok((renewed, failed)) = look.await else { return };
+        let read = self.greeter.trust.stamps();
+        // Somebody else may have had them read.
+        let is_news = std::mem::replace(&mut self.told, Arc::clone(&read)) != read && failed.is_none();
+        let Some(renewed) = renewed.or(is_news.then_some(Ok(()))) else { return };
         match renewed {
             Ok(()) => {
                 let serial = self.greeter.trust.says().serial;
@@ -124,8 +131,11 @@ impl Vigil {
         let Some(files) = self.files.as_ref().filter(|files| files.renew && now >= self.ask_at) else { return };
         let says = self.greeter.trust.says();
         let left = says.not_after.duration_since(now).unwrap_or_default();
+        if left > says.renews_within() {
+            return self.greeter.trust.set_not_renewed(None);
+        }
         // What the files hold may be for another key.
-        if left > says.renews_within() || self.greeter.trust.not_reloaded().is_some() {
+        if self.greeter.trust.not_reloaded().is_some() {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);

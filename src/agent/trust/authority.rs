@@ -143,13 +143,6 @@ impl Authority {
         self.sign_certificate(san, &SubjectPublicKeyInfo::from_der(public_key)?, now, lifetime, lineage)
     }
 
-    /// What it has issued, in PEM, with those between it and the one that everybody believes, as they stood `beside`
-    /// another of its own.
-    pub(super) fn chain(&self, leaf: &CertificateDer<'_>, beside: &[CertificateDer<'_>]) -> String {
-        let between = beside.get(1..).filter(|between| between.contains(&self.certificate)).unwrap_or_default();
-        std::iter::once(leaf).chain(between).map(|one| pem("CERTIFICATE", one)).collect()
-    }
-
     /// What a node shows that signs for itself.
     pub(super) fn issue_own(&self, san: &str, now: SystemTime) -> Result<Issued, Broken> {
         let key = fresh_key()?;

@@ -192,7 +192,7 @@ impl Trust {
         if papers.secrets.is_empty() {
             let (san, now) = (san(&self.mesh, &asked.node), SystemTime::now());
             let issued = authority.issue_for(&san, &asked.key, now, GRANTED, Lineage::begin()?)?;
-            granted.certificate = Some(authority.chain(&issued, &self.current().key.cert));
+            granted.certificate = Some(pem("CERTIFICATE", &issued));
         } else {
             granted.secrets = papers.secrets.iter().map(Secret::reveal).collect();
         }

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use super::{
     Authority, Broken,
     authority::{CLOCK_SKEW, pem},
-    enrol::GRANTED,
+    enrol::{GRANTED, public_key},
     guest::is_under,
     lineage::Lineage,
     notary::SCHEMES,
@@ -207,6 +207,12 @@ impl Papers {
         // Its book could not be vouched for: nobody would ever show what it serves.
         own.key.key.choose_scheme(SCHEMES).ok_or_else(|| Broken::File(files.key.clone(), UNFIT))?;
         let authority = files.ca_key.as_ref().map(|path| signer(&roots, &secret_text(path)?)).transpose()?;
+        if let (Some(authority), Some(path)) = (&authority, &files.ca_key)
+            && (own.key.cert[1..].iter().any(|brought| is_of_one_key(brought, &authority.certificate))
+                || roots.iter().any(|root| has_issued(root, &authority.certificate)))
+        {
+            return Err(Broken::File(path.clone(), BETWEEN));
+        }
         let papers = Self::assemble(&roots, own, authority, Vec::new())?;
         papers.believes_itself()?;
         Ok(papers)
@@ -331,11 +337,25 @@ pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'
 /// The authority of those believed whose key this is: while two overlap, not always the first, and of several with one key
 /// the one that lasts longest.
 fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
-    let mut lasting: Vec<_> = roots.iter().map(|root| (says(root).map(|says| says.not_after), root)).collect();
-    lasting.sort_by_key(|(until, _)| std::cmp::Reverse(*until));
-    let read = |(_, root): &(_, &CertificateDer<'_>)| Authority::read(&pem("CERTIFICATE", root), key);
+    let mut lasting: Vec<_> = roots.iter().collect();
+    // One that another has signed across is the same by its own signature.
+    lasting.sort_by_key(|root| std::cmp::Reverse((has_issued(root, root), says(root).map(|says| says.not_after))));
+    let read = |root: &&CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
     let mut tried = lasting.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
     tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
+}
+
+/// Whether one has issued the other, by the names that they bear; itself, and it stands for nobody but itself.
+fn has_issued(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
+    let (Ok((_, one)), Ok((_, other))) = (parse_x509_certificate(one), parse_x509_certificate(other)) else {
+        return false;
+    };
+    let is_same = one.subject() == other.subject() && one.issuer() == other.issuer();
+    one.subject() == other.issuer() && (is_same || other.subject() != other.issuer())
+}
+
+fn is_of_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
+    public_key(one).is_some_and(|key| public_key(other) == Some(key))
 }
 
 /// A number that stands for an authority among those believed.
@@ -374,6 +394,8 @@ pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
 }
 
 const UNFIT: &str = "holds a key of a kind that vouches for nothing here: issue one with Ed25519, P-256 or P-384";
+const BETWEEN: &str = "is of an authority that another has issued, and nothing that it signs is believed by who knows that \
+                       other alone: have it in tls.ca of every node, without the other, and in no tls.cert";
 const SHARED: &str =
     "holds more than this node's certificate, and tls.renew writes over it: that is for a file of its own";
 const NO_CERTIFICATE: &str = "holds no certificate in PEM";

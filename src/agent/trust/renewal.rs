@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, UnixTime, pem::PemObject};
 
 use super::{
     Authority, Broken, Granted, Request, Trust,
-    authority::CLOCK_SKEW,
+    authority::{CLOCK_SKEW, pem},
     enrol::{GRANTED, public_key},
     guest::is_under,
     lineage::Lineage,
@@ -92,7 +92,7 @@ impl Trust {
         let issue = || authority.issue_for(&san, &asked.key, now, shown.asked().min(GRANTED), lineage);
         let asks = (lineage, san.clone(), asked.key.clone(), number(&authority.certificate));
         let (certificate, is_news) = self.renewals.grant(asks, from, now, issue)?;
-        let certificate = Some(authority.chain(&certificate, chain));
+        let certificate = Some(pem("CERTIFICATE", &certificate));
         Ok(Granted { ca: String::new(), certificate, secrets: Vec::new(), is_news })
     }
 
@@ -105,7 +105,7 @@ impl Trust {
         papers.authority.as_ref().filter(is_ours).ok_or(Broken::NoAuthority)?;
         let granted = self.grant_again(&own.key.cert, &self.request_again()?, Ipv6Addr::LOCALHOST.into())?;
         let certificate = granted.certificate.ok_or(Broken::NoAuthority)?;
-        self.fits(&certificate).map(|()| certificate)
+        self.fits(&certificate)
     }
 
     /// What was to be seen of the files of what is in use.
@@ -129,19 +129,17 @@ impl Trust {
         Ok(Request { node: self.node.clone(), key })
     }
 
-    /// Whether a certificate that was granted is of use: ours by name and key, good under who is believed here, and for
-    /// longer than the one in use.
-    pub(in crate::agent) fn fits(&self, pem: &str) -> Result<(), Broken> {
-        let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|_| Broken::Pem("cert"))?;
-        let (fresh, rest) = chain.split_first().ok_or(Broken::Pem("cert"))?;
+    /// A certificate that was granted, and nothing that came with it, if it is of use: ours by name and key, good under who
+    /// is believed here, and for longer than the one in use.
+    pub(in crate::agent) fn fits(&self, granted: &str) -> Result<String, Broken> {
+        let fresh = CertificateDer::from_pem_slice(granted.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
         let own = self.request_again()?;
-        if proven_name(fresh, &self.mesh) != Some(own.node) || public_key(fresh) != Some(own.key) {
+        if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
             return Err(Broken::Apart("key", "cert"));
         }
-        self.papers.load().verify(fresh, rest, UnixTime::now())?;
-        let ends = says(fresh).map(|says| says.not_after);
-        if ends > Some(self.says().not_after) { Ok(()) } else { Err(Broken::NoLater) }
+        self.papers.load().verify(&fresh, &[], UnixTime::now())?;
+        let ends = says(&fresh).map(|says| says.not_after);
+        if ends > Some(self.says().not_after) { Ok(pem("CERTIFICATE", &fresh)) } else { Err(Broken::NoLater) }
     }
 }
 
@@ -170,12 +168,7 @@ mod tests {
 
     use super::{
         super::{
-            Files, Pair, Taken, Word,
-            authority::{fresh_key, pem},
-            enrol::tests::*,
-            notary::Seal,
-            only_san,
-            tests::shake,
+            Files, Pair, Taken, Word, authority::fresh_key, enrol::tests::*, notary::Seal, only_san, tests::shake,
         },
         *,
     };
@@ -265,31 +258,38 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_between_a_certificate_and_its_authority_comes_along() {
+    fn the_key_of_one_that_stands_between_signs_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let authority = |is_ca| {
+        let authority = |name: &str, is_ca| {
             let mut params = rcgen::CertificateParams::default();
             params.is_ca = rcgen::IsCa::Ca(is_ca);
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
             (params, rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap())
         };
-        let (top, top_key) = authority(rcgen::BasicConstraints::Unconstrained);
+        let (top, top_key) = authority("top", rcgen::BasicConstraints::Unconstrained);
         let root = pem("CERTIFICATE", top.self_signed(&top_key).unwrap().der());
-        let (mut params, key) = authority(rcgen::BasicConstraints::Constrained(0));
-        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        let (params, key) = authority("between", rcgen::BasicConstraints::Constrained(0));
         let between = pem("CERTIFICATE", params.signed_by(&key, &rcgen::Issuer::new(top, top_key)).unwrap().der());
-        let signer = Authority::read(&between, &key.serialize_pem()).unwrap();
-        let pair = Pair { certificate: root.clone() + &between, key: key.serialize_pem().into() };
-        let held = files(folder.path(), "a", &[&(signer, pair)], true);
-        let leaf = std::fs::read_to_string(&held.cert).unwrap();
-        let write = |file, text: &str| keep::replace(file, text.as_bytes(), keep::PRIVATE).unwrap();
-        write(&held.cert, &(leaf + &between));
-        let granted = certified("a", &held).grant_itself().unwrap();
-        assert_eq!(granted.matches("BEGIN").count(), 2);
-        write(&held.cert, &granted);
-        // Who believes the root alone.
-        write(&held.ca, &root);
-        certified("a", &Files { ca_key: None, ..held.clone() });
-        assert!(certified("a", &Files { ca_key: None, ..held }).grant_itself().is_err());
+        let key = key.serialize_pem();
+        let held = |ca: &str, brought: &str| {
+            let signer = Authority::read(&between, &key).unwrap();
+            let pair = Pair { certificate: ca.to_owned(), key: key.clone().into() };
+            let held = files(folder.path(), "a", &[&(signer, pair)], true);
+            let leaf = std::fs::read_to_string(&held.cert).unwrap();
+            keep::replace(&held.cert, (leaf + brought).as_bytes(), keep::PRIVATE).unwrap();
+            held
+        };
+        let read = |held: &Files| held.check(&"prod".try_into().unwrap(), &"a".try_into().unwrap());
+        for (ca, brought) in
+            [(&*(root.clone() + &between), ""), (&between, &*between), (&(between.clone() + &root), &between)]
+        {
+            let held = held(ca, brought);
+            assert!(read(&held).unwrap_err().to_string().contains("tls.ca of every node"));
+            read(&Files { ca_key: None, ..held }).unwrap();
+        }
+        // Where everybody believes it, it is one as any other.
+        certified("a", &held(&between, "")).grant_itself().unwrap();
     }
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
