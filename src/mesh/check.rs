@@ -354,10 +354,12 @@ impl Mesh {
         let Some(check) = check else { return };
         check.judged = true;
         check.restored = !is_foreign;
-        // Who looks there went on meanwhile, and speaks when something changes. That process's last looks may have failed,
-        // which it has told nobody.
-        let untold = millis(check.spec.interval.saturating_mul(check.spec.fall).saturating_add(check.spec.timeout));
-        let well = if is_foreign { unix_millis } else { lived_until.min(unix_millis).saturating_sub(untold) };
+        // Who looks there went on meanwhile, and speaks when something changes. This node's last looks may have failed, of
+        // which it has told nobody; what it was away for is no time in which it looked.
+        let untold =
+            check.spec.interval.saturating_mul(check.spec.fall.saturating_sub(1)).saturating_add(check.spec.timeout);
+        let untold = if is_foreign { 0 } else { millis(untold) };
+        let well = unix_millis.saturating_sub(untold).max(status.since.min(unix_millis));
         check.well = (status.status.is_served() && (is_foreign || check.spec.kind.ttl().is_none())).then_some(well);
         check.status = CheckStatus { name: check.spec.name.clone(), ..status };
         if let Some(ttl) = check.spec.kind.ttl() {

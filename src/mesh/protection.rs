@@ -22,7 +22,7 @@ use super::{
     timer::Slot,
     view::Instance,
 };
-use crate::model::{CheckStatus, Epoch, Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
+use crate::model::{CheckStatus, Health, HealthReport, InstanceId, NodeId, ServiceName, Time, millis};
 
 /// The services that are protected now.
 #[derive(Debug)]
@@ -48,8 +48,6 @@ type Place = (NodeId, InstanceId);
 struct Judged {
     turn: Turn,
     heard: Time,
-    /// In which life of its owner.
-    life: Option<Epoch>,
     /// Until when the owner's verdict is expected.
     expected: Option<Time>,
 }
@@ -81,8 +79,6 @@ struct Scene {
     /// What will have turned by a clock that is behind.
     ahead: BTreeSet<Place>,
     healthy: usize,
-    /// How many that turned their owners have withdrawn: who leaves may be back in a moment.
-    withdrawn: usize,
     /// The owners' verdicts, in unix milliseconds.
     verdicts: BTreeMap<Place, u64>,
 }
@@ -242,10 +238,8 @@ impl Mesh {
     fn survey(&self, name: &ServiceName) -> Scene {
         let latest = self.wall_clock(self.now).saturating_add(millis(MOMENTS));
         let (turned, ahead, verdicts) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        let mut scene = Scene { turned, ahead, healthy: 0, withdrawn: 0, verdicts };
-        let mut there = BTreeSet::new();
+        let mut scene = Scene { turned, ahead, healthy: 0, verdicts };
         for row in self.rows(name).unwrap_or_default().into_iter().filter(|row| !row.registration.has_role()) {
-            there.insert((row.owner, row.registration.id.clone()));
             let is_drained = row.node.maintenance.is_some();
             let Some(turn) = Turn::of(&row.report, self.hosts.get(&row)).filter(|_| !is_drained) else {
                 scene.healthy += usize::from(row.member.is_shown() && row.health().is_served());
@@ -261,17 +255,7 @@ impl Mesh {
             }
         }
         scene.turned.sort_unstable();
-        let gone = self.protections.judged.get(name).into_iter().flatten().filter(|(place, _)| !there.contains(place));
-        let is_withdrawn =
-            |(place, known): &(&Place, &Judged)| known.life.is_some() && known.life == self.life(place.0);
-        scene.withdrawn = gone.filter(is_withdrawn).count();
         scene
-    }
-
-    /// Which of its lives an owner is in, if it is here.
-    fn life(&self, owner: NodeId) -> Option<Epoch> {
-        let other = || self.roster.get(owner).filter(|seen| seen.state.is_shown());
-        if owner == self.id { Some(self.epoch) } else { other().map(|seen| seen.generation.epoch()) }
     }
 
     /// Which turns are of a wave that is news here, and of how many that were healthy before; and on which of them a verdict
@@ -284,7 +268,6 @@ impl Mesh {
         let left =
             |last: u64| Duration::from_millis(last.saturating_add(millis(soon)).saturating_sub(unix_millis)).min(soon);
         let waves: Vec<_> = scene.waves(FEWEST).into_iter().map(|wave| wave.filter(lately)).collect();
-        let lives: Vec<_> = scene.turned.iter().map(|(_, place)| self.life(place.0)).collect();
         let judged = self.protections.judged.entry(name.clone()).or_default();
         let known = |(turn, place): &(Turn, Place)| judged.get(place).filter(|known| known.turn == *turn).copied();
         let known: Vec<_> = scene.turned.iter().map(known).collect();
@@ -300,7 +283,7 @@ impl Mesh {
             fresh.extend(wave.map(|(_, of)| (place.clone(), (turn.since, of))));
             expected.extend(until.map(|until| (place.clone(), until)));
             let heard = known[n].map_or(now, |known| known.heard);
-            judged.insert(place.clone(), Judged { turn: *turn, heard, life: lives[n], expected: until });
+            judged.insert(place.clone(), Judged { turn: *turn, heard, expected: until });
         }
         (fresh, expected)
     }
@@ -313,10 +296,8 @@ impl Mesh {
         let is_over = |place: &Place, verdict: &Verdict| {
             let stands = scene.turned.iter().position(|(_, other)| other == place);
             let is_gone = stands.is_none() && !scene.ahead.contains(place);
-            // Where half is well again, or most of what was not withdrawn; an owner that starts again is away for a moment.
-            let (well, left) = (scene.healthy * 2, verdict.of.saturating_sub(scene.withdrawn));
-            let is_half = well >= verdict.of || well > left;
-            let is_well = is_half && stands.is_some_and(|n| of_few[n].is_none());
+            // Where half is well again of what was before; who is away may be back in a moment, and who was withdrawn is not well.
+            let is_well = stands.is_some_and(|n| of_few[n].is_none()) && scene.healthy * 2 >= verdict.of;
             is_gone || is_well || verdict.until <= now || lasts.is_zero()
         };
         let found = fresh.keys().filter(|(owner, _)| *owner == this).map(|(_, id)| id);

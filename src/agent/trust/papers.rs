@@ -339,19 +339,21 @@ pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'
 fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
     let mut lasting: Vec<_> = roots.iter().collect();
     // One that another has signed across is the same by its own signature.
-    lasting.sort_by_key(|root| std::cmp::Reverse((has_issued(root, root), says(root).map(|says| says.not_after))));
+    lasting.sort_by_key(|root| std::cmp::Reverse((is_root(root), says(root).map(|says| says.not_after))));
     let read = |root: &&CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
     let mut tried = lasting.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
     tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
 }
 
-/// Whether one has issued the other, by the names that they bear; itself, and it stands for nobody but itself.
+/// Whether one stands by itself, by the names that it bears.
+fn is_root(one: &CertificateDer<'_>) -> bool {
+    parse_x509_certificate(one).is_ok_and(|(_, one)| one.subject() == one.issuer())
+}
+
+/// Whether one has issued the other, by the names that they bear.
 fn has_issued(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
-    let (Ok((_, one)), Ok((_, other))) = (parse_x509_certificate(one), parse_x509_certificate(other)) else {
-        return false;
-    };
-    let is_same = one.subject() == other.subject() && one.issuer() == other.issuer();
-    one.subject() == other.issuer() && (is_same || other.subject() != other.issuer())
+    let names = parse_x509_certificate(one).ok().zip(parse_x509_certificate(other).ok());
+    !is_root(other) && names.is_some_and(|((_, one), (_, other))| one.subject() == other.issuer())
 }
 
 fn is_of_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {

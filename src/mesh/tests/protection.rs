@@ -37,7 +37,7 @@ pub(super) fn fail(wired: &mut Wired, id: NodeId, n: u16) {
     hear(wired, id, n, Health::Critical);
 }
 
-pub(super) fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
+fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
     hear_of(wired, id, format!("web{n}").as_str().try_into().unwrap(), status);
 }
 

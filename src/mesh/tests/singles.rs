@@ -1,7 +1,7 @@
 //! Who died alone is gone, whatever fails later and however that ends.
 
 use super::{
-    protection::{fail, hear, instance, register, shown},
+    protection::{fail, instance, register, shown},
     *,
 };
 use crate::model::HealthReport;
@@ -34,18 +34,19 @@ fn who_failed_before_the_others_was_no_part_of_the_healthy_set() {
 }
 
 #[test]
-fn who_is_dead_is_gone_once_most_of_what_is_left_is_well() {
+fn who_fails_after_a_restart_fails_alone_however_long_that_took() {
     let (mut wired, ids) = Wired::of(3);
-    register(&mut wired, ids[1], (0..12).map(instance));
-    (0..12).for_each(|n| fail(&mut wired, ids[1], n));
+    let own: Vec<_> = (0..3).map(|n| Arc::new(instance(n))).collect();
+    register(&mut wired, ids[2], own.iter().map(|own| Registration::clone(own)));
+    wired.run(LOOK * 6);
+    fail(&mut wired, ids[2], 0);
+    wired.run(Duration::from_secs(5));
+    restart(&mut wired, ids[2], own, Duration::from_secs(45));
     wired.run(Duration::from_secs(1));
-    assert_eq!(shown(&wired), [(12, true)].into());
-    for n in 4..12 {
-        wired.order(ids[1], Command::Deregister(instance(n).id));
-    }
-    (1..4).for_each(|n| hear(&mut wired, ids[1], n, Health::Passing));
+    fail(&mut wired, ids[2], 0);
+    fail(&mut wired, ids[2], 1);
     wired.run(Duration::from_secs(1));
-    assert_eq!(shown(&wired), [(3, false)].into());
+    assert_eq!(shown(&wired), [(1, false)].into());
 }
 
 #[test]
@@ -93,12 +94,7 @@ fn an_owner_that_starts_again_before_it_is_told_fails_with_the_others() {
         (3..6).for_each(|n| fail(&mut wired, ids[2], n));
         wired.run(LOOK);
     }
-    let kept = |one: &Arc<Registration>| (one.id.clone(), wired.nodes[&ids[2]].book().report(&one.id).unwrap().clone());
-    let reports: Vec<_> = own.iter().map(kept).map(|(id, report)| (id, HealthReport::clone(&report))).collect();
-    let lived_until = wired.nodes[&ids[2]].wall_clock(wired.now);
-    wired.restart(2, 2, own);
-    let now = wired.now;
-    wired.at(ids[2]).restore(now, None, reports, lived_until);
+    restart(&mut wired, ids[2], own, Duration::ZERO);
     wired.run(Duration::from_secs(1));
     (0..3).for_each(|n| fail(&mut wired, ids[1], n));
     for _ in 0..3 {
@@ -106,6 +102,19 @@ fn an_owner_that_starts_again_before_it_is_told_fails_with_the_others() {
         wired.run(LOOK);
     }
     assert_eq!(shown(&wired), [(6, true)].into());
+}
+
+/// Starts the third node again with what it had kept, after it was away for so long.
+fn restart(wired: &mut Wired, id: NodeId, own: Vec<Arc<Registration>>, away: Duration) {
+    let book = wired.nodes[&id].book();
+    let kept = |one: &Arc<Registration>| Some((one.id.clone(), HealthReport::clone(book.report(&one.id)?)));
+    let reports: Vec<_> = own.iter().filter_map(kept).collect();
+    let lived_until = wired.nodes[&id].wall_clock(wired.now);
+    wired.dead.insert(id);
+    wired.run(away);
+    wired.restart(2, 2, own);
+    let now = wired.now;
+    wired.at(id).restore(now, None, reports, lived_until);
 }
 
 /// Looks at all of them in vain until that is told.
