@@ -27,6 +27,7 @@ mod papers;
 mod refused;
 mod renewal;
 mod room;
+mod signer;
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 

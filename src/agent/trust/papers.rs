@@ -22,13 +22,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use zeroize::Zeroizing;
 
 use super::{
-    Authority, Broken,
-    authority::{CLOCK_SKEW, pem},
-    enrol::{GRANTED, public_key},
-    guest::is_under,
-    lineage::Lineage,
-    notary::SCHEMES,
-    only_san, proven_name, san,
+    Authority, Broken, authority::CLOCK_SKEW, enrol::GRANTED, guest::is_under, lineage::Lineage, notary::SCHEMES,
+    only_san, proven_name, san, signer::signer,
 };
 use crate::{
     agent::{
@@ -206,13 +201,7 @@ impl Papers {
         own.key.keys_match().map_err(|_| Broken::Apart("key", "cert"))?;
         // Its book could not be vouched for: nobody would ever show what it serves.
         own.key.key.choose_scheme(SCHEMES).ok_or_else(|| Broken::File(files.key.clone(), UNFIT))?;
-        let authority = files.ca_key.as_ref().map(|path| signer(&roots, &secret_text(path)?)).transpose()?;
-        if let (Some(authority), Some(path)) = (&authority, &files.ca_key)
-            && (own.key.cert[1..].iter().any(|brought| is_of_one_key(brought, &authority.certificate))
-                || roots.iter().any(|root| has_issued(root, &authority.certificate)))
-        {
-            return Err(Broken::File(path.clone(), BETWEEN));
-        }
+        let authority = files.ca_key.as_ref().map(|path| signer(&roots, &own.key.cert, path)).transpose()?;
         let papers = Self::assemble(&roots, own, authority, Vec::new())?;
         papers.believes_itself()?;
         Ok(papers)
@@ -334,32 +323,6 @@ pub(super) fn good_until(roots: &[CertificateDer<'_>], chain: &[CertificateDer<'
     until.map_or(leaf_says.not_after, |until| until.min(leaf_says.not_after))
 }
 
-/// The authority of those believed whose key this is: while two overlap, not always the first, and of several with one key
-/// the one that lasts longest.
-fn signer(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> {
-    let mut lasting: Vec<_> = roots.iter().collect();
-    // One that another has signed across is the same by its own signature.
-    lasting.sort_by_key(|root| std::cmp::Reverse((is_root(root), says(root).map(|says| says.not_after))));
-    let read = |root: &&CertificateDer<'_>| Authority::read(&pem("CERTIFICATE", root), key);
-    let mut tried = lasting.iter().map(read).skip_while(|tried| matches!(tried, Err(Broken::Apart(..))));
-    tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
-}
-
-/// Whether one stands by itself, by the names that it bears.
-fn is_root(one: &CertificateDer<'_>) -> bool {
-    parse_x509_certificate(one).is_ok_and(|(_, one)| one.subject() == one.issuer())
-}
-
-/// Whether one has issued the other, by the names that they bear.
-fn has_issued(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
-    let names = parse_x509_certificate(one).ok().zip(parse_x509_certificate(other).ok());
-    !is_root(other) && names.is_some_and(|((_, one), (_, other))| one.subject() == other.issuer())
-}
-
-fn is_of_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
-    public_key(one).is_some_and(|key| public_key(other) == Some(key))
-}
-
 /// A number that stands for an authority among those believed.
 pub(super) fn number(root: &CertificateDer<'_>) -> u64 {
     xxh3_64(root)
@@ -396,8 +359,6 @@ pub(crate) fn secret_text(path: &Path) -> Result<Zeroizing<String>, Broken> {
 }
 
 const UNFIT: &str = "holds a key of a kind that vouches for nothing here: issue one with Ed25519, P-256 or P-384";
-const BETWEEN: &str = "is of an authority that another has issued, and nothing that it signs is believed by who knows that \
-                       other alone: have it in tls.ca of every node, without the other, and in no tls.cert";
 const SHARED: &str =
     "holds more than this node's certificate, and tls.renew writes over it: that is for a file of its own";
 const NO_CERTIFICATE: &str = "holds no certificate in PEM";
@@ -409,7 +370,7 @@ const MAX_SECRET: u64 = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Proof, Trust, enrol::tests::*},
+        super::{Proof, Trust, authority::pem, enrol::tests::*},
         *,
     };
     use crate::agent::keep;
@@ -484,19 +445,6 @@ mod tests {
         }
         let signs = Files { ca_key: Some(folder.path().join("a-ca-key")), ..held };
         assert!(changes(&trust, Proof::Files(&signs)), "it is the one that signs now");
-    }
-
-    #[test]
-    fn of_two_authorities_of_one_key_the_one_that_lasts_longest_signs() {
-        let (brief, pair) = Authority::create(HOUR).unwrap();
-        let key = rcgen::KeyPair::from_pem(&pair.key).unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
-        params.not_after = (SystemTime::now() + 100 * HOUR).into();
-        let lasting = params.self_signed(&key).unwrap().der().clone();
-        for roots in [[&brief.certificate, &lasting], [&lasting, &brief.certificate]] {
-            assert_eq!(signer(&roots.map(Clone::clone), &pair.key).unwrap().certificate, lasting);
-        }
     }
 
     #[test]
