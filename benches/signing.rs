@@ -113,7 +113,16 @@ fn core(node: &str, n: u16, notary: SharedNotary) -> Mesh {
         voucher: bytes::Bytes::new(),
     };
     let (epoch, unix_millis) = (Epoch(unix_millis()), unix_millis());
-    let config = Config { mesh: mesh_name(), node, epoch, boot: 1, seed: 1, unix_millis, notary };
+    let config = Config {
+        mesh: mesh_name(),
+        node,
+        known: std::collections::BTreeMap::new(),
+        epoch,
+        boot: 1,
+        seed: 1,
+        unix_millis,
+        notary,
+    };
     let mut mesh = Mesh::new(config, Vec::new(), Time::ZERO);
     mesh.command(Time::ZERO, Command::Join(Vec::new())).unwrap();
     mesh

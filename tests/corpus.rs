@@ -169,7 +169,16 @@ fn core(name: &str, port: u16) -> Mesh {
     };
     let mesh = "fuzz".try_into().expect("a valid name");
     let notary = std::sync::Arc::new(hobnob::mesh::Numbers::new(1, &node.name, 1));
-    let config = Config { mesh, node, epoch: Epoch(1), boot: 1, seed: u64::from(port), unix_millis: 1, notary };
+    let config = Config {
+        mesh,
+        node,
+        known: BTreeMap::new(),
+        epoch: Epoch(1),
+        boot: 1,
+        seed: u64::from(port),
+        unix_millis: 1,
+        notary,
+    };
     let mut core = Mesh::new(config, Vec::new(), Time::ZERO);
     core.command(Time::ZERO, Command::Join(Vec::new())).expect("a fresh core takes commands");
     core

@@ -122,7 +122,7 @@ impl Builder {
         self
     }
 
-    /// How long to wait for the first sync before serving what is stored.
+    /// How long to wait for somebody who has heard the whole mesh, before serving what is known.
     pub fn ready_after(mut self, wait: Duration) -> Self {
         self.ready_after = wait;
         self

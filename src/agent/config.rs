@@ -35,7 +35,7 @@ pub struct Config {
     pub tls: Option<trust::Files>,
     /// Where to keep what must survive; `None` keeps it in memory alone.
     pub data_dir: Option<PathBuf>,
-    /// How long to wait for the first sync before serving what is stored.
+    /// How long to wait for somebody who has heard the whole mesh, before serving what is known.
     pub ready_after: Duration,
     /// For how long the last healthy set of a service is kept when most of it turns critical at once; zero for never.
     pub protect_for: Duration,
@@ -73,7 +73,7 @@ impl Config {
 /// What has to come before the first answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opens {
-    /// The first sync, or [`Config::ready_after`] without one.
+    /// All that the mesh knows, or [`Config::ready_after`] without it.
     #[default]
     Synced,
     /// That, and [`Agent::open`](super::Agent::open): whoever starts it has more to register first, and must not be told that it is not there.

@@ -372,12 +372,12 @@ impl Drive {
         }
         let links = self.peers.links();
         self.links.send_if_modified(|known| std::mem::replace(known, links) != links);
-        if links > 0 && !self.agenda.failed.is_empty() {
+        if links > 0 && self.mesh.is_ready() && !self.agenda.failed.is_empty() {
             self.agenda.failed.clear();
             self.status.failed.store(Arc::default());
         }
         if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
-            self.open("the first sync is done, or there is nobody to sync with");
+            self.open("all is heard, or there is nobody to hear");
         }
         self.agenda.told.drain(..).for_each(Told::send);
     }
@@ -423,7 +423,8 @@ impl Drive {
         }
         let now = Instant::now();
         if self.agenda.ready_at.is_some_and(|at| at <= now) {
-            self.open("no peer was found in time: serving what is stored");
+            self.handle(Input::Waited);
+            self.open("nobody who knows the mesh was found in time: serving what is known");
         }
         self.keep_known(now);
     }

@@ -102,7 +102,7 @@ impl Drive {
         }
     }
 
-    /// From now on answers are given as soon as the first sync is done, or is waited for no longer.
+    /// From now on answers are given as soon as all is heard that the mesh knows, or is waited for no longer.
     fn release(&mut self) {
         self.status.held.store(false, Ordering::Relaxed);
         self.agenda.ready_at = self.agenda.held.take().or(self.agenda.ready_at);
@@ -164,7 +164,7 @@ impl Agent {
         }
         let (mut reasons, unvouched) = (self.unjoined(), self.unvouched());
         let why = match &unvouched[..] {
-            [] => "the first sync with a peer is not done".into(),
+            [] => "nobody who has heard the whole mesh has answered yet".into(),
             nodes => {
                 format!("nothing of what {} serves is taken: its certificate is not believed here", nodes.join(", "))
             }

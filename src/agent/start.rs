@@ -20,7 +20,7 @@ use super::{
     quic,
     seek::Seek,
     status::Status,
-    store::{FILE, Found, Store, Unusable},
+    store::{FILE, Found, KnownPeer, Store, Unusable},
     trust::{self, Proof, Seal, Trust},
     unix_millis,
     vigil::Vigil,
@@ -42,7 +42,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     config.listen = bound;
 
     let whereabouts = Whereabouts::of(&config, bound);
-    let core = core(&config, &whereabouts, found.epoch, &clock, &trust)?;
+    let core = core(&config, &found.peers, &whereabouts, found.epoch, &clock, &trust)?;
     let (seed, mut mesh) = (core.seed, Mesh::new(core, found.registrations.clone(), clock.now()));
     restore(&mut mesh, (found.reports, found.lived_until), config.protect_for, &clock);
     let held: Vec<_> = found.registrations.into_iter().filter(|own| mesh.registration(&own.id).is_some()).collect();
@@ -153,6 +153,7 @@ fn identify(config: &Config) -> Result<Trust, StartError> {
 /// What the core begins with; the mark of this life of the process and the seed of all choices are drawn here.
 fn core(
     config: &Config,
+    known: &[KnownPeer],
     whereabouts: &Whereabouts,
     epoch: Epoch,
     clock: &Clock,
@@ -166,6 +167,7 @@ fn core(
     Ok(mesh::Config {
         mesh,
         node,
+        known: known.iter().map(|peer| (peer.id, peer.addresses.clone())).collect(),
         epoch,
         boot,
         seed,

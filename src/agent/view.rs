@@ -75,7 +75,7 @@ impl Default for View {
 }
 
 impl View {
-    /// Whether answers may be given: the first sync is done, or there is nobody to sync with.
+    /// Whether answers may be given: all is heard that the mesh knows, or there is nobody to hear.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)

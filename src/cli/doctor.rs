@@ -60,7 +60,12 @@ fn finding(check: &str, status: &str, finding: impl Into<String>, next: &str) ->
 fn ready(status: &Value) -> Value {
     match status["ready"].as_bool() {
         Some(true) => finding("ready", "ok", "answers are given", ""),
-        _ => finding("ready", "bad", "the first sync is not done", "hobnob members; hobnob join ADDR"),
+        _ => finding(
+            "ready",
+            "bad",
+            "nobody who has heard the whole mesh has answered yet",
+            "hobnob members; hobnob join ADDR",
+        ),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Input {
     Rtt(NodeId, Duration),
     /// This node's own addresses or meta data changed.
     Moved(Box<Node>),
+    /// Nobody who has heard the whole mesh was found in time: what this node knows is what it answers.
+    Waited,
     /// This node's certificate may be another, or who belongs to the mesh: the notary knows.
     Renewed,
     /// A peer's last will: its process of that epoch has died without a goodbye, says whoever outlived it.
@@ -212,7 +214,7 @@ pub enum Change {
     Member(NodeId),
     /// How far away a member is: shown, and no reason to wake anybody.
     Distance(NodeId),
-    /// The first sync is done (or there is nobody to sync with): answers may be given.
+    /// All is heard that the mesh knows (or there is nobody to hear): answers may be given.
     Ready,
 }
 

@@ -126,7 +126,16 @@ fn core(name: &str, n: u16) -> Mesh {
     };
     let mesh = "fuzz".try_into().expect("a valid name");
     let notary = Arc::new(Numbers::new(1, &node.name, 1));
-    let config = Config { mesh, node, epoch: Epoch(1), boot: 1, seed: u64::from(n), unix_millis: 1, notary };
+    let config = Config {
+        mesh,
+        node,
+        known: BTreeMap::new(),
+        epoch: Epoch(1),
+        boot: 1,
+        seed: u64::from(n),
+        unix_millis: 1,
+        notary,
+    };
     let mut core = Mesh::new(config, Vec::new(), Time::ZERO);
     core.command(Time::ZERO, Command::Join(Vec::new())).expect("a fresh core takes commands");
     drain(&mut core);

@@ -61,7 +61,7 @@ impl Mesh {
         self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
-        if !self.sync.done {
+        if !self.ready {
             self.begin_with(now, peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);

@@ -106,6 +106,8 @@ pub struct Config {
     pub mesh: MeshName,
     /// This node's word on itself.
     pub node: Node,
+    /// Whom it knew when it ran last, and where they were.
+    pub known: BTreeMap<NodeId, Vec<SocketAddr>>,
     /// Larger than that of any earlier process of this name.
     pub epoch: Epoch,
     /// A random number drawn at the start of the process.
@@ -206,7 +208,8 @@ enum Timer {
 
 impl Mesh {
     /// A core that knows nobody yet. `registrations` were restored from the store: they are its book from the start.
-    /// It is ready once [`Command::Join`] names nobody, or once its first sync is done.
+    /// It is ready once [`Command::Join`] names nobody, once all was compared with a node that is ready, or once everybody
+    /// it has reason to expect is here: see `sync`.
     #[must_use]
     pub fn new(config: Config, registrations: Vec<Arc<Registration>>, now: Time) -> Self {
         let id = NodeId::of(&config.mesh, &config.node.name);
@@ -296,6 +299,7 @@ impl Mesh {
                 // What does not fit into a full book follows with the next result; who is gone has none.
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
+            Input::Waited => self.set_ready(),
             Input::Renewed => self.ask_the_notary(now),
             Input::Unable { instance, check, why } => self.take_inability(now, &instance, &check, &why),
             Input::Moved(node) => {

@@ -1,13 +1,17 @@
 //! Finding the mesh: seeds at the start, and again whenever all others are lost.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use super::{
     Mesh, Timer,
     catalog::Book,
     event::{Done, Output},
 };
-use crate::model::{MemberState, Time};
+use crate::model::{MemberState, NodeId, Time};
 
 impl Mesh {
     /// Notes where the mesh may be found, and begins to look.
@@ -29,10 +33,14 @@ impl Mesh {
     pub(super) fn seek(&mut self, now: Time, tries: u32) {
         if self.roster.iter().any(|(_, seen)| seen.linked && seen.state.is_shown()) || self.leaving {
             // Found; should all be lost again, the next round begins from here.
-            if self.sync.done || self.leaving {
+            if self.ready || self.leaving {
                 return self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
             }
-            // The first sync's answer did not come, or not all of it.
+            // The first sync's answer did not come, or not all of it, or its giver knows no more than this node.
+            let missing = self.missing();
+            let first = self.index_below(missing.len());
+            let some = missing.iter().cycle().skip(first).take(MISSING_AT_ONCE.min(missing.len()));
+            self.dial(&some.copied().collect::<Vec<_>>());
             self.sync.give_up();
             if let Some(peer) = self.random_member(|seen| seen.linked && seen.state.is_shown()) {
                 self.begin_with(now, peer);
@@ -47,6 +55,25 @@ impl Mesh {
 
     fn dial(&mut self, seeds: &[SocketAddr]) {
         seeds.iter().for_each(|seed| self.outbox.push(Output::Dial(*seed)));
+    }
+
+    /// Where those may be found whom this node has reason to expect, and of whom it has not heard all yet or a goodbye.
+    pub(super) fn missing(&self) -> Vec<SocketAddr> {
+        let known: BTreeMap<SocketAddr, NodeId> =
+            self.config.known.iter().flat_map(|(id, at)| at.iter().map(|at| (*at, *id))).collect();
+        let heard = self.roster.iter().filter(|(id, _)| self.is_heard(*id));
+        let heard = heard.filter_map(|(id, _)| self.catalog.get(id).and_then(Book::node)).map(AsRef::as_ref);
+        let here = heard.chain([&self.config.node]).flat_map(|node| node.addresses.iter().copied());
+        let here: BTreeSet<SocketAddr> = here.collect();
+        let seeds = self.seeds.iter().copied().filter(|seed| !known.contains_key(seed) && !here.contains(seed));
+        let unheard = known.iter().filter(|(_, id)| !self.is_heard(**id)).map(|(at, _)| *at);
+        unheard.chain(seeds).collect()
+    }
+
+    fn is_heard(&self, id: NodeId) -> bool {
+        let Some(seen) = self.roster.get(id) else { return false };
+        let is_read = self.catalog.get(id).is_some_and(|book| book.mark().version > 0);
+        seen.barred.is_some() || seen.state == MemberState::Left || (seen.state.is_shown() && is_read)
     }
 
     /// Looks beyond a partition: at a member that is Down, and at a seed that is no member.
@@ -71,5 +98,7 @@ impl Mesh {
 /// The first pause between two tries to find the mesh, and the longest.
 const SEEK: Duration = Duration::from_millis(500);
 const SEEK_SLOWLY: Duration = Duration::from_secs(5);
+/// Of those who are missing while some are here, so many are dialled at a time.
+const MISSING_AT_ONCE: usize = 8;
 /// Seeds remembered.
 const MAX_SEEDS: usize = 256;

@@ -2,8 +2,15 @@
 //!
 //! Two nodes that agree find out with one hash each way. What a hash covers is each shown member's generation and how far
 //! its book was read; a book is written by its owner alone, so equal marks are equal rows.
+//!
+//! A node may answer others (it is ready) once a sync with one that is ready has ended. Two that start again at the same
+//! moment and meet each other first know nothing of the rest: neither makes the other ready, unless they agree and all
+//! whom they knew, and all seeds, are here. So a whole mesh starts without waiting, and a part of one waits for the rest.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -20,8 +27,10 @@ use crate::model::{MemberState, NodeId, Time};
 #[derive(Debug, Default)]
 pub(super) struct Sync {
     tokens: u32,
-    /// Syncs whose answers are under way: with whom, and how many parts have come.
-    open: BTreeMap<u32, (NodeId, u16)>,
+    /// Syncs whose answers are under way.
+    open: BTreeMap<u32, Open>,
+    /// Who asked while this node was not ready, and is to hear when it is.
+    waiting: BTreeSet<NodeId>,
     rounds: u64,
     /// One sync was carried to its end.
     pub(super) done: bool,
@@ -29,6 +38,16 @@ pub(super) struct Sync {
     host: Option<NodeId>,
     /// What each peer's hash was when last heard, and when.
     roots: BTreeMap<NodeId, Root>,
+}
+
+/// An answer that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    with: NodeId,
+    /// How many of its parts have come.
+    come: u16,
+    /// Who answers is ready.
+    ready: bool,
 }
 
 /// A peer's hash of all it knows.
@@ -128,8 +147,8 @@ impl Mesh {
     /// A peer's answers will not come any more.
     pub(super) fn cut_off(&mut self, now: Time, peer: NodeId) {
         let open = self.sync.open.len();
-        self.sync.open.retain(|_, (with, _)| *with != peer);
-        if self.sync.done || self.sync.open.len() == open {
+        self.sync.open.retain(|_, open| open.with != peer);
+        if self.ready || self.sync.open.len() == open {
             return;
         }
         if let Some(other) = self.random_member(|seen| seen.linked && seen.state == MemberState::Alive) {
@@ -165,7 +184,7 @@ impl Mesh {
         self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart });
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
-            self.synced(now, from);
+            self.agreed(now, from);
         } else if self.roster.len() < FEW {
             self.send_digests(from, |_| true, &[]);
         } else {
@@ -178,7 +197,7 @@ impl Mesh {
         self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart: None });
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
-            self.synced(now, from);
+            self.agreed(now, from);
         }
     }
 
@@ -223,7 +242,7 @@ impl Mesh {
         while self.sync.open.len() >= MAX_OPEN {
             self.sync.open.pop_first();
         }
-        self.sync.open.insert(token, (peer, 0));
+        self.sync.open.insert(token, Open { with: peer, come: 0, ready: false });
         self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
     }
 
@@ -262,6 +281,11 @@ impl Mesh {
             }
         }
         let mut parcel = Parcel::default();
+        if self.ready {
+            parcel.frames(&[Frame::Ready(digest.token)]);
+        } else {
+            self.sync.waiting.insert(from);
+        }
         for chunk in facts.chunks(STANDINGS) {
             parcel.frames(&[Frame::Facts(chunk.to_vec())]);
         }
@@ -312,19 +336,33 @@ impl Mesh {
 
     /// One stream of an answer has been read to its end.
     pub(super) fn on_part(&mut self, now: Time, from: NodeId, token: u32, of: u16) {
-        let Some((peer, come)) = self.sync.open.get_mut(&token) else { return };
-        if *peer != from {
-            return;
-        }
-        *come += 1;
-        if *come >= of {
+        let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) else { return };
+        open.come += 1;
+        if open.come >= of {
+            let is_ready = open.ready;
             self.sync.open.remove(&token);
-            self.synced(now, from);
+            self.synced(now, from, is_ready);
         }
     }
 
-    /// A sync was carried to its end: answers may be given, and others may know that this node is here.
-    pub(super) fn synced(&mut self, now: Time, with: NodeId) {
+    /// A peer may answer others: so what it says to that digest is all there is to know, or it is worth asking again.
+    pub(super) fn on_ready(&mut self, now: Time, from: NodeId, token: u32) {
+        if let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) {
+            open.ready = true;
+        } else if !self.ready {
+            self.sync.open.retain(|_, open| open.with != from);
+            self.begin_with(now, from);
+        }
+    }
+
+    /// A peer knows the same. If it is not ready itself, the two may be all there is, or lack the same others.
+    fn agreed(&mut self, now: Time, with: NodeId) {
+        let is_ready = self.sync.open.values().any(|open| open.with == with && open.ready);
+        self.synced(now, with, is_ready || (!self.ready && self.missing().is_empty()));
+    }
+
+    /// A sync was carried to its end: others may know that this node is here, and if `all` is heard it may answer.
+    fn synced(&mut self, now: Time, with: NodeId, all: bool) {
         if !self.sync.done {
             self.sync.done = true;
             self.sync.host = Some(with);
@@ -332,7 +370,9 @@ impl Mesh {
             let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
             self.timers.set(now + soon, Timer::Sync);
         }
-        self.set_ready();
+        if all {
+            self.set_ready();
+        }
         self.announce(now);
     }
 
@@ -341,6 +381,9 @@ impl Mesh {
             self.ready = true;
             self.changes.insert(Change::Ready);
             self.weigh_all();
+            for peer in std::mem::take(&mut self.sync.waiting) {
+                self.send_stream(peer, &Frame::Ready(0));
+            }
         }
     }
 

@@ -51,7 +51,7 @@ impl Wired {
         let mesh = "test".try_into().unwrap();
         let (epoch, boot, seed) = (Epoch(epoch), epoch, u64::from(n));
         let notary = vouchers::under(self.under, &node.name, boot);
-        let config = Config { mesh, node, epoch, boot, seed, unix_millis: UNIX_MILLIS, notary };
+        let config = Config { mesh, node, known: BTreeMap::new(), epoch, boot, seed, unix_millis: UNIX_MILLIS, notary };
         let mesh = Mesh::new(config, registrations, self.now);
         let id = mesh.id();
         self.nodes.insert(id, mesh);

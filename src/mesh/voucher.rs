@@ -120,7 +120,7 @@ impl Mesh {
         self.unvouched.iter().copied().filter(is_here)
     }
 
-    /// Whether answers may be given: the first sync is done, or there is nobody to sync with; and nothing was refused of
+    /// Whether answers may be given: all is heard that the mesh knows (see `sync`), or there is nobody to hear; and nothing was refused of
     /// whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
     #[must_use]
     pub fn is_ready(&self) -> bool {

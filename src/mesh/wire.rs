@@ -160,6 +160,9 @@ pub(super) enum Frame<'a> {
     Inquire(NodeId),
     /// The answer to that.
     Witness(Witness),
+    /// "I may answer others: there is nobody I have not heard." It heads the answer to the digest of this number; with 0
+    /// it says to whoever asked before that it is so now.
+    Ready(u32),
 }
 
 /// How its sender sees a member.
@@ -281,6 +284,7 @@ impl<'a> Frame<'a> {
             }
             kind::INQUIRE => Self::Inquire(NodeId(number(body)?)),
             kind::WITNESS => Self::Witness(decode(body)?),
+            kind::READY => Self::Ready(body.try_into().map(u32::from_be_bytes).map_err(|_| Malformed::Length)?),
             kind::PASS => {
                 let (to, frame) = body.split_first_chunk().ok_or(Malformed::Length)?;
                 Self::Pass { to: NodeId(u64::from_be_bytes(*to)), frame }
@@ -324,6 +328,7 @@ impl<'a> Frame<'a> {
                 into.extend(generation.0.to_be_bytes());
             }
             Self::Witness(witness) => encode_into(witness, into),
+            Self::Ready(token) => into.extend(token.to_be_bytes()),
             Self::Pass { to, frame } => {
                 into.extend(to.0.to_be_bytes());
                 into.extend_from_slice(frame);
@@ -336,7 +341,7 @@ impl<'a> Frame<'a> {
 
     /// Whether answering it may cost a walk over all members.
     pub(super) const fn is_heavy(&self) -> bool {
-        matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_))
+        matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_) | Self::Ready(_))
     }
 
     /// Whether only who has just heard something says it. SWIM's own answers are its packets' to tell.
@@ -369,6 +374,7 @@ impl<'a> Frame<'a> {
             Self::Will { .. } => kind::WILL,
             Self::Inquire(_) => kind::INQUIRE,
             Self::Witness(_) => kind::WITNESS,
+            Self::Ready(_) => kind::READY,
         }
     }
 }
@@ -396,6 +402,7 @@ mod kind {
     pub(super) const WILL: u8 = 20;
     pub(super) const INQUIRE: u8 = 21;
     pub(super) const WITNESS: u8 = 22;
+    pub(super) const READY: u8 = 23;
 }
 
 fn number(body: &[u8]) -> Result<u64, Malformed> {

@@ -50,6 +50,8 @@ pub(super) struct Disk {
     pub(super) epoch: Option<Epoch>,
     pub(super) registrations: BTreeMap<InstanceId, Arc<Registration>>,
     pub(super) peers: Vec<SocketAddr>,
+    /// Who of them was there.
+    pub(super) known: BTreeMap<NodeId, Vec<SocketAddr>>,
 }
 
 /// A running process.

@@ -45,6 +45,8 @@ pub(super) enum Event {
     Closed(Route, Gone),
     /// The parent of a dead process reaches an heir with its will.
     Will { of: u32, heir: u32, epoch: Epoch },
+    /// A process of that life has waited long enough for somebody who knows the mesh.
+    Waited { n: u32, life: u32 },
     /// A planned fault.
     Fault(Box<Fault>),
 }

@@ -45,6 +45,7 @@ impl World {
             Event::Packet(route, _) | Event::Message(route, ..) | Event::Closed(route, _) => Some(route.to),
             Event::DialFailed(dial) => Some(dial.from),
             Event::Will { heir, .. } => Some(*heir),
+            Event::Waited { n, .. } => Some(*n),
             _ => None,
         };
         let process = receiver.and_then(|n| self.machines[n as usize].process.as_mut());
@@ -60,6 +61,11 @@ impl World {
             Event::DialFailed(dial) => self.dial_failed(dial),
             Event::Closed(route, gone) => self.closed(route, gone),
             Event::Will { of, heir, epoch } => self.read_will(of, heir, epoch),
+            Event::Waited { n, life } => {
+                if self.machines[n as usize].life == life {
+                    self.deliver(n, Input::Waited);
+                }
+            }
             Event::Fault(fault) => self.strike(&fault),
         }
     }
@@ -182,7 +188,8 @@ impl World {
         machine.disk.epoch = Some(epoch);
         let (boot, seed) = (self.rng.random(), self.rng.random());
         let notary = Arc::new(Numbers::new(self.settings.seed, &machine.node.name, boot));
-        mesh::Config { mesh: mesh_name(), node: machine.node.clone(), epoch, boot, seed, unix_millis, notary }
+        let (node, known) = (machine.node.clone(), machine.disk.known.clone());
+        mesh::Config { mesh: mesh_name(), node, known, epoch, boot, seed, unix_millis, notary }
     }
 
     pub(super) fn begin(&mut self, n: usize, birth: Birth, core: impl FnOnce(Time) -> Mesh) {

@@ -174,6 +174,8 @@ impl World {
         let join = Command::Join(known.copied().collect());
         self.begin(n, Birth::Alone, |now| Mesh::new(config, registrations, now));
         self.command(n, join);
+        let life = self.machines[n].life;
+        self.queue.push(self.now + READY_AFTER, Event::Waited { n: number(n), life });
     }
 
     /// Ends a machine's process between two instructions. Its peers hear nothing.
@@ -188,6 +190,10 @@ impl World {
         let peers: Vec<_> = peers.take(KNOWN_PEERS).collect();
         if !peers.is_empty() {
             machine.disk.peers = peers;
+        }
+        if !shown.is_empty() {
+            let known = shown.iter().take(KNOWN_PEERS).map(|member| (member.id, member.node.addresses.clone()));
+            machine.disk.known = known.collect();
         }
     }
 
@@ -462,5 +468,7 @@ const MESH_PORT: u16 = 7979;
 /// Seeds a machine is configured with, and peers its disk remembers.
 const SEEDS: usize = 3;
 const KNOWN_PEERS: usize = 16;
+/// How long a process waits for somebody who knows the mesh, as the agent does.
+const READY_AFTER: Duration = Duration::from_secs(10);
 /// How often [`World::converge`] looks.
 const CONVERGE_STEP: Duration = Duration::from_millis(5);

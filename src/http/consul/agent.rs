@@ -277,6 +277,7 @@ pub(super) async fn leave(State(app): Shared) -> Response {
 /// `PUT /v1/agent/force-leave/:node`: who is down is forgotten everywhere. Consul takes it for who is alive too, and has
 /// him come back; here that is a mistake.
 pub(super) async fn force_leave(State(app): Shared, Tail(node): Tail) -> Answer {
+    app.ready()?;
     let unknown = || Failure::internal(format!("agent: No node found with name {node:?}"));
     let member = app.agent.view().node(&node).ok_or_else(unknown)?;
     if member.state != MemberState::Left {

@@ -113,10 +113,13 @@ pub(super) async fn cancel(State(app): Shared, Segments((name, id)): One) -> Ans
 /// What becomes of a registration that is withdrawn, by whichever face: a last word, where the lease that another agent
 /// granted the same client would show instead.
 pub(in crate::http) fn withdrawn(app: &App, own: &Registration) -> Result<Next, Problem> {
-    if !instance::is_ours(own) {
+    if own.subject().is_none() {
         return Ok(Next::Gone);
     }
     let heard = Heard::of(app)?;
+    if !instance::is_ours(own) {
+        return Ok(Next::Gone);
+    }
     let words = Some(Words::on(heard, own)).filter(|words| words.elsewhere().is_none());
     let last = words.and_then(|words| instance::gone(own, words.others()));
     Ok(last.map_or(Next::Gone, |last| put(heard, last)))

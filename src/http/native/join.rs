@@ -56,6 +56,7 @@ struct Gone {
 
 /// A member that is down, and will not come back, is forgotten everywhere as if it had left.
 pub(super) async fn force_leave(State(app): Shared, Segments(node): Segments<String>) -> Answer {
+    app.ready()?;
     let member = member(app.agent.view(), &node)?;
     if member.state != MemberState::Left {
         app.agent.force_leave(member.id).await?;

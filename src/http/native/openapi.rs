@@ -80,7 +80,7 @@ impl Api {
             "info": {
                 "title": "Hobnob",
                 "version": env!("CARGO_PKG_VERSION"),
-                "description": "The native API of one node. Until its first sync, reads of the catalogue answer 503, and so do \
+                "description": "The native API of one node. Until it is ready, reads of the catalogue answer 503, and so do \
                                 writes over what other nodes may have said.",
                 "license": {"name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0"},
             },

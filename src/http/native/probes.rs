@@ -33,7 +33,7 @@ struct Ready {
     reasons: Vec<String>,
 }
 
-/// 503 with reasons until the first sync is done.
+/// 503 with reasons until all is heard that the mesh knows.
 pub(super) async fn readyz(State(app): Shared) -> Response {
     let ready = app.agent.view().is_ready();
     let (status, reasons) =

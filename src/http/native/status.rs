@@ -233,7 +233,7 @@ fn ended(Says { issuer, serial, not_after, .. }: &Says) -> String {
 
 /// For the OpenAPI document.
 pub(super) fn describe(api: &mut Api) {
-    api.get("/api/v1/status", "This node and its mesh at a glance; answered before the first sync too.")
+    api.get("/api/v1/status", "This node and its mesh at a glance; answered before it is ready too.")
         .answers::<Status<'_>>(200, "How it is.");
 }
 

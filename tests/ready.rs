@@ -1,0 +1,107 @@
+//! When a node that starts may answer, on the simulator: not before it has heard what the mesh knows, and no later.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use hobnob::{
+    model::Registration,
+    sim::{Network, Settings, World},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(1);
+
+/// A mesh that has run for a minute; every machine serves `web`.
+fn standing(seed: u64, machines: usize) -> World {
+    let network = Network { jitter: Duration::from_millis(1), loss: 0.01, ..Network::default() };
+    let mut world = World::cold(Settings { network, ..Settings::seeded(seed) }, machines);
+    (0..machines).for_each(|n| world.register(n, Registration::new("web", 8000 + n as u16).unwrap()));
+    world.converge(30 * SECOND);
+    world.run(60 * SECOND);
+    world
+}
+
+fn restart(world: &mut World, machines: impl Iterator<Item = usize> + Clone) {
+    machines.clone().for_each(|n| world.crash(n));
+    machines.for_each(|n| world.start(n));
+}
+
+fn is_ready(world: &World, n: usize) -> bool {
+    world.mesh(n).unwrap().is_ready()
+}
+
+fn shown(world: &World, n: usize) -> usize {
+    world.shown(n, &"web".try_into().unwrap()).len()
+}
+
+/// Runs until a machine is ready; what it showed at that moment.
+fn first_answer(world: &mut World, n: usize, within: Duration) -> usize {
+    world
+        .run_until(within, STEP, |world| is_ready(world, n))
+        .unwrap_or_else(|| panic!("{n} is not ready {within:?} later"));
+    shown(world, n)
+}
+
+/// Neither of two that start again at the same moment knows more than the other: both wait for those they knew.
+#[test]
+fn two_that_start_together_do_not_answer_before_they_have_heard_the_third() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = standing(seed, 5);
+        for n in [0, 1, 3, 4] {
+            world.crash(n);
+        }
+        world.cut(&[0, 1, 3, 4], &[2]);
+        [0, 1, 3, 4].into_iter().for_each(|n| world.start(n));
+        world.run(3 * SECOND);
+        assert!([0, 1, 3, 4].iter().all(|n| !is_ready(&world, *n)), "they know that one is missing");
+        world.heal();
+        for n in [0, 1, 3, 4] {
+            assert_eq!(first_answer(&mut world, n, 8 * SECOND), 5, "machine {n}");
+        }
+    }
+}
+
+/// Where nobody is left who knows more, nobody is waited for.
+#[test]
+fn a_whole_mesh_that_starts_again_is_ready_as_soon_as_all_are_here() {
+    for (seeds, machines) in [(20, 2), (20, 3), (5, 9), (1, 40)] {
+        for seed in 0..seeds {
+            println!("{machines} machines, seed {seed}");
+            let mut world = standing(seed, machines);
+            restart(&mut world, 0..machines);
+            let all = world.run_until(9 * SECOND, 20 * STEP, |world| (0..machines).all(|n| is_ready(world, n)));
+            assert!(all.is_some_and(|took| took < 5 * SECOND), "{all:?}");
+            assert!((0..machines).all(|n| shown(&world, n) == machines));
+        }
+    }
+}
+
+/// Who is gone for good is not waited for without end, nor by those who know that he is.
+#[test]
+fn who_never_comes_is_waited_for_once() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = standing(seed, 4);
+        world.crash(3);
+        restart(&mut world, 0..3);
+        world.run(9 * SECOND);
+        assert!((0..3).all(|n| !is_ready(&world, n)));
+        world.run(2 * SECOND);
+        assert!((0..3).all(|n| is_ready(&world, n) && shown(&world, n) == 3));
+        restart(&mut world, 1..2);
+        assert_eq!(first_answer(&mut world, 1, SECOND), 3, "from those who are ready");
+    }
+}
+
+/// One that starts again answers as soon as any of the others has told it all.
+#[test]
+fn one_that_starts_again_is_ready_at_once() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = standing(seed, 9);
+        restart(&mut world, 4..5);
+        assert_eq!(first_answer(&mut world, 4, SECOND), 9);
+    }
+}
