@@ -78,7 +78,7 @@ pub(super) async fn listen(
                 left.add(source, Instant::now());
             }
             match met {
-                Ok(met) if is_last_will(&met.hello) => hear_will(met, &arrivals).await,
+                Ok(met) if is_last_will(&met.hello) => hear_will(&greeter, met, &arrivals).await,
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
                 Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
@@ -97,7 +97,10 @@ pub(super) async fn listen(
 }
 
 /// A node's executor has called. It hangs up: what we said in answer must reach it first.
-async fn hear_will(met: Met, arrivals: &mpsc::Sender<Arrival>) {
+async fn hear_will(greeter: &Greeter, met: Met, arrivals: &mpsc::Sender<Arrival>) {
+    if let Err(why) = greeter.standing(&met.connection) {
+        return greeter.expel(&met.connection, why);
+    }
     tracing::info!(event = "last_will", node = %met.hello.node.name, from = %met.address());
     let (node, epoch) = (met.hello.id, met.hello.generation.epoch());
     let _ = arrivals.send(Arrival::Input(Input::Will { node, epoch })).await;

@@ -23,11 +23,13 @@ use super::{
     journal::Journal,
     known::Known,
     looks::{Knocks, Look},
-    peers::{self, Arrival, Parcel, Peers, Target},
+    namesake,
+    peers::{Arrival, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
     status::Status,
     store::{Completed, KnownPeer, Row},
+    unix_millis,
     writes::{Over, Pending, Reply, Told, Writes},
 };
 use crate::{
@@ -259,6 +261,9 @@ impl Drive {
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.renewed(),
+            Arrival::Minute => {
+                return self.peers.expire(unix_millis(), |id| self.mesh.is_vouched_for(id));
+            }
             Arrival::Decreed => {
                 self.peers.recheck(&[Objection::Revoked]);
                 vec![Input::Renewed]
@@ -327,7 +332,7 @@ impl Drive {
 
     /// A peer says that we share our name: before we go, the other one must answer.
     fn check_holder(&self, holder: SocketAddr) {
-        tokio::spawn(peers::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
+        tokio::spawn(namesake::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
     }
 
     fn yield_name(&mut self, holder: SocketAddr) {

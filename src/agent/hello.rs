@@ -20,7 +20,7 @@ use super::{
     gazette::Heard,
     quic::{Code, canonical},
     traffic::Traffic,
-    trust::{self, Trust},
+    trust::{self, Trust, farewell},
     usher::is_invited,
     will::is_last_will,
 };
@@ -162,9 +162,15 @@ impl Greeter {
         self.count(met.await)
     }
 
-    /// Why the peer of a connection that stands would not be let in today.
-    pub(super) fn objection(&self, connection: &Connection) -> Option<Objection> {
-        self.trust.objection(&chain(connection).unwrap_or_default())
+    /// Until when the peer's certificate stands, in unix milliseconds; or why it would not be let in now.
+    pub(super) fn standing(&self, connection: &Connection) -> Result<u64, Objection> {
+        self.trust.standing(&chain(connection).unwrap_or_default())
+    }
+
+    /// Closes a connection whose peer does not belong to the mesh any more.
+    pub(super) fn expel(&self, connection: &Connection, why: Objection) {
+        tracing::warn!(event = "expelled", at = %canonical(connection.remote_address()), told = farewell(why));
+        connection.close(Code::Expelled.into(), farewell(why).as_bytes());
     }
 
     fn count(&self, met: Result<Result<Met, Missed>, tokio::time::error::Elapsed>) -> Result<Met, Missed> {
@@ -230,6 +236,11 @@ impl Greeter {
         let ours = self.hello.load();
         // The will of an earlier process of ours is no namesake.
         if hello.id == ours.id && !is_last_will(&hello) {
+            // Its hello may be long in coming: what was asked in the handshake may be otherwise by now.
+            if let Err(why) = self.standing(&connection) {
+                self.expel(&connection, why);
+                return Err(Missed::Protocol(farewell(why)));
+            }
             return Err(self.meet_namesake(&connection, &ours, &hello));
         }
         if expected.is_some_and(|id| id != hello.id) {
@@ -260,6 +271,7 @@ impl Greeter {
         match &why {
             ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
                 let is_namesake = proven_id(connection, &self.mesh) == Some(self.hello.load().id);
+                let is_namesake = is_namesake && self.standing(connection).is_ok();
                 if is_namesake { Missed::NameInUse(peer) } else { Missed::NameSaidInUse(holder(close, peer)) }
             }
             _ => why.into(),
@@ -411,6 +423,19 @@ pub(super) mod tests {
     pub(in crate::agent) async fn meet(a: &Greeter, b: &Greeter) -> (Result<Met, Missed>, Result<Met, Missed>) {
         let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
         tokio::join!(a.dial(b.endpoint.local_addr().unwrap(), None), answered)
+    }
+
+    #[tokio::test]
+    async fn nobody_yields_his_name_to_one_whom_he_would_not_let_in() {
+        let secret = Secret::random();
+        let (elder, host) = (greeter("a", 1, &secret), greeter("a", 2, &secret));
+        let call = elder.endpoint.connect(host.endpoint.local_addr().unwrap(), ANY_NAME).unwrap();
+        let (_there, here) = tokio::join!(call, async { host.endpoint.accept().await.unwrap().await.unwrap() });
+        let judge = || host.settle(here.clone(), Ok(Hello::clone(&elder.hello.load())), None, Side::Listener).err();
+        host.trust.renew(Proof::Secrets(&[Secret::random()])).unwrap();
+        assert!(matches!(judge(), Some(Missed::Protocol(_))));
+        host.trust.renew(Proof::Secrets(&[secret])).unwrap();
+        assert!(matches!(judge(), Some(Missed::NameInUse(_))));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Agent, Opens, Refused, Will, drive::Drive, peers::Holder, unix_millis};
+use super::{Agent, Opens, Refused, Will, drive::Drive, namesake::Holder, unix_millis};
 use crate::{
     mesh::{Command, Done, Explanation, Rejected, Stats},
     model::{NodeId, Time},

@@ -32,6 +32,7 @@ mod link;
 mod looks;
 mod lookup;
 mod marks;
+mod namesake;
 mod peers;
 mod pulse;
 mod quic;

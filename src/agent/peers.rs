@@ -16,19 +16,19 @@ use rand::RngExt;
 use rand_pcg::Pcg32;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
     hello::{GREETING, Greeter, Met, Missed, dial_any},
-    link::{Link, Order, PING_TIMEOUT, ping},
+    link::{Link, Order, ping},
+    namesake::{Holder, find_holder},
     quic::{Code, canonical},
-    trust::farewell,
 };
 use crate::{
     mesh::{Gone, HEIRS, Input, Objection},
-    model::{Epoch, NodeId},
+    model::NodeId,
 };
 
 /// What tasks report to the loop.
@@ -49,6 +49,8 @@ pub(super) enum Arrival {
     Decreed,
     /// This node has other addresses.
     Moved(Vec<SocketAddr>),
+    /// It is time to look for links whose certificates have ended.
+    Minute,
     /// Where to look for the mesh.
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
@@ -70,12 +72,6 @@ pub(super) enum Target {
 pub(super) enum Parcel {
     Packet(Bytes),
     Message(Bytes),
-}
-
-/// Whom the core knows under a newcomer's name.
-pub(super) struct Holder {
-    pub(super) epoch: Epoch,
-    pub(super) addresses: Vec<SocketAddr>,
 }
 
 /// The table of links.
@@ -113,6 +109,8 @@ struct Standing {
     orders: mpsc::Sender<Order>,
     serial: u64,
     boot: u64,
+    /// When the certificate that the peer has shown ends, in unix milliseconds.
+    until: u64,
     dialled: bool,
     since: Instant,
     used: Instant,
@@ -211,12 +209,22 @@ impl Peers {
     pub(super) fn recheck(&self, reasons: &[Objection]) {
         tracing::info!(event = "links_rechecked", "those whose peers are still accepted stay");
         for link in self.table.values().filter_map(|peer| peer.link.as_ref()) {
-            if let Some(why) = self.greeter.objection(&link.connection).filter(|why| reasons.contains(why)) {
-                let why = farewell(why);
-                tracing::warn!(event = "expelled", at = %link.address(), told = why);
+            if let Err(why) = self.greeter.standing(&link.connection)
+                && reasons.contains(&why)
+            {
                 // Its task reports the end.
-                link.connection.close(Code::Expelled.into(), why.as_bytes());
+                self.greeter.expel(&link.connection, why);
             }
+        }
+    }
+
+    /// Closes the links whose certificates have ended, but for those whose peers have shown another since: `vouched`. Not
+    /// where that would be most of them: then this node's clock is wrong.
+    pub(super) fn expire(&self, unix_millis: u64, vouched: impl Fn(NodeId) -> bool) {
+        let links = self.table.iter().filter_map(|(id, peer)| Some((*id, peer.link.as_ref()?)));
+        let ended: Vec<_> = links.filter(|(id, link)| link.until < unix_millis && !vouched(*id)).collect();
+        if ended.len() * 2 <= self.links + 1 {
+            ended.iter().for_each(|(_, link)| self.greeter.expel(&link.connection, Objection::Expired));
         }
     }
 
@@ -241,15 +249,18 @@ impl Peers {
     /// Two sides have met: what to tell the core. `holder` is whom it knows, alive, under that name.
     pub(super) fn meet(&mut self, met: Box<Met>, target: Option<Target>, holder: Option<Holder>) -> Vec<Input> {
         self.dial_is_over(target);
+        let Some(until) = self.admit(&met) else {
+            return target.and_then(|target| self.miss(target)).into_iter().collect();
+        };
         let peer = self.table.entry(met.hello.id).or_default();
         let (to_ask, addresses) = match (&peer.link, holder) {
-            (Some(link), _) if link.boot == met.hello.boot => return self.settle_duplicate(met),
+            (Some(link), _) if link.boot == met.hello.boot => return self.settle_duplicate(met, until),
             (Some(link), _) if link.connection.close_reason().is_some() || link.address() == met.address() => {
-                return self.install(met);
+                return self.install(met, until);
             }
             (Some(link), _) => (Some(link.connection.clone()), Vec::new()),
             (None, Some(holder)) if holder.is_elsewhere(&met) => (None, holder.addresses),
-            (None, _) => return self.install(met),
+            (None, _) => return self.install(met, until),
         };
         if std::mem::replace(&mut peer.challenged, true) {
             met.connection.close(Code::Closed.into(), b"another newcomer of this name is being judged");
@@ -269,11 +280,18 @@ impl Peers {
     /// The holder of a newcomer's name was asked whether it lives.
     pub(super) fn judge(&mut self, newcomer: Box<Met>, holder: Option<SocketAddr>) -> Vec<Input> {
         self.table.entry(newcomer.hello.id).or_default().challenged = false;
-        let Some(holder) = holder else { return self.install(newcomer) };
+        let Some(until) = self.admit(&newcomer) else { return Vec::new() };
+        let Some(holder) = holder else { return self.install(newcomer, until) };
         let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
         tracing::warn!(event = "name_in_use", %name, %holder, %refused);
         newcomer.connection.close(Code::NameInUse.into(), holder.to_string().as_bytes());
         Vec::new()
+    }
+
+    /// Until when the certificate of whom this node has met stands. It was looked at in the handshake, and the hello, or the
+    /// judgement on a name, may have come long after that.
+    fn admit(&self, met: &Met) -> Option<u64> {
+        self.greeter.standing(&met.connection).inspect_err(|why| self.greeter.expel(&met.connection, *why)).ok()
     }
 
     /// A dial has failed: what to tell the core.
@@ -320,14 +338,14 @@ impl Peers {
 
     /// Two connections between the same two processes: both sides keep the one that the smaller id dialled. If one of
     /// them is older than any dial can take, its other end is gone already: nobody dials whom he is connected to.
-    fn settle_duplicate(&mut self, met: Box<Met>) -> Vec<Input> {
+    fn settle_duplicate(&mut self, met: Box<Met>, until: u64) -> Vec<Input> {
         let smaller = self.us < met.hello.id;
         let Some(link) = self.table.get(&met.hello.id).and_then(|peer| peer.link.as_ref()) else {
-            return self.install(met);
+            return self.install(met, until);
         };
         let crossed = link.since.elapsed() < GREETING && link.dialled != met.dialled;
         if !crossed || met.dialled == smaller {
-            self.install(met);
+            self.install(met, until);
         } else {
             let orders = self.run_link(&met);
             let _ = orders.try_send(Order::Close(Code::Duplicate));
@@ -336,7 +354,7 @@ impl Peers {
     }
 
     /// Makes this the peer's link, in place of any before; what waited goes out on it.
-    fn install(&mut self, met: Box<Met>) -> Vec<Input> {
+    fn install(&mut self, met: Box<Met>, until: u64) -> Vec<Input> {
         let orders = self.run_link(&met);
         let now = Instant::now();
         let rtt = met.connection.rtt();
@@ -347,6 +365,7 @@ impl Peers {
             orders,
             serial: self.serial,
             boot,
+            until,
             dialled: met.dialled,
             since: now,
             used: now,
@@ -445,33 +464,6 @@ impl Standing {
         if !sent {
             traffic.dropped_outgoing.add(1);
         }
-    }
-}
-
-impl Holder {
-    /// Whether this is another process than the newcomer, at another place: one at the same place cannot be alive.
-    fn is_elsewhere(&self, newcomer: &Met) -> bool {
-        let theirs = &newcomer.hello.node.addresses;
-        self.epoch != newcomer.hello.generation.epoch()
-            && !self.addresses.iter().any(|address| *address == newcomer.address() || theirs.contains(address))
-    }
-}
-
-/// Where another process of the newcomer's name answers, if it does so soon.
-async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
-    let met = timeout(PING_TIMEOUT, dial_any(greeter, &addresses, Some(newcomer.hello.id))).await.ok()?.ok()?;
-    met.connection.close(Code::Closed.into(), b"");
-    (met.hello.boot != newcomer.hello.boot).then(|| met.address())
-}
-
-/// Whether a node of our own name, which came first, answers at `holder`: a peer said so, and may be wrong.
-pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
-    match greeter.dial(holder, None).await {
-        Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
-        Ok(_) => {
-            tracing::warn!(event = "name_disputed", %holder, "another node than this one's namesake answers there")
-        }
-        Err(why) => tracing::warn!(event = "name_disputed", %holder, %why),
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Vigil {
     seeds: Vec<String>,
     /// What was to be seen of the files when it was last told that they are in use.
     told: Arc<Vec<Stamp>>,
+    /// Why they are not, as it was told last.
+    told_failure: Option<String>,
     expiry: Expiry,
     /// Before this no newer certificate is asked for.
     ask_at: SystemTime,
@@ -55,7 +57,7 @@ impl Vigil {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
         let (expiry, ask_at) = (Expiry::default(), SystemTime::UNIX_EPOCH);
         let told = greeter.trust.stamps();
-        Self { told, greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
+        Self { told, told_failure: None, greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
     }
 
     /// Runs until the loop has ended.
@@ -63,12 +65,18 @@ impl Vigil {
         let trust = Arc::clone(&self.greeter.trust);
         let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut minutes = interval_at(Instant::now() + MINUTE, MINUTE);
+        minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
                 () = trust.renewed() => {
                     // Refused only when the loop has ended.
                     let _ = arrivals.send(Arrival::Renewed).await;
+                    continue;
+                }
+                _ = minutes.tick() => {
+                    let _ = arrivals.send(Arrival::Minute).await;
                     continue;
                 }
                 () = arrivals.closed() => return,
@@ -85,27 +93,28 @@ impl Vigil {
         let trust = Arc::clone(&self.greeter.trust);
         let look = spawn_blocking(move || {
             // An owner is no part of a stamp: what has failed is tried until it succeeds.
-            let failed = trust.not_reloaded();
-            let are_others = failed.is_some() || *trust.stamps() != files.stamps();
-            (are_others.then(|| trust.renew(Proof::Files(&files))), failed)
+            let are_others = trust.not_reloaded().is_some() || *trust.stamps() != files.stamps();
+            are_others.then(|| trust.renew(Proof::Files(&files)))
         });
         // A panic there is in the log.
-        let Ok((renewed, failed)) = look.await else { return };
+        let Ok(renewed) = look.await else { return };
         let read = self.greeter.trust.stamps();
         // Somebody else may have had them read.
-        let is_news = std::mem::replace(&mut self.told, Arc::clone(&read)) != read && failed.is_none();
+        let is_news = std::mem::replace(&mut self.told, Arc::clone(&read)) != read || self.told_failure.is_some();
         let Some(renewed) = renewed.or(is_news.then_some(Ok(()))) else { return };
         match renewed {
             Ok(()) => {
+                self.told_failure = None;
                 let serial = self.greeter.trust.says().serial;
                 tracing::info!(event = "certificate_reloaded", serial);
                 self.write(Paper::Reloaded { serial });
             }
-            Err(why) if failed == Some(why.to_string()) => {}
+            Err(why) if self.told_failure == Some(why.to_string()) => {}
             // Half of the files may be written.
             Err(why) => {
                 tracing::error!(event = "certificate_not_reloaded", %why, "the old one stays in use");
                 self.write(Paper::NotReloaded { why: why.to_string() });
+                self.told_failure = Some(why.to_string());
             }
         }
     }
@@ -128,14 +137,14 @@ impl Vigil {
 
     /// Asks for the next certificate from two thirds of this one's lifetime on, again and again until there is one.
     async fn renew(&mut self, now: SystemTime) {
-        let Some(files) = self.files.as_ref().filter(|files| files.renew && now >= self.ask_at) else { return };
+        let Some(files) = self.files.as_ref().filter(|files| files.renew) else { return };
         let says = self.greeter.trust.says();
         let left = says.not_after.duration_since(now).unwrap_or_default();
         if left > says.renews_within() {
             return self.greeter.trust.set_not_renewed(None);
         }
         // What the files hold may be for another key.
-        if self.greeter.trust.not_reloaded().is_some() {
+        if now < self.ask_at || self.greeter.trust.not_reloaded().is_some() {
             return;
         }
         self.ask_at = now + (left / 8).clamp(ASK_AGAIN_SOONEST, ASK_AGAIN);
@@ -195,6 +204,8 @@ fn put(files: &Files, asked_with: &[Stamp], pem: &str) -> io::Result<()> {
     keep::exchange(&files.cert.canonicalize()?, pem.as_bytes())
 }
 
+/// How often links are looked for whose certificates have ended.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Four calls of `stat` each time.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How often a newer certificate is asked for: who can grant one may be away for a weekend.

@@ -120,8 +120,15 @@ impl Mesh {
         self.unvouched.iter().copied().filter(is_here)
     }
 
-    /// Whether answers may be given: all is heard that the mesh knows (see `sync`), or there is nobody to hear; and nothing was refused of
-    /// whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
+    /// Whether a certificate that has not ended vouches for a member.
+    #[must_use]
+    pub fn is_vouched_for(&self, id: NodeId) -> bool {
+        let vouched = self.catalog.get(id).and_then(Book::vouched);
+        vouched.is_some_and(|vouched| vouched.until >= self.wall_clock(self.now))
+    }
+
+    /// Whether answers may be given: all is heard that the mesh knows (see `sync`), or there is nobody to hear; and nothing
+    /// was refused of whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready && self.unvouched().next().is_none()

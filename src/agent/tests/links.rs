@@ -6,10 +6,10 @@ use super::*;
 use crate::{
     agent::{
         hello::tests::{greeter, meet},
-        peers::{Arrival, Parcel, Peers},
+        peers::{Arrival, Parcel, Peers, Target},
         trust::{Proof, Word},
     },
-    mesh::Objection,
+    mesh::{Input, Objection},
 };
 
 #[tokio::test]
@@ -59,4 +59,50 @@ async fn who_proves_itself_anew_calls_at_once_whoever_hung_up_on_it() {
     let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
     let (met, arrival) = tokio::join!(answered, arrived.recv());
     assert!(met.is_ok() && matches!(arrival, Some(Arrival::Met(..))));
+}
+
+/// What was asked in the handshake may be otherwise by the time of the hello, or of the judgement on a name.
+#[tokio::test]
+async fn who_is_revoked_while_it_says_hello_is_not_let_in() {
+    let secret = Secret::random();
+    let [host, b, again] = [("a", 1), ("b", 2), ("b", 3)].map(|(name, boot)| greeter(name, boot, &secret));
+    let (arrivals, _arrived) = tokio::sync::mpsc::channel(64);
+    let mut peers = Peers::new(Arc::clone(&host), arrivals, TaskTracker::new(), 1);
+    let [first, second, third] = [meet(&b, &host).await, meet(&again, &host).await, meet(&host, &b).await];
+    let edict = host.trust.decree(Word::DenyNode("b".try_into().unwrap()), false, unix_millis()).unwrap();
+    host.trust.take(&edict, unix_millis()).unwrap();
+    let [called, judged, dialled] = [first.1, second.1, third.0].map(|met| Box::new(met.unwrap()));
+    let connections = [&called, &judged, &dialled].map(|met| met.connection.clone());
+    let target = Target::Peer(b.hello.load().id);
+    assert!(peers.meet(called, None, None).is_empty());
+    assert!(peers.judge(judged, None).is_empty());
+    assert!(matches!(peers.meet(dialled, Some(target), None)[..], [Input::Disconnected(..)]), "as a dial that failed");
+    assert!(connections.iter().all(|connection| connection.close_reason().is_some()));
+    assert_eq!(peers.links(), 0);
+}
+
+/// Who keeps a link beyond the end of the certificate that opened it has shown another, or goes.
+#[tokio::test]
+async fn a_link_ends_with_its_certificate_unless_its_peer_has_another() {
+    let secret = Secret::random();
+    let host = greeter("a", 1, &secret);
+    let (arrivals, _arrived) = tokio::sync::mpsc::channel(64);
+    let mut peers = Peers::new(Arc::clone(&host), arrivals, TaskTracker::new(), 1);
+    let (mut links, mut callers) = (Vec::new(), Vec::new());
+    for (boot, name) in [(2, "b"), (3, "c"), (4, "d")] {
+        let caller = greeter(name, boot, &secret);
+        let (there, here) = meet(&caller, &host).await;
+        let met = here.unwrap();
+        links.push(met.connection.clone());
+        peers.meet(Box::new(met), None, None);
+        callers.push((caller, there.unwrap()));
+    }
+    let id = |at: usize| callers[at].0.hello.load().id;
+    let closed = || links.iter().map(|link| link.close_reason().is_some()).collect::<Vec<_>>();
+    peers.expire(unix_millis(), |_| false);
+    assert_eq!(closed(), [false; 3]);
+    peers.expire(u64::MAX, |_| false);
+    assert_eq!(closed(), [false; 3], "all at once: this node's clock is wrong");
+    peers.expire(u64::MAX, |peer| peer != id(1));
+    assert_eq!(closed(), [false, true, false]);
 }

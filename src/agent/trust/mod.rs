@@ -21,6 +21,7 @@ pub mod fuzz;
 mod guest;
 mod guests;
 mod lineage;
+mod name;
 mod notary;
 mod outcast;
 mod papers;
@@ -29,7 +30,11 @@ mod renewal;
 mod room;
 mod signer;
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{
@@ -45,7 +50,6 @@ use rustls::{
     version::TLS13,
 };
 use tokio::sync::Notify;
-use x509_parser::{extensions::GeneralName, parse_x509_certificate};
 
 pub(crate) use authority::certificates;
 pub use authority::{Authority, Pair};
@@ -71,6 +75,8 @@ use archive::Archive;
 pub(super) use enrol::{Request, request};
 pub(super) use guest::guest_tls;
 use guests::Guests;
+pub(super) use name::proven_name;
+use name::{SUFFIX, only_san, san};
 pub(super) use notary::Seal;
 pub use notary::notary;
 use papers::Papers;
@@ -100,6 +106,8 @@ pub(super) struct Trust {
     mesh: MeshName,
     node: NodeName,
     papers: ArcSwap<Papers>,
+    /// One reads the files at a time: what was read first is not to be taken last.
+    reading: Mutex<()>,
     law: ArcSwap<Law>,
     archive: Archive,
     /// The texts of what is law and not signed by the first of the authorities, and whether another has signed it.
@@ -156,6 +164,7 @@ impl Trust {
             mesh: mesh.clone(),
             node: node.clone(),
             papers: ArcSwap::from_pointee(papers),
+            reading: Mutex::default(),
             law: ArcSwap::default(),
             archive: Archive::default(),
             stale: ArcSwap::default(),
@@ -181,6 +190,7 @@ impl Trust {
 
     /// Takes other papers; connections that stand do not notice. Refused as a whole, and the old ones stay.
     pub(super) fn renew(&self, proof: Proof<'_>) -> Result<(), Broken> {
+        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         self.stamps.store(Arc::new(proof.stamps()));
         let papers = Self::papers(&self.mesh, &self.node, proof);
         self.not_reloaded.store(papers.as_ref().err().map(|why| Arc::new(why.to_string())));
@@ -242,16 +252,14 @@ impl Trust {
         self.accepts_at(chain, UnixTime::now())
     }
 
-    /// Why a chain that was accepted once would not be now.
-    pub(super) fn objection(&self, chain: &[CertificateDer<'_>]) -> Option<Objection> {
-        self.objection_at(chain, UnixTime::now())
-    }
-
-    fn objection_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Option<Objection> {
+    /// Until when a chain that was accepted once stands, in unix milliseconds; or why it would not be accepted now.
+    pub(super) fn standing(&self, chain: &[CertificateDer<'_>]) -> Result<u64, Objection> {
         let named = chain.first().and_then(|leaf| Some((proven_name(leaf, &self.mesh)?, papers::says(leaf)?.serial)));
-        let Some((name, serial)) = named else { return Some(Objection::Untrusted) };
-        let revoked = self.denies(&name, &serial).then_some(Objection::Revoked);
-        revoked.or_else(|| self.papers.load().standing(chain, now).err())
+        let (name, serial) = named.ok_or(Objection::Untrusted)?;
+        if self.denies(&name, &serial) {
+            return Err(Objection::Revoked);
+        }
+        self.papers.load().standing(chain, UnixTime::now()).map(|standing| standing.until)
     }
 
     fn accepts_at(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
@@ -313,14 +321,6 @@ impl Trust {
         client.enable_sni = false;
         Ok(Tls { server, client })
     }
-}
-
-/// The name that a verified certificate proves, if it belongs to `mesh`.
-pub(super) fn proven_name(certificate: &CertificateDer<'_>, mesh: &MeshName) -> Option<NodeName> {
-    let san = only_san(certificate)?;
-    let (node, rest) = san.split_once('.')?;
-    let of = rest.strip_suffix(SUFFIX)?;
-    if of.eq_ignore_ascii_case(mesh.as_str()) { NodeName::try_from(node).ok() } else { None }
 }
 
 impl std::fmt::Debug for Trust {
@@ -400,22 +400,6 @@ impl ClientCertVerifier for Trust {
         self.papers.load().clients.supported_verify_schemes()
     }
 }
-
-/// The certificate's DNS name, if it has exactly one name and that is a DNS name.
-fn only_san(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
-    let names = parsed.subject_alternative_name().ok()??;
-    match names.value.general_names.as_slice() {
-        [GeneralName::DNSName(name)] => Some((*name).to_owned()),
-        _ => None,
-    }
-}
-
-fn san(mesh: &MeshName, node: &NodeName) -> String {
-    format!("{node}.{mesh}{SUFFIX}").to_ascii_lowercase()
-}
-
-const SUFFIX: &str = ".hobnob";
 
 #[cfg(test)]
 pub(super) mod tests {

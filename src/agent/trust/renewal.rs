@@ -269,11 +269,17 @@ mod tests {
         };
         let (top, top_key) = authority("top", rcgen::BasicConstraints::Unconstrained);
         let root = pem("CERTIFICATE", top.self_signed(&top_key).unwrap().der());
+        let issuer = rcgen::Issuer::new(top, top_key);
         let (params, key) = authority("between", rcgen::BasicConstraints::Constrained(0));
-        let between = pem("CERTIFICATE", params.signed_by(&key, &rcgen::Issuer::new(top, top_key)).unwrap().der());
+        let between = pem("CERTIFICATE", params.signed_by(&key, &issuer).unwrap().der());
+        // One that goes by the name of who issued it, as where a key is rolled over.
+        let (params, _) = authority("top", rcgen::BasicConstraints::Constrained(0));
+        let crossed = pem("CERTIFICATE", params.signed_by(&key, &issuer).unwrap().der());
+        let stranger = Authority::create(HOUR).unwrap().1.certificate;
         let key = key.serialize_pem();
         let held = |ca: &str, brought: &str| {
-            let signer = Authority::read(&between, &key).unwrap();
+            let own = if ca.contains(&crossed) { &crossed } else { &between };
+            let signer = Authority::read(own, &key).unwrap();
             let pair = Pair { certificate: ca.to_owned(), key: key.clone().into() };
             let held = files(folder.path(), "a", &[&(signer, pair)], true);
             let leaf = std::fs::read_to_string(&held.cert).unwrap();
@@ -281,9 +287,13 @@ mod tests {
             held
         };
         let read = |held: &Files| held.check(&"prod".try_into().unwrap(), &"a".try_into().unwrap());
-        for (ca, brought) in
-            [(&*(root.clone() + &between), ""), (&between, &*between), (&(between.clone() + &root), &between)]
-        {
+        for (ca, brought) in [
+            (&*(root.clone() + &between), ""),
+            (&between, &*between),
+            (&(between.clone() + &root), &between),
+            (&(stranger + &between), ""),
+            (&(root.clone() + &crossed), ""),
+        ] {
             let held = held(ca, brought);
             assert!(read(&held).unwrap_err().to_string().contains("tls.ca of every node"));
             read(&Files { ca_key: None, ..held }).unwrap();

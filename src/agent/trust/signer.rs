@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use rustls::pki_types::CertificateDer;
+use rustls::{
+    crypto::aws_lc_rs as provider,
+    pki_types::{CertificateDer, SignatureVerificationAlgorithm},
+};
 use x509_parser::parse_x509_certificate;
 
 use super::{
@@ -19,11 +22,12 @@ pub(super) fn signer(
     key: &Path,
 ) -> Result<Authority, Broken> {
     let authority = of_key(roots, &secret_text(key)?)?;
-    let is_brought = chain.iter().skip(1).any(|brought| is_of_one_key(brought, &authority.certificate));
-    if is_brought || roots.iter().any(|root| has_issued(root, &authority.certificate)) {
-        return Err(Broken::File(key.to_owned(), BETWEEN));
+    let is_brought = || chain.iter().skip(1).any(|brought| is_of_one_key(brought, &authority.certificate));
+    // One that another has issued is believed by itself where it stands alone.
+    if is_root(&authority.certificate) || (roots.len() == 1 && !is_brought()) {
+        return Ok(authority);
     }
-    Ok(authority)
+    Err(Broken::File(key.to_owned(), BETWEEN))
 }
 
 /// The authority of those believed whose key this is: while two overlap, not always the first, and of several with one key
@@ -37,15 +41,15 @@ fn of_key(roots: &[CertificateDer<'_>], key: &str) -> Result<Authority, Broken> 
     tried.next().unwrap_or(Err(Broken::Apart("ca_key", "ca")))
 }
 
-/// Whether one stands by itself, by the names that it bears.
+/// Whether one is signed by its own key: names are anybody's to choose.
 fn is_root(one: &CertificateDer<'_>) -> bool {
-    parse_x509_certificate(one).is_ok_and(|(_, one)| one.subject() == one.issuer())
-}
-
-/// Whether one has issued the other, by the names that they bear.
-fn has_issued(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
-    let names = parse_x509_certificate(one).ok().zip(parse_x509_certificate(other).ok());
-    !is_root(other) && names.is_some_and(|((_, one), (_, other))| one.subject() == other.issuer())
+    let Ok((_, one)) = parse_x509_certificate(one) else { return false };
+    let key = &one.public_key().subject_public_key.data;
+    let all = provider::default_provider().signature_verification_algorithms.all;
+    let is_by = |by: &&dyn SignatureVerificationAlgorithm| {
+        by.verify_signature(key, one.tbs_certificate.as_ref(), &one.signature_value.data).is_ok()
+    };
+    all.iter().any(is_by)
 }
 
 fn is_of_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
@@ -53,7 +57,8 @@ fn is_of_one_key(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
 }
 
 const BETWEEN: &str = "is of an authority that another has issued, and nothing that it signs is believed by who knows that \
-                       other alone: have it in tls.ca of every node, without the other, and in no tls.cert";
+                       other alone: have it in tls.ca of every node first, then in this one's without any other, and in no \
+                       tls.cert";
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,46 @@
+//! Two processes of one name: who holds it, and whether he lives.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    hello::{Greeter, Met, Missed, dial_any},
+    link::PING_TIMEOUT,
+    peers::Arrival,
+    quic::Code,
+};
+use crate::model::Epoch;
+
+/// Whom the core knows under a newcomer's name.
+pub(super) struct Holder {
+    pub(super) epoch: Epoch,
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Holder {
+    /// Whether this is another process than the newcomer, at another place: one at the same place cannot be alive.
+    pub(super) fn is_elsewhere(&self, newcomer: &Met) -> bool {
+        let theirs = &newcomer.hello.node.addresses;
+        self.epoch != newcomer.hello.generation.epoch()
+            && !self.addresses.iter().any(|address| *address == newcomer.address() || theirs.contains(address))
+    }
+}
+
+/// Where another process of the newcomer's name answers, if it does so soon.
+pub(super) async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+    let met = timeout(PING_TIMEOUT, dial_any(greeter, &addresses, Some(newcomer.hello.id))).await.ok()?.ok()?;
+    met.connection.close(Code::Closed.into(), b"");
+    (met.hello.boot != newcomer.hello.boot).then(|| met.address())
+}
+
+/// Whether a node of our own name, which came first, answers at `holder`: a peer said so, and may be wrong.
+pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
+    match greeter.dial(holder, None).await {
+        Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
+        Ok(_) => {
+            tracing::warn!(event = "name_disputed", %holder, "another node than this one's namesake answers there")
+        }
+        Err(why) => tracing::warn!(event = "name_disputed", %holder, %why),
+    }
+}
