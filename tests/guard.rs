@@ -7,7 +7,7 @@
 use std::{ops::Range, time::Duration};
 
 use hobnob::{
-    mesh::{Event, Held},
+    mesh::{Command, Event, Held},
     model::{Registration, ServiceName},
     sim::{Depth, Network, Seen, Settings, World},
 };
@@ -143,6 +143,65 @@ fn a_death_on_this_side_of_a_cut_is_a_death() {
         world.run(10 * SECOND);
         for n in 0..3 {
             assert_eq!(shown(&world, n), ((0..9).filter(|n| *n != 3).collect(), 5), "seed {seed}: {n}");
+        }
+    }
+}
+
+/// A rack of machines dies at one moment: whoever is left cannot tell that from a cut.
+fn after_a_rack_died(settings: Settings, machines: usize, rack: Range<usize>) -> World {
+    let mut world = standing(settings, machines);
+    rack.clone().for_each(|n| world.crash(n));
+    world.run(10 * SECOND);
+    assert!(world.running().all(|n| shown(&world, n) == ((0..machines).collect(), rack.len())));
+    world
+}
+
+#[test]
+fn a_cut_is_over_once_more_are_here_than_are_missed() {
+    for settings in seeds() {
+        let seed = settings.seed;
+        // One of three comes back, or two are replaced by new ones.
+        let mut world = after_a_rack_died(settings.clone(), 5, 0..3);
+        world.start(0);
+        world.run(12 * SECOND);
+        let told = |n: usize| (n, shown(&world, n));
+        assert!([0, 3, 4].iter().all(|n| shown(&world, *n) == (vec![0, 3, 4], 0)), "seed {seed}: {:?}", told(3));
+        let mut world = after_a_rack_died(settings.clone(), 3, 1..3);
+        for name in ["new", "newer"] {
+            let n = world.add(name);
+            assert_eq!(shown(&world, 0).1, 2, "seed {seed}");
+            world.start(n);
+            world.run(7 * SECOND);
+        }
+        assert_eq!(shown(&world, 0), (vec![0], 0), "seed {seed}");
+        // Or they are given up: at once, where nobody else is missed.
+        let mut world = after_a_rack_died(settings, 3, 1..3);
+        let [one, other] = [1, 2].map(|n| world.id(n));
+        world.order(0, Command::ForceLeave(one));
+        world.run(6 * SECOND);
+        assert_eq!(shown(&world, 0), (vec![0, 2], 1), "seed {seed}");
+        world.order(0, Command::ForceLeave(other));
+        assert!(shown(&world, 0) == (vec![0], 0) && world.mesh(0).unwrap().partition().is_none(), "seed {seed}");
+    }
+}
+
+#[test]
+fn what_comes_and_goes_on_this_side_of_a_cut_does_not_end_it() {
+    for settings in seeds() {
+        for (machines, few) in [(5, 2), (9, 4), (40, 15)] {
+            let (seed, mut world) = (settings.seed, standing(settings.clone(), machines));
+            part(&mut world, 0..few, few..machines);
+            // From before the guard began: who is doubted still is not here.
+            for round in 0..4 {
+                world.crash(few - 1);
+                world.run(Duration::from_millis(1500));
+                world.start(few - 1);
+                world.run(8 * SECOND);
+                let (owners, held) = shown(&world, 0);
+                let lost: Vec<_> = (0..machines).filter(|n| *n != few - 1 && !owners.contains(n)).collect();
+                assert!(lost.is_empty(), "seed {seed}, {few} of {machines}, {round}: {lost:?}, {held} held");
+            }
+            assert_eq!(shown(&world, 0).1, machines - few, "seed {seed}, {few} of {machines}");
         }
     }
 }

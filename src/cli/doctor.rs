@@ -36,6 +36,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
     let mut found: Vec<_> = outcast(&status).into_iter().collect();
+    found.extend(partition(&status));
     found.extend([ready(&status), peers(&status, &members), address(&status, &members)]);
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload".into() } else { issue(&status) };
@@ -67,6 +68,15 @@ fn ready(status: &Value) -> Value {
             "hobnob members; hobnob join ADDR",
         ),
     }
+}
+
+/// That this node goes on showing nodes that it cannot reach.
+fn partition(status: &Value) -> Option<Value> {
+    let (since, held) = (status["partition"]["since"].as_str()?, status["partition"]["held"].as_u64()?);
+    let said = format!("this node takes itself for the one cut off since {since}: it shows {held} that are down");
+    let next = "the network; hobnob force-leave NODE, of who is gone for good. It ends once more are here than are held, or \
+                after 15 min";
+    Some(finding("partition", "bad", said, next))
 }
 
 fn peers(status: &Value, members: &Value) -> Value {
@@ -359,6 +369,9 @@ mod tests {
         let alone = json!({"members": {"alive": 1}, "unjoined": ["seed a:1 cannot be joined: their clocks differ"]});
         assert!(peers(&alone, &json!([]))["finding"].as_str().unwrap().ends_with("their clocks differ"));
         assert_eq!(ready(&json!({"ready": false}))["status"], "bad");
+        let apart = partition(&json!({"partition": {"since": "2026", "held": 3}})).unwrap();
+        assert!(apart["finding"].as_str().unwrap().ends_with("since 2026: it shows 3 that are down"), "{apart}");
+        assert_eq!((&apart["status"], partition(&json!({}))), (&"bad".into(), None));
         let member = |node: &str, address: &str| json!({"node": node, "address": address, "state": "alive"});
         for (own, other, expected) in [
             ("127.0.0.1:7946", "127.0.0.1:7947", "ok"),

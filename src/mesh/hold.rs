@@ -5,7 +5,7 @@
 //! suspect had fallen silent did not go with it, and nor did one that was missed before the suspect last answered: deaths
 //! one after the other are deaths. When more than half of those asked can have gone at one moment with the suspect, who
 //! went then is held: it is Down, and what it serves is shown as it last was, marked. Who is gone already stays gone.
-//! That ends when the mesh is back, or when its rows would be forgotten anyway.
+//! That ends when more are here than are held, back or new, or when their rows would be forgotten anyway.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -16,6 +16,7 @@ use super::{
     Mesh, ROWS_KEPT, Timer,
     event::{Event, Output},
     look::Purpose,
+    roster::Seen,
 };
 use crate::model::{MemberState, NodeId, Time};
 
@@ -154,25 +155,31 @@ impl Mesh {
         }
     }
 
-    /// Somebody is back: is most of the mesh?
+    /// Somebody is here, or one who was held has left: is the mesh back?
     pub(super) fn note_return(&mut self, now: Time) {
-        if self.guard.cut_off.is_none() {
-            return;
-        }
-        let held = self.held();
-        if held == 0 {
-            self.let_go(now);
-        } else if held * 2 <= self.roster.shown() + 1 {
+        if self.guard.cut_off.is_some() && self.is_back() {
+            if self.held().next().is_none() {
+                return self.let_go(now);
+            }
             // The others may be on their way.
             self.timers.set(now + SETTLE, Timer::Mended);
         }
     }
 
-    /// Most of the mesh was back a moment ago.
+    /// The mesh was back a moment ago. Whoever was held since then is not the last, most likely: a large part of a mesh
+    /// goes Down one by one.
     pub(super) fn mended(&mut self, now: Time) {
-        if self.held() * 2 <= self.roster.shown() + 1 {
+        if self.held().any(|(_, since)| now.since(since) < SETTLE) {
+            self.note_return(now);
+        } else if self.is_back() {
             self.let_go(now);
         }
+    }
+
+    /// Whether more are here, this node counted, than are held. Who is doubted is not here, nor who was heard of only.
+    fn is_back(&self) -> bool {
+        let is_here = |seen: &Seen| seen.state == MemberState::Alive && seen.is_known();
+        self.held().count() < 1 + self.roster.iter().filter(|(_, seen)| is_here(seen)).count()
     }
 
     /// What would be forgotten is not held any longer.
@@ -180,17 +187,19 @@ impl Mesh {
         if self.guard.cut_off.is_some_and(|cut_off| now.since(cut_off.since) >= ROWS_KEPT) {
             self.let_go(now);
         }
+        self.note_return(now);
     }
 
-    fn held(&self) -> usize {
-        self.roster.iter().filter(|(_, seen)| seen.held.is_some()).count()
+    /// Who is held, and since when.
+    fn held(&self) -> impl Iterator<Item = (NodeId, Time)> {
+        self.roster.iter().filter_map(|(id, seen)| Some((id, seen.held?)))
     }
 
     fn let_go(&mut self, now: Time) {
         if self.guard.cut_off.take().is_none() {
             return;
         }
-        let held: Vec<NodeId> = self.roster.iter().filter(|(_, seen)| seen.held.is_some()).map(|(id, _)| id).collect();
+        let held: Vec<NodeId> = self.held().map(|(id, _)| id).collect();
         for id in &held {
             self.roster.get_mut(*id).into_iter().for_each(|seen| seen.held = None);
             self.show(*id);

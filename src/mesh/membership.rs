@@ -58,6 +58,7 @@ impl Mesh {
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard, seen.answered) = (true, now, now);
+        self.note_return(now);
         self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
@@ -159,8 +160,8 @@ impl Mesh {
                 if was == Some(MemberState::Down) {
                     self.note_comeback(now, id);
                 }
+                self.note_return(now);
                 if was.is_some_and(|was| !was.is_shown()) {
-                    self.note_return(now);
                     self.revived.push(*fact);
                     self.sync_soon(now, id);
                 }
@@ -209,6 +210,7 @@ impl Mesh {
         self.outbox.push(Output::Drop(id));
         if state == MemberState::Left {
             self.forget_rows(id);
+            self.note_return(now);
         } else {
             self.stats.downs += 1;
             self.note_fall(now, id);

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::moment;
 use crate::{
-    agent::{View, trust::Says},
+    agent::{Agent, View, trust::Says},
     http::{Shared, descriptors::Descriptors},
     model::{MemberState, MeshName, NodeName, millis},
 };
@@ -41,6 +41,9 @@ struct Status<'a> {
     /// That the mesh lets this node in no more, as far as it knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcast: Option<Outcast>,
+    /// That it takes itself for the one cut off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<Partition>,
     /// What its HTTP port shows, where that is not plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_certificate: Option<Certificate>,
@@ -116,6 +119,25 @@ struct RefusedEdicts {
     future: usize,
     /// No authority that is believed here has signed them.
     unsigned: usize,
+}
+
+/// That this node cannot reach most of its mesh.
+#[derive(Serialize, JsonSchema)]
+struct Partition {
+    /// When the first of them went down.
+    #[serde(serialize_with = "moment")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    since: u64,
+    /// How many nodes are down, and shown as they last were.
+    held: usize,
+}
+
+impl Partition {
+    fn of(agent: &Agent) -> Option<Self> {
+        let held = agent.view().nodes_where(|member| member.held);
+        let since = agent.unix_millis(held.iter().map(|member| member.since).min()?);
+        Some(Self { since, held: held.len() })
+    }
 }
 
 /// That this node is let in no more.
@@ -203,6 +225,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
             ..app.agent.certificate().into()
         },
         outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by, revoked: known.revoked }),
+        partition: Partition::of(&app.agent),
         http_certificate: app
             .tls
             .as_ref()
