@@ -1,6 +1,7 @@
-//! Until when this node lived, for its next process: TTLs run on while there is none. An empty file is touched now and
-//! then, as long as there is a TTL. Nothing waits for the disk: a process that dies leaves the right time behind, and
-//! after a power cut it is an earlier one, by which a TTL runs out too early and never too late.
+//! Until when this node lived, for its next process: TTLs run on while there is none, and until then it looked at what is
+//! checked. An empty file is touched now and then, as long as there is a check. Nothing waits for the disk: a process that
+//! dies leaves the right time behind, and after a power cut it is an earlier one, by which a TTL runs out too early and
+//! never too late.
 
 use std::{
     fs::{File, OpenOptions},

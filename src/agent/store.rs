@@ -72,8 +72,8 @@ pub(super) enum Write {
 #[derive(Debug)]
 pub(super) struct Row {
     bytes: Vec<u8>,
-    /// Whether one of its checks has a TTL, which runs on while this node is down.
-    has_ttl: bool,
+    /// Whether anything is checked: a TTL runs on while this node is down, and nobody else looks then.
+    is_checked: bool,
 }
 
 /// So many writes, the oldest first, are durable; or why they are not.
@@ -135,9 +135,9 @@ impl Store {
         })?;
         let (sender, writes) = sync_mpsc::channel();
         let report = completed.clone();
-        let with_ttl = found.registrations.iter().filter(|own| has_ttl(own)).map(|own| own.id.clone()).collect();
+        let checked = found.registrations.iter().filter(|own| is_checked(own)).map(|own| own.id.clone()).collect();
         let (directory, database) = (directory.to_owned(), Some(database));
-        let mut file = OpenFile { directory, database, pulse: Some(pulse), with_ttl };
+        let mut file = OpenFile { directory, database, pulse: Some(pulse), checked };
         let thread = std::thread::Builder::new()
             .name("hobnob-store".into())
             .spawn(move || file.commit_groups(&writes, &report))
@@ -180,11 +180,11 @@ impl Store {
 /// A registration's row.
 pub(super) fn row(registration: &Registration) -> Result<Row, String> {
     let bytes = rmp_serde::to_vec_named(registration).map_err(|why| why.to_string())?;
-    Ok(Row { bytes, has_ttl: has_ttl(registration) })
+    Ok(Row { bytes, is_checked: is_checked(registration) })
 }
 
-fn has_ttl(registration: &Registration) -> bool {
-    registration.checks.iter().any(|check| check.kind.ttl().is_some())
+fn is_checked(registration: &Registration) -> bool {
+    !registration.checks.is_empty()
 }
 
 /// Why a data directory cannot be used; nothing in it was changed.
@@ -331,7 +331,7 @@ struct OpenFile {
     database: Option<Database>,
     pulse: Option<Pulse>,
     /// Whose next process has to know until when this one lived. Without any nothing is woken for it.
-    with_ttl: BTreeSet<InstanceId>,
+    checked: BTreeSet<InstanceId>,
 }
 
 impl OpenFile {
@@ -339,7 +339,7 @@ impl OpenFile {
     fn commit_groups(&mut self, writes: &sync_mpsc::Receiver<Write>, completed: &mpsc::UnboundedSender<Completed>) {
         let mut group = Vec::new();
         loop {
-            let heard = if self.with_ttl.is_empty() {
+            let heard = if self.checked.is_empty() {
                 writes.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 writes.recv_timeout(pulse::EVERY)
@@ -367,12 +367,12 @@ impl OpenFile {
     fn live(&mut self, group: &[Write]) {
         for write in group {
             match write {
-                Write::Row(id, Some(row)) if row.has_ttl => drop(self.with_ttl.insert(id.clone())),
-                Write::Row(id, _) => drop(self.with_ttl.remove(id)),
+                Write::Row(id, Some(row)) if row.is_checked => drop(self.checked.insert(id.clone())),
+                Write::Row(id, _) => drop(self.checked.remove(id)),
                 Write::Peers(_) | Write::Epoch(_) | Write::Reports(_) => {}
             }
         }
-        self.pulse.iter().filter(|_| !self.with_ttl.is_empty()).for_each(Pulse::beat);
+        self.pulse.iter().filter(|_| !self.checked.is_empty()).for_each(Pulse::beat);
     }
 
     /// Commits one group. Where that fails the file is opened anew at once, to hold on to its lock, or else before the

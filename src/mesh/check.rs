@@ -20,8 +20,6 @@ pub(super) struct Check {
     status: CheckStatus,
     /// How many results in a row disagreed with the status; the first result counts at once.
     streak: u32,
-    /// The first of the last results that were critical, in unix milliseconds.
-    failed: Option<u64>,
     judged: bool,
     /// When it was last found to be as good as its status, or said so by registering, in unix milliseconds.
     well: Option<u64>,
@@ -52,6 +50,7 @@ impl Check {
             output: output.into(),
             since: unix_millis,
             before: None,
+            failed: None,
         };
         // Who reports by itself has done so by registering.
         let says_so = spec.kind.ttl().is_some() && status.status.is_served();
@@ -60,7 +59,6 @@ impl Check {
             spec,
             status,
             streak: 0,
-            failed: None,
             judged: false,
             restored: false,
             looked: false,
@@ -116,7 +114,7 @@ impl Check {
     fn take(&mut self, result: Health, output: Arc<str>, missed: Option<Duration>, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
-        self.failed = (result == Health::Critical).then(|| self.failed.unwrap_or(unix_millis));
+        self.status.failed = (result == Health::Critical).then(|| self.status.failed.unwrap_or(unix_millis));
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
@@ -136,7 +134,7 @@ impl Check {
         let was = self.status.status;
         let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        let failed = self.failed.unwrap_or(unix_millis);
+        let failed = self.status.failed.unwrap_or(unix_millis);
         // Of no look before it in this process is it known that it was well.
         let missed = missed.map(|missed| if take(&mut self.restored) { Duration::MAX } else { missed });
         let before = well.zip(missed).map(|(well, missed)| {
@@ -295,9 +293,11 @@ impl Mesh {
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
+        let was_failing = check.status.failed.is_some();
         let is_first = !check.judged;
         let missed = missed(&check.spec, is_foreign);
         let flipped = check.take(status, output.into(), missed, unix_millis);
+        let turns = check.status.status.is_served() && missed.is_some() && check.status.failed.is_some() != was_failing;
         // Who was found well once was not critical all the time that nobody could look.
         let counts_anew = flipped || check.overdue && status.is_served();
         check.overdue &= !counts_anew;
@@ -317,6 +317,10 @@ impl Mesh {
         }
         if changed_words {
             self.tell_words(now, instance);
+        }
+        if turns {
+            // Others are told once it has; the next process has to know since when.
+            self.outbox.push(Output::Keep(Some(instance.clone())));
         }
         Ok(Done::Unchanged)
     }
@@ -353,15 +357,15 @@ impl Mesh {
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
-        check.restored = !is_foreign;
-        // Who looks there went on meanwhile, and speaks when something changes. This node's last looks may have failed, of
-        // which it has told nobody; what it was away for is no time in which it looked.
-        let untold =
-            check.spec.interval.saturating_mul(check.spec.fall.saturating_sub(1)).saturating_add(check.spec.timeout);
-        let untold = if is_foreign { 0 } else { millis(untold) };
-        let well = unix_millis.saturating_sub(untold).max(status.since.min(unix_millis));
+        // Until when it was well: its last looks may have failed, of which nobody was told. A clock may have been set back.
+        let since = status.since.min(unix_millis);
+        let failed = status.failed.map(|failed| failed.min(unix_millis));
+        // Where others look, they went on meanwhile, and speak when something changes.
+        let looked_until = if is_foreign { unix_millis } else { lived_until.clamp(since, unix_millis) };
+        let well = failed.map_or(looked_until, |failed| since.min(failed));
+        check.restored = !is_foreign && failed.is_none();
         check.well = (status.status.is_served() && (is_foreign || check.spec.kind.ttl().is_none())).then_some(well);
-        check.status = CheckStatus { name: check.spec.name.clone(), ..status };
+        check.status = CheckStatus { name: check.spec.name.clone(), failed, ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.
             let runs_out = lived_until.saturating_add(millis(ttl));

@@ -12,7 +12,7 @@ mod vouchers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{CheckSpec, Health, MemberState, ServiceName};
+use crate::model::{CheckSpec, Health, HealthReport, MemberState, ServiceName};
 
 /// Meshes wired to each other: whatever one sends the other has.
 pub(super) struct Wired {
@@ -22,12 +22,14 @@ pub(super) struct Wired {
     pub(super) dead: BTreeSet<NodeId>,
     /// What the notary of whoever starts goes by.
     under: vouchers::Papers,
+    /// What each has on its disk of the health of its instances.
+    kept: BTreeMap<(NodeId, InstanceId), HealthReport>,
 }
 
 impl Wired {
     pub(super) fn of(count: u16) -> (Self, Vec<NodeId>) {
-        let (now, under) = (Time::ZERO, vouchers::FIRST);
-        let mut wired = Self { now, nodes: BTreeMap::new(), links: BTreeSet::new(), dead: BTreeSet::new(), under };
+        let (nodes, links, dead, kept) = Default::default();
+        let mut wired = Self { now: Time::ZERO, nodes, links, dead, under: vouchers::FIRST, kept };
         let ids: Vec<NodeId> = (0..count).map(|n| wired.start(n, 1_000, Vec::new())).collect();
         for id in &ids {
             let seeds = if *id == ids[0] { Vec::new() } else { vec![address(0)] };
@@ -112,6 +114,9 @@ impl Wired {
                     if let Some(to) = to {
                         self.link(from, to);
                     }
+                }
+                Output::Keep(Some(id)) => {
+                    self.kept.extend(self.nodes[&from].health_report(&id).map(|report| ((from, id), report)));
                 }
                 _ => {}
             }

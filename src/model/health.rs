@@ -66,6 +66,10 @@ pub struct CheckStatus {
     /// process has ended, or it said so itself: that is believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
+    /// When the first of the last results that were critical was found, in unix milliseconds: its owner's next process goes
+    /// on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<u64>,
 }
 
 /// How a check stood before it turned critical.
@@ -172,6 +176,7 @@ mod tests {
             output: "".into(),
             since: 0,
             before: None,
+            failed: None,
         };
         let mut report = HealthReport::default();
         assert_eq!(report.health(), Health::Passing);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::model::CheckDraft;
+use crate::model::{CheckDraft, CheckStatus, Health};
 
 fn open(directory: &Path, node: &str) -> Result<(Store, Found, mpsc::UnboundedReceiver<Completed>), StartError> {
     let (sender, completed) = mpsc::unbounded_channel();
@@ -50,13 +50,16 @@ fn what_was_acknowledged_is_there_after_a_restart_under_a_larger_epoch() {
 }
 
 #[test]
-fn it_is_said_that_this_process_lives_where_a_ttl_runs_and_nowhere_else() {
+fn it_is_said_that_this_process_lives_where_something_is_checked_and_nowhere_else() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _, mut completed) = open(directory.path(), "a").unwrap();
     let alive = std::fs::File::options().write(true).open(directory.path().join("alive")).unwrap();
     let ttl = CheckDraft { ttl: Some("1m".into()), ..CheckDraft::default() }.build(0, "check").unwrap();
+    let tcp = CheckDraft::tcp(":1").build(0, "check").unwrap();
     let web = Registration::new("web", 1).unwrap();
-    for (web, lives) in [(web.clone(), false), (web.clone().check(ttl), true), (web, false)] {
+    for (web, lives) in
+        [(web.clone(), false), (web.clone().check(ttl), true), (web.clone(), false), (web.check(tcp), true)]
+    {
         store.submit(Write::Row(web.id.clone(), Some(row(&web).unwrap())));
         completed.blocking_recv().unwrap().outcome.unwrap();
         alive.set_modified(SystemTime::UNIX_EPOCH).unwrap();
@@ -64,6 +67,28 @@ fn it_is_said_that_this_process_lives_where_a_ttl_runs_and_nowhere_else() {
         completed.blocking_recv().unwrap().outcome.unwrap();
         assert_eq!(alive.metadata().unwrap().modified().unwrap() > SystemTime::UNIX_EPOCH, lives);
     }
+}
+
+#[test]
+fn since_when_a_check_has_failed_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _, mut completed) = open(directory.path(), "a").unwrap();
+    let status = |name: &str, failed| CheckStatus {
+        id: name.try_into().unwrap(),
+        name: name.try_into().unwrap(),
+        status: Health::Passing,
+        output: "".into(),
+        since: 1,
+        before: None,
+        failed,
+    };
+    // The second is written as it was before there was such a field.
+    let checks = vec![status("a", Some(7)), status("b", None)];
+    let kept = vec![("web".to_owned(), HealthReport { checks, ..HealthReport::default() })];
+    store.submit(Write::Reports(kept.iter().map(|(id, report)| (id.clone(), Some(report.clone()))).collect()));
+    completed.blocking_recv().unwrap().outcome.unwrap();
+    store.close();
+    assert_eq!(open(directory.path(), "a").unwrap().1.reports, kept);
 }
 
 #[test]
@@ -175,9 +200,8 @@ fn one_failed_write_does_not_fail_those_after_it() {
     let full = Arc::new(AtomicBool::new(false));
     let disk = Disk { memory: redb::backends::InMemoryBackend::new(), full: Arc::clone(&full) };
     let database = Some(Database::builder().create_with_backend(disk).unwrap());
-    let mut file =
-        OpenFile { directory: directory.path().to_owned(), database, pulse: None, with_ttl: BTreeSet::new() };
-    let row = Row { bytes: vec![1], has_ttl: false };
+    let mut file = OpenFile { directory: directory.path().to_owned(), database, pulse: None, checked: BTreeSet::new() };
+    let row = Row { bytes: vec![1], is_checked: false };
     let group = [Write::Row("one".try_into().unwrap(), Some(row))];
     file.commit_or_reopen(&group).unwrap();
     full.store(true, Ordering::Relaxed);

@@ -66,6 +66,7 @@ pub(in crate::http) fn web() -> Service {
         output: "late".into(),
         since: u64::MAX,
         before: None,
+        failed: None,
     };
     let [a, b, c] = members();
     let instances = vec![

@@ -37,7 +37,7 @@ pub(super) fn fail(wired: &mut Wired, id: NodeId, n: u16) {
     hear(wired, id, n, Health::Critical);
 }
 
-fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
+pub(super) fn hear(wired: &mut Wired, id: NodeId, n: u16, status: Health) {
     hear_of(wired, id, format!("web{n}").as_str().try_into().unwrap(), status);
 }
 
@@ -103,7 +103,7 @@ fn who_starts_again_finds_what_it_knew() {
             (
                 own.id.clone(),
                 HealthReport {
-                    checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before }],
+                    checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before, failed: None }],
                     ..HealthReport::default()
                 },
             )
@@ -406,7 +406,7 @@ fn what_was_well_until_its_agent_started_again_turns_with_the_others() {
     let well = |own: &Arc<Registration>| {
         let name: CheckName = "c0".try_into().unwrap();
         let (id, output) = (name.clone(), "well".into());
-        let status = CheckStatus { id, name, status: Health::Passing, output, since: 0, before: None };
+        let status = CheckStatus { id, name, status: Health::Passing, output, since: 0, before: None, failed: None };
         (own.id.clone(), HealthReport { checks: vec![status], ..HealthReport::default() })
     };
     let (now, reports) = (wired.now, all.iter().map(well).collect::<Vec<_>>());

@@ -1,10 +1,9 @@
 //! Who died alone is gone, whatever fails later and however that ends.
 
 use super::{
-    protection::{fail, instance, register, shown},
+    protection::{fail, hear, instance, register, shown},
     *,
 };
-use crate::model::HealthReport;
 
 /// An instance whose check is looked at every ten seconds, and told when it has failed three times.
 fn patient(n: u16) -> Registration {
@@ -104,10 +103,57 @@ fn an_owner_that_starts_again_before_it_is_told_fails_with_the_others() {
     assert_eq!(shown(&wired), [(6, true)].into());
 }
 
+#[test]
+fn an_owner_that_is_away_within_a_streak_fails_when_it_did() {
+    let expires = |n| {
+        let after = |check| CheckSpec { deregister_after: Some(LOOK * 6), ..check };
+        Registration { checks: patient(n).checks.into_iter().map(after).collect(), ..patient(n) }
+    };
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[1], (0..5).map(expires));
+    let own = vec![Arc::new(expires(5))];
+    register(&mut wired, ids[2], [expires(5)].into_iter());
+    wired.run(LOOK * 6);
+    // All fail; the owner of one is away when that is told of the others.
+    for _ in 0..2 {
+        (0..6).for_each(|n| fail(&mut wired, ids[if n < 5 { 1 } else { 2 }], n));
+        wired.run(LOOK);
+    }
+    (0..5).for_each(|n| fail(&mut wired, ids[1], n));
+    restart(&mut wired, ids[2], own, Duration::from_secs(15));
+    look(&mut wired, ids[2], &[5]);
+    assert_eq!(shown(&wired), [(6, true)].into());
+    wired.run(LOOK * 7);
+    (0..6).for_each(|n| fail(&mut wired, ids[if n < 5 { 1 } else { 2 }], n));
+    assert_eq!(shown(&wired), [(6, true)].into(), "nor is it withdrawn");
+}
+
+#[test]
+fn an_owner_that_starts_again_between_two_failures_makes_no_wave_of_them() {
+    for blip in [false, true] {
+        let (mut wired, ids) = Wired::of(3);
+        let own: Vec<_> = (1..3).map(|n| Arc::new(patient(n))).collect();
+        register(&mut wired, ids[1], [patient(0)].into_iter());
+        register(&mut wired, ids[2], own.iter().map(|own| Registration::clone(own)));
+        wired.run(LOOK * 6);
+        fail(&mut wired, ids[1], 0);
+        if blip {
+            fail(&mut wired, ids[2], 1);
+            hear(&mut wired, ids[2], 1, Health::Passing);
+        }
+        for _ in 0..2 {
+            wired.run(LOOK);
+            fail(&mut wired, ids[1], 0);
+        }
+        restart(&mut wired, ids[2], own, Duration::from_millis(500));
+        look(&mut wired, ids[2], &[1]);
+        assert_eq!(shown(&wired), [(1, false)].into(), "{blip}");
+    }
+}
+
 /// Starts the third node again with what it had kept, after it was away for so long.
 fn restart(wired: &mut Wired, id: NodeId, own: Vec<Arc<Registration>>, away: Duration) {
-    let book = wired.nodes[&id].book();
-    let kept = |one: &Arc<Registration>| Some((one.id.clone(), HealthReport::clone(book.report(&one.id)?)));
+    let kept = |one: &Arc<Registration>| Some((one.id.clone(), wired.kept.get(&(id, one.id.clone()))?.clone()));
     let reports: Vec<_> = own.iter().filter_map(kept).collect();
     let lived_until = wired.nodes[&id].wall_clock(wired.now);
     wired.dead.insert(id);
