@@ -63,6 +63,55 @@ fn two_that_start_together_do_not_answer_before_they_have_heard_the_third() {
     }
 }
 
+/// Who has lost its memory and seeks nobody is ready at once; who remembers more than it does not take its word.
+#[test]
+fn who_knows_nobody_makes_nobody_ready_who_does() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = World::new(Settings::seeded(seed));
+        for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+            world.add(name);
+            world.start(n);
+            world.run(SECOND);
+        }
+        (0..3).for_each(|n| world.register(n, Registration::new("web", 8000 + n as u16).unwrap()));
+        world.converge(30 * SECOND);
+        world.run(60 * SECOND);
+        [0, 1].into_iter().for_each(|n| world.crash(n));
+        world.wipe(0);
+        world.cut(&[0, 1], &[2]);
+        [0, 1].into_iter().for_each(|n| world.start(n));
+        world.run(4 * SECOND);
+        assert_eq!([0, 1].map(|n| is_ready(&world, n)), [true, false]);
+        world.heal();
+        assert_eq!(first_answer(&mut world, 1, 8 * SECOND), 2, "what was lost with the disk of the first is lost");
+    }
+}
+
+/// A book of many pages is not known by its first.
+#[test]
+fn who_is_ready_after_the_whole_mesh_has_started_again_has_read_all_books_to_their_end() {
+    const MANY: usize = 600;
+    for seed in 0..10 {
+        println!("seed {seed}");
+        let mut world = standing(seed, 3);
+        (0..MANY).for_each(|n| world.register(2, Registration::new(&format!("s{n}"), 80).unwrap()));
+        world.converge(30 * SECOND);
+        world.run(SECOND);
+        restart(&mut world, 0..3);
+        let mut late: Vec<usize> = vec![0, 1, 2];
+        let all = world.run_until(9 * SECOND, STEP / 4, |world| {
+            late.retain(|n| {
+                let (is_ready, knows) = (is_ready(world, *n), world.mesh(*n).unwrap().services().count());
+                assert!(!is_ready || knows == MANY + 1, "machine {n} is ready and knows {knows}");
+                !is_ready
+            });
+            late.is_empty()
+        });
+        assert!(all.is_some_and(|took| took < 5 * SECOND), "{all:?}");
+    }
+}
+
 /// Where nobody is left who knows more, nobody is waited for.
 #[test]
 fn a_whole_mesh_that_starts_again_is_ready_as_soon_as_all_are_here() {

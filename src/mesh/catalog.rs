@@ -53,6 +53,8 @@ struct Row {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     mark: Mark,
+    /// How far its owner said it goes.
+    written: u64,
     papers: Papers,
     /// The reader fell below the floor and reads the book again from the start.
     reread: Option<Reread>,
@@ -104,6 +106,11 @@ impl Book {
 
     pub(super) const fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Whether it was read as far as its owner said it goes.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.mark.version > 0 && self.mark.version >= self.written && self.reread.is_none()
     }
 
     pub(super) const fn node(&self) -> Option<&Arc<Node>> {
@@ -191,6 +198,7 @@ impl Book {
         if page.epoch > self.mark.epoch {
             self.succeed(page.epoch);
         }
+        self.written = self.written.max(page.written);
         let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
         if page.floor > self.mark.version && page.floor > reads_up_to {
             self.doubt(page.floor);

@@ -87,7 +87,7 @@ impl Mesh {
             Frame::Will { id, generation } => self.on_will(now, from, id, generation),
             Frame::Inquire(about) => self.on_inquire(now, from, about),
             Frame::Witness(witness) => self.on_witness(now, from, &witness),
-            Frame::Ready(token) => self.on_ready(now, from, token),
+            Frame::Ready(readiness) => self.on_ready(now, from, readiness),
             Frame::Pass { to, frame } => self.on_pass(now, from, to, frame),
         }
     }

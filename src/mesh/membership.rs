@@ -59,6 +59,7 @@ impl Mesh {
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard, seen.answered) = (true, now, now);
         self.note_return(now);
+        self.note_company(now);
         self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));

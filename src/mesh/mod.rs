@@ -196,6 +196,7 @@ enum Timer {
     Sync,
     Compare,
     Join(u32),
+    Guide,
     Check { instance: InstanceId, check: CheckName },
     Words,
     Damped { instance: InstanceId, turn: damper::Turn },
@@ -208,8 +209,7 @@ enum Timer {
 
 impl Mesh {
     /// A core that knows nobody yet. `registrations` were restored from the store: they are its book from the start.
-    /// It is ready once [`Command::Join`] names nobody, once all was compared with a node that is ready, or once everybody
-    /// it has reason to expect is here: see `sync`.
+    /// When it is ready, the module `sync` says.
     #[must_use]
     pub fn new(config: Config, registrations: Vec<Arc<Registration>>, now: Time) -> Self {
         let id = NodeId::of(&config.mesh, &config.node.name);
@@ -299,7 +299,7 @@ impl Mesh {
                 // What does not fit into a full book follows with the next result; who is gone has none.
                 let _ = self.take_result(now, &instance, &check, status, &output);
             }
-            Input::Waited => self.set_ready(),
+            Input::Waited => self.set_ready(false),
             Input::Renewed => self.ask_the_notary(now),
             Input::Unable { instance, check, why } => self.take_inability(now, &instance, &check, &why),
             Input::Moved(node) => {
@@ -456,6 +456,7 @@ impl Mesh {
                     self.sync_with(peer);
                 }
             }
+            Timer::Guide => self.guide(),
             Timer::Join(tries) => self.seek(now, tries),
             Timer::Check { instance, check } => self.on_check(now, &instance, &check),
             Timer::Words => self.publish_words(now),

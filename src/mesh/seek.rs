@@ -20,7 +20,7 @@ impl Mesh {
         let fresh: Vec<SocketAddr> = seeds.into_iter().filter(|seed| !self.seeds.contains(seed)).collect();
         self.seeds.extend(fresh.iter().take(MAX_SEEDS.saturating_sub(known)));
         if self.seeds.is_empty() {
-            self.set_ready();
+            self.set_ready(false);
         } else if known == 0 {
             self.seek(now, 0);
         } else {
@@ -37,10 +37,7 @@ impl Mesh {
                 return self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
             }
             // The first sync's answer did not come, or not all of it, or its giver knows no more than this node.
-            let missing = self.missing();
-            let first = self.index_below(missing.len());
-            let some = missing.iter().cycle().skip(first).take(MISSING_AT_ONCE.min(missing.len()));
-            self.dial(&some.copied().collect::<Vec<_>>());
+            self.dial_some(&self.missing());
             self.sync.give_up();
             if let Some(peer) = self.random_member(|seen| seen.linked && seen.state.is_shown()) {
                 self.begin_with(now, peer);
@@ -55,6 +52,13 @@ impl Mesh {
 
     fn dial(&mut self, seeds: &[SocketAddr]) {
         seeds.iter().for_each(|seed| self.outbox.push(Output::Dial(*seed)));
+    }
+
+    /// Dials some of many, others each time.
+    pub(super) fn dial_some(&mut self, missing: &[SocketAddr]) {
+        let first = self.index_below(missing.len());
+        let some = missing.iter().cycle().skip(first).take(MISSING_AT_ONCE.min(missing.len()));
+        self.dial(&some.copied().collect::<Vec<_>>());
     }
 
     /// Where those may be found whom this node has reason to expect, and of whom it has not heard all yet or a goodbye.
@@ -72,7 +76,7 @@ impl Mesh {
 
     fn is_heard(&self, id: NodeId) -> bool {
         let Some(seen) = self.roster.get(id) else { return false };
-        let is_read = self.catalog.get(id).is_some_and(|book| book.mark().version > 0);
+        let is_read = self.catalog.get(id).is_some_and(Book::is_whole);
         seen.barred.is_some() || seen.state == MemberState::Left || (seen.state.is_shown() && is_read)
     }
 

@@ -3,9 +3,12 @@
 //! Two nodes that agree find out with one hash each way. What a hash covers is each shown member's generation and how far
 //! its book was read; a book is written by its owner alone, so equal marks are equal rows.
 //!
-//! A node may answer others (it is ready) once a sync with one that is ready has ended. Two that start again at the same
-//! moment and meet each other first know nothing of the rest: neither makes the other ready, unless they agree and all
-//! whom they knew, and all seeds, are here. So a whole mesh starts without waiting, and a part of one waits for the rest.
+//! A node is ready to answer others once it has heard what the mesh knows: from one that is ready, or, where nobody is,
+//! once it agrees with a peer; and if it misses nobody whom it knew when it ran last, and no seed. So two that start again
+//! at the same moment wait for the rest, and a whole mesh that starts again does not wait.
+//!
+//! Who was told so, or agreed with all it remembers, or has been ready in company for a while, is a guide: whoever it
+//! answers misses nobody any more. A node without a memory, or that found nobody in time, is ready and no guide yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +22,7 @@ use super::{
     catalog::Book,
     event::{Change, Generation},
     outbox::{End, Parcel},
-    wire::{Digest, Fact, Frame, Mark, Standing, Want},
+    wire::{Digest, Fact, Frame, Mark, Readiness, Standing, Want},
 };
 use crate::model::{MemberState, NodeId, Time};
 
@@ -29,8 +32,12 @@ pub(super) struct Sync {
     tokens: u32,
     /// Syncs whose answers are under way.
     open: BTreeMap<u32, Open>,
-    /// Who asked while this node was not ready, and is to hear when it is.
+    /// Who asked while this node was no guide, and is to hear when it is more than it was.
     waiting: BTreeSet<NodeId>,
+    /// What this node knows is all that the mesh knows.
+    guides: bool,
+    /// When it met the first of the others.
+    met: Option<Time>,
     rounds: u64,
     /// One sync was carried to its end.
     pub(super) done: bool,
@@ -46,8 +53,19 @@ struct Open {
     with: NodeId,
     /// How many of its parts have come.
     come: u16,
-    /// Who answers is ready.
-    ready: bool,
+    /// How ready its giver is.
+    giver: Giver,
+}
+
+/// How much the one knows who answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Giver {
+    /// No more than it has heard so far.
+    Unready,
+    /// What was to be found when it started.
+    Ready,
+    /// All.
+    Guide,
 }
 
 /// A peer's hash of all it knows.
@@ -168,7 +186,8 @@ impl Mesh {
         }
         // Right after the first sync others still join; after that, seldom.
         let base = QUICK_ROUNDS.get(usize::try_from(self.sync.rounds).unwrap_or(usize::MAX)).copied();
-        let gap = base.unwrap_or(SYNC_PERIOD).mul_f64(0.75 + 0.5 * self.chance());
+        let longest = if self.ready { SYNC_PERIOD } else { UNREADY_PERIOD };
+        let gap = base.unwrap_or(SYNC_PERIOD).min(longest).mul_f64(0.75 + 0.5 * self.chance());
         self.timers.set(now + gap, Timer::Sync);
         self.sync.roots.retain(|_, root| now.since(root.heard) < ROOTS_KEPT);
     }
@@ -242,7 +261,7 @@ impl Mesh {
         while self.sync.open.len() >= MAX_OPEN {
             self.sync.open.pop_first();
         }
-        self.sync.open.insert(token, Open { with: peer, come: 0, ready: false });
+        self.sync.open.insert(token, Open { with: peer, come: 0, giver: Giver::Unready });
         self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
     }
 
@@ -282,8 +301,9 @@ impl Mesh {
         }
         let mut parcel = Parcel::default();
         if self.ready {
-            parcel.frames(&[Frame::Ready(digest.token)]);
-        } else {
+            parcel.frames(&[Frame::Ready(Readiness { token: digest.token, guides: self.sync.guides })]);
+        }
+        if !self.sync.guides {
             self.sync.waiting.insert(from);
         }
         for chunk in facts.chunks(STANDINGS) {
@@ -339,51 +359,87 @@ impl Mesh {
         let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) else { return };
         open.come += 1;
         if open.come >= of {
-            let is_ready = open.ready;
+            let giver = open.giver;
             self.sync.open.remove(&token);
-            self.synced(now, from, is_ready);
+            self.synced(now, from, giver);
         }
     }
 
-    /// A peer may answer others: so what it says to that digest is all there is to know, or it is worth asking again.
-    pub(super) fn on_ready(&mut self, now: Time, from: NodeId, token: u32) {
-        if let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) {
-            open.ready = true;
+    /// A peer is ready: so this is what its answer to that digest is worth, or it is worth asking again.
+    pub(super) fn on_ready(&mut self, now: Time, from: NodeId, said: Readiness) {
+        if let Some(open) = self.sync.open.get_mut(&said.token).filter(|open| open.with == from) {
+            open.giver = if said.guides { Giver::Guide } else { Giver::Ready };
         } else if !self.ready {
             self.sync.open.retain(|_, open| open.with != from);
             self.begin_with(now, from);
         }
     }
 
-    /// A peer knows the same. If it is not ready itself, the two may be all there is, or lack the same others.
+    /// A peer knows the same: no more is to be had from it than from one that is ready.
     fn agreed(&mut self, now: Time, with: NodeId) {
-        let is_ready = self.sync.open.values().any(|open| open.with == with && open.ready);
-        self.synced(now, with, is_ready || (!self.ready && self.missing().is_empty()));
+        let answers = self.sync.open.values().filter(|open| open.with == with);
+        let giver = answers.map(|open| open.giver).max().unwrap_or(Giver::Unready).max(Giver::Ready);
+        self.synced(now, with, giver);
     }
 
-    /// A sync was carried to its end: others may know that this node is here, and if `all` is heard it may answer.
-    fn synced(&mut self, now: Time, with: NodeId, all: bool) {
-        if !self.sync.done {
+    /// A sync was carried to its end: others may know that this node is here, and it may answer if this was all.
+    fn synced(&mut self, now: Time, with: NodeId, giver: Giver) {
+        let is_first = !self.sync.done;
+        if is_first {
             self.sync.done = true;
             self.sync.host = Some(with);
             self.sync.rounds = 0;
             let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
             self.timers.set(now + soon, Timer::Sync);
         }
-        if all {
-            self.set_ready();
+        if !self.ready {
+            let missing = self.missing();
+            if giver == Giver::Guide || (giver == Giver::Ready && missing.is_empty()) {
+                let remembers = !self.config.known.is_empty();
+                self.set_ready(giver == Giver::Guide || remembers);
+            } else if is_first {
+                // To agree at once, where the two are all that there is.
+                self.sync_with(with);
+            }
+            self.dial_some(&missing);
         }
         self.announce(now);
     }
 
-    pub(super) fn set_ready(&mut self) {
+    /// From now on it answers, and tells those who asked before; whether it `guides` others is another matter.
+    pub(super) fn set_ready(&mut self, guides: bool) {
         if !self.ready {
             self.ready = true;
             self.changes.insert(Change::Ready);
             self.weigh_all();
-            for peer in std::mem::take(&mut self.sync.waiting) {
-                self.send_stream(peer, &Frame::Ready(0));
-            }
+            self.sync.guides = guides || self.sync.met.is_some_and(|met| self.now.since(met) >= IN_COMPANY);
+            self.tell_who_waits();
+        }
+    }
+
+    /// Somebody is here: from now on others have the time to find this node.
+    pub(super) fn note_company(&mut self, now: Time) {
+        if self.sync.met.is_none() {
+            self.sync.met = Some(now);
+            self.timers.set(now + IN_COMPANY, Timer::Guide);
+        }
+    }
+
+    /// It was in company for so long that it has heard of everybody who is there.
+    pub(super) fn guide(&mut self) {
+        if self.ready && !self.sync.guides {
+            self.sync.guides = true;
+            self.tell_who_waits();
+        }
+    }
+
+    fn tell_who_waits(&mut self) {
+        let guides = self.sync.guides;
+        for peer in self.sync.waiting.clone() {
+            self.send_stream(peer, &Frame::Ready(Readiness { token: 0, guides }));
+        }
+        if guides {
+            self.sync.waiting.clear();
         }
     }
 
@@ -404,6 +460,10 @@ pub(super) const SYNC_PERIOD: Duration = Duration::from_secs(5);
 /// The first rounds after the first sync, while others may be joining as well.
 const QUICK_ROUNDS: [Duration; 4] =
     [Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600), Duration::from_millis(1_500)];
+/// The most of it until this node is ready.
+const UNREADY_PERIOD: Duration = Duration::from_millis(600);
+/// Who was in company for so long has been found by all who looked for it: as long as an agent waits for them.
+const IN_COMPANY: Duration = Duration::from_secs(10);
 /// One round in so many goes to a seed or to a member that is Down.
 const LOST_EVERY: u64 = 4;
 /// Meshes smaller than this skip the buckets: 2 KiB of hashes would outweigh all standings.

@@ -55,7 +55,7 @@ impl Mesh {
         mesh.sign_fresh();
         let first_sync = sync::SYNC_PERIOD.mul_f64(mesh.chance());
         mesh.timers.set(now + first_sync, Timer::Sync);
-        mesh.set_ready();
+        mesh.set_ready(true);
         mesh
     }
 }

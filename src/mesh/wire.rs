@@ -160,9 +160,17 @@ pub(super) enum Frame<'a> {
     Inquire(NodeId),
     /// The answer to that.
     Witness(Witness),
-    /// "I may answer others: there is nobody I have not heard." It heads the answer to the digest of this number; with 0
-    /// it says to whoever asked before that it is so now.
-    Ready(u32),
+    /// See [`Readiness`].
+    Ready(Readiness),
+}
+
+/// "I answer others by what I know." It heads the answer to a digest; without one it tells whoever asked before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Readiness {
+    /// The digest's number, or 0.
+    pub(super) token: u32,
+    /// And that is all that the mesh knows: not only all that was to be found when it started.
+    pub(super) guides: bool,
 }
 
 /// How its sender sees a member.
@@ -284,7 +292,11 @@ impl<'a> Frame<'a> {
             }
             kind::INQUIRE => Self::Inquire(NodeId(number(body)?)),
             kind::WITNESS => Self::Witness(decode(body)?),
-            kind::READY => Self::Ready(body.try_into().map(u32::from_be_bytes).map_err(|_| Malformed::Length)?),
+            kind::READY => {
+                let (token, rest) = body.split_first_chunk().ok_or(Malformed::Length)?;
+                let &[guides @ 0..=1] = rest else { return Err(Malformed::Body) };
+                Self::Ready(Readiness { token: u32::from_be_bytes(*token), guides: guides == 1 })
+            }
             kind::PASS => {
                 let (to, frame) = body.split_first_chunk().ok_or(Malformed::Length)?;
                 Self::Pass { to: NodeId(u64::from_be_bytes(*to)), frame }
@@ -328,7 +340,10 @@ impl<'a> Frame<'a> {
                 into.extend(generation.0.to_be_bytes());
             }
             Self::Witness(witness) => encode_into(witness, into),
-            Self::Ready(token) => into.extend(token.to_be_bytes()),
+            Self::Ready(Readiness { token, guides }) => {
+                into.extend(token.to_be_bytes());
+                into.push(u8::from(*guides));
+            }
             Self::Pass { to, frame } => {
                 into.extend(to.0.to_be_bytes());
                 into.extend_from_slice(frame);

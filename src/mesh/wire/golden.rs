@@ -57,7 +57,7 @@ fn samples() -> Vec<(Frame<'static>, &'static str)> {
             Frame::Witness(Witness { about: NodeId(1), state: MemberState::Alive, heard: None, mark }),
             "16 0008 94 01 00 c0 93 09 01 02",
         ),
-        (Frame::Ready(7), "17 0004 00000007"),
+        (Frame::Ready(Readiness { token: 7, guides: true }), "17 0005 00000007 01"),
     ]
 }
 
