@@ -88,6 +88,26 @@ fn who_knows_nobody_makes_nobody_ready_who_does() {
     }
 }
 
+/// Who says goodbye may be back in a moment: a mesh that is stopped in order, and started again, waits for all of it.
+#[test]
+fn who_has_left_a_moment_ago_is_waited_for() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let mut world = standing(seed, 3);
+        for n in [2, 1, 0] {
+            world.leave(n);
+            world.run(SECOND / 2);
+        }
+        [0, 1].into_iter().for_each(|n| world.start(n));
+        world.run(3 * SECOND);
+        assert_eq!([0, 1].map(|n| is_ready(&world, n)), [false, false]);
+        world.start(2);
+        for n in 0..3 {
+            assert_eq!(first_answer(&mut world, n, 5 * SECOND), 3, "machine {n}");
+        }
+    }
+}
+
 /// A book of many pages is not known by its first.
 #[test]
 fn who_is_ready_after_the_whole_mesh_has_started_again_has_read_all_books_to_their_end() {

@@ -52,9 +52,10 @@ impl Drive {
     }
 
     pub(super) fn save_known(&mut self) {
-        let this = self.mesh.id();
-        let others = self.mesh.members().filter(|member| member.id != this && member.state.is_shown());
-        let peers: Vec<_> = others
+        let (here, gone): (Vec<_>, Vec<_>) = self.mesh.familiar().partition(Member::is_shown);
+        let peers: Vec<_> = here
+            .into_iter()
+            .chain(gone)
             .take(MAX_KNOWN_PEERS)
             .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
             .collect();
@@ -66,8 +67,8 @@ impl Drive {
     }
 }
 
-/// With so many saved one of them will be there.
-const FEW: usize = 3;
+/// With so many saved it is no matter if one who has just come is not among them.
+const FEW: usize = 16;
 /// Members come and go in flocks: one write for all.
 const FLOCK: Duration = Duration::from_secs(30);
 
@@ -80,12 +81,12 @@ mod tests {
     fn the_first_peers_are_written_at_once_and_a_flock_together() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let peer = |n: u64| KnownPeer { id: NodeId(n), name: "b".try_into().unwrap(), addresses: Vec::new() };
-        for (saved, after) in [(0, Duration::ZERO), (2, Duration::ZERO), (3, FLOCK)] {
-            let mut known = Known::new((0..saved).map(peer).collect());
+        for (saved, after) in [(0, Duration::ZERO), (FEW - 1, Duration::ZERO), (FEW, FLOCK)] {
+            let mut known = Known::new((0..saved as u64).map(peer).collect());
             known.changed(now);
             assert_eq!(known.at(), Some(now + after), "{saved} are saved");
         }
-        let mut known = Known::new((0..9).map(peer).collect());
+        let mut known = Known::new((0..FEW as u64).map(peer).collect());
         known.changed(now);
         known.changed(now + second);
         assert_eq!(known.at(), Some(now + FLOCK), "nobody is waited for without end");

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    Mesh, Timer,
+    Member, Mesh, Timer,
     catalog::Book,
-    event::{Done, Output},
+    event::{Cause, Done, Output},
 };
 use crate::model::{MemberState, NodeId, Time};
 
@@ -74,6 +74,15 @@ impl Mesh {
         unheard.chain(seeds).collect()
     }
 
+    /// Whom to expect at the next start: who is here, and who has gone so lately that it may only be starting again.
+    pub fn familiar(&self) -> impl Iterator<Item = Member> {
+        let is_given_up =
+            |id: NodeId| self.roster.get(id).is_some_and(|seen| seen.barred.is_some() || seen.cause == Cause::Forced);
+        let is_lately = |member: &Member| self.now.since(member.since) < STARTS_AGAIN;
+        let others = self.members().filter(move |member| member.id != self.id && !is_given_up(member.id));
+        others.filter(move |member| member.is_shown() || is_lately(member))
+    }
+
     fn is_heard(&self, id: NodeId) -> bool {
         let Some(seen) = self.roster.get(id) else { return false };
         let is_read = self.catalog.get(id).is_some_and(Book::is_whole);
@@ -102,6 +111,8 @@ impl Mesh {
 /// The first pause between two tries to find the mesh, and the longest.
 const SEEK: Duration = Duration::from_millis(500);
 const SEEK_SLOWLY: Duration = Duration::from_secs(5);
+/// A machine, or all of a mesh one after the other, has started again by then.
+const STARTS_AGAIN: Duration = Duration::from_secs(600);
 /// Of those who are missing while some are here, so many are dialled at a time.
 const MISSING_AT_ONCE: usize = 8;
 /// Seeds remembered.

@@ -191,9 +191,10 @@ impl World {
         if !peers.is_empty() {
             machine.disk.peers = peers;
         }
-        if !shown.is_empty() {
-            let known = shown.iter().take(KNOWN_PEERS).map(|member| (member.id, member.node.addresses.clone()));
-            machine.disk.known = known.collect();
+        let known: BTreeMap<_, _> =
+            process.mesh.familiar().map(|member| (member.id, member.node.addresses.clone())).collect();
+        if !known.is_empty() {
+            machine.disk.known = known;
         }
     }
 
