@@ -261,9 +261,7 @@ impl Drive {
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.renewed(),
-            Arrival::Minute => {
-                return self.peers.expire(unix_millis(), |id| self.mesh.is_vouched_for(id));
-            }
+            Arrival::Minute => return self.expire(),
             Arrival::Decreed => {
                 self.peers.recheck(&[Objection::Revoked]);
                 vec![Input::Renewed]
@@ -271,6 +269,10 @@ impl Drive {
             Arrival::Moved(addresses) => return self.moved(addresses),
         };
         inputs.into_iter().for_each(|input| self.handle(input));
+    }
+
+    pub(super) fn expire(&self) {
+        self.peers.expire(unix_millis(), |id, epoch| self.mesh.is_vouched_for(id, epoch));
     }
 
     fn join(&mut self, addresses: Vec<SocketAddr>) {

@@ -25,10 +25,11 @@ use super::{
     link::{Link, Order, ping},
     namesake::{Holder, find_holder},
     quic::{Code, canonical},
+    unix_millis,
 };
 use crate::{
     mesh::{Gone, HEIRS, Input, Objection},
-    model::NodeId,
+    model::{Epoch, NodeId},
 };
 
 /// What tasks report to the loop.
@@ -109,7 +110,9 @@ struct Standing {
     orders: mpsc::Sender<Order>,
     serial: u64,
     boot: u64,
-    /// When the certificate that the peer has shown ends, in unix milliseconds.
+    /// Of the process that said hello.
+    epoch: Epoch,
+    /// When the certificate that it has shown ends, in unix milliseconds.
     until: u64,
     dialled: bool,
     since: Instant,
@@ -218,13 +221,16 @@ impl Peers {
         }
     }
 
-    /// Closes the links whose certificates have ended, but for those whose peers have shown another since: `vouched`. Not
-    /// where that would be most of them: then this node's clock is wrong.
-    pub(super) fn expire(&self, unix_millis: u64, vouched: impl Fn(NodeId) -> bool) {
+    /// Closes the links whose certificates have ended, but for those of processes that have shown another since: `vouched`.
+    /// Not where that would be most of the mesh, this node included, as when their authority has ended: see
+    /// `Mesh::ask_who_belongs`.
+    pub(super) fn expire(&self, unix_millis: u64, vouched: impl Fn(NodeId, Epoch) -> bool) {
         let links = self.table.iter().filter_map(|(id, peer)| Some((*id, peer.link.as_ref()?)));
-        let ended: Vec<_> = links.filter(|(id, link)| link.until < unix_millis && !vouched(*id)).collect();
-        if ended.len() * 2 <= self.links + 1 {
-            ended.iter().for_each(|(_, link)| self.greeter.expel(&link.connection, Objection::Expired));
+        let ended = links.filter(|(id, link)| link.until < unix_millis && !vouched(*id, link.epoch));
+        let ended: Vec<_> = ended.map(|(_, link)| link).collect();
+        let own = usize::from(self.greeter.trust.has_ended());
+        if (ended.len() + own) * 2 <= self.links + 1 {
+            ended.iter().for_each(|link| self.greeter.expel(&link.connection, Objection::Expired));
         }
     }
 
@@ -255,9 +261,7 @@ impl Peers {
         let peer = self.table.entry(met.hello.id).or_default();
         let (to_ask, addresses) = match (&peer.link, holder) {
             (Some(link), _) if link.boot == met.hello.boot => return self.settle_duplicate(met, until),
-            (Some(link), _) if link.connection.close_reason().is_some() || link.address() == met.address() => {
-                return self.install(met, until);
-            }
+            (Some(link), _) if link.is_over() || link.address() == met.address() => return self.install(met, until),
             (Some(link), _) => (Some(link.connection.clone()), Vec::new()),
             (None, Some(holder)) if holder.is_elsewhere(&met) => (None, holder.addresses),
             (None, _) => return self.install(met, until),
@@ -365,6 +369,7 @@ impl Peers {
             orders,
             serial: self.serial,
             boot,
+            epoch: met.hello.generation.epoch(),
             until,
             dialled: met.dialled,
             since: now,
@@ -445,6 +450,11 @@ impl Peers {
 }
 
 impl Standing {
+    /// Whether nobody stands behind it any more: who comes with a good certificate takes the name.
+    fn is_over(&self) -> bool {
+        self.connection.close_reason().is_some() || self.until < unix_millis()
+    }
+
     fn address(&self) -> SocketAddr {
         canonical(self.connection.remote_address())
     }

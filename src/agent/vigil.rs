@@ -186,6 +186,7 @@ impl Drive {
     /// This node holds other papers: some peers are let in no more by them, and some may let this node in again.
     pub(super) fn renewed(&mut self) {
         self.peers.recheck(&[Objection::Revoked, Objection::Untrusted]);
+        self.expire();
         self.handle(Input::Renewed);
         // Now, and not when the change is published: by the voucher in it who is called judges.
         self.greeter.hello.store(Arc::new(self.mesh.hello()));

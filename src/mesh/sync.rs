@@ -435,11 +435,13 @@ impl Mesh {
 
     fn tell_who_waits(&mut self) {
         let guides = self.sync.guides;
-        for peer in self.sync.waiting.clone() {
-            self.send_stream(peer, &Frame::Ready(Readiness { token: 0, guides }));
+        let mut waiting = std::mem::take(&mut self.sync.waiting);
+        waiting.retain(|peer| self.roster.get(*peer).is_some_and(|seen| seen.linked && seen.state.is_shown()));
+        for peer in &waiting {
+            self.send_stream(*peer, &Frame::Ready(Readiness { token: 0, guides }));
         }
-        if guides {
-            self.sync.waiting.clear();
+        if !guides {
+            self.sync.waiting = waiting;
         }
     }
 

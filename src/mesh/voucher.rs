@@ -11,7 +11,7 @@ use super::{
     event::Change,
     page::Signed,
 };
-use crate::model::{MemberState, NodeId, Time};
+use crate::model::{Epoch, MemberState, NodeId, Time};
 
 /// What a page's signature is worth here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,10 +120,11 @@ impl Mesh {
         self.unvouched.iter().copied().filter(is_here)
     }
 
-    /// Whether a certificate that has not ended vouches for a member.
+    /// Whether a certificate that has not ended vouches for that process of a member.
     #[must_use]
-    pub fn is_vouched_for(&self, id: NodeId) -> bool {
-        let vouched = self.catalog.get(id).and_then(Book::vouched);
+    pub fn is_vouched_for(&self, id: NodeId, epoch: Epoch) -> bool {
+        let book = self.catalog.get(id).filter(|book| book.mark().epoch == epoch);
+        let vouched = book.and_then(Book::vouched);
         vouched.is_some_and(|vouched| vouched.until >= self.wall_clock(self.now))
     }
 

@@ -10,6 +10,7 @@ use crate::{
         trust::{Proof, Word},
     },
     mesh::{Input, Objection},
+    model::Epoch,
 };
 
 #[tokio::test]
@@ -99,10 +100,10 @@ async fn a_link_ends_with_its_certificate_unless_its_peer_has_another() {
     }
     let id = |at: usize| callers[at].0.hello.load().id;
     let closed = || links.iter().map(|link| link.close_reason().is_some()).collect::<Vec<_>>();
-    peers.expire(unix_millis(), |_| false);
+    peers.expire(unix_millis(), |_, _| false);
     assert_eq!(closed(), [false; 3]);
-    peers.expire(u64::MAX, |_| false);
+    peers.expire(u64::MAX, |_, _| false);
     assert_eq!(closed(), [false; 3], "all at once: this node's clock is wrong");
-    peers.expire(u64::MAX, |peer| peer != id(1));
-    assert_eq!(closed(), [false, true, false]);
+    peers.expire(u64::MAX, |peer, epoch| peer != id(1) && epoch < Epoch(4));
+    assert_eq!(closed(), [false, true, true], "what vouches for another process of that name counts for nothing");
 }

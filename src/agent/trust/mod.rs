@@ -225,6 +225,11 @@ impl Trust {
         self.current().says.clone()
     }
 
+    /// Whether this node's own certificate has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.says().not_after < SystemTime::now()
+    }
+
     /// Whether this node's certificate is by the first of the authorities, which stays when others are dropped.
     pub(super) fn is_by_first(&self) -> bool {
         let (papers, own) = (self.papers.load(), self.current());

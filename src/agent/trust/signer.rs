@@ -24,7 +24,7 @@ pub(super) fn signer(
     let authority = of_key(roots, &secret_text(key)?)?;
     let is_brought = || chain.iter().skip(1).any(|brought| is_of_one_key(brought, &authority.certificate));
     // One that another has issued is believed by itself where it stands alone.
-    if is_root(&authority.certificate) || (roots.len() == 1 && !is_brought()) {
+    if is_root(&authority.certificate) || (roots.iter().all(|root| *root == authority.certificate) && !is_brought()) {
         return Ok(authority);
     }
     Err(Broken::File(key.to_owned(), BETWEEN))
