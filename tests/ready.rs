@@ -54,8 +54,13 @@ fn two_that_start_together_do_not_answer_before_they_have_heard_the_third() {
         }
         world.cut(&[0, 1, 3, 4], &[2]);
         [0, 1, 3, 4].into_iter().for_each(|n| world.start(n));
+        for _ in 0..2 {
+            world.run(3 * SECOND);
+            assert!([0, 1, 3, 4].iter().all(|n| !is_ready(&world, *n)), "they know that one is missing");
+            restart(&mut world, [0, 1, 3, 4].into_iter());
+        }
         world.run(3 * SECOND);
-        assert!([0, 1, 3, 4].iter().all(|n| !is_ready(&world, *n)), "they know that one is missing");
+        assert!([0, 1, 3, 4].iter().all(|n| !is_ready(&world, *n)), "also if they start again, and again");
         world.heal();
         for n in [0, 1, 3, 4] {
             assert_eq!(first_answer(&mut world, n, 8 * SECOND), 5, "machine {n}");

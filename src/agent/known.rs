@@ -1,6 +1,6 @@
 //! The peers to start from next time, and when to write them down.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -8,7 +8,7 @@ use super::{
     drive::Drive,
     store::{KnownPeer, MAX_KNOWN_PEERS},
 };
-use crate::mesh::Member;
+use crate::{mesh::Member, model::NodeId};
 
 /// What of them is on the disk, and when to look again.
 pub(super) struct Known {
@@ -53,12 +53,16 @@ impl Drive {
 
     pub(super) fn save_known(&mut self) {
         let (here, gone): (Vec<_>, Vec<_>) = self.mesh.familiar().partition(Member::is_shown);
-        let peers: Vec<_> = here
+        let missed: BTreeSet<NodeId> = self.mesh.missed().map(|(id, _)| *id).collect();
+        let missed = self.agenda.known.saved.iter().filter(|peer| missed.contains(&peer.id)).cloned();
+        let mut peers: Vec<_> = here
             .into_iter()
             .chain(gone)
-            .take(MAX_KNOWN_PEERS)
             .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
             .collect();
+        let met: BTreeSet<NodeId> = peers.iter().map(|peer| peer.id).collect();
+        peers.extend(missed.filter(|peer| !met.contains(&peer.id)));
+        peers.truncate(MAX_KNOWN_PEERS);
         // An empty mesh is no reason to forget how to find one.
         if !peers.is_empty() && peers != self.agenda.known.saved {
             self.writes.keep_peers(peers.clone());

@@ -83,6 +83,12 @@ impl Mesh {
         others.filter(move |member| member.is_shown() || is_lately(member))
     }
 
+    /// Of those whom it knew when it ran last, whoever has not shown up yet and may: the next start waits for them as well.
+    pub fn missed(&self) -> impl Iterator<Item = (&NodeId, &Vec<SocketAddr>)> {
+        let waits = !self.sync.guides() && self.now.since_start() < STARTS_AGAIN;
+        self.config.known.iter().filter(move |(id, _)| waits && !self.is_heard(**id))
+    }
+
     fn is_heard(&self, id: NodeId) -> bool {
         let Some(seen) = self.roster.get(id) else { return false };
         let is_read = self.catalog.get(id).is_some_and(Book::is_whole);

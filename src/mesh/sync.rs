@@ -85,6 +85,10 @@ impl Root {
 }
 
 impl Sync {
+    pub(super) const fn guides(&self) -> bool {
+        self.guides
+    }
+
     /// Waits no longer for answers that are under way.
     pub(super) fn give_up(&mut self) {
         self.open.clear();

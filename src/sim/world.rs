@@ -191,8 +191,9 @@ impl World {
         if !peers.is_empty() {
             machine.disk.peers = peers;
         }
-        let known: BTreeMap<_, _> =
+        let mut known: BTreeMap<_, _> =
             process.mesh.familiar().map(|member| (member.id, member.node.addresses.clone())).collect();
+        known.extend(process.mesh.missed().map(|(id, at)| (*id, at.clone())));
         if !known.is_empty() {
             machine.disk.known = known;
         }
