@@ -1,6 +1,6 @@
 //! Probe outcomes become health: thresholds, TTLs, and what is published of them.
 
-use std::{collections::BTreeMap, mem::take, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Mesh, Timer,
@@ -23,8 +23,8 @@ pub(super) struct Check {
     judged: bool,
     /// When it was last found to be as good as its status, or said so by registering, in unix milliseconds.
     well: Option<u64>,
-    /// What it was in an earlier process's life, and no run has found it so since.
-    restored: bool,
+    /// Until when an earlier process looked (unix milliseconds), while none has found it as it was since.
+    looked_until: Option<u64>,
     /// Whether a run has found something in this process's life, and since one could not look.
     looked: bool,
     /// Whether it was critical for as long as it may be when nobody could look.
@@ -50,7 +50,6 @@ impl Check {
             output: output.into(),
             since: unix_millis,
             before: None,
-            failed: None,
         };
         // Who reports by itself has done so by registering.
         let says_so = spec.kind.ttl().is_some() && status.status.is_served();
@@ -60,7 +59,7 @@ impl Check {
             status,
             streak: 0,
             judged: false,
-            restored: false,
+            looked_until: None,
             looked: false,
             overdue: false,
             runs_out: Time::NEVER,
@@ -114,12 +113,15 @@ impl Check {
     fn take(&mut self, result: Health, output: Arc<str>, missed: Option<Duration>, unix_millis: u64) -> bool {
         self.status.output = output;
         self.looked = true;
-        self.status.failed = (result == Health::Critical).then(|| self.status.failed.unwrap_or(unix_millis));
+        if self.status.status.is_served() {
+            let before = self.status.before.or_else(|| self.before(missed, unix_millis));
+            self.status.before = before.filter(|_| result == Health::Critical);
+        }
         if result == self.status.status {
             self.streak = 0;
             self.judged = true;
             self.well = result.is_served().then_some(unix_millis);
-            self.restored = false;
+            self.looked_until = None;
             return missed.is_none() && self.status.before.take().is_some();
         }
         self.streak += 1;
@@ -131,18 +133,19 @@ impl Check {
         }
         self.streak = 0;
         self.overdue = false;
-        let was = self.status.status;
-        let well = self.well.filter(|_| result == Health::Critical && was.is_served());
         self.well = result.is_served().then_some(unix_millis);
-        let failed = self.status.failed.unwrap_or(unix_millis);
-        // Of no look before it in this process is it known that it was well.
-        let missed = missed.map(|missed| if take(&mut self.restored) { Duration::MAX } else { missed });
-        let before = well.zip(missed).map(|(well, missed)| {
-            let seen = well.max(failed.saturating_sub(millis(missed)));
-            Before { status: was, seen, failed }
-        });
+        self.looked_until = None;
+        let before = self.status.before.filter(|_| result == Health::Critical);
         self.status = CheckStatus { status: result, since: unix_millis, before, ..self.status.clone() };
         true
+    }
+
+    /// How it stands, should it be found critical now: well until its last look, `missed` ago at most where looks went on.
+    fn before(&self, missed: Option<Duration>, failed: u64) -> Option<Before> {
+        let (well, missed) = self.well.zip(missed)?;
+        let looked = failed.saturating_sub(millis(missed));
+        let seen = well.max(self.looked_until.map_or(looked, |until| until.min(looked)));
+        Some(Before { status: self.status.status, seen, failed })
     }
 
     /// Whether it is critical by what was found last, and not for want of anybody who could look.
@@ -293,11 +296,11 @@ impl Mesh {
         let Some(check) = check else { return Err(Rejected::NotFound(format!("check {name} of instance {instance}"))) };
         let output = cut(output, MAX_OUTPUT);
         let changed_words = *check.status.output != *output;
-        let was_failing = check.status.failed.is_some();
+        let was_failing = check.status.before.is_some();
         let is_first = !check.judged;
         let missed = missed(&check.spec, is_foreign);
         let flipped = check.take(status, output.into(), missed, unix_millis);
-        let turns = check.status.status.is_served() && missed.is_some() && check.status.failed.is_some() != was_failing;
+        let turns = check.status.before.is_some() != was_failing;
         // Who was found well once was not critical all the time that nobody could look.
         let counts_anew = flipped || check.overdue && status.is_served();
         check.overdue &= !counts_anew;
@@ -357,15 +360,13 @@ impl Mesh {
         let check = find(&mut self.checks, instance, &status.id);
         let Some(check) = check else { return };
         check.judged = true;
-        // Until when it was well: its last looks may have failed, of which nobody was told. A clock may have been set back.
-        let since = status.since.min(unix_millis);
-        let failed = status.failed.map(|failed| failed.min(unix_millis));
-        // Where others look, they went on meanwhile, and speak when something changes.
-        let looked_until = if is_foreign { unix_millis } else { lived_until.clamp(since, unix_millis) };
-        let well = failed.map_or(looked_until, |failed| since.min(failed));
-        check.restored = !is_foreign && failed.is_none();
+        // Where others look, they went on meanwhile, and speak when something changes. A clock may have been set back.
+        let well = if is_foreign { unix_millis } else { status.since.min(unix_millis) };
+        check.looked_until = (!is_foreign).then_some(lived_until);
         check.well = (status.status.is_served() && (is_foreign || check.spec.kind.ttl().is_none())).then_some(well);
-        check.status = CheckStatus { name: check.spec.name.clone(), failed, ..status };
+        let past = |at: u64| at.min(unix_millis);
+        let before = status.before.map(|at| Before { seen: past(at.seen), failed: past(at.failed), ..at });
+        check.status = CheckStatus { name: check.spec.name.clone(), before, ..status };
         if let Some(ttl) = check.spec.kind.ttl() {
             // While it lived, it saw to it that what was passing had been reported within its TTL.
             let runs_out = lived_until.saturating_add(millis(ttl));

@@ -135,7 +135,7 @@ mod tests {
     fn a_report_beyond_what_an_owner_may_write_is_no_claim() {
         let check = |status, length| {
             let (id, output) = ("c".try_into().unwrap(), "x".repeat(length).into());
-            CheckStatus { id, name: "c".try_into().unwrap(), status, output, since: 0, before: None, failed: None }
+            CheckStatus { id, name: "c".try_into().unwrap(), status, output, since: 0, before: None }
         };
         let fine = check(Health::Warning, MAX_OUTPUT);
         for (checks, maintenance, taken) in [

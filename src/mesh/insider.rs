@@ -280,7 +280,6 @@ type Row = (String, Bytes);
 fn claim(n: usize, length: usize) -> Row {
     let check = CheckStatus {
         before: None,
-        failed: None,
         id: "c".try_into().unwrap(),
         name: "c".try_into().unwrap(),
         status: Health::Warning,

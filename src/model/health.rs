@@ -62,17 +62,13 @@ pub struct CheckStatus {
     pub output: Arc<str>,
     /// When the status began, in unix milliseconds.
     pub since: u64,
-    /// While it is critical and whoever looked may be wrong: how it was before. `None` where it was never found well, its
-    /// process has ended, or it said so itself: that is believed.
+    /// While it is critical, or was found so last and not often enough yet, and whoever looked may be wrong: how it was
+    /// before. `None` where it was never found well, its process has ended, or it said so itself: that is believed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
-    /// When the first of the last results that were critical was found, in unix milliseconds: its owner's next process goes
-    /// on from there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<u64>,
 }
 
-/// How a check stood before it turned critical.
+/// How a check stood before it was found critical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
     /// Passing or warning.
@@ -176,7 +172,6 @@ mod tests {
             output: "".into(),
             since: 0,
             before: None,
-            failed: None,
         };
         let mut report = HealthReport::default();
         assert_eq!(report.health(), Health::Passing);

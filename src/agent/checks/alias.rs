@@ -200,7 +200,6 @@ mod tests {
                     output: "".into(),
                     since: 0,
                     before: None,
-                    failed: None,
                 });
                 let report = Arc::new(HealthReport { checks: checks.collect(), ..HealthReport::default() });
                 let (owner, node, registration) = (self.this.id, Arc::clone(&self.this.node), Arc::clone(own));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::model::{CheckDraft, CheckStatus, Health};
+use crate::model::{Before, CheckDraft, CheckStatus, Health};
 
 fn open(directory: &Path, node: &str) -> Result<(Store, Found, mpsc::UnboundedReceiver<Completed>), StartError> {
     let (sender, completed) = mpsc::unbounded_channel();
@@ -73,17 +73,16 @@ fn it_is_said_that_this_process_lives_where_something_is_checked_and_nowhere_els
 fn since_when_a_check_has_failed_is_there_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _, mut completed) = open(directory.path(), "a").unwrap();
-    let status = |name: &str, failed| CheckStatus {
+    let status = |name: &str, before| CheckStatus {
         id: name.try_into().unwrap(),
         name: name.try_into().unwrap(),
         status: Health::Passing,
         output: "".into(),
         since: 1,
-        before: None,
-        failed,
+        before,
     };
-    // The second is written as it was before there was such a field.
-    let checks = vec![status("a", Some(7)), status("b", None)];
+    let failed = Before { status: Health::Passing, seen: 3, failed: 7 };
+    let checks = vec![status("a", Some(failed)), status("b", None)];
     let kept = vec![("web".to_owned(), HealthReport { checks, ..HealthReport::default() })];
     store.submit(Write::Reports(kept.iter().map(|(id, report)| (id.clone(), Some(report.clone()))).collect()));
     completed.blocking_recv().unwrap().outcome.unwrap();

@@ -157,7 +157,6 @@ fn with_health(instance: Instance, status: Health) -> Instance {
         output: "".into(),
         since: 0,
         before: None,
-        failed: None,
     };
     Instance { report: Arc::new(HealthReport { checks: vec![check], ..HealthReport::default() }), ..instance }
 }

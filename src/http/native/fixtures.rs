@@ -66,7 +66,6 @@ pub(in crate::http) fn web() -> Service {
         output: "late".into(),
         since: u64::MAX,
         before: None,
-        failed: None,
     };
     let [a, b, c] = members();
     let instances = vec![

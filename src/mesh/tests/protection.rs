@@ -103,7 +103,7 @@ fn who_starts_again_finds_what_it_knew() {
             (
                 own.id.clone(),
                 HealthReport {
-                    checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before, failed: None }],
+                    checks: vec![CheckStatus { id: name.clone(), name, status, output, since, before }],
                     ..HealthReport::default()
                 },
             )
@@ -406,7 +406,7 @@ fn what_was_well_until_its_agent_started_again_turns_with_the_others() {
     let well = |own: &Arc<Registration>| {
         let name: CheckName = "c0".try_into().unwrap();
         let (id, output) = (name.clone(), "well".into());
-        let status = CheckStatus { id, name, status: Health::Passing, output, since: 0, before: None, failed: None };
+        let status = CheckStatus { id, name, status: Health::Passing, output, since: 0, before: None };
         (own.id.clone(), HealthReport { checks: vec![status], ..HealthReport::default() })
     };
     let (now, reports) = (wired.now, all.iter().map(well).collect::<Vec<_>>());

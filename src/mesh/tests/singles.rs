@@ -151,13 +151,59 @@ fn an_owner_that_starts_again_between_two_failures_makes_no_wave_of_them() {
     }
 }
 
+#[test]
+fn an_owner_that_starts_again_before_its_next_look_fails_with_the_others() {
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[1], (0..5).map(seldom));
+    let own = vec![Arc::new(seldom(5))];
+    register(&mut wired, ids[2], [seldom(5)].into_iter());
+    wired.run(LOOK * 9);
+    // What all depend on dies; the last to look would have been who starts again instead.
+    for n in 0..5 {
+        fail(&mut wired, ids[1], n);
+        wired.run(Duration::from_secs(3));
+    }
+    wired.run(Duration::from_secs(10));
+    restart(&mut wired, ids[2], own, Duration::from_millis(500));
+    fail(&mut wired, ids[2], 5);
+    wired.run(Duration::from_secs(1));
+    assert_eq!(shown(&wired), [(6, true)].into());
+}
+
+#[test]
+fn an_owner_that_starts_again_twice_within_a_streak_fails_when_it_did() {
+    let (mut wired, ids) = Wired::of(3);
+    register(&mut wired, ids[1], (0..5).map(patient));
+    let own = vec![Arc::new(patient(5))];
+    register(&mut wired, ids[2], [patient(5)].into_iter());
+    wired.run(LOOK * 6);
+    // It is away when what all depend on dies, and once more after it has looked once.
+    restart_while(&mut wired, ids[2], own.clone(), |wired| look(wired, ids[1], &[0, 1, 2, 3, 4]));
+    fail(&mut wired, ids[2], 5);
+    wired.run(Duration::from_secs(1));
+    restart(&mut wired, ids[2], own, Duration::from_millis(500));
+    look(&mut wired, ids[2], &[5]);
+    assert_eq!(shown(&wired), [(6, true)].into());
+}
+
+/// An instance whose check is looked at every 30 seconds, and told at once.
+fn seldom(n: u16) -> Registration {
+    let spec = |check| CheckSpec { interval: LOOK * 3, fall: 1, ..check };
+    Registration { checks: instance(n).checks.into_iter().map(spec).collect(), ..instance(n) }
+}
+
 /// Starts the third node again with what it had kept, after it was away for so long.
 fn restart(wired: &mut Wired, id: NodeId, own: Vec<Arc<Registration>>, away: Duration) {
-    let kept = |one: &Arc<Registration>| Some((one.id.clone(), wired.kept.get(&(id, one.id.clone()))?.clone()));
-    let reports: Vec<_> = own.iter().filter_map(kept).collect();
+    restart_while(wired, id, own, |wired| wired.run(away));
+}
+
+/// The same, after it was away for as long as something else took.
+fn restart_while(wired: &mut Wired, id: NodeId, own: Vec<Arc<Registration>>, meanwhile: impl FnOnce(&mut Wired)) {
     let lived_until = wired.nodes[&id].wall_clock(wired.now);
     wired.dead.insert(id);
-    wired.run(away);
+    meanwhile(wired);
+    let kept = |one: &Arc<Registration>| Some((one.id.clone(), wired.kept.get(&(id, one.id.clone()))?.clone()));
+    let reports: Vec<_> = own.iter().filter_map(kept).collect();
     wired.restart(2, 2, own);
     let now = wired.now;
     wired.at(id).restore(now, None, reports, lived_until);
