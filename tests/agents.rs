@@ -93,8 +93,8 @@ async fn a_stranger_stays_outside_and_both_sides_say_why() {
     stranger.env("HOBNOB_READY_AFTER", "500ms");
     let stranger = mesh.launch("b", &mut stranger).await;
     for (agent, seen_at) in [(&a, "stranger"), (&stranger, "seed_failed")] {
-        until(seen_at, async || agent.log().contains(seen_at).then_some(())).await;
-        assert!(agent.log().contains("secrets or mesh names differ"), "{}", agent.log());
+        agent.until_logged(seen_at).await;
+        agent.until_logged("secrets or mesh names differ").await;
         assert_eq!(agent.get("/api/v1/members").await.as_array().unwrap().len(), 1);
     }
 }
@@ -143,7 +143,7 @@ async fn a_seed_without_an_address_is_named_and_tried_again() {
     let mut agent = mesh.agent("a", "a");
     agent.args(["--join", "nowhere.invalid"]).env("HOBNOB_READY_AFTER", "1s");
     let agent = mesh.launch("a", &mut agent).await;
-    assert!(agent.log().contains("nowhere.invalid:7946"), "{}", agent.log());
+    agent.until_logged("nowhere.invalid:7946").await;
     agent.register("web", 80).await;
     assert_eq!(agent.resolve("web").await, ["80"]);
 }

@@ -429,10 +429,7 @@ async fn who_has_no_descriptor_left_to_look_with_calls_nobody_dead_and_reads_its
     let statuses: Vec<_> = shown[0]["checks"].as_array().unwrap().iter().map(|check| &check["status"]).collect();
     assert_eq!(statuses, ["passing"; 4], "{shown}");
     mesh.file("etc/services.d/late.toml", "[[services]]\nname = \"late\"\nport = 7\n");
-    until("the file was seen, and cannot be read", async || {
-        agent.log().contains("not reloaded; the old settings stay").then_some(())
-    })
-    .await;
+    agent.until_logged("not reloaded; the old settings stay").await;
     limit(&agent, MANY);
     agent.until_resolved("late", &["7"]).await;
     assert_eq!(agent.log().matches("checks cannot run").count(), 1, "told once: {}", agent.log());

@@ -189,11 +189,11 @@ async fn signals_stop_and_reload_an_agent() {
     fs::write(&file, format!("zone = \"z\"\n{}", service("db"))).unwrap();
     a.signal(Signal::HUP);
     a.until_resolved("db", &["80"]).await;
-    assert!(a.log().contains("setting=\"zone\""), "what waits for a restart is named");
+    a.until_logged("setting=\"zone\"").await;
     a.until_resolved("web", &[]).await;
     fs::write(&file, "nod = 1\n").unwrap();
     a.signal(Signal::HUP);
-    until("the mistake is logged", async || a.log().contains("did you mean `node`?").then_some(())).await;
+    a.until_logged("did you mean `node`?").await;
     assert_eq!(a.resolve("db").await, ["80"], "the old settings stay");
     assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
 
@@ -322,7 +322,7 @@ async fn files_are_followed_as_they_come_change_and_go() {
     mesh.file("etc/services.d/web.toml", &service("web", 8080));
     a.until_resolved("web", &["8080"]).await;
     mesh.file("etc/services.d/db.json", r#"{"Service": {"Name": "db", "Prot": 1}}"#);
-    until("the mistake is logged", async || a.log().contains("did you mean `port`?").then_some(())).await;
+    a.until_logged("did you mean `port`?").await;
     assert_eq!(a.resolve("db").await, ["5432"], "a bad file changes nothing");
     let refused = run(&a, "reload").await;
     assert!(refused.failure(2).1.contains("did you mean `port`?"), "{refused:?}");
@@ -331,15 +331,14 @@ async fn files_are_followed_as_they_come_change_and_go() {
     assert_eq!(a.resolve("mine").await, ["81"], "what came by the API is none of the files'");
     mesh.file("etc/services.d/mine.toml", &service("mine", 82));
     a.until_resolved("mine", &["82"]).await;
-    assert!(a.log().contains("registration_taken_over"), "{}", a.log());
+    a.until_logged("registration_taken_over").await;
     fs::remove_file(mesh.path("etc/services.d/mine.toml")).unwrap();
     a.until_resolved("mine", &[]).await;
-    let withdrawn = async || a.log().contains("registration_withdrawn\" instance=mine").then_some(());
-    until("that it has gone is said", withdrawn).await;
+    a.until_logged("registration_withdrawn\" instance=mine").await;
     mesh.file("etc/hobnob.toml", "zone = \"z\"\n");
     let reloaded = run(&a, "reload").await;
     assert_eq!(reloaded.code, Some(0), "{reloaded:?}");
-    until("what waits is named", async || a.log().contains("setting=\"zone\"").then_some(())).await;
+    a.until_logged("setting=\"zone\"").await;
 }
 
 #[tokio::test]
@@ -419,7 +418,7 @@ async fn a_hook_runs_with_the_state_of_its_service() {
     state(&other, &[]).await;
     state(&seen, &[80]).await;
     fs::write(&file, "[[hooks]]\nservice = \"db\"\ncommand = [\"/nowhere/program\"]\n").unwrap();
-    until("a hook that cannot run is told of", async || a.log().contains("/nowhere/program").then_some(())).await;
+    a.until_logged("/nowhere/program").await;
 }
 
 #[tokio::test]
@@ -453,7 +452,7 @@ async fn what_could_not_be_done_is_tried_again() {
     let in_the_way = mesh.path("a/services-from-files.new");
     fs::create_dir(&in_the_way).unwrap();
     mesh.file("etc/services.d/web.toml", "[[services]]\nname = \"web\"\nport = 80\n");
-    until("that it failed is told", async || a.log().contains("reloaded in part").then_some(())).await;
+    a.until_logged("reloaded in part").await;
     fs::remove_dir(in_the_way).unwrap();
     a.until_resolved("web", &["80"]).await;
 }

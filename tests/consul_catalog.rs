@@ -43,7 +43,7 @@ async fn a_name_that_dns_cannot_hold_is_known_everywhere_else() {
         let body = json!({"Name": name, "Port": port + 1, "Check": {"TTL": "1h", "Status": "passing"}});
         put(&one, REGISTER, &body).await;
     }
-    assert!(one.log().contains("service=billing.api"), "{}", one.log());
+    one.until_logged("service=billing.api").await;
     // Its own book is read back from the disk, and another node's from the wire.
     one.kill_both().await;
     let one = mesh.start("n1", &[]).await;

@@ -75,7 +75,8 @@ async fn each_event_says_what_was_what_is_and_why_everywhere_alike() {
     assert!(text.contains("content-type: text/event-stream") && text.contains("event: health"), "{text}");
     let rest = stream(&a, flip["id"].as_str(), "\"cause\":\"will\"").await;
     assert!(!rest.contains("event: health"), "what was seen is not sent again: {rest}");
-    assert!(a.log().contains("event=\"member\" node=\"b\"") && a.log().contains("cause=\"will\""), "{}", a.log());
+    a.until_logged("event=\"member\" node=\"b\"").await;
+    a.until_logged("cause=\"will\"").await;
     let (status, refusal) = a.call("GET", "/api/v1/events?after=yesterday", "").await;
     assert_eq!((status, &refusal["field"]), (400, &"after".into()));
     let lines = command(&a, "events").await;

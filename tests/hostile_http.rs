@@ -176,6 +176,7 @@ async fn who_asks_too_often_from_elsewhere_is_told_when_to_come_back() {
     let metrics = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let said = say(TcpStream::connect(local).await.unwrap(), metrics).await;
     assert!(said.contains(&format!("hobnob_http_cut_off_total{{reason=\"rate\"}} {}\n", refused.len())), "{said}");
+    agent.until_logged("429").await;
     let told = agent.log().lines().filter(|line| line.contains("audit") && line.contains("429")).count();
     assert_eq!(told, 1, "the first is told, the rest is counted: {}", agent.log());
 }

@@ -168,10 +168,7 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     }
     // Who was killed at each step hears it from them.
     for agent in [&a, &b] {
-        until("what was decreed is signed anew on the disk", async || {
-            agent.log().contains("edicts_signed").then_some(())
-        })
-        .await;
+        agent.until_logged("edicts_signed").await;
     }
     for agent in [a, b, c] {
         agent.kill().await;
@@ -186,8 +183,7 @@ async fn a_secret_is_changed_while_the_mesh_is_at_work() {
     }
     let late = mesh.start("late", &[]).await;
     assert_eq!(late.call("POST", "/api/v1/join", &format!("{{\"addresses\": [\"{}\"]}}", a.mesh)).await.0 / 100, 2);
-    until("the old secret opens nothing", async || late.log().contains("does not accept the other").then_some(()))
-        .await;
+    late.until_logged("does not accept the other").await;
 }
 
 /// Three nodes with certificates of an authority in `ca`, whose key the first may hold.
@@ -281,8 +277,7 @@ async fn an_authority_is_changed_while_the_mesh_is_at_work() {
     let papers =
         format!("[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n", at("ca.pem"), at("late.pem"), at("late-key.pem"));
     let late = start(&mesh, "late", &papers, &[&a]).await;
-    until("the old authority opens nothing", async || late.log().contains("does not accept the other").then_some(()))
-        .await;
+    late.until_logged("does not accept the other").await;
 }
 
 #[tokio::test]

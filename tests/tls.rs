@@ -134,7 +134,7 @@ async fn a_certificate_is_shown_and_replaced_while_connections_stand() {
     assert!(ask(&mut before).await.starts_with("HTTP/1.1 200"), "the old connection stands");
     // What is of no use is not taken over.
     fs::write(mesh.path("server.pem"), "nonsense").unwrap();
-    until("it says so", async || a.log().contains("http_certificate_not_reloaded").then_some(())).await;
+    a.until_logged("http_certificate_not_reloaded").await;
     connect(&a, mesh.path("two-ca.pem")).await.unwrap();
 }
 
@@ -143,7 +143,7 @@ async fn a_certificate_near_its_end_is_told_of_everywhere() {
     let mesh = Mesh::new();
     papers_for(&mesh, "one", "server", Some(Duration::from_secs(3600)));
     let a = start(&mesh, "").await;
-    until("it is in the log", async || a.log().contains("http_certificate_expires").then_some(())).await;
+    a.until_logged("http_certificate_expires").await;
     let mut stream = connect(&a, mesh.path("one-ca.pem")).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut metrics = String::new();
@@ -155,7 +155,7 @@ async fn a_certificate_near_its_end_is_told_of_everywhere() {
     let line = doctor.out.lines().find(|line| line.contains("http certificate")).unwrap_or_default();
     assert!(line.contains("warning") && line.contains("expires at"), "{doctor:?}");
     papers(&mesh, "one", "server");
-    until("the new one is taken", async || a.log().contains("http_certificate_reloaded").then_some(())).await;
+    a.until_logged("http_certificate_reloaded").await;
     let doctor = ask_by_cli(&mesh, &a, "doctor", &[("--api-ca", "one-ca.pem")]).await;
     assert!(
         doctor.out.lines().any(|line| line.contains("http certificate") && line.contains("good until")),

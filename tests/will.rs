@@ -61,7 +61,7 @@ async fn an_orphaned_agent_says_so_itself_and_stops() {
     c.ended().await;
     gone_by_will([&a, &b], 2).await;
     until("the agent is gone too", async || test_kill_process(c.pid()).is_err().then_some(())).await;
-    assert!(c.log().contains("2 peers were told"), "{}", c.log());
+    c.until_logged("2 peers were told").await;
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_reload_reaches_the_agent_through_its_parent() {
     let mesh = Mesh::new();
     let agent = mesh.start("a", &[]).await;
     kill_process(agent.parent(), Signal::HUP).unwrap();
-    until("it reloads", async || agent.log().contains("reloaded").then_some(())).await;
+    agent.until_logged("reloaded").await;
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn a_pipe_among_the_files_holds_nobody_up() {
     let pipe = mesh.path("etc/services.d/p.toml");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     kill_process(agent.parent(), Signal::HUP).unwrap();
-    until("it is named", async || agent.log().contains("p.toml: is no regular file").then_some(())).await;
+    agent.until_logged("p.toml: is no regular file").await;
     assert_eq!(agent.resolve("web").await, ["80"], "what stood stands");
     kill_process(agent.parent(), Signal::TERM).unwrap();
     assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());

@@ -274,6 +274,12 @@ impl Agent {
         until(&what, async || (self.resolve(service).await == ports).then_some(())).await;
     }
 
+    /// Waits until this process has told of something in its log, which it writes beside its work.
+    pub(crate) async fn until_logged(&self, words: &str) {
+        until(&format!("{words} is in {}", self.log.display()), async || self.log().contains(words).then_some(()))
+            .await;
+    }
+
     /// Waits until this node has a connection to another, over which its round trip is measured.
     pub(crate) async fn until_linked(&self, node: &str) {
         let linked = |members: Value| {
