@@ -98,8 +98,8 @@ pub(super) async fn listen(
 
 /// A node's executor has called. It hangs up: what we said in answer must reach it first.
 async fn hear_will(greeter: &Greeter, met: Met, arrivals: &mpsc::Sender<Arrival>) {
-    if let Err(why) = greeter.standing(&met.connection) {
-        return greeter.expel(&met.connection, why);
+    if greeter.admit(&met.connection).is_err() {
+        return;
     }
     tracing::info!(event = "last_will", node = %met.hello.node.name, from = %met.address());
     let (node, epoch) = (met.hello.id, met.hello.generation.epoch());

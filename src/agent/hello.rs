@@ -167,6 +167,12 @@ impl Greeter {
         self.trust.standing(&chain(connection).unwrap_or_default())
     }
 
+    /// The same, and who would not be let in is put out: a hello, or the judgement on a name, may come long after the
+    /// handshake.
+    pub(super) fn admit(&self, connection: &Connection) -> Result<u64, Objection> {
+        self.standing(connection).inspect_err(|why| self.expel(connection, *why))
+    }
+
     /// Closes a connection whose peer does not belong to the mesh any more.
     pub(super) fn expel(&self, connection: &Connection, why: Objection) {
         tracing::warn!(event = "expelled", at = %canonical(connection.remote_address()), told = farewell(why));
@@ -236,11 +242,7 @@ impl Greeter {
         let ours = self.hello.load();
         // The will of an earlier process of ours is no namesake.
         if hello.id == ours.id && !is_last_will(&hello) {
-            // Its hello may be long in coming: what was asked in the handshake may be otherwise by now.
-            if let Err(why) = self.standing(&connection) {
-                self.expel(&connection, why);
-                return Err(Missed::Protocol(farewell(why)));
-            }
+            self.admit(&connection).map_err(|why| Missed::Protocol(farewell(why)))?;
             return Err(self.meet_namesake(&connection, &ours, &hello));
         }
         if expected.is_some_and(|id| id != hello.id) {

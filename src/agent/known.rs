@@ -1,6 +1,6 @@
 //! The peers to start from next time, and when to write them down.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -8,7 +8,7 @@ use super::{
     drive::Drive,
     store::{KnownPeer, MAX_KNOWN_PEERS},
 };
-use crate::{mesh::Member, model::NodeId};
+use crate::model::NodeId;
 
 /// What of them is on the disk, and when to look again.
 pub(super) struct Known {
@@ -52,17 +52,14 @@ impl Drive {
     }
 
     pub(super) fn save_known(&mut self) {
-        let (here, gone): (Vec<_>, Vec<_>) = self.mesh.familiar().partition(Member::is_shown);
-        let missed: BTreeSet<NodeId> = self.mesh.missed().map(|(id, _)| *id).collect();
-        let missed = self.agenda.known.saved.iter().filter(|peer| missed.contains(&peer.id)).cloned();
-        let mut peers: Vec<_> = here
-            .into_iter()
-            .chain(gone)
-            .map(|Member { id, node, .. }| KnownPeer { id, name: node.name.clone(), addresses: node.addresses.clone() })
-            .collect();
-        let met: BTreeSet<NodeId> = peers.iter().map(|peer| peer.id).collect();
-        peers.extend(missed.filter(|peer| !met.contains(&peer.id)));
-        peers.truncate(MAX_KNOWN_PEERS);
+        let saved = &self.agenda.known.saved;
+        let name = |id: NodeId| {
+            let member = self.mesh.member(id).map(|member| member.node.name.clone());
+            member.or_else(|| Some(saved.iter().find(|peer| peer.id == id)?.name.clone()))
+        };
+        let known = self.mesh.acquaintances().into_iter();
+        let known = known.filter_map(|(id, addresses)| Some(KnownPeer { id, name: name(id)?, addresses }));
+        let peers: Vec<_> = known.take(MAX_KNOWN_PEERS).collect();
         // An empty mesh is no reason to forget how to find one.
         if !peers.is_empty() && peers != self.agenda.known.saved {
             self.writes.keep_peers(peers.clone());
@@ -79,7 +76,6 @@ const FLOCK: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::NodeId;
 
     #[test]
     fn the_first_peers_are_written_at_once_and_a_flock_together() {

@@ -255,7 +255,7 @@ impl Peers {
     /// Two sides have met: what to tell the core. `holder` is whom it knows, alive, under that name.
     pub(super) fn meet(&mut self, met: Box<Met>, target: Option<Target>, holder: Option<Holder>) -> Vec<Input> {
         self.dial_is_over(target);
-        let Some(until) = self.admit(&met) else {
+        let Ok(until) = self.greeter.admit(&met.connection) else {
             return target.and_then(|target| self.miss(target)).into_iter().collect();
         };
         let peer = self.table.entry(met.hello.id).or_default();
@@ -284,18 +284,12 @@ impl Peers {
     /// The holder of a newcomer's name was asked whether it lives.
     pub(super) fn judge(&mut self, newcomer: Box<Met>, holder: Option<SocketAddr>) -> Vec<Input> {
         self.table.entry(newcomer.hello.id).or_default().challenged = false;
-        let Some(until) = self.admit(&newcomer) else { return Vec::new() };
+        let Ok(until) = self.greeter.admit(&newcomer.connection) else { return Vec::new() };
         let Some(holder) = holder else { return self.install(newcomer, until) };
         let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
         tracing::warn!(event = "name_in_use", %name, %holder, %refused);
         newcomer.connection.close(Code::NameInUse.into(), holder.to_string().as_bytes());
         Vec::new()
-    }
-
-    /// Until when the certificate of whom this node has met stands. It was looked at in the handshake, and the hello, or the
-    /// judgement on a name, may have come long after that.
-    fn admit(&self, met: &Met) -> Option<u64> {
-        self.greeter.standing(&met.connection).inspect_err(|why| self.greeter.expel(&met.connection, *why)).ok()
     }
 
     /// A dial has failed: what to tell the core.

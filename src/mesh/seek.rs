@@ -74,19 +74,23 @@ impl Mesh {
         unheard.chain(seeds).collect()
     }
 
-    /// Whom to expect at the next start: who is here, and who has gone so lately that it may only be starting again.
-    pub fn familiar(&self) -> impl Iterator<Item = Member> {
+    /// Whom to expect at the next start, and where: who is here; who has gone so lately that it may only be starting again;
+    /// and of those whom this node knew when it ran last, whoever has not shown up yet and may.
+    #[must_use]
+    pub fn acquaintances(&self) -> Vec<(NodeId, Vec<SocketAddr>)> {
         let is_given_up =
             |id: NodeId| self.roster.get(id).is_some_and(|seen| seen.barred.is_some() || seen.cause == Cause::Forced);
-        let is_lately = |member: &Member| self.now.since(member.since) < STARTS_AGAIN;
-        let others = self.members().filter(move |member| member.id != self.id && !is_given_up(member.id));
-        others.filter(move |member| member.is_shown() || is_lately(member))
-    }
-
-    /// Of those whom it knew when it ran last, whoever has not shown up yet and may: the next start waits for them as well.
-    pub fn missed(&self) -> impl Iterator<Item = (&NodeId, &Vec<SocketAddr>)> {
-        let waits = !self.sync.guides() && self.now.since_start() < STARTS_AGAIN;
-        self.config.known.iter().filter(move |(id, _)| waits && !self.is_heard(**id))
+        let others = self.members().filter(|member| member.id != self.id && !is_given_up(member.id));
+        let (here, gone): (Vec<_>, Vec<_>) = others.partition(Member::is_shown);
+        let lately = gone.into_iter().filter(|member| self.now.since(member.since) < STARTS_AGAIN);
+        let mut met: Vec<_> =
+            here.into_iter().chain(lately).map(|member| (member.id, member.node.addresses.clone())).collect();
+        if !self.sync.guides() && self.now.since_start() < STARTS_AGAIN {
+            let missed = self.config.known.iter().filter(|(id, _)| !self.is_heard(**id));
+            let missed: Vec<_> = missed.filter(|(id, _)| met.iter().all(|(other, _)| other != *id)).collect();
+            met.extend(missed.into_iter().map(|(id, at)| (*id, at.clone())));
+        }
+        met
     }
 
     fn is_heard(&self, id: NodeId) -> bool {

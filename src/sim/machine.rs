@@ -49,9 +49,8 @@ impl Traffic {
 pub(super) struct Disk {
     pub(super) epoch: Option<Epoch>,
     pub(super) registrations: BTreeMap<InstanceId, Arc<Registration>>,
-    pub(super) peers: Vec<SocketAddr>,
-    /// Who of them was there.
-    pub(super) known: BTreeMap<NodeId, Vec<SocketAddr>>,
+    /// Whom to expect at the next start.
+    pub(super) known: Vec<(NodeId, Vec<SocketAddr>)>,
 }
 
 /// A running process.

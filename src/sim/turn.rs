@@ -188,7 +188,7 @@ impl World {
         machine.disk.epoch = Some(epoch);
         let (boot, seed) = (self.rng.random(), self.rng.random());
         let notary = Arc::new(Numbers::new(self.settings.seed, &machine.node.name, boot));
-        let (node, known) = (machine.node.clone(), machine.disk.known.clone());
+        let (node, known) = (machine.node.clone(), machine.disk.known.iter().cloned().collect());
         mesh::Config { mesh: mesh_name(), node, known, epoch, boot, seed, unix_millis, notary }
     }
 

@@ -170,7 +170,8 @@ impl World {
         let machine = &self.machines[n];
         let registrations = machine.disk.registrations.values().cloned().collect();
         let own = machine.address();
-        let known = machine.seeds.iter().chain(&machine.disk.peers).filter(|&&at| Some(at) != own);
+        let known = machine.disk.known.iter().filter_map(|(_, addresses)| addresses.first());
+        let known = machine.seeds.iter().chain(known.take(KNOWN_PEERS)).filter(|&&at| Some(at) != own);
         let join = Command::Join(known.copied().collect());
         self.begin(n, Birth::Alone, |now| Mesh::new(config, registrations, now));
         self.command(n, join);
@@ -183,17 +184,8 @@ impl World {
         let machine = &mut self.machines[n];
         let Some(process) = machine.process.take() else { return };
         machine.life += 1;
-        let others = process.mesh.members().filter(|member| member.id != machine.id);
-        let (shown, gone): (Vec<_>, Vec<_>) = others.partition(|member| member.state.is_shown());
         // As the agent does, which saves them while they are there: to be cut off is no reason to forget them.
-        let peers = shown.iter().chain(&gone).filter_map(|member| member.address());
-        let peers: Vec<_> = peers.take(KNOWN_PEERS).collect();
-        if !peers.is_empty() {
-            machine.disk.peers = peers;
-        }
-        let mut known: BTreeMap<_, _> =
-            process.mesh.familiar().map(|member| (member.id, member.node.addresses.clone())).collect();
-        known.extend(process.mesh.missed().map(|(id, at)| (*id, at.clone())));
+        let known = process.mesh.acquaintances();
         if !known.is_empty() {
             machine.disk.known = known;
         }
