@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{
     gazette::Heard,
+    namesake::meet_namesake,
     quic::{Code, canonical},
     traffic::Traffic,
     trust::{self, Trust, farewell},
@@ -243,28 +244,13 @@ impl Greeter {
         // The will of an earlier process of ours is no namesake.
         if hello.id == ours.id && !is_last_will(&hello) {
             self.admit(&connection).map_err(|why| Missed::Protocol(farewell(why)))?;
-            return Err(self.meet_namesake(&connection, &ours, &hello));
+            return Err(meet_namesake(&connection, &ours, &hello));
         }
         if expected.is_some_and(|id| id != hello.id) {
             connection.close(Code::Closed.into(), b"dialled somebody else");
             return Err(Missed::Protocol("is another node than expected"));
         }
         Ok(Met { connection, hello, dialled: matches!(side, Side::Dialler) })
-    }
-
-    /// Somebody has our own name. Of two processes the one that started later must go, and both sides see which.
-    fn meet_namesake(&self, connection: &Connection, ours: &Hello, theirs: &Hello) -> Missed {
-        if theirs.boot == ours.boot {
-            connection.close(Code::Closed.into(), b"dialled itself");
-            return Missed::Ourselves;
-        }
-        let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
-        if we_came_first {
-            connection.close(Code::NameInUse.into(), b"");
-            return Missed::Protocol("has this node's own name and was told to choose another");
-        }
-        connection.close(Code::Closed.into(), b"yields the name");
-        Missed::NameInUse(canonical(connection.remote_address()))
     }
 
     /// The end of a connection, as one that did not come to be.

@@ -2,15 +2,16 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use quinn::Connection;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     hello::{Greeter, Met, Missed, dial_any},
     link::PING_TIMEOUT,
     peers::Arrival,
-    quic::Code,
+    quic::{Code, canonical},
 };
-use crate::model::Epoch;
+use crate::{mesh::Hello, model::Epoch};
 
 /// Whom the core knows under a newcomer's name.
 pub(super) struct Holder {
@@ -25,6 +26,21 @@ impl Holder {
         self.epoch != newcomer.hello.generation.epoch()
             && !self.addresses.iter().any(|address| *address == newcomer.address() || theirs.contains(address))
     }
+}
+
+/// Somebody has our own name. Of two processes the one that started later must go, and both sides see which.
+pub(super) fn meet_namesake(connection: &Connection, ours: &Hello, theirs: &Hello) -> Missed {
+    if theirs.boot == ours.boot {
+        connection.close(Code::Closed.into(), b"dialled itself");
+        return Missed::Ourselves;
+    }
+    let we_came_first = (ours.generation, ours.boot) < (theirs.generation, theirs.boot);
+    if we_came_first {
+        connection.close(Code::NameInUse.into(), b"");
+        return Missed::Protocol("has this node's own name and was told to choose another");
+    }
+    connection.close(Code::Closed.into(), b"yields the name");
+    Missed::NameInUse(canonical(connection.remote_address()))
 }
 
 /// Where another process of the newcomer's name answers, if it does so soon.
