@@ -375,6 +375,9 @@ async fn a_wave_that_is_written_is_one_and_said_twice_it_is_the_same() {
     until("all are well", async || (held(&c).await? == 0 && passing(&c).await? == 4).then_some(())).await;
     say(&[&b, &c], "critical").await;
     until("all are kept", async || (held(&a).await? == 4 && passing(&a).await? == 4).then_some(())).await;
+    assert_eq!(a.get("/api/v1/status").await["protected"], json!(["ext"]));
+    let (_, metrics) = a.call_with("", "GET", "/metrics", "").await;
+    assert!(metrics.contains("\nhobnob_instances_held{why=\"protected\"} 4\n"), "{metrics}");
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn examine(client: &Client) -> Result<Value, Failure> {
     let status = client.get("/api/v1/status").await?;
     let members = client.get("/api/v1/members").await.unwrap_or_default();
     let mut found: Vec<_> = outcast(&status).into_iter().collect();
-    found.extend(partition(&status));
+    found.extend([partition(&status), protected(&status)].into_iter().flatten());
     found.extend([ready(&status), peers(&status, &members), address(&status, &members)]);
     found.extend([agreement(&status), versions(&members)]);
     let next = if status["certificate"]["from_files"] == false { "hobnob reload".into() } else { issue(&status) };
@@ -77,6 +77,15 @@ fn partition(status: &Value) -> Option<Value> {
     let next = "the network; hobnob force-leave NODE, of who is gone for good. It ends once more are here than are held, or \
                 after 15 min";
     Some(finding("partition", "bad", said, next))
+}
+
+/// That services are served as they were before most of each turned critical.
+fn protected(status: &Value) -> Option<Value> {
+    let services: Vec<_> = status["protected"].as_array()?.iter().filter_map(Value::as_str).take(FEW).collect();
+    let said = format!("most of {} turned critical within moments: served as before", services.join(", "));
+    let next =
+        "what they share: hobnob events; hobnob explain SERVICE. It ends after protect_for, or once half is well";
+    (!services.is_empty()).then(|| finding("protection", "warning", said, next))
 }
 
 fn peers(status: &Value, members: &Value) -> Value {
@@ -372,6 +381,9 @@ mod tests {
         let apart = partition(&json!({"partition": {"since": "2026", "held": 3}})).unwrap();
         assert!(apart["finding"].as_str().unwrap().ends_with("since 2026: it shows 3 that are down"), "{apart}");
         assert_eq!((&apart["status"], partition(&json!({}))), (&"bad".into(), None));
+        let kept = protected(&json!({"protected": ["db", "web"]})).unwrap();
+        assert!(kept["finding"].as_str().unwrap().starts_with("most of db, web turned"), "{kept}");
+        assert_eq!((&kept["status"], protected(&json!({}))), (&"warning".into(), None));
         let member = |node: &str, address: &str| json!({"node": node, "address": address, "state": "alive"});
         for (own, other, expected) in [
             ("127.0.0.1:7946", "127.0.0.1:7947", "ok"),

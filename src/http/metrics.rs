@@ -13,7 +13,10 @@ use axum::{
 };
 
 use super::{App, Shared, crowd::Crowd, descriptors::Descriptors, native::Api};
-use crate::model::{Health, MemberState};
+use crate::{
+    mesh::Held,
+    model::{Health, MemberState},
+};
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let mut page = Page::default();
@@ -97,15 +100,20 @@ fn mesh(page: &mut Page, app: &App) {
         page.sample("hobnob_members", &[("state", state.as_str())], members.get(&state).unwrap_or(&0));
     }
     let services = view.services();
-    let mut instances = BTreeMap::new();
+    let (mut instances, mut held) = (BTreeMap::new(), BTreeMap::new());
     for instance in services.iter().flat_map(|service| &service.instances) {
         *instances.entry(instance.health()).or_insert(0) += 1;
+        instance.held.iter().for_each(|why| *held.entry(why.why()).or_insert(0) += 1);
     }
     page.family("hobnob_services", "gauge", "Services known.");
     page.sample("hobnob_services", &[], services.len());
     page.family("hobnob_instances", "gauge", "Instances shown, by health.");
     for health in [Health::Passing, Health::Warning, Health::Critical, Health::Maintenance] {
         page.sample("hobnob_instances", &[("health", health.as_str())], instances.get(&health).unwrap_or(&0));
+    }
+    page.family("hobnob_instances_held", "gauge", "Instances served as they last were, by why.");
+    for why in [Held::CutOff(None), Held::Protected(Health::Passing)].map(Held::why) {
+        page.sample("hobnob_instances_held", &[("why", why)], held.get(why).unwrap_or(&0));
     }
     page.family("hobnob_agreement", "gauge", "The part of the peers heard from lately that know what this node knows.");
     page.sample("hobnob_agreement", &[], app.agent.agreement());

@@ -46,6 +46,15 @@ pub enum Held {
 }
 
 impl Held {
+    /// One word for it: `cut_off` or `protected`.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::CutOff(_) => "cut_off",
+            Self::Protected(_) => "protected",
+        }
+    }
+
     /// How it was before most of its service turned critical, if it did.
     #[must_use]
     pub const fn before(self) -> Option<Health> {

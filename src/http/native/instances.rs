@@ -77,10 +77,7 @@ impl<'a> From<&'a Instance> for Row<'a> {
             priority: asked.priority,
             health: instance.health(),
             member: instance.member,
-            held: instance.held.map(|held| match held {
-                Held::CutOff(_) => "cut_off",
-                Held::Protected(_) => "protected",
-            }),
+            held: instance.held.map(Held::why),
             maintenance: instance.node.maintenance.as_deref().or(instance.report.maintenance.as_deref()),
             host: Some(instance.host).filter(|host| *host != Health::Passing),
             checks: instance.report.checks.iter().map(Check::from).collect(),

@@ -16,9 +16,10 @@ use serde::Serialize;
 
 use super::moment;
 use crate::{
-    agent::{Agent, View, trust::Says},
+    agent::{Agent, Service, View, trust::Says},
     http::{Shared, descriptors::Descriptors},
-    model::{MemberState, MeshName, NodeName, millis},
+    mesh::Held,
+    model::{MemberState, MeshName, NodeName, ServiceName, millis},
 };
 
 use super::openapi::Api;
@@ -44,6 +45,9 @@ struct Status<'a> {
     /// That it takes itself for the one cut off.
     #[serde(skip_serializing_if = "Option::is_none")]
     partition: Option<Partition>,
+    /// Services most of whose instances turned critical within moments, and are served as they were; left out where none is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    protected: Vec<ServiceName>,
     /// What its HTTP port shows, where that is not plain text.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_certificate: Option<Certificate>,
@@ -226,6 +230,11 @@ pub(super) async fn status(State(app): Shared) -> Response {
         },
         outcast: app.agent.outcast().map(|known| Outcast { since: known.since, by: known.by, revoked: known.revoked }),
         partition: Partition::of(&app.agent),
+        protected: services
+            .iter()
+            .filter(|service| is_protected(service))
+            .map(|service| service.name.clone())
+            .collect(),
         http_certificate: app
             .tls
             .as_ref()
@@ -252,6 +261,10 @@ pub(super) async fn status(State(app): Shared) -> Response {
 /// Which one has ended, and when.
 fn ended(Says { issuer, serial, not_after, .. }: &Says) -> String {
     format!("{issuer}, serial {serial}, at {}", humantime::format_rfc3339_seconds(*not_after))
+}
+
+fn is_protected(service: &Service) -> bool {
+    service.instances.iter().any(|instance| instance.held.and_then(Held::before).is_some())
 }
 
 /// For the OpenAPI document.
