@@ -209,7 +209,7 @@ enum Timer {
 
 impl Mesh {
     /// A core that knows nobody yet. `registrations` were restored from the store: they are its book from the start.
-    /// When it is ready, the module `sync` says.
+    /// When it is ready, the module `sync::ready` says.
     #[must_use]
     pub fn new(config: Config, registrations: Vec<Arc<Registration>>, now: Time) -> Self {
         let id = NodeId::of(&config.mesh, &config.node.name);

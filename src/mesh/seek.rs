@@ -1,10 +1,6 @@
 //! Finding the mesh: seeds at the start, and again whenever all others are lost.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Member, Mesh, Timer,
@@ -61,19 +57,6 @@ impl Mesh {
         self.dial(&some.copied().collect::<Vec<_>>());
     }
 
-    /// Where those may be found whom this node has reason to expect, and of whom it has not heard all yet or a goodbye.
-    pub(super) fn missing(&self) -> Vec<SocketAddr> {
-        let known: BTreeMap<SocketAddr, NodeId> =
-            self.config.known.iter().flat_map(|(id, at)| at.iter().map(|at| (*at, *id))).collect();
-        let heard = self.roster.iter().filter(|(id, _)| self.is_heard(*id));
-        let heard = heard.filter_map(|(id, _)| self.catalog.get(id).and_then(Book::node)).map(AsRef::as_ref);
-        let here = heard.chain([&self.config.node]).flat_map(|node| node.addresses.iter().copied());
-        let here: BTreeSet<SocketAddr> = here.collect();
-        let seeds = self.seeds.iter().copied().filter(|seed| !known.contains_key(seed) && !here.contains(seed));
-        let unheard = known.iter().filter(|(_, id)| !self.is_heard(**id)).map(|(at, _)| *at);
-        unheard.chain(seeds).collect()
-    }
-
     /// Whom to expect at the next start, and where: who is here; who has gone so lately that it may only be starting again;
     /// and of those whom this node knew when it ran last, whoever has not shown up yet and may.
     #[must_use]
@@ -85,18 +68,9 @@ impl Mesh {
         let lately = gone.into_iter().filter(|member| self.now.since(member.since) < STARTS_AGAIN);
         let mut met: Vec<_> =
             here.into_iter().chain(lately).map(|member| (member.id, member.node.addresses.clone())).collect();
-        if !self.sync.guides() && self.now.since_start() < STARTS_AGAIN {
-            let missed = self.config.known.iter().filter(|(id, _)| !self.is_heard(**id));
-            let missed: Vec<_> = missed.filter(|(id, _)| met.iter().all(|(other, _)| other != *id)).collect();
-            met.extend(missed.into_iter().map(|(id, at)| (*id, at.clone())));
-        }
+        let missed: Vec<_> = self.missed().filter(|(id, _)| met.iter().all(|(other, _)| other != *id)).collect();
+        met.extend(missed.into_iter().map(|(id, at)| (*id, at.clone())));
         met
-    }
-
-    fn is_heard(&self, id: NodeId) -> bool {
-        let Some(seen) = self.roster.get(id) else { return false };
-        let is_read = self.catalog.get(id).is_some_and(Book::is_whole);
-        seen.barred.is_some() || seen.state == MemberState::Left || (seen.state.is_shown() && is_read)
     }
 
     /// Looks beyond a partition: at a member that is Down, and at a seed that is no member.
@@ -122,7 +96,7 @@ impl Mesh {
 const SEEK: Duration = Duration::from_millis(500);
 const SEEK_SLOWLY: Duration = Duration::from_secs(5);
 /// A machine, or all of a mesh one after the other, has started again by then.
-const STARTS_AGAIN: Duration = Duration::from_secs(600);
+pub(super) const STARTS_AGAIN: Duration = Duration::from_secs(600);
 /// Of those who are missing while some are here, so many are dialled at a time.
 const MISSING_AT_ONCE: usize = 8;
 /// Seeds remembered.

@@ -2,13 +2,9 @@
 //!
 //! Two nodes that agree find out with one hash each way. What a hash covers is each shown member's generation and how far
 //! its book was read; a book is written by its owner alone, so equal marks are equal rows.
-//!
-//! A node is ready to answer others once it has heard what the mesh knows: from one that is ready, or, where nobody is,
-//! once it agrees with a peer; and if it misses nobody whom it knew when it ran last, and no seed. So two that start again
-//! at the same moment wait for the rest, and a whole mesh that starts again does not wait.
-//!
-//! Who was told so, or agreed with all it remembers, or has been ready in company for a while, is a guide: whoever it
-//! answers misses nobody any more. A node without a memory, or that found nobody in time, is ready and no guide yet.
+//! When that is enough to answer others, `ready` says.
+
+mod ready;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +13,11 @@ use std::{
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::ready::Giver;
 use super::{
     Mesh, Timer,
     catalog::Book,
-    event::{Change, Generation},
+    event::Generation,
     outbox::{End, Parcel},
     wire::{Digest, Fact, Frame, Mark, Readiness, Standing, Want},
 };
@@ -57,17 +54,6 @@ struct Open {
     giver: Giver,
 }
 
-/// How much the one knows who answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Giver {
-    /// No more than it has heard so far.
-    Unready,
-    /// What was to be found when it started.
-    Ready,
-    /// All.
-    Guide,
-}
-
 /// A peer's hash of all it knows.
 #[derive(Clone, Copy, Debug)]
 struct Root {
@@ -85,10 +71,6 @@ impl Root {
 }
 
 impl Sync {
-    pub(super) const fn guides(&self) -> bool {
-        self.guides
-    }
-
     /// Waits no longer for answers that are under way.
     pub(super) fn give_up(&mut self) {
         self.open.clear();
@@ -369,86 +351,6 @@ impl Mesh {
         }
     }
 
-    /// A peer is ready: so this is what its answer to that digest is worth, or it is worth asking again.
-    pub(super) fn on_ready(&mut self, now: Time, from: NodeId, said: Readiness) {
-        if let Some(open) = self.sync.open.get_mut(&said.token).filter(|open| open.with == from) {
-            open.giver = if said.guides { Giver::Guide } else { Giver::Ready };
-        } else if !self.ready {
-            self.sync.open.retain(|_, open| open.with != from);
-            self.begin_with(now, from);
-        }
-    }
-
-    /// A peer knows the same: no more is to be had from it than from one that is ready.
-    fn agreed(&mut self, now: Time, with: NodeId) {
-        let answers = self.sync.open.values().filter(|open| open.with == with);
-        let giver = answers.map(|open| open.giver).max().unwrap_or(Giver::Unready).max(Giver::Ready);
-        self.synced(now, with, giver);
-    }
-
-    /// A sync was carried to its end: others may know that this node is here, and it may answer if this was all.
-    fn synced(&mut self, now: Time, with: NodeId, giver: Giver) {
-        let is_first = !self.sync.done;
-        if is_first {
-            self.sync.done = true;
-            self.sync.host = Some(with);
-            self.sync.rounds = 0;
-            let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
-            self.timers.set(now + soon, Timer::Sync);
-        }
-        if !self.ready {
-            let missing = self.missing();
-            if giver == Giver::Guide || (giver == Giver::Ready && missing.is_empty()) {
-                let remembers = !self.config.known.is_empty();
-                self.set_ready(giver == Giver::Guide || remembers);
-            } else if is_first {
-                // To agree at once, where the two are all that there is.
-                self.sync_with(with);
-            }
-            self.dial_some(&missing);
-        }
-        self.announce(now);
-    }
-
-    /// From now on it answers, and tells those who asked before; whether it `guides` others is another matter.
-    pub(super) fn set_ready(&mut self, guides: bool) {
-        if !self.ready {
-            self.ready = true;
-            self.changes.insert(Change::Ready);
-            self.weigh_all();
-            self.sync.guides = guides || self.sync.met.is_some_and(|met| self.now.since(met) >= IN_COMPANY);
-            self.tell_who_waits();
-        }
-    }
-
-    /// Somebody is here: from now on others have the time to find this node.
-    pub(super) fn note_company(&mut self, now: Time) {
-        if self.sync.met.is_none() {
-            self.sync.met = Some(now);
-            self.timers.set(now + IN_COMPANY, Timer::Guide);
-        }
-    }
-
-    /// It was in company for so long that it has heard of everybody who is there.
-    pub(super) fn guide(&mut self) {
-        if self.ready && !self.sync.guides {
-            self.sync.guides = true;
-            self.tell_who_waits();
-        }
-    }
-
-    fn tell_who_waits(&mut self) {
-        let guides = self.sync.guides;
-        let mut waiting = std::mem::take(&mut self.sync.waiting);
-        waiting.retain(|peer| self.roster.get(*peer).is_some_and(|seen| seen.linked && seen.state.is_shown()));
-        for peer in &waiting {
-            self.send_stream(*peer, &Frame::Ready(Readiness { token: 0, guides }));
-        }
-        if !guides {
-            self.sync.waiting = waiting;
-        }
-    }
-
     pub(super) fn agreement_of(&self) -> f64 {
         let heard = self.sync.roots.len();
         let same = self.sync.roots.values().filter(|root| !root.differs()).count();
@@ -468,8 +370,6 @@ const QUICK_ROUNDS: [Duration; 4] =
     [Duration::from_millis(150), Duration::from_millis(300), Duration::from_millis(600), Duration::from_millis(1_500)];
 /// The most of it until this node is ready.
 const UNREADY_PERIOD: Duration = Duration::from_millis(600);
-/// Who was in company for so long has been found by all who looked for it: as long as an agent waits for them.
-const IN_COMPANY: Duration = Duration::from_secs(10);
 /// One round in so many goes to a seed or to a member that is Down.
 const LOST_EVERY: u64 = 4;
 /// Meshes smaller than this skip the buckets: 2 KiB of hashes would outweigh all standings.

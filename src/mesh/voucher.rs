@@ -128,7 +128,7 @@ impl Mesh {
         vouched.is_some_and(|vouched| vouched.until >= self.wall_clock(self.now))
     }
 
-    /// Whether answers may be given: all is heard that the mesh knows (see `sync`), or there is nobody to hear; and nothing
+    /// Whether answers may be given: all is heard that the mesh knows (see `sync::ready`), or there is nobody to hear; and nothing
     /// was refused of whoever is here and whose voucher is not believed yet. The driver does not wait for that for ever.
     #[must_use]
     pub fn is_ready(&self) -> bool {
