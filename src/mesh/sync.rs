@@ -326,7 +326,12 @@ impl Mesh {
             if book.mark().version == 0 {
                 continue;
             }
-            for sheet in book.sheets(mark) {
+            let mut sheets = book.sheets(mark);
+            // The last says how far the book goes. It comes next to the first: who has read a part knows that it is one.
+            if let [_, rest @ ..] = &mut sheets[..] {
+                rest.rotate_right(rest.len().min(1));
+            }
+            for sheet in sheets {
                 self.stats.sync_pages_sent += 1;
                 parcel.frames(&[Frame::Facts(vec![fact]), Frame::Page { told: sheet.told, page: sheet.bytes }]);
             }

@@ -6,6 +6,7 @@ mod flips;
 mod forgeries;
 mod moves;
 mod protection;
+mod ready;
 mod singles;
 mod vouchers;
 
@@ -142,8 +143,7 @@ impl Wired {
     }
 
     pub(super) fn seen(&self, id: NodeId, name: &str) -> usize {
-        let name: ServiceName = name.try_into().unwrap();
-        self.nodes[&id].service(&name).map_or(0, |instances| instances.len())
+        self.nodes[&id].service(&name.try_into().unwrap()).map_or(0, |instances| instances.len())
     }
 }
 

@@ -1,0 +1,74 @@
+//! Readiness where streams are stopped half-way, which no other driver does on purpose.
+
+use super::*;
+
+impl Wired {
+    /// A new process of node `n` that remembers all of `known`.
+    fn remember(&mut self, n: u16, known: &[NodeId]) -> NodeId {
+        let id = self.start(n, 2_000, Vec::new());
+        self.links.retain(|(a, b)| *a != id && *b != id);
+        let known = known.iter().zip(0..).filter(|(other, _)| **other != id);
+        self.at(id).config.known = known.map(|(other, n)| (*other, vec![address(n)])).collect();
+        id
+    }
+
+    /// Connects two and lets them talk until both are silent; what `from` sends in streams to `to` is not delivered.
+    fn withhold(&mut self, from: NodeId, to: NodeId) -> Vec<bytes::Bytes> {
+        let (now, mut streams) = (self.now, Vec::new());
+        let [of_from, of_to] = [from, to].map(|id| self.nodes[&id].hello());
+        self.at(from).handle(now, Input::Connected(of_to));
+        self.at(to).handle(now, Input::Connected(of_from));
+        loop {
+            if let Some(output) = self.at(from).poll() {
+                streams.extend(match output {
+                    Output::Message(at, stream) if at == to => Some(stream),
+                    _ => None,
+                });
+            } else if let Some(output) = self.at(to).poll() {
+                match output {
+                    Output::Message(at, stream) if at == from => self.at(from).handle(now, Input::Message(to, stream)),
+                    Output::Packet(at, packet) if at == from => self.at(from).handle(now, Input::Packet(to, packet)),
+                    _ => {}
+                }
+            } else {
+                return streams;
+            }
+        }
+    }
+}
+
+/// Each page says how far its book went when it was signed: an early one knows of none that came later.
+#[test]
+fn who_has_read_a_part_of_a_book_knows_that_it_is_one() {
+    let (mut wired, ids) = Wired::of(3);
+    let long = "x".repeat(512);
+    for n in 0..SERVICES {
+        let mut service = Registration::new(&format!("s{n}"), 80).unwrap();
+        service.meta.insert("m".into(), long.clone());
+        wired.order(ids[2], Command::Register(Arc::new(service)));
+    }
+    wired.dead.insert(ids[2]);
+    let late = [0, 1].map(|n| wired.remember(n, &ids));
+    let parts = late.map(|id| wired.withhold(ids[2], id));
+    for (id, streams) in late.iter().zip(&parts) {
+        assert!(streams.len() > 2, "a book of many streams");
+        let now = wired.now;
+        wired.at(*id).handle(now, Input::Message(ids[2], streams[0].clone()));
+    }
+    wired.link(late[0], late[1]);
+    wired.settle();
+    wired.run(Duration::from_secs(1));
+    let known = |wired: &Wired| late.map(|id| (wired.nodes[&id].is_ready(), wired.nodes[&id].services().count()));
+    let [first, second] = known(&wired);
+    assert_eq!(first, second, "they agree");
+    assert!(!first.0 && (1..SERVICES).contains(&first.1), "{first:?}");
+    for (id, streams) in late.iter().zip(&parts) {
+        let now = wired.now;
+        streams.iter().skip(1).for_each(|stream| wired.at(*id).handle(now, Input::Message(ids[2], stream.clone())));
+    }
+    wired.settle();
+    wired.run(Duration::from_secs(1));
+    assert_eq!(known(&wired), [(true, SERVICES); 2]);
+}
+
+const SERVICES: usize = 200;
