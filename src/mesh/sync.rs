@@ -40,6 +40,8 @@ pub(super) struct Sync {
     pub(super) done: bool,
     /// With whom, until it was asked once more: it may have heard of others that joined at the same time.
     host: Option<NodeId>,
+    /// What this node's hash was when it asked last whether that is all.
+    asked: u64,
     /// What each peer's hash was when last heard, and when.
     roots: BTreeMap<NodeId, Root>,
 }
@@ -347,6 +349,10 @@ impl Mesh {
 
     /// One stream of an answer has been read to its end.
     pub(super) fn on_part(&mut self, now: Time, from: NodeId, token: u32, of: u16) {
+        if token == 0 {
+            // What was asked for besides has come.
+            return self.agree_with(from);
+        }
         let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) else { return };
         open.come += 1;
         if open.come >= of {

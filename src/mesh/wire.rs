@@ -356,7 +356,10 @@ impl<'a> Frame<'a> {
 
     /// Whether answering it may cost a walk over all members.
     pub(super) const fn is_heavy(&self) -> bool {
-        matches!(self, Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_) | Self::Ready(_))
+        matches!(
+            self,
+            Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_) | Self::Part { .. } | Self::Ready(_)
+        )
     }
 
     /// Whether only who has just heard something says it. SWIM's own answers are its packets' to tell.

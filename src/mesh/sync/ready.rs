@@ -70,18 +70,26 @@ impl Mesh {
             let soon = QUICK_ROUNDS[0].mul_f64(0.5 + self.chance());
             self.timers.set(now + soon, Timer::Sync);
         }
-        if !self.ready {
-            let missing = self.missing();
-            if giver == Giver::Guide || (giver == Giver::Ready && missing.is_empty()) {
-                let remembers = !self.config.known.is_empty();
-                self.set_ready(giver == Giver::Guide || remembers);
-            } else if is_first {
-                // To agree at once, where the two are all that there is.
-                self.sync_with(with);
-            }
-            self.dial_some(&missing);
+        match giver {
+            Giver::Guide => self.set_ready(true),
+            Giver::Ready if !self.ready && self.missing().is_empty() => self.set_ready(!self.config.known.is_empty()),
+            Giver::Ready | Giver::Unready => self.agree_with(with),
         }
         self.announce(now);
+    }
+
+    /// Something was heard from a peer. If it was the last of what was missing, the two may agree at once; who is missing
+    /// may be found.
+    pub(super) fn agree_with(&mut self, peer: NodeId) {
+        if self.ready {
+            return;
+        }
+        let (missing, root) = (self.missing(), self.root_hash());
+        // Not twice with the same knowledge: two who cannot agree ask in rounds.
+        if missing.is_empty() && std::mem::replace(&mut self.sync.asked, root) != root {
+            self.sync_with(peer);
+        }
+        self.dial_some(&missing);
     }
 
     /// From now on it answers, and tells those who asked before; whether it `guides` others is another matter.
