@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use hobnob::{
     model::Registration,
-    sim::{Network, Settings, World},
+    sim::{Depth, Journal, Network, Settings, World},
 };
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
 
 const SECOND: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(1);
@@ -179,3 +181,61 @@ fn one_that_starts_again_is_ready_at_once() {
         assert_eq!(first_answer(&mut world, 4, SECOND), 9);
     }
 }
+
+/// How a machine's process ends.
+const ENDS: [fn(&mut World, usize); 3] = [World::crash, World::kill, World::leave];
+
+/// How long after the last start all of a mesh are ready whose machines, with so many rows each, end within half a second
+/// and start again within another.
+fn all_again(seed: u64, machines: usize, rows: usize) -> Duration {
+    let mut rng = Pcg64Mcg::seed_from_u64(seed);
+    let mut up_to = |millis: f64| Duration::from_secs_f64(rng.random::<f64>() * millis / 1000.0);
+    let network = Network { latency: SECOND / 5000 + up_to(4.8), jitter: up_to(1.0), ..Network::default() };
+    let quick = Settings { depth: Depth::Off, journal: Journal::Off, network, ..Settings::seeded(seed) };
+    let mut world = World::cold(quick, machines);
+    for n in 0..machines {
+        (0..rows).for_each(|row| world.register(n, Registration::new(&format!("s{row}"), 80).unwrap()));
+    }
+    world.converge(30 * SECOND);
+    world.run(20 * SECOND);
+    let end = ENDS[seed as usize % ENDS.len()];
+    let mut moves: Vec<(Duration, usize, bool)> = Vec::new();
+    for n in 0..machines {
+        let ends = up_to(500.0);
+        moves.extend([(ends, n, false), (ends + up_to(500.0), n, true)]);
+    }
+    moves.sort_unstable();
+    let mut at = Duration::ZERO;
+    for (then, n, starts) in moves {
+        world.run(then - at);
+        at = then;
+        if starts { world.start(n) } else { end(&mut world, n) }
+    }
+    let all = world.run_until(12 * SECOND, STEP, |world| (0..machines).all(|n| is_ready(world, n)));
+    all.unwrap_or_else(|| panic!("{machines} machines, seed {seed}: not ready"))
+}
+
+/// Whoever hears the last of what was missing asks whether that is all, and waits for no round to do so.
+#[test]
+fn a_mesh_that_starts_again_within_half_a_second_is_ready_once_its_books_are_exchanged() {
+    for (seeds, machines) in [(SLOW, 3), (&[0, 1, 2], 5)] {
+        for seed in seeds {
+            let took = all_again(*seed, machines, 30);
+            assert!(took < SECOND / 10, "{machines} machines, seed {seed}: {took:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "a sweep of minutes"]
+fn no_mesh_that_starts_again_within_half_a_second_waits_for_a_round() {
+    for machines in [2, 3, 5] {
+        let all = (0..60).map(|seed| (all_again(seed, machines, 1_000), seed));
+        let (took, seed) = all.max().unwrap();
+        println!("{machines} machines: {took:?} at most, seed {seed}");
+        assert!(took < SECOND / 5);
+    }
+}
+
+/// Seeds of three machines that waited for a round.
+const SLOW: &[u64] = &[238, 363, 130, 49, 249];

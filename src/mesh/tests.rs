@@ -13,7 +13,7 @@ mod vouchers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{CheckSpec, Health, HealthReport, MemberState, ServiceName};
+use crate::model::{CheckSpec, Health, HealthReport, MemberState};
 
 /// Meshes wired to each other: whatever one sends the other has.
 pub(super) struct Wired {
