@@ -351,6 +351,7 @@ impl Drive {
         if self.agenda.sum_at <= now {
             self.agenda.sum_at = now + SUM_EVERY;
             self.agenda.unsummed = false;
+            self.name_the_awaited();
             self.status.fingerprint.store(self.mesh.root(), Ordering::Relaxed);
             self.status.agreement.store(self.mesh.agreement().to_bits(), Ordering::Relaxed);
         }
@@ -384,7 +385,7 @@ impl Drive {
             self.status.failed.store(Arc::default());
         }
         if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
-            self.open("all is heard, or there is nobody to hear");
+            self.open("all is heard, or there is nobody to hear", "");
         }
         self.agenda.told.drain(..).for_each(Told::send);
     }
@@ -407,11 +408,12 @@ impl Drive {
         }
     }
 
-    fn open(&mut self, why: &str) {
+    fn open(&mut self, why: &str, unheard: &str) {
         self.agenda.ready_at = None;
         self.agenda.known.hurry(Instant::now());
         self.view.set_ready(true);
-        tracing::info!(event = "ready", why);
+        let unheard = Some(unheard).filter(|unheard| !unheard.is_empty());
+        tracing::info!(event = "ready", why, unheard);
     }
 
     /// The earliest of all that waits for a moment.
@@ -430,8 +432,10 @@ impl Drive {
         }
         let now = Instant::now();
         if self.agenda.ready_at.is_some_and(|at| at <= now) {
+            self.name_the_awaited();
             self.handle(Input::Waited);
-            self.open("nobody who knows the mesh was found in time: serving what is known");
+            let unheard = self.status.awaited.load().join(", ");
+            self.open("nobody who knows the mesh was found in time: serving what is known", &unheard);
         }
         self.keep_known(now);
     }

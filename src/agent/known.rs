@@ -21,6 +21,12 @@ impl Known {
         Self { saved, at: None }
     }
 
+    /// What a peer of last time is called.
+    pub(super) fn name(&self, id: NodeId) -> String {
+        let known = self.saved.iter().find(|peer| peer.id == id);
+        known.map_or_else(|| id.to_string(), |peer| peer.name.to_string())
+    }
+
     /// When they are to be written.
     pub(super) const fn at(&self) -> Option<Instant> {
         self.at

@@ -94,6 +94,14 @@ impl Drive {
         }
     }
 
+    /// Lets handles know who is waited for: whom it knew when it ran last, and has not heard.
+    pub(super) fn name_the_awaited(&self) {
+        if !self.view.is_ready() {
+            let awaited = self.mesh.missed().map(|(id, _)| self.agenda.known.name(*id)).take(MAX_AWAITED).collect();
+            self.status.awaited.store(Arc::new(awaited));
+        }
+    }
+
     /// Whether answers wait for a word.
     pub(super) fn hold(&mut self, opens: Opens) {
         match opens {
@@ -163,9 +171,13 @@ impl Agent {
             return vec!["what this node's own files define is being registered".into()];
         }
         let (mut reasons, unvouched) = (self.unjoined(), self.unvouched());
-        let why = match &unvouched[..] {
-            [] => "nobody who has heard the whole mesh has answered yet".into(),
-            nodes => {
+        let awaited = self.shared.status.awaited.load();
+        let why = match (&unvouched[..], &awaited[..]) {
+            ([], []) => "nobody who has heard the whole mesh has answered yet".into(),
+            ([], known) => {
+                format!("nobody who has heard the whole mesh has answered, and not heard is {}", known.join(", "))
+            }
+            (nodes, _) => {
                 format!("nothing of what {} serves is taken: its certificate is not believed here", nodes.join(", "))
             }
         };
@@ -200,5 +212,7 @@ impl Agent {
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// How long others are waited for who are asked about a member: those who answer at all answer within a round trip.
 const INQUIRY: Duration = Duration::from_millis(400);
+/// Of those who are waited for, so many are named.
+const MAX_AWAITED: usize = 8;
 /// Knocks under way at once.
 const MAX_KNOCKS: usize = 64;

@@ -18,6 +18,8 @@ pub(super) struct Status {
     pub(super) unvouched: ArcSwap<Vec<String>>,
     /// Whether answers wait for [`Agent::open`](super::Agent::open).
     pub(super) held: AtomicBool,
+    /// Who is waited for before answers are given.
+    pub(super) awaited: ArcSwap<Vec<String>>,
     /// Why the last write to the store failed; none once one has not.
     pub(super) unstored: ArcSwapOption<String>,
 }

@@ -188,6 +188,18 @@ async fn a_node_finds_the_mesh_again_without_seeds_and_brings_its_registrations(
 }
 
 #[tokio::test]
+async fn who_is_waited_for_is_named() {
+    let (secret, directory) = (Secret::random(), tempfile::tempdir().unwrap());
+    let a = stored("a", &secret, directory.path()).start().await.unwrap();
+    let b = stored("b", &secret, directory.path()).join([a.address().to_string()]).start().await.unwrap();
+    b.ready().await.unwrap();
+    a.leave().await;
+    b.leave().await;
+    let b = stored("b", &secret, directory.path()).start().await.unwrap();
+    assert!(b.unready().last().unwrap().contains("not heard is a;"), "{:?}", b.unready());
+}
+
+#[tokio::test]
 async fn strangers_stay_outside() {
     let a = builder("a", &Secret::random()).start().await.unwrap();
     let seed = a.address().to_string();

@@ -61,12 +61,11 @@ fn finding(check: &str, status: &str, finding: impl Into<String>, next: &str) ->
 fn ready(status: &Value) -> Value {
     match status["ready"].as_bool() {
         Some(true) => finding("ready", "ok", "answers are given", ""),
-        _ => finding(
-            "ready",
-            "bad",
-            "nobody who has heard the whole mesh has answered yet",
-            "hobnob members; hobnob join ADDR",
-        ),
+        _ => {
+            let why: Vec<_> = status["unready"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            let said = if why.is_empty() { "no answers are given yet".into() } else { why.join("; ") };
+            finding("ready", "bad", said, "hobnob members; hobnob join ADDR")
+        }
     }
 }
 

@@ -70,6 +70,9 @@ struct Status<'a> {
     /// Words of the authority that this node has heard and does not heed; left out where there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_edicts: Option<RefusedEdicts>,
+    /// Why it does not answer yet, as `/readyz` says; left out once it does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unready: Vec<String>,
     /// Nodes that are here and of whose services nothing is taken, since what vouches for them is not believed here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unvouched: Vec<String>,
@@ -250,6 +253,7 @@ pub(super) async fn status(State(app): Shared) -> Response {
         refused_edicts: Some(app.agent.refused_edicts())
             .filter(|refused| *refused != (0, 0))
             .map(|(future, unsigned)| RefusedEdicts { future, unsigned }),
+        unready: app.agent.unready(),
         unvouched: app.agent.unvouched(),
         unstored: app.agent.unstored(),
         unjoined: app.agent.unjoined(),
