@@ -532,6 +532,19 @@ stories! {
         world.converge(10 * SECOND);
         assert_eq!(world.shown(0, &service()).len(), 5);
     }
+
+    /// The same of one that was only stopped, and goes on: it has denied the suspicion that waited for it before it hears
+    /// that it has left.
+    fn who_was_made_to_leave_and_lives_is_back(settings) {
+        let mut world = standing(settings, 5);
+        world.pause(3);
+        hidden_at(&mut world, &[0, 1, 2, 4], 3);
+        world.order(0, Command::ForceLeave(world.id(3)));
+        world.run(5 * SECOND);
+        world.resume(3);
+        world.run(5 * SECOND);
+        assert!((0..5).all(|n| world.shown(n, &service()).len() == 5), "{:?}", seen(&world, 3));
+    }
 }
 
 /// Waits until none of these shows anything of `n`.

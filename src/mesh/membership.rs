@@ -235,6 +235,9 @@ impl Mesh {
         }
         if fact.generation > ours.generation {
             self.rise(now, fact.generation);
+        } else if fact.state == MemberState::Left && fact.generation == ours.generation && !self.leaving {
+            // No incarnation refutes that.
+            self.rise(now, ours.generation);
         } else if (fact.generation, fact.incarnation) < (ours.generation, ours.incarnation) && !self.leaving {
             // Refuted already, and the word did not get there.
             self.send(from, &Frame::Facts(vec![ours]));
@@ -248,8 +251,6 @@ impl Mesh {
             self.swim.refute(now, fact.incarnation);
             self.carry_out(now);
             self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
-        } else if fact.state == MemberState::Left && !self.leaving {
-            self.rise(now, ours.generation);
         } else if !self.leaving {
             self.renew(now);
         }
