@@ -43,11 +43,21 @@ pub(super) fn meet_namesake(connection: &Connection, ours: &Hello, theirs: &Hell
     Missed::NameInUse(canonical(connection.remote_address()))
 }
 
-/// Where another process of the newcomer's name answers, if it does so soon.
-pub(super) async fn find_holder(greeter: &Greeter, newcomer: &Met, addresses: Vec<SocketAddr>) -> Option<SocketAddr> {
+/// Where another process of the newcomer's name answers, and proves itself, if it does so soon: then it is met.
+pub(super) async fn find_holder(
+    greeter: &Greeter,
+    newcomer: &Met,
+    addresses: Vec<SocketAddr>,
+    arrivals: &mpsc::Sender<Arrival>,
+) -> Option<SocketAddr> {
     let met = timeout(PING_TIMEOUT, dial_any(greeter, &addresses, Some(newcomer.hello.id))).await.ok()?.ok()?;
-    met.connection.close(Code::Closed.into(), b"");
-    (met.hello.boot != newcomer.hello.boot).then(|| met.address())
+    if met.hello.boot == newcomer.hello.boot {
+        met.connection.close(Code::Closed.into(), b"");
+        return None;
+    }
+    let at = met.address();
+    let _ = arrivals.send(Arrival::Met(Box::new(met), None)).await;
+    Some(at)
 }
 
 /// Whether a node of our own name, which came first, answers at `holder`: a peer said so, and may be wrong.

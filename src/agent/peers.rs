@@ -234,6 +234,12 @@ impl Peers {
         }
     }
 
+    /// As if a peer's first certificate had ended.
+    #[cfg(test)]
+    pub(super) fn outlive(&mut self, id: NodeId) {
+        self.table.get_mut(&id).and_then(|peer| peer.link.as_mut()).into_iter().for_each(|link| link.until = 0);
+    }
+
     /// Forgets a peer that is Down or has left.
     pub(super) fn forget(&mut self, id: NodeId) {
         if let Some(link) = self.table.remove(&id).and_then(|peer| peer.link) {
@@ -261,7 +267,9 @@ impl Peers {
         let peer = self.table.entry(met.hello.id).or_default();
         let (to_ask, addresses) = match (&peer.link, holder) {
             (Some(link), _) if link.boot == met.hello.boot => return self.settle_duplicate(met, until),
-            (Some(link), _) if link.is_over() || link.address() == met.address() => return self.install(met, until),
+            (Some(link), _) if link.is_closed() || link.address() == met.address() => return self.install(met, until),
+            // Whether it has another certificate than the one that has ended, a new handshake tells.
+            (Some(link), _) if link.until < unix_millis() => (None, vec![link.address()]),
             (Some(link), _) => (Some(link.connection.clone()), Vec::new()),
             (None, Some(holder)) if holder.is_elsewhere(&met) => (None, holder.addresses),
             (None, _) => return self.install(met, until),
@@ -274,7 +282,7 @@ impl Peers {
         tokio::spawn(async move {
             let holder = match to_ask {
                 Some(link) => ping(&link).await.then(|| canonical(link.remote_address())),
-                None => find_holder(&greeter, &met, addresses).await,
+                None => find_holder(&greeter, &met, addresses, &arrivals).await,
             };
             let _ = arrivals.send(Arrival::Judged(met, holder)).await;
         });
@@ -444,9 +452,8 @@ impl Peers {
 }
 
 impl Standing {
-    /// Whether nobody stands behind it any more: who comes with a good certificate takes the name.
-    fn is_over(&self) -> bool {
-        self.connection.close_reason().is_some() || self.until < unix_millis()
+    fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
     }
 
     fn address(&self) -> SocketAddr {

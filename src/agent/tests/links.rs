@@ -107,3 +107,35 @@ async fn a_link_ends_with_its_certificate_unless_its_peer_has_another() {
     peers.expire(u64::MAX, |peer, epoch| peer != id(1) && epoch < Epoch(4));
     assert_eq!(closed(), [false, true, true], "what vouches for another process of that name counts for nothing");
 }
+
+/// Whose link is older than its first certificate has another, and proves it before a newcomer has its name; or has none.
+#[tokio::test]
+async fn a_link_that_outlives_its_first_certificate_gives_no_name_away() {
+    for renewed in [true, false] {
+        let secret = Secret::random();
+        let [host, b, namesake] = [("a", 1), ("b", 2), ("b", 3)].map(|(name, boot)| greeter(name, boot, &secret));
+        let (arrivals, mut arrived) = tokio::sync::mpsc::channel(64);
+        let mut peers = Peers::new(Arc::clone(&host), arrivals, TaskTracker::new(), 1);
+        let [(_first, first), (_there, newcomer)] = [meet(&b, &host).await, meet(&namesake, &host).await];
+        peers.meet(Box::new(first.unwrap()), None, None);
+        peers.outlive(b.hello.load().id);
+        if !renewed {
+            b.trust.renew(Proof::Secrets(&[Secret::random()])).unwrap();
+        }
+        assert!(peers.meet(Box::new(newcomer.unwrap()), None, None).is_empty());
+        let _answered = b.answer(b.endpoint.accept().await.unwrap()).await;
+        let mut met = Vec::new();
+        let (newcomer, holder) = loop {
+            match arrived.recv().await.unwrap() {
+                Arrival::Met(again, target) => met.extend(peers.meet(again, target, None)),
+                Arrival::Judged(newcomer, holder) => break (newcomer, holder),
+                _ => {}
+            }
+        };
+        assert_eq!(holder.is_some(), renewed);
+        let connection = newcomer.connection.clone();
+        let is_in = !peers.judge(newcomer, holder).is_empty();
+        assert_eq!((is_in, connection.close_reason().is_none()), (!renewed, !renewed));
+        assert_eq!((peers.links(), met.len()), (1, 0));
+    }
+}
