@@ -366,7 +366,7 @@ impl Drive {
                     self.view.set_service(&name, Some(rows).filter(|rows| !rows.is_empty()));
                 }
                 Change::Member(id) => {
-                    self.agenda.known.changed(now);
+                    self.agenda.known.changed(now, id);
                     self.publish_member(id);
                 }
                 Change::Distance(id) => self.publish_member(id),

@@ -38,13 +38,14 @@ impl Known {
     }
 
     /// A member has come, changed or gone. That happens in flocks, and one write is for all, unless so few are known that a
-    /// node which is killed meanwhile would take itself for a mesh of one.
-    pub(super) fn changed(&mut self, now: Instant) {
-        if self.saved.len() < FEW {
-            self.hurry(now);
-        } else {
-            self.at.get_or_insert(now + FLOCK);
-        }
+    /// node which is killed meanwhile would take itself for a mesh of one. Who is new is to be waited for from now on.
+    pub(super) fn changed(&mut self, now: Instant, id: NodeId) {
+        let wait = match () {
+            () if self.saved.len() < FEW => Duration::ZERO,
+            () if self.saved.iter().all(|peer| peer.id != id) => FLOCK_OF_NEW,
+            () => FLOCK,
+        };
+        self.at = Some(self.at.map_or(now + wait, |at| at.min(now + wait)));
     }
 }
 
@@ -74,10 +75,11 @@ impl Drive {
     }
 }
 
-/// With so many saved it is no matter if one who has just come is not among them.
+/// With so many saved a node finds the mesh again without one who has just come.
 const FEW: usize = 16;
 /// Members come and go in flocks: one write for all.
 const FLOCK: Duration = Duration::from_secs(30);
+const FLOCK_OF_NEW: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -87,15 +89,17 @@ mod tests {
     fn the_first_peers_are_written_at_once_and_a_flock_together() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let peer = |n: u64| KnownPeer { id: NodeId(n), name: "b".try_into().unwrap(), addresses: Vec::new() };
-        for (saved, after) in [(0, Duration::ZERO), (FEW - 1, Duration::ZERO), (FEW, FLOCK)] {
+        for (saved, after) in [(1, Duration::ZERO), (FEW - 1, Duration::ZERO), (FEW, FLOCK)] {
             let mut known = Known::new((0..saved as u64).map(peer).collect());
-            known.changed(now);
+            known.changed(now, NodeId(0));
             assert_eq!(known.at(), Some(now + after), "{saved} are saved");
         }
         let mut known = Known::new((0..FEW as u64).map(peer).collect());
-        known.changed(now);
-        known.changed(now + second);
+        known.changed(now, NodeId(1));
+        known.changed(now + second, NodeId(2));
         assert_eq!(known.at(), Some(now + FLOCK), "nobody is waited for without end");
+        known.changed(now + second, NodeId(FEW as u64));
+        assert_eq!(known.at(), Some(now + second + FLOCK_OF_NEW), "who is new is known soon");
         known.hurry(now + second);
         assert_eq!(known.at(), Some(now + second));
     }

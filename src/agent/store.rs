@@ -455,5 +455,5 @@ const REPORTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("reports"
 const CACHE_BYTES: usize = 1 << 20;
 /// The most writes that share an fsync: keeps the wait of the first among them short.
 const MAX_GROUP: usize = 1024;
-/// Enough to find the mesh again when most of them are gone.
-pub(super) const MAX_KNOWN_PEERS: usize = 256;
+/// Whom the next start waits for: a hundred bytes each.
+pub(super) const MAX_KNOWN_PEERS: usize = 4096;

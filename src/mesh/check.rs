@@ -104,8 +104,12 @@ impl Check {
     fn run_out(&mut self, ttl: Duration, unix_millis: u64) -> bool {
         self.runs_out = Time::NEVER;
         self.streak = self.spec.fall.saturating_sub(1);
-        let output = format!("no report within its TTL of {ttl:?}").into();
-        self.take(Health::Critical, output, Some(Duration::MAX), unix_millis)
+        let mut output = format!("no report within its TTL of {ttl:?}");
+        // What whoever reports said last may be why; silence after silence says no more.
+        if self.judged && !self.status.output.is_empty() && !self.status.output.starts_with(&output) {
+            output = cut(&format!("{output}; the last said: {}", self.status.output), MAX_OUTPUT).to_owned();
+        }
+        self.take(Health::Critical, output.into(), Some(Duration::MAX), unix_millis)
     }
 
     /// Takes in one result, and how long before the first such that may have been so and was `missed`; `None` where whoever

@@ -100,13 +100,16 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     Ok(total)
 }
 
-/// A duration in what Go's `time.ParseDuration` takes besides: a nought without a unit, a sign, the Greek letter. Consul
-/// means none by less than none.
+/// A duration in what Go's `time.ParseDuration` takes besides: a nought without a unit, a sign, the Greek letter; and not
+/// in days, nor with blanks around it. Consul means none by less than none.
 ///
 /// # Errors
 /// Says what is wrong, to stand behind the field's name.
 #[cfg(feature = "agent")]
 pub(crate) fn parse_go_duration(text: &str) -> Result<Duration, &'static str> {
+    if text.contains(|letter: char| letter == 'd' || letter.is_whitespace()) {
+        return Err("is not a duration such as 10s, 100ms or 1m30s");
+    }
     let bare = text.strip_prefix(['+', '-']).unwrap_or(text);
     let time = if bare == "0" { Duration::ZERO } else { parse_duration(&bare.replace("\u{3bc}s", "us"))? };
     Ok(if text.starts_with('-') { Duration::ZERO } else { time })
@@ -155,6 +158,9 @@ mod tests {
             ("-5s", Ok(0)),
             ("7\u{3bc}s", Ok(7_000)),
             ("5", Err(())),
+            ("1d", Err(())),
+            (" 10s", Err(())),
+            ("10s ", Err(())),
             ("-x", Err(())),
             ("", Err(())),
         ] {

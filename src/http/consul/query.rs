@@ -43,10 +43,8 @@ impl Query {
             asked.index = (index > 0).then_some(index);
         }
         if let Some(wait) = asked.text("wait") {
-            // As Consul's, a wait that is less than none is the usual one, and none is in days.
-            let wait = parse_go_duration(wait)
-                .and_then(|time| if wait.contains('d') { Err("is in days") } else { Ok(time) })
-                .map_err(|_| Failure::bad("Invalid wait time"))?;
+            // As Consul's, a wait that is less than none is the usual one.
+            let wait = parse_go_duration(wait).map_err(|_| Failure::bad("Invalid wait time"))?;
             asked.wait = if wait.is_zero() { DEFAULT_WAIT } else { wait.min(MAX_WAIT) };
         }
         for other in ["stale", "cached"] {
