@@ -261,7 +261,7 @@ impl Drive {
             Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.renewed(),
-            Arrival::Minute => return self.expire(),
+            Arrival::Round => return self.expire(),
             Arrival::Decreed => {
                 self.peers.recheck(&[Objection::Revoked]);
                 vec![Input::Renewed]
@@ -271,8 +271,8 @@ impl Drive {
         inputs.into_iter().for_each(|input| self.handle(input));
     }
 
-    pub(super) fn expire(&self) {
-        self.peers.expire(unix_millis(), |id, epoch| self.mesh.is_vouched_for(id, epoch));
+    pub(super) fn expire(&mut self) {
+        self.peers.expire(unix_millis());
     }
 
     fn join(&mut self, addresses: Vec<SocketAddr>) {

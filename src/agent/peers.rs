@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     mesh::{Gone, HEIRS, Input, Objection},
-    model::{Epoch, NodeId},
+    model::NodeId,
 };
 
 /// What tasks report to the loop.
@@ -51,7 +51,7 @@ pub(super) enum Arrival {
     /// This node has other addresses.
     Moved(Vec<SocketAddr>),
     /// It is time to look for links whose certificates have ended.
-    Minute,
+    Round,
     /// Where to look for the mesh.
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
@@ -110,10 +110,10 @@ struct Standing {
     orders: mpsc::Sender<Order>,
     serial: u64,
     boot: u64,
-    /// Of the process that said hello.
-    epoch: Epoch,
     /// When the certificate that it has shown ends, in unix milliseconds.
     until: u64,
+    /// How often it was asked for another since.
+    asked: u8,
     dialled: bool,
     since: Instant,
     used: Instant,
@@ -221,17 +221,26 @@ impl Peers {
         }
     }
 
-    /// Closes the links whose certificates have ended, but for those of processes that have shown another since: `vouched`.
-    /// Not where that would be most of the mesh, this node included, as when their authority has ended: see
-    /// `Mesh::ask_who_belongs`.
-    pub(super) fn expire(&self, unix_millis: u64, vouched: impl Fn(NodeId, Epoch) -> bool) {
-        let links = self.table.iter().filter_map(|(id, peer)| Some((*id, peer.link.as_ref()?)));
-        let ended = links.filter(|(id, link)| link.until < unix_millis && !vouched(*id, link.epoch));
-        let ended: Vec<_> = ended.map(|(_, link)| link).collect();
+    /// Shakes hands anew with those whose certificates have ended: who has another shows it. Closes the links of those who
+    /// have been asked in vain; not where these are more than half of the mesh, this node included, as when their authority
+    /// has ended: see `Mesh::ask_who_belongs`.
+    pub(super) fn expire(&mut self, unix_millis: u64) {
+        let ended = |link: &Standing| link.until < unix_millis;
+        let known = self.table.values().filter(|peer| !peer.dialling).filter_map(|peer| peer.link.as_ref());
+        let in_vain: Vec<_> = known.filter(|link| ended(link) && link.asked >= ASKED).collect();
         let own = usize::from(self.greeter.trust.has_ended());
-        if (ended.len() + own) * 2 <= self.links + 1 {
-            ended.iter().for_each(|link| self.greeter.expel(&link.connection, Objection::Expired));
+        if (in_vain.len() + own) * 2 <= self.links + 1 {
+            in_vain.iter().for_each(|link| self.greeter.expel(&link.connection, Objection::Expired));
         }
+        let mut asked = Vec::new();
+        for (id, peer) in &mut self.table {
+            let Some(link) = peer.link.as_mut().filter(|link| ended(link) && !link.is_closed()) else { continue };
+            if !std::mem::replace(&mut peer.dialling, true) {
+                link.asked = link.asked.saturating_add(1);
+                asked.push((*id, link.address()));
+            }
+        }
+        asked.into_iter().for_each(|(id, at)| self.dial(Target::Peer(id), vec![at]));
     }
 
     /// As if a peer's first certificate had ended.
@@ -371,8 +380,8 @@ impl Peers {
             orders,
             serial: self.serial,
             boot,
-            epoch: met.hello.generation.epoch(),
             until,
+            asked: 0,
             dialled: met.dialled,
             since: now,
             used: now,
@@ -484,6 +493,8 @@ const MAX_WAITING: usize = 64;
 const MAX_QUEUE: usize = 64;
 /// A full mesh up to here; above it the least recently used link goes.
 const MAX_LINKS: usize = 1500;
+/// Who was asked so often for another certificate than the one that has ended has none.
+const ASKED: u8 = 2;
 /// How long no dial is tried between two of which one has closed for what the other did.
 const EXPELLED: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);

@@ -65,8 +65,8 @@ impl Vigil {
         let trust = Arc::clone(&self.greeter.trust);
         let mut looks = interval_at(Instant::now() + LOOK_EVERY, LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut minutes = interval_at(Instant::now() + MINUTE, MINUTE);
-        minutes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = interval_at(Instant::now() + ROUND, ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = looks.tick() => {}
@@ -75,8 +75,8 @@ impl Vigil {
                     let _ = arrivals.send(Arrival::Renewed).await;
                     continue;
                 }
-                _ = minutes.tick() => {
-                    let _ = arrivals.send(Arrival::Minute).await;
+                _ = rounds.tick() => {
+                    let _ = arrivals.send(Arrival::Round).await;
                     continue;
                 }
                 () = arrivals.closed() => return,
@@ -205,8 +205,8 @@ fn put(files: &Files, asked_with: &[Stamp], pem: &str) -> io::Result<()> {
     keep::exchange(&files.cert.canonicalize()?, pem.as_bytes())
 }
 
-/// How often links are looked for whose certificates have ended.
-const MINUTE: Duration = Duration::from_secs(60);
+/// How often links are looked for whose certificates have ended: with two rounds to show another, they end within a minute.
+const ROUND: Duration = Duration::from_secs(20);
 /// Four calls of `stat` each time.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How often a newer certificate is asked for: who can grant one may be away for a weekend.

@@ -235,8 +235,8 @@ impl Mesh {
         }
         if fact.generation > ours.generation {
             self.rise(now, fact.generation);
-        } else if fact.state == MemberState::Left && fact.generation == ours.generation && !self.leaving {
-            // No incarnation refutes that.
+        } else if fact.state == MemberState::Left && fact.generation.epoch() == self.epoch && !self.leaving {
+            // No incarnation refutes that, nor a renewal: whoever believed it has dropped the rows of this life.
             self.rise(now, ours.generation);
         } else if (fact.generation, fact.incarnation) < (ours.generation, ours.incarnation) && !self.leaving {
             // Refuted already, and the word did not get there.

@@ -11,7 +11,7 @@ use super::{
     event::Change,
     page::Signed,
 };
-use crate::model::{Epoch, MemberState, NodeId, Time};
+use crate::model::{MemberState, NodeId, Time};
 
 /// What a page's signature is worth here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,14 +118,6 @@ impl Mesh {
     pub fn unvouched(&self) -> impl Iterator<Item = NodeId> {
         let is_here = |id: &NodeId| self.roster.get(*id).is_some_and(|s| s.linked && s.state == MemberState::Alive);
         self.unvouched.iter().copied().filter(is_here)
-    }
-
-    /// Whether a certificate that has not ended vouches for that process of a member.
-    #[must_use]
-    pub fn is_vouched_for(&self, id: NodeId, epoch: Epoch) -> bool {
-        let book = self.catalog.get(id).filter(|book| book.mark().epoch == epoch);
-        let vouched = book.and_then(Book::vouched);
-        vouched.is_some_and(|vouched| vouched.until >= self.wall_clock(self.now))
     }
 
     /// Whether answers may be given: all is heard that the mesh knows (see `sync::ready`), or there is nobody to hear; and nothing
