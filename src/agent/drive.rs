@@ -385,7 +385,7 @@ impl Drive {
             self.status.failed.store(Arc::default());
         }
         if self.agenda.ready_at.is_some() && self.mesh.is_ready() {
-            self.open("all is heard, or there is nobody to hear", "");
+            self.open("all is heard, or there is nobody to hear", None);
         }
         self.agenda.told.drain(..).for_each(Told::send);
     }
@@ -408,11 +408,10 @@ impl Drive {
         }
     }
 
-    fn open(&mut self, why: &str, unheard: &str) {
+    fn open(&mut self, why: &str, unheard: Option<String>) {
         self.agenda.ready_at = None;
         self.agenda.known.hurry(Instant::now());
         self.view.set_ready(true);
-        let unheard = Some(unheard).filter(|unheard| !unheard.is_empty());
         tracing::info!(event = "ready", why, unheard);
     }
 
@@ -434,8 +433,9 @@ impl Drive {
         if self.agenda.ready_at.is_some_and(|at| at <= now) {
             self.name_the_awaited();
             self.handle(Input::Waited);
-            let unheard = self.status.awaited.load().join(", ");
-            self.open("nobody who knows the mesh was found in time: serving what is known", &unheard);
+            let awaited = self.status.awaited.load();
+            let unheard = (!awaited.is_empty()).then(|| awaited.join(", "));
+            self.open("nobody who knows the mesh was found in time: serving what is known", unheard);
         }
         self.keep_known(now);
     }

@@ -8,7 +8,7 @@ use super::{
     drive::Drive,
     store::{KnownPeer, MAX_KNOWN_PEERS},
 };
-use crate::model::NodeId;
+use crate::model::{NodeId, NodeName};
 
 /// What of them is on the disk, and when to look again.
 pub(super) struct Known {
@@ -19,12 +19,6 @@ pub(super) struct Known {
 impl Known {
     pub(super) const fn new(saved: Vec<KnownPeer>) -> Self {
         Self { saved, at: None }
-    }
-
-    /// What a peer of last time is called.
-    pub(super) fn name(&self, id: NodeId) -> String {
-        let known = self.saved.iter().find(|peer| peer.id == id);
-        known.map_or_else(|| id.to_string(), |peer| peer.name.to_string())
     }
 
     /// When they are to be written.
@@ -58,14 +52,15 @@ impl Drive {
         }
     }
 
+    /// What a node is called: as the mesh says, or as it did last time.
+    pub(super) fn name(&self, id: NodeId) -> Option<NodeName> {
+        let member = self.mesh.member(id).map(|member| member.node.name.clone());
+        member.or_else(|| Some(self.agenda.known.saved.iter().find(|peer| peer.id == id)?.name.clone()))
+    }
+
     pub(super) fn save_known(&mut self) {
-        let saved = &self.agenda.known.saved;
-        let name = |id: NodeId| {
-            let member = self.mesh.member(id).map(|member| member.node.name.clone());
-            member.or_else(|| Some(saved.iter().find(|peer| peer.id == id)?.name.clone()))
-        };
         let known = self.mesh.acquaintances().into_iter();
-        let known = known.filter_map(|(id, addresses)| Some(KnownPeer { id, name: name(id)?, addresses }));
+        let known = known.filter_map(|(id, addresses)| Some(KnownPeer { id, name: self.name(id)?, addresses }));
         let peers: Vec<_> = known.take(MAX_KNOWN_PEERS).collect();
         // An empty mesh is no reason to forget how to find one.
         if !peers.is_empty() && peers != self.agenda.known.saved {

@@ -84,8 +84,7 @@ impl Drive {
 
     /// Lets handles know whose services are not taken.
     pub(super) fn name_the_unvouched(&self) {
-        let name = |id: NodeId| self.view.node_by_id(id).map_or_else(|| id.to_string(), |at| at.node.name.to_string());
-        let unvouched: Vec<_> = self.mesh.unvouched().map(name).collect();
+        let unvouched: Vec<_> = self.mesh.unvouched().map(|id| self.called(id)).collect();
         if **self.status.unvouched.load() != unvouched {
             if !unvouched.is_empty() {
                 tracing::warn!(event = "unvouched", nodes = ?unvouched, "what they serve is not taken: hobnob doctor");
@@ -97,9 +96,14 @@ impl Drive {
     /// Lets handles know who is waited for: whom it knew when it ran last, and has not heard.
     pub(super) fn name_the_awaited(&self) {
         if !self.view.is_ready() {
-            let awaited = self.mesh.missed().map(|(id, _)| self.agenda.known.name(*id)).take(MAX_AWAITED).collect();
+            let awaited = self.mesh.missed().map(|(id, _)| self.called(*id)).take(MAX_AWAITED).collect();
             self.status.awaited.store(Arc::new(awaited));
         }
+    }
+
+    /// For people: its name, or its id.
+    fn called(&self, id: NodeId) -> String {
+        self.name(id).map_or_else(|| id.to_string(), |name| name.to_string())
     }
 
     /// Whether answers wait for a word.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{QUICK_ROUNDS, Sync};
+use super::QUICK_ROUNDS;
 use crate::{
     mesh::{
         Mesh, Timer,
@@ -34,12 +34,6 @@ pub(super) enum Giver {
     Ready,
     /// All.
     Guide,
-}
-
-impl Sync {
-    pub(in crate::mesh) const fn guides(&self) -> bool {
-        self.guides
-    }
 }
 
 impl Mesh {
@@ -146,7 +140,7 @@ impl Mesh {
 
     /// Of those whom it knew when it ran last, whoever has not shown up yet and may.
     pub(crate) fn missed(&self) -> impl Iterator<Item = (&NodeId, &Vec<SocketAddr>)> {
-        let waits = !self.sync.guides() && self.now.since_start() < STARTS_AGAIN;
+        let waits = !self.sync.guides && self.now.since_start() < STARTS_AGAIN;
         self.config.known.iter().filter(move |(id, _)| waits && !self.is_heard(**id))
     }
 

@@ -7,7 +7,12 @@ use super::{
 
 /// An instance whose check is looked at every ten seconds, and told when it has failed three times.
 fn patient(n: u16) -> Registration {
-    let spec = |check| CheckSpec { interval: LOOK, fall: 3, ..check };
+    looked_at(n, LOOK, 3)
+}
+
+/// One more instance, found critical after so many looks in vain.
+fn looked_at(n: u16, interval: Duration, fall: u32) -> Registration {
+    let spec = |check| CheckSpec { interval, fall, ..check };
     Registration { checks: instance(n).checks.into_iter().map(spec).collect(), ..instance(n) }
 }
 
@@ -188,8 +193,7 @@ fn an_owner_that_starts_again_twice_within_a_streak_fails_when_it_did() {
 
 /// An instance whose check is looked at every 30 seconds, and told at once.
 fn seldom(n: u16) -> Registration {
-    let spec = |check| CheckSpec { interval: LOOK * 3, fall: 1, ..check };
-    Registration { checks: instance(n).checks.into_iter().map(spec).collect(), ..instance(n) }
+    looked_at(n, LOOK * 3, 1)
 }
 
 /// Starts the third node again with what it had kept, after it was away for so long.
