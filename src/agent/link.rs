@@ -30,8 +30,8 @@ use crate::{
 pub(super) enum Order {
     /// Send this as one stream.
     Send(Bytes),
-    /// Let go what is under way, then close.
-    Close(Code),
+    /// Let go what is under way, then close with [`Code::Leave`].
+    Leave,
 }
 
 /// One connection and where its news go.
@@ -49,14 +49,14 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Runs until the connection ends. Told to leave, it first sends what is under way; told to close for another reason
-    /// it lingers for that; when `orders` is closed, it closes at once.
+    /// Runs until the connection ends. Told to leave, it first sends what is under way; when `orders` is closed, it closes
+    /// at once.
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
         // Streams in both directions, each a small future; the limits of QUIC and of `orders` bound them.
         let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
         let _ = self.gazette.send(Heard::Linked(self.peer, self.connection.clone())).await;
         let mut reported = None;
-        let mut closing: Option<(Code, Instant)> = None;
+        let mut flush: Option<Instant> = None;
         let end = loop {
             tokio::select! {
                 heard = self.connection.read_datagram() => match heard {
@@ -74,28 +74,27 @@ impl Link {
                     Ok((to, from)) => streams.push(Box::pin(answer_ping(to, from))),
                     Err(why) => break why,
                 },
-                order = orders.recv(), if closing.is_none() && streams.len() < MAX_IN_FLIGHT => match order {
+                order = orders.recv(), if flush.is_none() && streams.len() < MAX_IN_FLIGHT => match order {
                     Some(Order::Send(message)) => streams.push(Box::pin(self.write(message))),
-                    Some(Order::Close(Code::Leave)) => closing = Some((Code::Leave, Instant::now())),
-                    Some(Order::Close(code)) => closing = Some((code, Instant::now() + LINGER)),
-                    None => closing = Some((Code::Closed, Instant::now())),
+                    Some(Order::Leave) => flush = Some(Instant::now()),
+                    None => break self.close(Code::Closed),
                 },
                 Some(()) = streams.next(), if !streams.is_empty() => {}
-                () = tokio::time::sleep_until(closing.map_or_else(Instant::now, |(_, at)| at)), if closing.is_some() => {
-                    match closing {
-                        Some((Code::Leave, _)) if !(streams.is_empty() && self.datagrams_are_sent()) => {
-                            closing = Some((Code::Leave, Instant::now() + FLUSH_CHECK));
-                        }
-                        _ => {
-                            self.connection.close(closing.map_or(Code::Closed, |(code, _)| code).into(), b"");
-                            break ConnectionError::LocallyClosed;
-                        }
+                () = tokio::time::sleep_until(flush.unwrap_or_else(Instant::now)), if flush.is_some() => {
+                    if streams.is_empty() && self.datagrams_are_sent() {
+                        break self.close(Code::Leave);
                     }
+                    flush = Some(Instant::now() + FLUSH_CHECK);
                 }
             }
         };
         drop(streams);
         self.tell_end(&end).await;
+    }
+
+    fn close(&self, code: Code) -> ConnectionError {
+        self.connection.close(code.into(), b"");
+        ConnectionError::LocallyClosed
     }
 
     fn datagrams_are_sent(&self) -> bool {
@@ -234,8 +233,6 @@ const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 const RTT_EVERY: Duration = Duration::from_secs(30);
 /// How often a leaving link looks whether QUIC has sent its datagrams: nothing announces it.
 const FLUSH_CHECK: Duration = Duration::from_millis(2);
-/// How long a link that was replaced stays open for what is still on its way.
-const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -278,7 +275,7 @@ mod tests {
         for _ in 0..7 {
             orders.send(Order::Send(vec![7; MAX_MESSAGE].into())).await.unwrap();
         }
-        orders.send(Order::Close(Code::Leave)).await.unwrap();
+        orders.send(Order::Leave).await.unwrap();
         let (mut packets, mut messages) = (0, 0);
         loop {
             match arrived.recv().await.unwrap() {

@@ -18,7 +18,7 @@ use rand::RngExt;
 use rand_pcg::Pcg32;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::TaskTracker;
 
@@ -97,7 +97,7 @@ pub(super) struct Peers {
 struct Peer {
     link: Option<Standing>,
     dialling: bool,
-    /// A newcomer waits until this peer's link has been asked whether it lives.
+    /// A newcomer waits until whoever holds the name has been asked whether he lives; unless he shows it meanwhile.
     challenged: bool,
     waiting: VecDeque<Parcel>,
     /// Where the last dial found it.
@@ -274,9 +274,12 @@ impl Peers {
 
     /// The holder of a newcomer's name was asked whether it lives.
     pub(super) fn judge(&mut self, newcomer: Box<Met>, holder: Option<SocketAddr>) -> Vec<Input> {
-        self.table.entry(newcomer.hello.id).or_default().challenged = false;
+        let peer = self.table.entry(newcomer.hello.id).or_default();
+        let is_open = std::mem::take(&mut peer.challenged);
+        let lives = |link: &&Standing| !is_open && !link.is_closed() && link.boot != newcomer.hello.boot;
+        let shown = peer.link.as_ref().filter(lives).map(Standing::address);
         let Ok(until) = self.greeter.admit(&newcomer.connection) else { return Vec::new() };
-        let Some(holder) = holder else { return self.install(newcomer, until) };
+        let Some(holder) = holder.or(shown) else { return self.install(newcomer, until) };
         let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
         tracing::warn!(event = "name_in_use", %name, %holder, %refused);
         newcomer.connection.close(Code::NameInUse.into(), holder.to_string().as_bytes());
@@ -320,7 +323,7 @@ impl Peers {
     pub(super) fn leave(&mut self) {
         for link in self.table.drain().filter_map(|(_, peer)| peer.link) {
             // A full queue: dropping the sender closes the link too, and the endpoint says why.
-            let _ = link.orders.try_send(Order::Close(Code::Leave));
+            let _ = link.orders.try_send(Order::Leave);
         }
         self.links = 0;
     }
@@ -337,7 +340,7 @@ impl Peers {
             self.install(met, until);
         } else {
             let orders = self.run_link(&met);
-            let _ = orders.try_send(Order::Close(Code::Duplicate));
+            retire(met.connection, orders);
         }
         Vec::new()
     }
@@ -364,10 +367,10 @@ impl Peers {
         for parcel in peer.waiting.drain(..) {
             link.send(parcel, &self.greeter);
         }
-        (peer.failures, peer.retry_at) = (0, None);
+        (peer.failures, peer.retry_at, peer.challenged) = (0, None, false);
         peer.answered_at = answered_at.or(peer.answered_at);
         match peer.link.replace(link) {
-            Some(old) if old.boot == boot => drop(old.orders.try_send(Order::Close(Code::Duplicate))),
+            Some(old) if old.boot == boot => retire(old.connection, old.orders),
             Some(old) => old.connection.close(Code::Closed.into(), b""),
             None => self.links += 1,
         }
@@ -461,12 +464,23 @@ impl Standing {
     }
 }
 
+/// Closes a connection in whose place another stands, once what is under way had its time, and whatever its peer does.
+fn retire(connection: Connection, orders: mpsc::Sender<Order>) {
+    tokio::spawn(async move {
+        sleep(LINGER).await;
+        connection.close(Code::Duplicate.into(), b"");
+        drop(orders);
+    });
+}
+
 /// Parcels that wait for a dial: a round of packets, not more, since they grow stale.
 const MAX_WAITING: usize = 64;
 /// Messages that wait on a link.
 const MAX_QUEUE: usize = 64;
 /// A full mesh up to here; above it the least recently used link goes.
 const MAX_LINKS: usize = 1500;
+/// How long a connection that was replaced stays open for what is still on its way.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long no dial is tried between two of which one has closed for what the other did.
 const EXPELLED: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(200);

@@ -7,14 +7,16 @@ use crate::model::NodeId;
 
 impl Peers {
     /// Shakes hands anew with those whose certificates have ended: who has another shows it. Closes the links of those who
-    /// have been asked in vain; not where these are more than half of the mesh, this node included, as when their authority
-    /// has ended: see `Mesh::ask_who_belongs`.
+    /// have been asked in vain; not where these are more than half of the mesh, as when their authority has ended: see
+    /// `Mesh::ask_who_belongs`. Who asks with a certificate that has ended itself is let in nowhere, and learns nothing.
     pub(in crate::agent) fn expire(&mut self, unix_millis: u64) {
+        if self.greeter.trust.has_ended() {
+            return;
+        }
         let ended = |link: &Standing| link.until < unix_millis;
         let known = self.table.values().filter(|peer| !peer.dialling).filter_map(|peer| peer.link.as_ref());
         let in_vain: Vec<_> = known.filter(|link| ended(link) && link.asked >= ASKED).collect();
-        let own = usize::from(self.greeter.trust.has_ended());
-        if (in_vain.len() + own) * 2 <= self.links + 1 {
+        if in_vain.len() * 2 <= self.links + 1 {
             in_vain.iter().for_each(|link| self.greeter.expel(&link.connection, Objection::Expired));
         }
         let mut asked = Vec::new();

@@ -1,12 +1,17 @@
 //! Which links stay when the law or the papers of a node change, and which come back.
 
+use quinn::ConnectionError;
 use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
     agent::{
-        hello::tests::{greeter, meet},
+        hello::{
+            GREETING,
+            tests::{greeter, meet},
+        },
         peers::{Arrival, Parcel, Peers, Target},
+        quic::Code,
         trust::{Proof, Word},
     },
     mesh::{Input, Objection},
@@ -129,6 +134,45 @@ async fn a_link_ends_with_its_certificate_unless_its_peer_has_another() {
     peers.expire(unix_millis());
     assert!(closed()[1], "asked in vain, and alone");
     assert_eq!(answered.iter().filter(|met| met.is_ok()).count(), 2, "the others have shown another");
+}
+
+/// A peer that reads nothing any more keeps no connection open in whose place another stands.
+#[tokio::test]
+async fn a_connection_that_was_replaced_ends_whatever_waits_on_it() {
+    let secret = Secret::random();
+    let [host, b] = [("a", 1), ("b", 2)].map(|(name, boot)| greeter(name, boot, &secret));
+    let (arrivals, _arrived) = tokio::sync::mpsc::channel(64);
+    let mut peers = Peers::new(Arc::clone(&host), arrivals, TaskTracker::new(), 1);
+    let (id, message) = (b.hello.load().id, bytes::Bytes::from(vec![0; 4 << 10]));
+    let [(first, met), (_second, again)] = [meet(&b, &host).await, meet(&b, &host).await];
+    peers.meet(Box::new(met.unwrap()), None, None);
+    while host.traffic.dropped_outgoing.read() == 0 {
+        peers.send(id, Parcel::Message(message.clone()), Vec::new);
+        tokio::task::yield_now().await;
+    }
+    peers.meet(Box::new(again.unwrap()), None, None);
+    let first = first.unwrap().connection;
+    let ended = tokio::time::timeout(GREETING, first.closed()).await.expect("it ends soon");
+    assert!(matches!(ended, ConnectionError::ApplicationClosed(close) if Code::of(&close) == Some(Code::Duplicate)));
+}
+
+/// Who lives shows it while somebody else is judged who says that he is he: then he keeps his name, however he was asked.
+#[tokio::test]
+async fn a_holder_who_calls_while_a_namesake_is_judged_keeps_his_name() {
+    let secret = Secret::random();
+    let [host, b, namesake] = [("a", 1), ("b", 2), ("b", 3)].map(|(name, boot)| greeter(name, boot, &secret));
+    let (arrivals, mut arrived) = tokio::sync::mpsc::channel(64);
+    let mut peers = Peers::new(Arc::clone(&host), arrivals, TaskTracker::new(), 1);
+    let [first, newcomer, again] = [meet(&b, &host).await, meet(&namesake, &host).await, meet(&b, &host).await];
+    peers.meet(Box::new(first.1.unwrap()), None, None);
+    // Nobody answers there.
+    peers.outlive(b.hello.load().id);
+    assert!(peers.meet(Box::new(newcomer.1.unwrap()), None, None).is_empty());
+    peers.meet(Box::new(again.1.unwrap()), None, None);
+    let Some(Arrival::Judged(newcomer, None)) = arrived.recv().await else { panic!("nobody was there to answer") };
+    let connection = newcomer.connection.clone();
+    assert!(peers.judge(newcomer, None).is_empty());
+    assert!(connection.close_reason().is_some() && peers.links() == 1);
 }
 
 /// Whose link is older than its first certificate has another, and proves it before a newcomer has its name; or has none.
