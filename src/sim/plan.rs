@@ -9,7 +9,7 @@ use rand_pcg::Pcg64Mcg;
 use super::{
     network::Network,
     queue::Event,
-    world::{World, number},
+    world::{SEEDS, World, number},
 };
 use crate::{
     mesh::{Input, wire},
@@ -82,10 +82,12 @@ impl Plan {
         let mut whole = Self { seed, machines, faults: Vec::new(), length: Duration::ZERO };
         for _ in 0..chapters {
             let chapter = Self::tell(rng, seed, machines, 60..=3_600);
-            whole.faults.extend(chapter.faults.into_iter().map(|(at, fault)| match fault {
+            whole.faults.extend(chapter.faults.into_iter().filter_map(|(at, fault)| match fault {
                 // Of two clocks that are wrong none is more than a day ahead of the other: beyond, no start is believed.
-                Fault::Clock(n, error) => (whole.length + at, Fault::Clock(n, error / 2)),
-                fault => (whole.length + at, fault),
+                Fault::Clock(n, error) => Some((whole.length + at, Fault::Clock(n, error / 2))),
+                // Who loses his disk in a later chapter has the seeds alone, where they were when he was told of them.
+                Fault::Relocate(n) if n < SEEDS => None,
+                fault => Some((whole.length + at, fault)),
             }));
             whole.length += chapter.length;
         }

@@ -460,7 +460,7 @@ pub(super) fn number(n: usize) -> u32 {
 const FIRST_ADDRESS: u32 = 0x0a00_0000;
 const MESH_PORT: u16 = 7979;
 /// Seeds a machine is configured with, and peers its disk remembers.
-const SEEDS: usize = 3;
+pub(super) const SEEDS: usize = 3;
 const KNOWN_PEERS: usize = 16;
 /// How long a process waits for somebody who knows the mesh, as the agent does.
 const READY_AFTER: Duration = Duration::from_secs(10);
