@@ -11,9 +11,9 @@ use super::{
     membership::MAX_MEMBERS,
     page::Told,
     tests::{Wired, state, web},
-    wire::{Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, VERSION, encode_named},
+    wire::{Digest, Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, Standing, VERSION, encode_named},
 };
-use crate::model::{CheckStatus, Health, HealthReport, MemberState, NodeId};
+use crate::model::{CheckStatus, Epoch, Health, HealthReport, MemberState, NodeId};
 
 /// A mesh that stands, the liar (its first member), and the victim.
 fn mesh() -> (Wired, Vec<NodeId>, NodeId, NodeId) {
@@ -137,6 +137,37 @@ fn a_liar_uses_up_no_generation() {
     wired.run(Duration::from_secs(2));
     assert_eq!(wired.nodes[&victim].hello().generation, known);
     assert!(ids[1..].iter().filter(|id| **id != victim).all(|id| wired.nodes[id].stats().dropped_unauthorized >= 3));
+}
+
+/// What it says to the victim itself, of the victim: its own generations, or its own book, in a future that nobody believes.
+#[test]
+fn a_liar_has_nobody_rise_to_where_nobody_believes_it() {
+    let year = Duration::from_secs(365 * 86_400);
+    for (years, rises) in [(99, true), (101, false), (4_500, false), (8_900, false)] {
+        let (mut wired, ids, liar, victim) = mesh();
+        let epoch = Epoch(wired.nodes[&victim].wall_clock(wired.now + year * years).min((1 << 48) - 1));
+        let (known, generation) = (wired.nodes[&victim].hello().generation, Generation::first(epoch));
+        let (alive, version) = (fact(&wired, victim, MemberState::Alive, liar), 1);
+        let standings = vec![Standing { fact: alive, mark: Mark { epoch, floor: 0, version } }];
+        for frame in [
+            Frame::Will { id: victim, generation },
+            Frame::Renew(generation),
+            Frame::Facts(vec![Fact { generation, ..alive }]),
+            Frame::Digest(Digest { token: 1, buckets: Vec::new(), standings }),
+        ] {
+            let (now, mut message) = (wired.now, vec![VERSION]);
+            frame.write(&mut message);
+            wired.at(victim).handle(now, Input::Message(liar, message.into()));
+            wired.settle();
+        }
+        wired.run(Duration::from_secs(10));
+        assert_eq!(wired.nodes[&victim].hello().generation > known, rises, "{years} years");
+        wired.order(victim, web());
+        wired.run(Duration::from_secs(5));
+        assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Alive), "{years} years");
+        let shows = |id: &NodeId| wired.nodes[id].service(&"web".try_into().unwrap()).is_some_and(|all| all.len() == 1);
+        assert!(ids.iter().all(shows), "{years} years");
+    }
 }
 
 #[test]

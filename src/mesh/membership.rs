@@ -13,7 +13,6 @@ use super::{
     claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     look::Purpose,
-    plausible::LAST_EPOCH,
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Kind},
@@ -43,7 +42,8 @@ impl Mesh {
             return self.garbage(peer, "a hello in a name that is not its own");
         }
         // A clock far ahead of ours is not held against its owner, who speaks here for himself.
-        if !is_reachable(&hello.node) || hello.generation.epoch() > LAST_EPOCH {
+        let is_plausible = self.is_plausible(now, peer, peer, hello.generation.epoch());
+        if !is_reachable(&hello.node) || !is_plausible {
             return self.garbage(peer, "a hello with an impossible address or generation");
         }
         if self.turns_away(peer) || self.bars(now, hello) {
@@ -86,7 +86,7 @@ impl Mesh {
     /// Judges what a peer says about a member.
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
-        if !self.is_plausible(now, from, fact.id, fact.generation) {
+        if !self.is_plausible(now, from, fact.id, fact.generation.epoch()) {
             self.implausible(from);
         } else if forged || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
@@ -258,7 +258,7 @@ impl Mesh {
 
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
     pub(super) fn on_renew(&mut self, now: Time, from: NodeId, generation: Generation) {
-        if !self.is_plausible(now, from, self.id, generation) {
+        if !self.is_plausible(now, from, self.id, generation.epoch()) {
             self.implausible(from);
         } else if generation > self.swim.generation() {
             self.rise(now, generation);
@@ -303,7 +303,7 @@ impl Mesh {
             self.stats.dropped_unauthorized += 1;
             return;
         }
-        if !self.is_plausible(now, from, from, head.source.generation) {
+        if !self.is_plausible(now, from, from, head.source.generation.epoch()) {
             return self.implausible(from);
         }
         if matches!(head.kind, Kind::Ack | Kind::IndirectAck) {

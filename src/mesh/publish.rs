@@ -220,7 +220,7 @@ impl Mesh {
         let fit = match &inner {
             Frame::Page { page, .. } => self.may_hand_on(now, from, page),
             Frame::Facts(facts) => {
-                let fit = facts.iter().all(|fact| self.is_plausible(now, from, fact.id, fact.generation));
+                let fit = facts.iter().all(|fact| self.is_plausible(now, from, fact.id, fact.generation.epoch()));
                 if !fit {
                     self.implausible(from);
                 }
@@ -291,7 +291,7 @@ impl Mesh {
             self.stats.rumors_stale += 1;
             return;
         }
-        if !self.is_plausible(now, from, fact.id, fact.generation) {
+        if !self.is_plausible(now, from, fact.id, fact.generation.epoch()) {
             return self.implausible(from);
         }
         self.hear(now, from, &fact);

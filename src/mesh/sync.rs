@@ -276,6 +276,9 @@ impl Mesh {
                 behind.insert(fact.id, *mark);
             } else if we < they && fact.id == self.id {
                 // Somebody knows more of this node's book than it ever wrote.
+                if !self.is_plausible(now, from, self.id, mark.epoch) {
+                    return self.implausible(from);
+                }
                 self.rise(now, Generation::first(mark.epoch));
             } else if we < they && self.roster.get(fact.id).is_some_and(|seen| seen.state.is_shown()) {
                 want.marks.push((fact.id, ours));

@@ -25,6 +25,10 @@ impl Mesh {
     /// This node is an heir: it has read the will itself. Where others' voices were faster, its own is still wanted:
     /// after a partition each heir is linked with others.
     pub(super) fn inherit(&mut self, now: Time, node: NodeId, epoch: Epoch) {
+        if !self.is_plausible(now, node, node, epoch) {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
         let generation = Generation::first(epoch);
         let fact = match self.mourned(node, generation) {
             Some(generation) => self.mourn(now, node, generation),
@@ -47,13 +51,13 @@ impl Mesh {
 
     /// A peer says that it has read a member's will.
     pub(super) fn on_will(&mut self, now: Time, from: NodeId, id: NodeId, generation: Generation) {
+        if from == id || !self.is_plausible(now, from, id, generation.epoch()) {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
         if id == self.id {
             let fact = Fact { generation, state: MemberState::Down, by: from, ..self.fact_of_this(MemberState::Down) };
             return self.hear_of_this(now, from, &fact);
-        }
-        if from == id || !self.is_plausible(now, from, id, generation) {
-            self.stats.dropped_unauthorized += 1;
-            return;
         }
         let Some(generation) = self.mourned(id, generation) else { return };
         if !self.wills.contains_key(&id) && self.wills.len() >= MAX_WILLS {

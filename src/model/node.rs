@@ -1,6 +1,6 @@
 //! Who takes part: a node, its stable id, its restart generation, and how the mesh sees it.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,12 @@ impl fmt::Debug for NodeId {
 #[serde(transparent)]
 #[cfg_attr(feature = "agent", derive(schemars::JsonSchema))]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// How far from now an epoch may be that a node says of itself: its clock may have been wrong, or it was lied to. With 48
+    /// bits that leaves epochs for eight thousand years.
+    pub(crate) const FURTHEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+}
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

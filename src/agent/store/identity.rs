@@ -4,7 +4,7 @@ use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::{Failed, Unusable, decode, encode};
-use crate::model::{Epoch, MeshName, NodeName};
+use crate::model::{Epoch, MeshName, NodeName, millis};
 
 /// Keys that must survive, so that a restarted node's stateless resets are believed (RFC 9000 section 10.3): its peers
 /// then see the restart within one packet instead of a time-out.
@@ -43,8 +43,9 @@ impl Identity {
                 return Err(Unusable::Foreign { node: n, mesh: m });
             }
             Some(Self { epoch, keys, .. }) => {
-                // A clock that was set back must not bring an old epoch up again.
-                let epoch = Epoch(unix_millis.max(epoch.0 + 1));
+                // A clock that was set back must not bring an old epoch up again; one that nobody can have taken was none.
+                let taken = Some(epoch.0).filter(|taken| *taken <= unix_millis.saturating_add(millis(Epoch::FURTHEST)));
+                let epoch = Epoch(taken.map_or(unix_millis, |taken| unix_millis.max(taken + 1)));
                 Self { mesh: mesh.clone(), node: node.clone(), epoch, keys }
             }
             None => {
