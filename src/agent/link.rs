@@ -2,7 +2,7 @@
 //!
 //! Datagrams are sent by the loop itself: QUIC's own bounded queue takes them without waiting.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -52,8 +52,10 @@ impl Link {
     /// Runs until the connection ends. Told to leave, it first sends what is under way; when `orders` is closed, it closes
     /// at once.
     pub(super) async fn run(self, mut orders: mpsc::Receiver<Order>) {
-        // Streams in both directions, each a small future; the limits of QUIC and of `orders` bound them.
-        let mut streams: FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = FuturesUnordered::new();
+        // Each stream is a small future. QUIC lets the peer open another once one is read to its end, whether it was taken
+        // or not: so they are counted here.
+        let (mut reads, mut pings) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut writes = FuturesUnordered::new();
         let _ = self.gazette.send(Heard::Linked(self.peer, self.connection.clone())).await;
         let mut reported = None;
         let mut flush: Option<Instant> = None;
@@ -66,29 +68,31 @@ impl Link {
                     }
                     Err(why) => break why,
                 },
-                stream = self.connection.accept_uni() => match stream {
-                    Ok(stream) => streams.push(Box::pin(self.read(stream))),
+                stream = self.connection.accept_uni(), if reads.len() < MAX_READS => match stream {
+                    Ok(stream) => reads.push(self.read(stream)),
                     Err(why) => break why,
                 },
-                stream = self.connection.accept_bi() => match stream {
-                    Ok((to, from)) => streams.push(Box::pin(answer_ping(to, from))),
+                stream = self.connection.accept_bi(), if pings.len() < MAX_READS => match stream {
+                    Ok((to, from)) => pings.push(answer_ping(to, from)),
                     Err(why) => break why,
                 },
-                order = orders.recv(), if flush.is_none() && streams.len() < MAX_IN_FLIGHT => match order {
-                    Some(Order::Send(message)) => streams.push(Box::pin(self.write(message))),
+                order = orders.recv(), if flush.is_none() && writes.len() < MAX_WRITES => match order {
+                    Some(Order::Send(message)) => writes.push(self.write(message)),
                     Some(Order::Leave) => flush = Some(Instant::now()),
                     None => break self.close(Code::Closed),
                 },
-                Some(()) = streams.next(), if !streams.is_empty() => {}
+                Some(()) = reads.next(), if !reads.is_empty() => {}
+                Some(()) = pings.next(), if !pings.is_empty() => {}
+                Some(()) = writes.next(), if !writes.is_empty() => {}
                 () = tokio::time::sleep_until(flush.unwrap_or_else(Instant::now)), if flush.is_some() => {
-                    if streams.is_empty() && self.datagrams_are_sent() {
+                    if reads.is_empty() && writes.is_empty() && self.datagrams_are_sent() {
                         break self.close(Code::Leave);
                     }
                     flush = Some(Instant::now() + FLUSH_CHECK);
                 }
             }
         };
-        drop(streams);
+        drop((reads, writes));
         self.tell_end(&end).await;
     }
 
@@ -225,8 +229,10 @@ async fn answer_ping(mut to: SendStream, mut from: RecvStream) {
 const PING: &[u8] = b"ping";
 /// Long enough for a lost packet, short enough for somebody who waits to be let in.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// Streams under way on one link, both directions.
-const MAX_IN_FLIGHT: usize = 2 * MAX_STREAMS as usize;
+/// Streams of a kind that are read at a time; those that the peer has sent besides wait with QUIC.
+const MAX_READS: usize = MAX_STREAMS as usize;
+/// Messages that are written at a time: as many as a peer lets be, and those that come next.
+const MAX_WRITES: usize = 2 * MAX_STREAMS as usize;
 /// The largest message over the slowest line worth having.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a link's round trip is told.
@@ -236,6 +242,8 @@ const FLUSH_CHECK: Duration = Duration::from_millis(2);
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::agent::{
         Secret,
@@ -293,6 +301,29 @@ mod tests {
             }
         }
         assert_eq!((packets, messages), (1, 7));
+    }
+
+    #[tokio::test]
+    async fn who_sends_more_than_is_taken_is_let_send_no_more() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (a_met, b_met) = meet(&a, &b).await;
+        let (a_met, b_met) = (a_met.unwrap(), b_met.unwrap());
+        let (arrivals, mut arrived) = mpsc::channel(1);
+        let _orders = link(&b_met, &arrivals);
+        let mut sent = 0;
+        // Each round trip brings what the other side lets be sent.
+        while ping(&a_met.connection).await
+            && let Some(Ok(mut stream)) = a_met.connection.open_uni().now_or_never()
+        {
+            stream.write_all(b"message").await.unwrap();
+            stream.finish().unwrap();
+            sent += 1;
+        }
+        assert!(sent <= 1 + MAX_READS + MAX_STREAMS as usize, "in the queue, on their way there, with QUIC: {sent}");
+        for _ in 0..sent {
+            assert!(matches!(arrived.recv().await, Some(Arrival::Input(Input::Message(..)))));
+        }
     }
 
     #[tokio::test]
