@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     View,
     clock::Clock,
+    door::Seldom,
     hello::{Greeter, Missed},
     journal::Journal,
     known::Known,
@@ -95,6 +96,8 @@ pub(super) struct Agenda {
     failed: BTreeMap<SocketAddr, String>,
     pub(super) known: Known,
     pub(super) knocks: Knocks,
+    /// What peers say of the name: each time another node is dialled.
+    disputes: Seldom,
     ending: Option<Ending>,
 }
 
@@ -118,6 +121,7 @@ impl Agenda {
             failed: BTreeMap::new(),
             known: Known::new(known),
             knocks: Knocks::new(),
+            disputes: Seldom::default(),
             ending: None,
         }
     }
@@ -334,7 +338,9 @@ impl Drive {
 
     /// A peer says that we share our name: before we go, the other one must answer.
     fn check_holder(&self, holder: SocketAddr) {
-        tokio::spawn(namesake::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
+        if self.agenda.disputes.take(Instant::now()).is_some() {
+            tokio::spawn(namesake::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
+        }
     }
 
     fn yield_name(&mut self, holder: SocketAddr) {

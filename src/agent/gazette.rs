@@ -196,11 +196,10 @@ impl Gazette {
         }
     }
 
-    /// Makes news durable, hands them on, and has the links looked at.
+    /// Hands news on, has the links looked at, and makes them durable.
     async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) -> Result<(), String> {
         tracing::info!(event = "edicts", count = fresh.len(), "new words of the authority");
         self.traffic.edicts_taken.add(fresh.len());
-        let kept = self.keep().await;
         self.links.retain(|_, link| link.close_reason().is_none());
         let others = self.links.iter().filter(|((peer, _), _)| Some(*peer) != from).map(|(_, link)| link.clone());
         for link in others.sample(&mut self.random, FANOUT) {
@@ -209,7 +208,8 @@ impl Gazette {
             }
         }
         let _ = self.arrivals.send(Arrival::Decreed).await;
-        kept
+        // A disk that hangs holds up nobody else.
+        self.keep().await
     }
 
     /// Keeps what was signed again, and tells it to those who cannot sign.
@@ -226,12 +226,15 @@ impl Gazette {
 
     /// Compares the law with one random peer.
     fn offer(&mut self) {
-        self.spent.clear();
+        self.spent.retain(|_, spent| {
+            *spent = Spent { answering: spent.answering.take_if(|answer| !answer.is_finished()), ..Spent::default() };
+            spent.answering.is_some()
+        });
         self.trust.forget(now());
+        self.links.retain(|_, link| link.close_reason().is_none());
         if self.trust.law().is_empty() {
             return;
         }
-        self.links.retain(|_, link| link.close_reason().is_none());
         if let Some(link) = self.links.values().choose(&mut self.random).cloned() {
             self.send(&link, &[], true);
         }

@@ -47,15 +47,15 @@ pub(super) struct Vigil {
     told_failure: Option<String>,
     expiry: Expiry,
     /// Before this no newer certificate is asked for.
-    ask_at: SystemTime,
+    ask_at: Instant,
     /// When it was told last that none is granted; none once one was.
-    told_at: Option<SystemTime>,
+    told_at: Option<Instant>,
 }
 
 impl Vigil {
     pub(super) fn new(greeter: Arc<Greeter>, view: Arc<View>, journal: Arc<Journal>, config: &Config) -> Self {
         let (files, seeds) = (config.tls.clone(), config.join.clone());
-        let (expiry, ask_at) = (Expiry::default(), SystemTime::UNIX_EPOCH);
+        let (expiry, ask_at) = (Expiry::default(), Instant::now());
         let told = greeter.trust.stamps();
         Self { told, told_failure: None, greeter, view, journal, files, seeds, expiry, ask_at, told_at: None }
     }
@@ -83,7 +83,7 @@ impl Vigil {
             }
             self.reload().await;
             self.warn(SystemTime::now());
-            self.renew(SystemTime::now()).await;
+            self.renew().await;
         }
     }
 
@@ -136,14 +136,15 @@ impl Vigil {
     }
 
     /// Asks for the next certificate from two thirds of this one's lifetime on, again and again until there is one.
-    async fn renew(&mut self, now: SystemTime) {
+    async fn renew(&mut self) {
         let Some(files) = self.files.as_ref().filter(|files| files.renew) else { return };
         let says = self.greeter.trust.says();
-        let left = says.not_after.duration_since(now).unwrap_or_default();
+        let left = says.not_after.duration_since(SystemTime::now()).unwrap_or_default();
         if left > says.renews_within() {
             return self.greeter.trust.set_not_renewed(None);
         }
         // What the files hold may be for another key.
+        let now = Instant::now();
         if now < self.ask_at || self.greeter.trust.not_reloaded().is_some() {
             return;
         }
@@ -165,7 +166,7 @@ impl Vigil {
                 self.told_at = None;
                 tracing::info!(event = "certificate_renewed", file = %files.cert.display());
             }
-            Err(why) if self.told_at.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= AGAIN) => {
+            Err(why) if self.told_at.is_some_and(|at| now - at <= AGAIN) => {
                 tracing::debug!(event = "certificate_not_renewed", why);
             }
             Err(why) => {

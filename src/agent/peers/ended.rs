@@ -21,8 +21,10 @@ impl Peers {
         }
         let mut asked = Vec::new();
         for (id, peer) in &mut self.table {
-            let Some(link) = peer.link.as_mut().filter(|link| ended(link) && !link.is_closed()) else { continue };
-            if !std::mem::replace(&mut peer.dialling, true) {
+            let Some(link) = peer.link.as_mut().filter(|link| !link.is_closed()) else { continue };
+            if !ended(link) {
+                link.asked = 0;
+            } else if !std::mem::replace(&mut peer.dialling, true) {
                 link.asked = link.asked.saturating_add(1);
                 asked.push((*id, link.address()));
             }
