@@ -154,6 +154,29 @@ fn a_whole_mesh_that_starts_again_is_ready_as_soon_as_all_are_here() {
     }
 }
 
+/// Who found nobody in time serves what it knows. Once they find each other, all know all soon: also a mesh of one, and two
+/// meshes, of which nobody begins a first sync.
+#[test]
+fn who_was_ready_alone_is_known_as_soon_as_it_is_found() {
+    for (machines, apart, within) in
+        [(2, &[1][..], 10 * SECOND), (5, &[4], 10 * SECOND), (4, &[0], 45 * SECOND), (6, &[1, 2], 45 * SECOND)]
+    {
+        for seed in 0..20 {
+            println!("{apart:?} of {machines} machines, seed {seed}");
+            let mut world = World::cold(Settings::seeded(seed), machines);
+            let others: Vec<_> = (0..machines).filter(|n| !apart.contains(n)).collect();
+            world.cut(apart, &others);
+            world.cut(&others, apart);
+            (0..machines).for_each(|n| world.register(n, Registration::new("web", 8000 + n as u16).unwrap()));
+            world.run(15 * SECOND);
+            assert!((0..machines).all(|n| is_ready(&world, n)));
+            assert_eq!((shown(&world, apart[0]), shown(&world, others[0])), (apart.len(), others.len()));
+            world.heal();
+            world.converge(within);
+        }
+    }
+}
+
 /// Who is gone for good is not waited for without end, nor by those who know that he is.
 #[test]
 fn who_never_comes_is_waited_for_once() {

@@ -289,10 +289,8 @@ impl Peers {
     /// A dial has failed: what to tell the core.
     pub(super) fn miss(&mut self, target: Target) -> Option<Input> {
         self.dial_is_over(Some(target));
-        let id = match target {
-            Target::Seed(address) => return Some(Input::DialFailed(address)),
-            Target::Peer(id) => id,
-        };
+        // Seeds are dialled again and again anyway.
+        let Target::Peer(id) = target else { return None };
         let peer = self.table.entry(id).or_default();
         if peer.link.is_some() {
             return None;

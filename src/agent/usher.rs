@@ -93,12 +93,19 @@ pub async fn enrol(invitation: &Invitation, node: &NodeName) -> Result<(Granted,
     Err(why)
 }
 
-/// A newer certificate of this node's: granted here where the authority's key is, or asked for: first where it was told to look for the mesh, for there it may have been
-/// invited, then other members. Whoever holds that key grants it.
+/// A newer certificate of this node's: granted here where the authority's key is, or asked for: first where it was told to
+/// look for the mesh, for there it may have been invited, then other members. Whoever holds that key grants it.
 ///
 /// # Errors
 /// Why the last of them did not.
 pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> Result<String, String> {
+    // That somebody may grant one and it is of no use says more than that others may not.
+    let (mut why, mut useless) = ("nobody else is there".to_owned(), None);
+    match greeter.trust.grant_itself() {
+        Ok(certificate) => return Ok(certificate),
+        Err(trust::Broken::NoAuthority) => {}
+        Err(because) => useless = Some(format!("this node grants itself none: {because}")),
+    }
     let request = greeter.trust.request_again().map_err(|why| why.to_string())?;
     let (own, request) = (NodeId::of(&greeter.mesh, &request.node), written(&request)?);
     let mut tls = greeter.trust.tls().map_err(|why| why.to_string())?.client;
@@ -110,13 +117,6 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
         .iter()
         .filter_map(|member| member.address())
         .sample(&mut rand_pcg::Pcg32::new(own.0 ^ gazette::now(), 0), MAX_ASKED);
-    // That somebody may grant one and it is of no use says more than that others may not.
-    let (mut why, mut useless) = ("nobody else is there".to_owned(), None);
-    match greeter.trust.grant_itself() {
-        Ok(certificate) => return Ok(certificate),
-        Err(trust::Broken::NoAuthority) => {}
-        Err(because) => useless = Some(format!("this node grants itself none: {because}")),
-    }
     let mut asked = BTreeSet::new();
     for address in seeds.chain(members).filter(|address| asked.insert(*address)) {
         match timeout(PATIENCE, dial(&greeter.endpoint, tls.clone(), address, &request)).await {

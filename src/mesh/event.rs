@@ -23,8 +23,6 @@ pub enum Input {
     Connected(Hello),
     /// The connection to a peer is gone. A hint, never a verdict.
     Disconnected(NodeId, Gone),
-    /// A dial of a seed failed; [`Output::Dial`] will be repeated.
-    DialFailed(SocketAddr),
     /// A datagram from a peer. Unreliable: it may be lost, doubled, late or garbage.
     Packet(NodeId, Bytes),
     /// A whole stream from a peer: reliable while the connection lives, and as little to be trusted.

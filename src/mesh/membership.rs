@@ -63,8 +63,11 @@ impl Mesh {
         self.correct(peer, hello.generation);
         self.catalog.entry(peer, || Book::new(hello.generation.epoch())).introduce(&hello.node);
         self.changes.insert(Change::Member(peer));
-        if !self.ready {
+        if !self.ready || !self.sync.done {
             self.begin_with(now, peer);
+        } else if known.is_none() {
+            // Who joins begins by itself. Should it be ready, and know others, that is found out in the next round.
+            self.sync.host = Some(peer);
         } else if known.is_some_and(|(_, state)| !state.is_shown()) {
             self.sync_with(peer);
         }

@@ -283,7 +283,6 @@ impl Mesh {
             Input::Wake => self.wake(now),
             Input::Connected(hello) => self.on_connected(now, &hello),
             Input::Disconnected(peer, gone) => self.on_disconnected(now, peer, gone),
-            Input::DialFailed(_) => {}
             Input::Packet(from, bytes) => {
                 self.stats.packets_received += 1;
                 self.read(now, from, &bytes);

@@ -29,7 +29,7 @@ impl Mesh {
     pub(super) fn seek(&mut self, now: Time, tries: u32) {
         if self.roster.iter().any(|(_, seen)| seen.linked && seen.state.is_shown()) || self.leaving {
             // Found; should all be lost again, the next round begins from here.
-            if self.ready || self.leaving {
+            if (self.ready && self.sync.done) || self.leaving {
                 return self.timers.set(now + SEEK_SLOWLY, Timer::Join(0));
             }
             // The first sync's answer did not come, or not all of it, or its giver knows no more than this node.

@@ -38,8 +38,9 @@ pub(super) struct Sync {
     rounds: u64,
     /// One sync was carried to its end.
     pub(super) done: bool,
-    /// With whom, until it was asked once more: it may have heard of others that joined at the same time.
-    host: Option<NodeId>,
+    /// Whom to ask next: with whom that was, who may have heard of others that joined at the same time; or a peer of whom
+    /// nobody had spoken, who may know others than this node.
+    pub(super) host: Option<NodeId>,
     /// What this node's hash was when it asked last whether that is all.
     asked: u64,
     /// What each peer's hash was when last heard, and when.

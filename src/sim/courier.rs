@@ -159,14 +159,11 @@ impl World {
         if machine.life != dial.life {
             return;
         }
-        match dial.target {
-            Target::Address(address) => self.deliver(dial.from, Input::DialFailed(address)),
-            Target::Peer(peer) => {
-                if let Some(process) = machine.process.as_mut() {
-                    process.waiting.remove(&peer);
-                }
-                self.deliver(dial.from, Input::Disconnected(peer, Gone::Lost));
+        if let Target::Peer(peer) = dial.target {
+            if let Some(process) = machine.process.as_mut() {
+                process.waiting.remove(&peer);
             }
+            self.deliver(dial.from, Input::Disconnected(peer, Gone::Lost));
         }
     }
 

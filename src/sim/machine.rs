@@ -178,8 +178,8 @@ impl Machine {
 /// Whom a dial looks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
-    /// Whoever answers there: a seed.
-    Address(SocketAddr),
+    /// Whoever answers at a seed's address.
+    Seed,
     /// A member.
     Peer(NodeId),
 }

@@ -122,7 +122,7 @@ impl World {
         match output {
             Output::Packet(to, bytes) => self.send(n, to, Parcel::Packet(bytes)),
             Output::Message(to, bytes) => self.send(n, to, Parcel::Message(bytes)),
-            Output::Dial(address) => self.dial(n, Target::Address(address), address),
+            Output::Dial(address) => self.dial(n, Target::Seed, address),
             Output::Drop(peer) => self.hang_up(n, peer, Gone::Closed),
             Output::Expel(peer, _) => self.hang_up(n, peer, Gone::Expelled),
             Output::Keep(_) | Output::Spoken(_) | Output::Here(_) => {}
