@@ -97,8 +97,8 @@ pub(super) struct Peers {
 struct Peer {
     link: Option<Standing>,
     dialling: bool,
-    /// A newcomer waits until whoever holds the name has been asked whether he lives; unless he shows it meanwhile.
-    challenged: bool,
+    /// The boot of a newcomer who waits until whoever holds the name was asked whether he lives; none if he shows it meanwhile.
+    challenged: Option<u64>,
     waiting: VecDeque<Parcel>,
     /// Where the last dial found it.
     answered_at: Option<SocketAddr>,
@@ -257,10 +257,11 @@ impl Peers {
             (None, Some(holder)) if holder.is_elsewhere(&met) => (None, holder.addresses),
             (None, _) => return self.install(met, until),
         };
-        if std::mem::replace(&mut peer.challenged, true) {
+        if peer.challenged.is_some() {
             met.connection.close(Code::Closed.into(), b"another newcomer of this name is being judged");
             return Vec::new();
         }
+        peer.challenged = Some(met.hello.boot);
         let (greeter, arrivals) = (Arc::clone(&self.greeter), self.arrivals.clone());
         tokio::spawn(async move {
             let holder = match to_ask {
@@ -275,8 +276,9 @@ impl Peers {
     /// The holder of a newcomer's name was asked whether it lives.
     pub(super) fn judge(&mut self, newcomer: Box<Met>, holder: Option<SocketAddr>) -> Vec<Input> {
         let peer = self.table.entry(newcomer.hello.id).or_default();
-        let is_open = std::mem::take(&mut peer.challenged);
-        let lives = |link: &&Standing| !is_open && !link.is_closed() && link.boot != newcomer.hello.boot;
+        let boot = newcomer.hello.boot;
+        let is_open = peer.challenged.take_if(|challenger| *challenger == boot).is_some();
+        let lives = |link: &&Standing| !is_open && !link.is_closed() && link.boot != boot;
         let shown = peer.link.as_ref().filter(lives).map(Standing::address);
         let Ok(until) = self.greeter.admit(&newcomer.connection) else { return Vec::new() };
         let Some(holder) = holder.or(shown) else { return self.install(newcomer, until) };
@@ -365,7 +367,7 @@ impl Peers {
         for parcel in peer.waiting.drain(..) {
             link.send(parcel, &self.greeter);
         }
-        (peer.failures, peer.retry_at, peer.challenged) = (0, None, false);
+        (peer.failures, peer.retry_at, peer.challenged) = (0, None, None);
         peer.answered_at = answered_at.or(peer.answered_at);
         match peer.link.replace(link) {
             Some(old) if old.boot == boot => retire(old.connection, old.orders),

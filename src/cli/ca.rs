@@ -84,7 +84,7 @@ pub(super) struct Revoke {
 
 /// A number as `openssl x509 -serial` prints it, without what stands before it.
 fn bare(serial: &str) -> Result<String, Infallible> {
-    Ok(serial.trim().trim_start_matches("serial=").into())
+    Ok(serial.trim().trim_start_matches("serial=").trim_start_matches("0x").into())
 }
 
 /// Decrees through an agent what holds in the whole mesh.
