@@ -19,7 +19,7 @@ use super::{
     claim::{Claim, Key, ROW_HEAD},
     event::Generation,
     notary::{BookKey, Vouched},
-    page::{Sheet, Shelf, Signed, Told},
+    page::{Sheet, Shelf, Signed, Told, alone},
     ring::Ring,
     wire::{MAX_ROW, Mark, RowUpdate},
 };
@@ -290,7 +290,7 @@ impl Book {
         }
         merged.rows += 1;
         if key == Key::Node {
-            self.papers.page = signed.bytes().clone();
+            self.papers.page = alone(signed.bytes());
         }
         let size = update.key.len() + update.body.map_or(0, <[u8]>::len) + ROW_HEAD;
         let (version, page, outlived) = (update.version, signed.page.to, Vec::new());

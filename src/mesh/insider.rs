@@ -139,6 +139,54 @@ fn a_liar_uses_up_no_generation() {
     assert!(ids[1..].iter().filter(|id| **id != victim).all(|id| wired.nodes[id].stats().dropped_unauthorized >= 3));
 }
 
+/// Nor by the victim's own voice, however often it has risen above what was said of it.
+#[test]
+fn a_liar_borrows_not_the_voice_of_whom_it_speaks_of() {
+    let (mut wired, ids, liar, victim) = mesh();
+    for round in 0..8 {
+        let left = fact(&wired, victim, MemberState::Left, victim);
+        let mut inner = Vec::new();
+        Frame::Facts(vec![left]).write(&mut inner);
+        let others = ids.iter().filter(|to| **to != victim && **to != liar);
+        let passes = others.map(|to| Frame::Pass { to: *to, frame: &inner });
+        let rumor = Frame::Fact { seq: 1 << 20 | round, until: victim, fact: left };
+        for frame in passes.chain([rumor]) {
+            tell(&mut wired, victim, liar, &frame);
+            assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Alive), "{frame:?}");
+        }
+    }
+}
+
+/// What `from` sends to one.
+fn tell(wired: &mut Wired, to: NodeId, from: NodeId, frame: &Frame<'_>) {
+    let (now, mut message) = (wired.now, vec![VERSION]);
+    frame.write(&mut message);
+    wired.at(to).handle(now, Input::Message(from, message.into()));
+    wired.settle();
+}
+
+/// Who is named by a generation that it does not have answers all the same whoever looks.
+#[test]
+fn a_liar_makes_nobody_silent_by_another_generation() {
+    let (mut wired, ids) = Wired::of(40);
+    wired.run(Duration::from_secs(5));
+    let (liar, victim) = (ids[0], ids[4]);
+    let known = wired.nodes[&victim].hello().generation;
+    let epoch = |more| Epoch(known.epoch().0 + more);
+    for more in 1..=5 {
+        tell(&mut wired, victim, liar, &Frame::Renew(Generation::first(epoch(more * 100_000))));
+    }
+    for _ in 0..20 {
+        let alive = fact(&wired, victim, MemberState::Alive, victim);
+        let later = Fact { generation: Generation::first(epoch(3_600_000)), ..alive };
+        let by = ids[1..].iter().filter(|by| **by != victim);
+        let accusations = by.map(|by| Fact { state: MemberState::Suspect, by: *by, ..later }).collect();
+        lie(&mut wired, &ids, liar, victim, &[Frame::Facts(vec![later]), Frame::Facts(accusations)]);
+        wired.run(Duration::from_secs(2));
+        assert!(!honest(&wired, &ids, victim).contains(&MemberState::Down));
+    }
+}
+
 /// What it says to the victim itself, of the victim: its own generations, or its own book, in a future that nobody believes.
 #[test]
 fn a_liar_has_nobody_rise_to_where_nobody_believes_it() {
@@ -155,10 +203,7 @@ fn a_liar_has_nobody_rise_to_where_nobody_believes_it() {
             Frame::Facts(vec![Fact { generation, ..alive }]),
             Frame::Digest(Digest { token: 1, buckets: Vec::new(), standings }),
         ] {
-            let (now, mut message) = (wired.now, vec![VERSION]);
-            frame.write(&mut message);
-            wired.at(victim).handle(now, Input::Message(liar, message.into()));
-            wired.settle();
+            tell(&mut wired, victim, liar, &frame);
         }
         wired.run(Duration::from_secs(10));
         assert_eq!(wired.nodes[&victim].hello().generation > known, rises, "{years} years");
@@ -168,6 +213,24 @@ fn a_liar_has_nobody_rise_to_where_nobody_believes_it() {
         let shows = |id: &NodeId| wired.nodes[id].service(&"web".try_into().unwrap()).is_some_and(|all| all.len() == 1);
         assert!(ids.iter().all(shows), "{years} years");
     }
+}
+
+/// Nor step by step, from the last that all believe.
+#[test]
+fn a_liar_has_nobody_rise_on_and_on() {
+    let (mut wired, ids, liar, victim) = mesh();
+    let furthest = Duration::from_secs((100 * 365 - 2) * 86_400 - 1);
+    let epoch = Epoch(wired.nodes[&victim].wall_clock(wired.now + furthest));
+    tell(&mut wired, victim, liar, &Frame::Renew(Generation::first(epoch)));
+    let raised = wired.nodes[&victim].hello().generation;
+    for _ in 0..50 {
+        let left = fact(&wired, victim, MemberState::Left, liar);
+        tell(&mut wired, victim, liar, &Frame::Facts(vec![left]));
+        wired.run(Duration::from_secs(12));
+    }
+    let risen = wired.nodes[&victim].hello().generation.epoch().0 - raised.epoch().0;
+    assert!(raised.epoch() > epoch && risen < 11 * 60_000, "no faster than the clock: {risen}");
+    assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Alive));
 }
 
 #[test]

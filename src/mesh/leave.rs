@@ -66,18 +66,22 @@ impl Mesh {
         }
     }
 
-    /// Whether somebody would have another back that has left.
+    /// Whether somebody says of another that has left that it is back, or of one that is here that it has begun anew.
     pub(super) fn is_return_on_hearsay(&self, from: NodeId, fact: &Fact) -> bool {
-        let has_left = self.roster.get(fact.id).filter(|seen| seen.state == MemberState::Left);
-        from != fact.id
-            && fact.state != MemberState::Left
-            && has_left.is_some_and(|seen| seen.generation < fact.generation)
+        let Some(seen) = self.roster.get(fact.id) else { return false };
+        let is_new = match seen.state {
+            MemberState::Left => seen.generation < fact.generation,
+            MemberState::Down => false,
+            MemberState::Alive | MemberState::Suspect => seen.generation.epoch() < fact.generation.epoch(),
+        };
+        from != fact.id && fact.state != MemberState::Left && is_new
     }
 
-    /// Somebody says that a member is back which has left: its own page will tell, if there is one.
+    /// Its own page will tell, if there is one. Of who is here it comes by itself.
     pub(super) fn hear_of_a_return(&mut self, now: Time, from: NodeId, fact: &Fact) {
         self.stats.returns_on_hearsay += 1;
-        if fact.state.is_shown() {
+        let has_left = self.roster.get(fact.id).is_some_and(|seen| seen.state == MemberState::Left);
+        if has_left && fact.state.is_shown() {
             self.pull_later(now, fact.id, from);
         }
     }

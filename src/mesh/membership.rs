@@ -15,7 +15,7 @@ use super::{
     look::Purpose,
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
-    swim::{Effect, Head, Kind},
+    swim::{Effect, Head, Identity, Kind},
     wire::{Fact, Frame, Place},
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -178,8 +178,10 @@ impl Mesh {
             (Some(MemberState::Down | MemberState::Left), MemberState::Alive) => Cause::Returned,
             _ => cause,
         };
-        self.show(id);
-        if was != Some(state) {
+        if was == Some(state) {
+            self.changes.insert(Change::Member(id));
+        } else {
+            self.show(id);
             self.roster.get_mut(id).into_iter().for_each(|seen| seen.cause = cause);
             self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
         }
@@ -283,6 +285,11 @@ impl Mesh {
     /// Others know more of this name than this process ever said: an earlier life with a clock ahead of ours, a second
     /// holder, or a liar. The book is written again under an epoch above all that.
     pub(super) fn rise(&mut self, now: Time, above: Generation) {
+        let above = above.epoch().max(self.epoch);
+        if !self.may_rise_above(now, above) {
+            self.stats.dropped_unauthorized += 1;
+            return;
+        }
         if !ration(&mut self.rises, now) {
             if self.rises.len() == RENEWALS_A_MINUTE && self.sync.done {
                 self.rises.push_back(now);
@@ -290,7 +297,7 @@ impl Mesh {
             }
             return;
         }
-        self.rewrite_book(now, above.epoch().max(self.epoch));
+        self.rewrite_book(now, above);
         self.swim.rise(now, Generation::first(self.epoch));
         self.carry_out(now);
         self.announce_anew(now);
@@ -357,14 +364,11 @@ impl Mesh {
                 Effect::Send(to, packet) => self.send_swim(to, &packet),
                 Effect::Later(after, alarm) => self.timers.set(now + after, Timer::Swim(alarm)),
                 // A look takes half the time of the rest of the probe, and asks more others.
-                Effect::Unanswered(id) => self.look(now, id, Purpose::Watch),
-                Effect::Missed(identity) => {
-                    let current =
-                        self.roster.get(identity.node).is_some_and(|seen| seen.generation == identity.generation);
-                    if current {
-                        self.accuse(now, identity.node);
-                    }
+                Effect::Unanswered(id) => {
+                    self.swim.unanswered = now;
+                    self.look(now, id, Purpose::Watch);
                 }
+                Effect::Missed(Identity { node, generation }) => self.miss(now, node, generation),
                 Effect::Answered(id, rtt) => rtt.into_iter().for_each(|rtt| self.on_rtt(id, rtt)),
                 Effect::Renewed => {
                     self.stats.renewals += 1;

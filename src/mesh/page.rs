@@ -92,12 +92,17 @@ struct Shelved {
     standing: usize,
 }
 
+/// A page that keeps nothing else in memory, such as the stream it came in.
+pub(super) fn alone(page: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(page)
+}
+
 impl Shelf {
     /// Puts a page there, as yet without a row that stands.
     pub(super) fn put(&mut self, to: u64, bytes: &Bytes) {
         self.pages.entry(to).or_insert_with(|| {
             self.bytes += bytes.len();
-            Shelved { bytes: bytes.clone(), rows: 0, standing: 0 }
+            Shelved { bytes: alone(bytes), rows: 0, standing: 0 }
         });
     }
 

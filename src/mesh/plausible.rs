@@ -21,6 +21,11 @@ impl Mesh {
         };
         epoch.0 <= latest.max(known)
     }
+
+    /// Whether this node may rise above an epoch, its own or one that others name, and is still believed.
+    pub(super) fn may_rise_above(&self, now: Time, epoch: Epoch) -> bool {
+        epoch.0 <= self.wall_clock(now + (Epoch::FURTHEST - MARGIN))
+    }
 }
 
 /// A risen epoch is ahead by up to so many: as milliseconds, a minute.
@@ -30,4 +35,4 @@ const RISES_MISSED: u64 = 8;
 /// How far a peer's clock may be ahead of ours before its epoch is held for an attack.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(86_400);
 /// More than a rise, and than honest clocks differ.
-const MARGIN: Duration = Duration::from_secs(600);
+const MARGIN: Duration = Duration::from_secs(2 * 86_400);

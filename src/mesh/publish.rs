@@ -220,6 +220,10 @@ impl Mesh {
         let fit = match &inner {
             Frame::Page { page, .. } => self.may_hand_on(now, from, page),
             Frame::Facts(facts) => {
+                // What this node says of itself counts more than hearsay: it hands on none of that.
+                if facts.iter().any(|fact| fact.id == self.id) {
+                    return self.garbage(from, "a frame to pass on that is not fit to be");
+                }
                 let fit = facts.iter().all(|fact| self.is_plausible(now, from, fact.id, fact.generation.epoch()));
                 if !fit {
                     self.implausible(from);
@@ -296,6 +300,9 @@ impl Mesh {
         }
         self.hear(now, from, &fact);
         self.revived.clear();
+        // Of this node nobody hears from it what another says.
+        let own = || self.fact_of_this(if self.leaving { MemberState::Left } else { MemberState::Alive });
+        let fact = if fact.id == self.id { own() } else { fact };
         self.spread(now, &Rumor::Fact(fact), until);
     }
 

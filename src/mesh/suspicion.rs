@@ -251,6 +251,17 @@ impl Mesh {
         }
     }
 
+    /// A probe of a member, by this generation, has failed.
+    pub(super) fn miss(&mut self, now: Time, id: NodeId, generation: Generation) {
+        let Some(seen) = self.roster.get(id).filter(|seen| seen.generation == generation) else { return };
+        if seen.sign_of_life() < self.swim.unanswered {
+            return self.accuse(now, id);
+        }
+        // It answers whoever asks, and not by this generation: it has to rise above that first.
+        let known = seen.fact(id, self.id);
+        self.send(id, &Frame::Facts(vec![known]));
+    }
+
     /// This node's own probe of a member failed: it says so to all, the suspect first of all.
     pub(super) fn accuse(&mut self, now: Time, id: NodeId) {
         let this = self.id;

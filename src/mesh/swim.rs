@@ -87,6 +87,8 @@ pub(super) struct Swim {
     foca: Engine,
     incarnation: u16,
     probe: Option<Probe>,
+    /// When the last was not answered in time.
+    pub(super) unanswered: Time,
     pub(super) doubt: SelfDoubt,
     effects: Vec<Effect>,
 }
@@ -100,7 +102,14 @@ impl std::fmt::Debug for Swim {
 impl Swim {
     pub(super) fn new(node: NodeId, generation: Generation, rng: Pcg64Mcg) -> Self {
         let foca = Foca::new(Identity { node, generation }, config(), rng, Codec);
-        Self { foca, incarnation: 0, probe: None, doubt: SelfDoubt::default(), effects: Vec::new() }
+        Self {
+            foca,
+            incarnation: 0,
+            probe: None,
+            unanswered: Time::ZERO,
+            doubt: SelfDoubt::default(),
+            effects: Vec::new(),
+        }
     }
 
     pub(super) fn generation(&self) -> Generation {

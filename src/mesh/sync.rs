@@ -338,11 +338,11 @@ impl Mesh {
                 rest.rotate_right(rest.len().min(1));
             }
             for sheet in sheets {
+                if parcel.size() > MAX_ANSWER {
+                    break;
+                }
                 self.stats.sync_pages_sent += 1;
                 parcel.frames(&[Frame::Facts(vec![fact]), Frame::Page { told: sheet.told, page: sheet.bytes }]);
-            }
-            if parcel.size() > MAX_ANSWER {
-                break;
             }
         }
         let end = if parcel.size() > MAX_ANSWER { End::Again(self.root_hash()) } else { End::Token(token) };

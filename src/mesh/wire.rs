@@ -358,7 +358,13 @@ impl<'a> Frame<'a> {
     pub(super) const fn is_heavy(&self) -> bool {
         matches!(
             self,
-            Self::Root(_) | Self::Buckets(_) | Self::Digest(_) | Self::Want(_) | Self::Part { .. } | Self::Ready(_)
+            Self::Root(_)
+                | Self::Same(_)
+                | Self::Buckets(_)
+                | Self::Digest(_)
+                | Self::Want(_)
+                | Self::Part { .. }
+                | Self::Ready(_)
         )
     }
 
