@@ -12,7 +12,7 @@ impl Mesh {
         let start = self.index_below(count);
         (0..count)
             .filter_map(|step| self.roster.at((start + step) % count))
-            .find(|(_, seen)| wanted(seen))
+            .find(|(_, seen)| seen.named && wanted(seen))
             .map(|(id, _)| id)
     }
 

@@ -256,6 +256,28 @@ fn a_liar_fills_no_roster_for_long() {
     assert_eq!(known(&wired), 0);
 }
 
+#[test]
+fn whom_a_liar_invents_slows_nobody() {
+    let (mut wired, ids, liar, victim) = mesh();
+    let generation = wired.nodes[&victim].hello().generation;
+    // Around everybody on the ring.
+    let invented: Vec<NodeId> = (1..=2_000_u64).map(|n| NodeId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    wired.dead.extend(&invented);
+    for some in invented.chunks(40) {
+        let alive = |id: &NodeId| Fact { id: *id, generation, incarnation: 0, state: MemberState::Alive, by: liar };
+        lie(&mut wired, &ids, liar, liar, &[Frame::Facts(some.iter().map(alive).collect())]);
+    }
+    assert!(wired.nodes[&victim].explain(invented[0]).is_some());
+    let copies = |wired: &Wired| ids.iter().map(|id| wired.nodes[id].stats().rumors_received).sum::<u64>();
+    let before = copies(&wired);
+    wired.order(victim, web());
+    let shows = |wired: &Wired, id: &NodeId| wired.nodes[id].service(&"web".try_into().unwrap()).is_some();
+    assert!(ids.iter().all(|id| shows(&wired, id)) && copies(&wired) == before + 8, "as if nobody else were there");
+    wired.dead.insert(victim);
+    wired.run(Duration::from_secs(4));
+    assert!(honest(&wired, &ids, victim).iter().all(|state| *state == MemberState::Down));
+}
+
 /// What a node wants done about the liar, having heard this many packets.
 fn hears(wired: &mut Wired, at: NodeId, from: NodeId, packet: &Bytes, times: usize) -> Vec<Output> {
     let now = wired.now;

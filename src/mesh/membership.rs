@@ -12,6 +12,7 @@ use super::{
     catalog::Book,
     claim::is_reachable,
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
+    invented::INVENTED_KEPT,
     look::Purpose,
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
@@ -58,6 +59,7 @@ impl Mesh {
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard, seen.answered) = (true, now, now);
+        self.name(now, peer);
         self.note_return(now);
         self.note_company(now);
         self.correct(peer, hello.generation);
@@ -138,6 +140,9 @@ impl Mesh {
     }
 
     fn meet(&mut self, now: Time, fact: &Fact, cause: Cause) -> bool {
+        if self.roster.len() >= MAX_MEMBERS && cause == Cause::Hello {
+            self.forget_the_invented(now, Duration::ZERO);
+        }
         if self.roster.len() >= MAX_MEMBERS {
             self.stats.dropped_full += 1;
             return false;
@@ -157,8 +162,10 @@ impl Mesh {
     /// Does all that follows when a member is seen otherwise than before.
     pub(super) fn changed(&mut self, now: Time, fact: &Fact, was: Option<MemberState>, cause: Cause) {
         let Fact { id, generation, incarnation, state, by } = *fact;
-        self.swim.learn(now, id, generation, incarnation, state);
-        self.carry_out(now);
+        if self.roster.get(id).is_some_and(|seen| seen.named) {
+            self.swim.learn(now, id, generation, incarnation, state);
+            self.carry_out(now);
+        }
         match state {
             MemberState::Alive => {
                 if was == Some(MemberState::Down) {
@@ -439,30 +446,13 @@ impl Mesh {
         }
         self.asked.clear();
         self.wills.clear();
-        self.forget_the_invented(now);
+        self.forget_the_invented(now, INVENTED_KEPT);
         self.tire_of_holding(now);
         self.budgets.forget(now);
         self.gossip.clear();
         self.unvouched.retain(|id| self.roster.get(*id).is_some_and(|seen| seen.state.is_shown()));
         self.ask_the_notary(now);
         self.tidy_book(now);
-    }
-
-    /// Forgets members that were heard of, and that nobody has ever met: an honest mesh has their rows within a moment.
-    fn forget_the_invented(&mut self, now: Time) {
-        let invented = |(id, seen): &(NodeId, &Seen)| {
-            let named = self.catalog.get(*id).is_some_and(|book| book.node().is_some());
-            !named && !seen.is_known() && now.since(seen.met) >= INVENTED_KEPT
-        };
-        let gone: Vec<(NodeId, Generation)> =
-            self.roster.iter().filter(invented).map(|(id, seen)| (id, seen.generation)).collect();
-        for (id, generation) in gone {
-            self.roster.remove(id);
-            self.swim.forget(now, id, generation);
-            self.catalog.remove(id);
-            self.rumors.forget(id);
-            self.looks.remove(&id);
-        }
     }
 }
 
@@ -483,8 +473,6 @@ const RENEWALS_A_MINUTE: usize = 5;
 /// Renewals of a process by which hearsay may be ahead of what is known: at the cap of five a minute, what a partition of
 /// twelve minutes hides.
 const MAX_LEAP: u64 = 64;
-/// How long a member is remembered of which nothing is known but its id.
-const INVENTED_KEPT: Duration = Duration::from_secs(60);
 /// After a heal everybody compares notes with somebody from the other side, spread over this time.
 const SOON: Duration = Duration::from_millis(150);
 /// A generation's incarnations are 16 bits; it is renewed well before they run out.

@@ -28,6 +28,7 @@ pub mod fuzz;
 mod hold;
 mod hosts;
 mod inbox;
+mod invented;
 mod lapse;
 mod leave;
 mod look;

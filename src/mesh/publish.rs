@@ -374,6 +374,7 @@ impl Mesh {
             }
         }
         if merged.node {
+            self.name(self.now, owner);
             self.changes.insert(Change::Member(owner));
             let names = self.catalog.get(owner).into_iter().flat_map(Book::registrations);
             self.changes.extend(names.map(|registration| Change::Service(registration.name.clone())));
@@ -404,7 +405,8 @@ impl Mesh {
                 let want = Want { marks: vec![(owner, book.mark())] };
                 self.send(from, &Frame::Want(want));
             }
-            _ => self.sync_with(from),
+            // One question is enough, however many have brought what cannot be placed.
+            _ => self.sync_soon(self.now, from),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Seen {
     pub(super) state: MemberState,
     /// There is a connection.
     pub(super) linked: bool,
+    /// It has said who it is, here or in its signed row: nobody has invented it.
+    pub(super) named: bool,
     /// Since when it is remembered.
     pub(super) met: Time,
     /// Since when it is seen so.
@@ -85,6 +87,7 @@ impl Seen {
             incarnation: 0,
             state: MemberState::Alive,
             linked: false,
+            named: false,
             met: now,
             since: now,
             cause: Cause::Told,

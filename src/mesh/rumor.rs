@@ -118,7 +118,7 @@ impl Rumors {
     pub(super) fn spread(&mut self, now: Time, roster: &Roster, rumor: &Rumor, until: NodeId) -> Vec<Copy> {
         let arc: Vec<(NodeId, bool)> = roster
             .arc(self.this, until)
-            .filter(|(_, seen)| seen.state.is_shown())
+            .filter(|(_, seen)| seen.named && seen.state.is_shown())
             .map(|(id, seen)| (id, seen.state == MemberState::Alive))
             .collect();
         let share = arc.len().div_ceil(FANOUT).max(1);

@@ -120,7 +120,7 @@ impl Mesh {
     pub(super) fn watch(&mut self, now: Time) {
         let mut watched = Vec::new();
         let mut next = now + WATCH;
-        for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.state.is_shown()) {
+        for (id, seen) in self.roster.arc(self.id, self.id).filter(|(_, seen)| seen.named && seen.state.is_shown()) {
             if now.since(seen.answered) >= WATCH / 2 {
                 watched.push(id);
             } else {

@@ -100,7 +100,7 @@ impl Mesh {
         };
         let this = self.standing_of_this();
         add(self.id, Self::imprint(self.id, this.fact.generation, this.mark));
-        for (id, seen) in self.roster.iter().filter(|(_, seen)| seen.state.is_shown()) {
+        for (id, seen) in self.roster.iter().filter(|(_, seen)| seen.named && seen.state.is_shown()) {
             let mark = self.catalog.get(id).map(Book::mark).unwrap_or_default();
             add(id, Self::imprint(id, seen.generation, mark));
         }
@@ -120,7 +120,8 @@ impl Mesh {
 
     fn standings(&self, wanted: impl Fn(NodeId) -> bool) -> Vec<Standing> {
         let this = wanted(self.id).then(|| self.standing_of_this());
-        let others = self.roster.iter().filter(|(id, seen)| wanted(*id) && seen.state != MemberState::Left);
+        let others =
+            self.roster.iter().filter(|(id, seen)| wanted(*id) && seen.named && seen.state != MemberState::Left);
         let others = others.map(|(id, seen)| Standing {
             fact: seen.fact(id, self.id),
             mark: self.catalog.get(id).map(Book::mark).unwrap_or_default(),

@@ -24,7 +24,7 @@ impl Card {
         let _ = book.write(Time::ZERO, super::Key::Node, Some(Claim::Node(Arc::clone(&node))));
         let page = book.sign(id, &*config.notary).pop().unwrap_or_default();
         let vouched = config.notary.vouched(&node.name, &node.voucher, config.unix_millis).ok();
-        let seen = Seen { linked: true, ..Seen::new(Generation::first(config.epoch), Time::ZERO) };
+        let seen = Seen { linked: true, named: true, ..Seen::new(Generation::first(config.epoch), Time::ZERO) };
         let book = Book::known(config.epoch, node, page, vouched);
         Self { id, seen: Arc::new(seen), book: Arc::new(book) }
     }
