@@ -101,7 +101,7 @@ fn march() {
             Ok((_, more)) => hours += more,
             Err(_) => broken.push(seed),
         }
-        if (told + 1).is_multiple_of(1000) {
+        if (told + 1).is_multiple_of(100) {
             println!("{} seeds, {hours:.1} node-hours, broken: {broken:?}", told + 1);
         }
     }

@@ -4,9 +4,14 @@
 //! (what the old one held is shown until the new one is read as far as it goes), then the higher version of each row wins,
 //! so that merging is commutative, associative and idempotent. A page that leaves a gap is shown but not counted (law 5):
 //! the mark waits until another page fills it.
+//!
+//! Who brings a page says which versions before it stand no more: that is his word, and no signature covers it. So each
+//! page says what stands in the whole book. A book that does not come to that is read anew, from its owner's own mouth where
+//! he can be asked (law 4 begins again with it).
 
 mod author;
 mod merged;
+mod reader;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,21 +21,19 @@ pub(super) use self::merged::{Indexed, Merged};
 
 use self::author::Fresh;
 use super::{
-    claim::{Claim, Key, ROW_HEAD},
+    claim::{Claim, Key},
     event::Generation,
     notary::{BookKey, Vouched},
-    page::{Sheet, Shelf, Signed, Told, alone},
+    page::{Sheet, Shelf, Tally, Told},
     ring::Ring,
-    wire::{MAX_ROW, Mark, RowUpdate},
+    wire::Mark,
 };
-use crate::model::{Epoch, HealthReport, InstanceId, MeshName, Node, NodeId, Registration, Time};
+use crate::model::{Epoch, HealthReport, InstanceId, Node, Registration, Time};
 
 /// The most rows one owner may have; a registration with checks takes two.
 pub(super) const MAX_ROWS: usize = 50_000;
 /// The most bytes of rows one owner may have.
 pub(super) const MAX_BOOK_BYTES: usize = 32 << 20;
-/// The most pieces of a book read ahead of a gap; more are shown and not remembered: the next sync brings them again.
-const MAX_AHEAD: usize = 32;
 
 /// One claim with its number; no claim is a tombstone.
 #[derive(Clone, Debug)]
@@ -49,12 +52,28 @@ struct Row {
     doubted: bool,
 }
 
+impl Row {
+    /// Whether its owner counts it among what stands.
+    const fn counts(&self) -> bool {
+        self.claim.is_some() && self.version > 0 && !self.doubted
+    }
+}
+
 /// All rows of one owner.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     mark: Mark,
-    /// How far its owner said it goes.
+    /// How far its owner said it goes, and what stood in it then.
     written: u64,
+    stands: Tally,
+    /// What stands as far as it was read, the node's own row included.
+    tally: Tally,
+    /// Whether that is all nobody can tell: rows came that could not be kept, or its owner counts otherwise.
+    uncounted: bool,
+    /// Since when it was read as far as it goes and is not what its owner signed.
+    unsound: Option<Time>,
+    /// It is read anew for that.
+    disputed: bool,
     papers: Papers,
     /// The reader fell below the floor and reads the book again from the start.
     reread: Option<Reread>,
@@ -88,9 +107,9 @@ struct Rows {
     signed: u64,
     /// Ranges `(from, to]` merged beyond a gap.
     ahead: Vec<(u64, u64)>,
-    /// What stood in the book of the process before is shown until the new one is read this far: such rows have the
-    /// version 0.
-    inherited: Option<u64>,
+    /// Some are shown until the book is read as far as it goes, since they stood in what was read before: they have the
+    /// version 0 or are doubted.
+    unconfirmed: bool,
 }
 
 impl Book {
@@ -101,15 +120,21 @@ impl Book {
     /// A book read up to its first row, the node's own.
     pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, vouched: Option<Vouched>) -> Self {
         let papers = Papers { node: Some(node), version: 1, page, vouched };
-        Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() }
+        let mut book = Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() };
+        book.tally.stand(1);
+        book
     }
 
     pub(super) const fn mark(&self) -> Mark {
         self.mark
     }
 
-    /// Whether it was read as far as its owner said it goes.
-    pub(super) const fn is_whole(&self) -> bool {
+    /// Whether it was read as far as its owner said it goes, and comes to what he signed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_read() && (self.uncounted || self.written == 0 || self.tally == self.stands)
+    }
+
+    const fn is_read(&self) -> bool {
         self.mark.version > 0 && self.mark.version >= self.written && self.reread.is_none()
     }
 
@@ -188,122 +213,15 @@ impl Book {
         self.len() + rows <= MAX_ROWS && standing + bytes <= MAX_BOOK_BYTES
     }
 
-    /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
-    pub(super) fn merge(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, told: Option<Told>) -> Merged {
-        let page = &signed.page;
-        let mut merged = Merged::default();
-        if page.epoch < self.mark.epoch {
-            return merged;
-        }
-        if page.epoch > self.mark.epoch {
-            self.succeed(page.epoch);
-        }
-        self.written = self.written.max(page.written);
-        let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
-        if page.floor > self.mark.version && page.floor > reads_up_to {
-            self.doubt(page.floor);
-        }
-        let bringers_floor = told.map_or(page.floor, |told| told.floor.max(page.floor));
-        // Below the floor to be reached only who knows of it has a say: another would bring back the dead.
-        let settled = match self.reread {
-            Some(reread) if bringers_floor >= reread.floor => 0,
-            Some(reread) => reread.floor,
-            None => self.mark.floor,
-        };
-        if !self.take_in(now, mesh, signed, settled, &mut merged) {
-            return merged;
-        }
-        // Who has forgotten tombstones that were not read here may skip them: what he leaves out is then a gap.
-        let within = self.mark.version.max(self.reread.map_or(0, |reread| reread.floor));
-        let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
-        let top = self.mark.version;
-        merged.gap = !self.advance(since.max(settled), page.to);
-        if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
-            self.reread = None;
-            self.mark.version = self.mark.version.max(read);
-            self.fold(floor, &mut merged);
-        }
-        let version = self.mark.version;
-        // Not before all below the page was read: rows that were moved above the floor may still be on their way.
-        if self.reread.is_none() && version >= page.to && page.floor > self.mark.floor {
-            self.fold(page.floor, &mut merged);
-        }
-        if let Some(rows) = &mut self.rows {
-            rows.shelf.clear_range(top.min(page.to), version);
-        }
-        self.disinherit(page.written, &mut merged);
-        merged
-    }
-
-    /// Takes over the rows of a page that are above `settled` and new. False where there is no room for the page.
-    fn take_in(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, settled: u64, merged: &mut Merged) -> bool {
-        let page = &signed.page;
-        if page.node_row().is_none() {
-            let rows = self.rows.get_or_insert_default();
-            // Twice what a writer may have: pages in which little stands any more are not held against it.
-            if rows.shelf.bytes + signed.bytes().len() > 2 * MAX_BOOK_BYTES + MOSTLY_IDLE {
-                merged.exceed(page.rows.len());
-                return false;
-            }
-            rows.shelf.put(page.to, signed.bytes());
-        }
-        for update in page.rows.iter().filter(|update| update.version > settled) {
-            self.merge_row(now, mesh, signed, update, merged);
-        }
-        true
-    }
-
-    fn merge_row(
-        &mut self,
-        now: Time,
-        mesh: &MeshName,
-        signed: &Signed<'_>,
-        update: &RowUpdate<'_>,
-        merged: &mut Merged,
-    ) {
-        let Some(key) = Key::parse(update.key) else { return merged.bad_rows += 1 };
-        let known = match key {
-            Key::Node => (self.papers.version, false),
-            _ => {
-                self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted))
-            }
-        };
-        if update.version < known.0 || (update.version == known.0 && !known.1) {
-            return;
-        }
-        if update.body.is_some_and(|body| body.len() > MAX_ROW) {
-            return merged.exceed(1);
-        }
-        let parsed = update.body.map(|body| Claim::parse(&key, body));
-        let claim = match parsed {
-            None if key != Key::Node => None,
-            // A node speaks of itself, under its own name.
-            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != signed.page.owner => {
-                return merged.bad_rows += 1;
-            }
-            Some(Some(claim)) => Some(claim),
-            None | Some(None) => return merged.bad_rows += 1,
-        };
-        // Twice what a writer may have: tombstones are not held against it.
-        if known.0 == 0 && self.len() >= 2 * MAX_ROWS {
-            return merged.exceed(1);
-        }
-        merged.rows += 1;
-        if key == Key::Node {
-            self.papers.page = alone(signed.bytes());
-        }
-        let size = update.key.len() + update.body.map_or(0, <[u8]>::len) + ROW_HEAD;
-        let (version, page, outlived) = (update.version, signed.page.to, Vec::new());
-        self.put(key, Row { version, claim, size, page, outlived, buried: now, doubted: false }, merged);
-    }
-
     fn put(&mut self, key: Key, row: Row, merged: &mut Merged) {
         if let Some(Claim::Node(node)) = row.claim {
             if let Some(rows) = &mut self.rows {
                 rows.fresh.remove(self.papers.version);
             }
             self.papers.node = Some(node);
-            self.papers.version = row.version;
+            let before = std::mem::replace(&mut self.papers.version, row.version);
+            Some(before).filter(|before| *before > 0).into_iter().for_each(|before| self.tally.fall(before));
+            self.tally.stand(row.version);
             merged.node = true;
             return;
         }
@@ -311,9 +229,15 @@ impl Book {
         let rows = self.rows.get_or_insert_default();
         let new = row.claim.clone();
         rows.shelf.stand(row.page, row.size);
+        if row.counts() {
+            self.tally.stand(row.version);
+        }
         let old = rows.by_key.insert(key.clone(), row);
         if let Some(old) = &old {
             rows.fall(old, top);
+            if old.counts() {
+                self.tally.fall(old.version);
+            }
         }
         let old = old.and_then(|row| row.claim);
         if old != new {
@@ -343,35 +267,6 @@ impl Book {
         }
     }
 
-    /// A new process has begun a new book. What the old one held is shown until the new one is read as far as it goes, so
-    /// that a restart hides nothing that comes back.
-    fn succeed(&mut self, epoch: Epoch) {
-        let old = self.rows.take().map(|rows| rows.by_key).unwrap_or_default();
-        let standing = old.into_iter().filter(|(_, row)| row.claim.is_some());
-        let inherit = |row| Row { version: 0, size: 0, page: 0, outlived: Vec::new(), doubted: false, ..row };
-        let by_key: BTreeMap<_, _> = standing.map(|(key, row)| (key, inherit(row))).collect();
-        let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
-        *self = Self { papers, ..Self::new(epoch) };
-        if !by_key.is_empty() {
-            self.rows = Some(Box::new(Rows { by_key, inherited: Some(u64::MAX), ..Rows::default() }));
-        }
-    }
-
-    /// Forgets what was inherited and is not in the new book, once that is read as far as its owner said it goes.
-    fn disinherit(&mut self, written: u64, merged: &mut Merged) {
-        let Some(rows) = &mut self.rows else { return };
-        let Some(until) = rows.inherited.map(|until| until.min(written)) else { return };
-        rows.inherited = Some(until);
-        if self.mark.version < until {
-            return;
-        }
-        rows.inherited = None;
-        let gone: Vec<_> = rows.by_key.extract_if(.., |_, row| row.version == 0).collect();
-        for (key, row) in gone {
-            self.note(&key, row.claim, None, merged);
-        }
-    }
-
     /// Drops every row, as when the owner has left or was Down for long. The epoch stays, so that no older one rises
     /// again; should the owner come back within it, its book is read anew.
     pub(super) fn clear(&mut self) -> Merged {
@@ -385,58 +280,12 @@ impl Book {
         merged
     }
 
-    /// The reader fell below the floor: it reads the whole book again, and rows not confirmed on the way will go. Until
-    /// then they are shown, and the mark stays where it was (law 4).
-    fn doubt(&mut self, floor: u64) {
-        self.reread = Some(Reread { floor, read: 0 });
-        if let Some(rows) = &mut self.rows {
-            rows.ahead.clear();
-            rows.by_key.values_mut().filter(|row| row.version <= floor).for_each(|row| row.doubted = true);
-        }
-    }
-
-    /// Counts `(from, to]` as read, and what was read ahead and is now joined. False if a gap is left.
-    fn advance(&mut self, from: u64, to: u64) -> bool {
-        let read = self.reread.as_mut().map_or(&mut self.mark.version, |reread| &mut reread.read);
-        if *read >= to {
-            return true;
-        }
-        if from > *read {
-            let ahead = &mut self.rows.get_or_insert_default().ahead;
-            if ahead.len() < MAX_AHEAD && !ahead.contains(&(from, to)) {
-                ahead.push((from, to));
-            }
-            return false;
-        }
-        *read = to;
-        let Some(rows) = &mut self.rows else { return true };
-        while let Some(joined) = rows.ahead.iter().position(|(from, _)| *from <= *read) {
-            let (_, to) = rows.ahead.swap_remove(joined);
-            *read = (*read).max(to);
-        }
-        true
-    }
-
-    /// Raises the floor: tombstones and unconfirmed rows up to it are forgotten.
-    fn fold(&mut self, floor: u64, merged: &mut Merged) {
-        self.mark.floor = floor;
+    /// Raises the floor: tombstones up to it are forgotten.
+    fn fold(&mut self, floor: u64) {
+        self.mark.floor = self.mark.floor.max(floor);
         let Some(rows) = &mut self.rows else { return };
-        let gone: Vec<Key> = rows
-            .by_key
-            .iter()
-            .filter(|(_, row)| row.version <= floor && (row.doubted || row.claim.is_none()))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in gone {
-            let Some(row) = self.rows.as_mut().and_then(|rows| rows.by_key.remove(&key)) else { continue };
-            let top = self.mark.version;
-            if let Some(rows) = &mut self.rows {
-                rows.fall(&row, top);
-            }
-            if row.claim.is_some() {
-                self.note(&key, row.claim, None, merged);
-            }
-        }
+        let gone: Vec<_> = rows.by_key.extract_if(.., |_, row| row.version <= floor && row.claim.is_none()).collect();
+        gone.iter().for_each(|(_, row)| rows.fall(row, self.mark.version));
     }
 
     /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but before all

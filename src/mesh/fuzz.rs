@@ -47,7 +47,8 @@ pub fn wire(bytes: &[u8]) {
 }
 
 /// Drives one owner's book and two readers by a program of one-byte orders: writes, withdrawals, deltas lost, doubled
-/// and out of order, tombstones that fold. Marks must only grow, and in the end both readers hold what the owner holds.
+/// and out of order, tombstones that fold, and to the second reader lies on what stands no more. Marks must only grow, and
+/// in the end both readers hold what the owner holds.
 pub fn merge(program: &[u8]) {
     let owner = NodeId(1);
     let mut now = Time::ZERO;
@@ -66,7 +67,9 @@ pub fn merge(program: &[u8]) {
             }
             reader => {
                 if let Some(page) = pool.get(usize::from(*operand) % pool.len().max(1)) {
-                    read(&mut readers[usize::from(reader) - 6], &notary, now, page, None);
+                    let lie = Told { since: u64::from(*operand & 16), floor: u64::from(*operand & 32) };
+                    let told = (reader == 7 && *operand >= 128).then_some(lie);
+                    read(&mut readers[usize::from(reader) - 6], &notary, now, page, told);
                 }
             }
         }
@@ -91,9 +94,12 @@ fn write(book: &mut Book, now: Time, instance: u8, port: Option<u16>) {
     book.write(now, Key::Service(id), claim).expect("six small rows fit");
 }
 
-/// Two rounds: who was below the floor may learn of it too late in the first.
+/// Two rounds: who was below the floor may learn of it too late in the first. And two more for who was lied to.
 fn catch_up(reader: &mut Book, teller: &Book, notary: &Numbers, now: Time) {
-    for _ in 0..2 {
+    for round in 0..4 {
+        if round == 2 && !reader.is_whole() {
+            reader.read_anew();
+        }
         for sheet in teller.sheets(reader.mark()) {
             read(reader, notary, now, sheet.bytes, Some(sheet.told));
         }

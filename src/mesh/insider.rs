@@ -9,7 +9,7 @@ use super::{
     catalog::{MAX_BOOK_BYTES, MAX_ROWS},
     check::MAX_OUTPUT,
     membership::MAX_MEMBERS,
-    page::Told,
+    page::{Tally, Told},
     tests::{Wired, state, web},
     wire::{Digest, Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, Standing, VERSION, encode_named},
 };
@@ -336,7 +336,7 @@ fn who_hands_on_in_good_faith_is_not_charged_for_a_liar() {
     let mark = wired.nodes[&owner].book().mark();
     let page = |epoch, signer: NodeId, wired: &Wired| {
         let (from, to) = (mark.version, mark.version + 1);
-        Page { owner, epoch, floor: 0, from, to, written: to, rows: Vec::new() }
+        Page { owner, epoch, floor: 0, from, to, written: to, stands: Tally::default(), rows: Vec::new() }
             .sign(&*wired.nodes[&signer].config.notary)
     };
     let later = crate::model::Epoch(mark.epoch.0 + 1);
@@ -378,7 +378,9 @@ fn reads(wired: &mut Wired, victim: NodeId, liar: NodeId, pages: impl Iterator<I
         let update = |((key, body), version)| RowUpdate { key, version, body: Some(body) };
         let rows: Vec<_> = rows.iter().map(|(key, body)| (key.as_str(), &**body)).zip(from + 1..).map(update).collect();
         to += rows.len() as u64;
-        let page = Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, rows }.sign(&*notary);
+        let page =
+            Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, stands: Tally::default(), rows }
+                .sign(&*notary);
         let mut packet = vec![VERSION];
         Frame::Rows { seq, until: victim, page: &page }.write(&mut packet);
         assert!(packet.len() <= MAX_MESSAGE);

@@ -17,7 +17,8 @@ use super::{
     roster::{Distance, Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Identity, Kind},
-    wire::{Fact, Frame, Place},
+    vivaldi::Place,
+    wire::{Fact, Frame},
 };
 use crate::model::{MemberState, NodeId, Time};
 

@@ -76,8 +76,8 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 pub use stats::Stats;
 pub use view::{Held, Instance, Member};
+pub use vivaldi::Place;
 pub use warm::Card;
-pub use wire::Place;
 
 use self::{
     budget::Budgets,

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     claim::Key,
@@ -74,6 +76,35 @@ pub(super) struct Told {
     pub(super) since: u64,
     /// The sender has forgotten tombstones up to this.
     pub(super) floor: u64,
+}
+
+/// What stands in a book: how many rows, and the sum of what their versions hash to, whatever their order. Rows of which a
+/// reader is not told are missing in the number, and others in their place in the sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    rows: u32,
+    sum: u64,
+}
+
+impl Tally {
+    /// The row of this version stands. Each version of a book is written once.
+    pub(super) fn stand(&mut self, version: u64) {
+        self.rows += 1;
+        self.sum = self.sum.wrapping_add(xxh3_64(&version.to_le_bytes()));
+    }
+
+    /// It does not any more.
+    pub(super) fn fall(&mut self, version: u64) {
+        self.rows -= 1;
+        self.sum = self.sum.wrapping_sub(xxh3_64(&version.to_le_bytes()));
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(versions: &[u64]) -> Self {
+        let mut tally = Self::default();
+        versions.iter().for_each(|version| tally.stand(*version));
+        tally
+    }
 }
 
 /// The pages of one book in which some row still stands, by the last version in them.

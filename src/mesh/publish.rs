@@ -348,8 +348,13 @@ impl Mesh {
             // The last words of one who is gone.
             return Taken::Rows(0);
         }
+        let may_mislead = from != owner && self.is_reached(owner);
         let mesh = &self.config.mesh;
         let book = self.catalog.entry(owner, || Book::new(epoch));
+        if may_mislead && book.is_disputed(now) {
+            // Its owner is asked: whoever misled this node would do it again.
+            return Taken::Rows(0);
+        }
         let merged = book.merge(now, mesh, &signed, told);
         let (rows, beyond, mark) = (merged.rows, merged.beyond, book.mark());
         self.stats.rows_merged += rows;
@@ -389,6 +394,26 @@ impl Mesh {
             }
             self.changes.insert(Change::Service(name));
         }
+    }
+
+    /// Reads those books anew that are not what their owners signed. Their owners are asked, where they can be.
+    pub(super) fn settle_disputes(&mut self, now: Time) {
+        let disputed: Vec<NodeId> =
+            self.catalog.iter().filter(|(_, book)| book.is_disputed(now)).map(|(id, _)| id).collect();
+        for owner in disputed {
+            let is_reached = self.is_reached(owner);
+            let Some(book) = self.catalog.get_mut(owner) else { continue };
+            self.stats.books_misread += u64::from(book.mark().version > 0);
+            book.read_anew();
+            let mark = book.mark();
+            if is_reached {
+                self.send(owner, &Frame::Want(Want { marks: vec![(owner, mark)] }));
+            }
+        }
+    }
+
+    fn is_reached(&self, id: NodeId) -> bool {
+        self.roster.get(id).is_some_and(|seen| seen.linked && seen.state == MemberState::Alive)
     }
 
     /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.

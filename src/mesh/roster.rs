@@ -12,7 +12,8 @@ use super::{
     notary::Objection,
     ring::Ring,
     suspicion::Suspicion,
-    wire::{Fact, Place},
+    vivaldi::Place,
+    wire::Fact,
 };
 use crate::model::{MemberState, NodeId, Time};
 

@@ -41,6 +41,8 @@ counters! {
     rows_merged,
     /// Rumours that left a gap behind them.
     gaps,
+    /// Books read anew, since they were not what their owners signed: somebody has left something out.
+    books_misread,
     /// Syncs begun.
     syncs_started,
     /// Syncs that found both sides equal.

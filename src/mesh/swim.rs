@@ -90,6 +90,8 @@ pub(super) struct Swim {
     /// When the last was not answered in time.
     pub(super) unanswered: Time,
     pub(super) doubt: SelfDoubt,
+    /// When a suspicion of this node last made it doubt itself.
+    suspected: Time,
     effects: Vec<Effect>,
 }
 
@@ -108,6 +110,7 @@ impl Swim {
             probe: None,
             unanswered: Time::ZERO,
             doubt: SelfDoubt::default(),
+            suspected: Time::ZERO,
             effects: Vec::new(),
         }
     }
@@ -159,7 +162,11 @@ impl Swim {
 
     /// Somebody suspects this node in its present generation and incarnation: answers with a larger one.
     pub(super) fn refute(&mut self, now: Time, incarnation: u16) {
-        self.doubt.raise();
+        // No faster than its own probes relieve it: anybody can say that another suspects.
+        if now.since(self.suspected) >= PROBE_PERIOD {
+            self.suspected = now;
+            self.doubt.raise();
+        }
         let this = *self.foca.identity();
         self.incarnation = incarnation + 1;
         let suspected = foca::Member::new(this, incarnation, foca::State::Suspect);

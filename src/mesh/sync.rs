@@ -166,6 +166,7 @@ impl Mesh {
 
     /// The regular round: one random peer, and one time in four one that may be beyond a partition.
     pub(super) fn sync_round(&mut self, now: Time) {
+        self.settle_disputes(now);
         self.sync.rounds += 1;
         if let Some(host) = self.sync.host.take() {
             self.sync_with(host);

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mesh, catalog::Book, wire::Place};
+use super::{Mesh, catalog::Book, vivaldi::Place};
 use crate::model::{
     CheckName, Epoch, Health, HealthReport, Host, InstanceId, MemberState, Node, NodeId, Registration, ServiceName,
     Time, Weight,

@@ -3,7 +3,18 @@
 
 use std::time::Duration;
 
-use super::wire::Place;
+use serde::{Deserialize, Serialize};
+
+/// A place in Vivaldi's space, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Where on the plane.
+    pub at: [f32; 4],
+    /// How far above it: the way to the network's core.
+    pub height: f32,
+    /// How sure it is of that: 0 is certain, 1 is a guess.
+    pub error: f32,
+}
 
 /// Where everybody starts: at the origin, sure of nothing.
 pub(super) const ORIGIN: Place = Place { at: [0.0; 4], height: MIN_HEIGHT, error: 1.0 };

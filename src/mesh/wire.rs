@@ -13,7 +13,11 @@ mod fields;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{event::Generation, page::Told};
+use super::{
+    event::Generation,
+    page::{Tally, Told},
+    vivaldi::Place,
+};
 use crate::model::{Epoch, MemberState, NodeId};
 
 /// The version of the protocol.
@@ -52,6 +56,8 @@ pub(super) struct Page<'a> {
     pub(super) to: u64,
     /// How far the book went when this was signed.
     pub(super) written: u64,
+    /// What stood in it then.
+    pub(super) stands: Tally,
     #[serde(deserialize_with = "list", borrow)]
     pub(super) rows: Vec<RowUpdate<'a>>,
 }
@@ -100,17 +106,6 @@ pub(super) struct Digest {
 pub(super) struct Want {
     #[serde(deserialize_with = "list")]
     pub(super) marks: Vec<(NodeId, Mark)>,
-}
-
-/// A place in Vivaldi's space, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Place {
-    /// Where on the plane.
-    pub at: [f32; 4],
-    /// How far above it: the way to the network's core.
-    pub height: f32,
-    /// How sure it is of that: 0 is certain, 1 is a guess.
-    pub error: f32,
 }
 
 /// One frame.

@@ -95,7 +95,8 @@ impl World {
     pub(super) fn check(&mut self, n: usize) {
         let Some(mesh) = self.mesh(n) else { return };
         let members: Vec<Member> = mesh.members().collect();
-        let verdict = marks_only_grow(&members, &mut self.oracle.marks[n])
+        let misread = mesh.stats().books_misread > 0;
+        let verdict = marks_only_grow(&members, misread, &mut self.oracle.marks[n])
             .and_then(|()| left_only_by_their_own_word(self, &members))
             .and_then(|()| owners_have_what_they_registered(self, n))
             .and_then(|()| shown_is_live_and_published(self, n));
@@ -225,13 +226,14 @@ fn strangers(mesh: &Mesh, running: &BTreeMap<NodeId, usize>) -> Option<String> {
 type Verdict = Result<(), (&'static str, String)>;
 
 /// Law 4: a Mark {epoch, floor, version} only grows, in that order; no process ever shows an older one.
-fn marks_only_grow(members: &[Member], marks: &mut BTreeMap<NodeId, (Epoch, u64)>) -> Verdict {
+fn marks_only_grow(members: &[Member], misread: bool, marks: &mut BTreeMap<NodeId, (Epoch, u64)>) -> Verdict {
     for member in members {
         let now = (member.epoch, member.version);
         let highest = marks.entry(member.id).or_insert(now);
-        // A book that was forgotten with its owner, who left or was Down for long, is read anew.
-        let forgotten = !member.state.is_shown() && member.version == 0 && member.epoch >= highest.0;
-        if now < *highest && !forgotten {
+        // A book that was forgotten with its owner, who left or was Down for long, is read anew; so is one that is
+        // not what its owner signed.
+        let anew = (misread || !member.state.is_shown()) && member.version == 0 && member.epoch >= highest.0;
+        if now < *highest && !anew {
             let what = format!("{} fell from {highest:?} to {now:?}", member.node.name);
             return Err(("4: a Mark {epoch, floor, version} only grows, in that order", what));
         }

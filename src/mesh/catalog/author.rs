@@ -52,12 +52,12 @@ impl Book {
 
     /// Signs what was written since the last time, in pages of about [`PAGE_SIZE`] bytes.
     pub(in crate::mesh) fn sign(&mut self, owner: NodeId, notary: &dyn Notary) -> Vec<Bytes> {
-        let Mark { epoch, floor, version } = self.mark;
+        let Mark { epoch, floor, version: written } = self.mark;
         let rows = self.rows.get_or_insert_default();
-        let mut from = rows.signed;
+        let (mut from, stands) = (rows.signed, self.tally);
         let mut fresh = std::mem::take(&mut rows.fresh).rows.into_iter().peekable();
         let mut pages = Vec::new();
-        while from < version {
+        while from < written {
             let mut group: Vec<(u64, Key, Option<Bytes>)> = Vec::new();
             let mut size = 0;
             // The node's own row stands alone: it is what others can check the rest with.
@@ -70,11 +70,11 @@ impl Book {
             }
             // What was written and replaced in between leaves no trace; the last page says how far the book goes.
             let is_last = fresh.peek().is_none() && group.first().is_none_or(|(_, key, _)| *key != Key::Node);
-            let to = group.last().filter(|_| !is_last).map_or(version, |(at, ..)| *at);
+            let to = group.last().filter(|_| !is_last).map_or(written, |(at, ..)| *at);
             let texts: Vec<String> = group.iter().map(|(_, key, _)| key.text()).collect();
             let updates = group.iter().zip(&texts);
             let updates = updates.map(|((at, _, body), key)| RowUpdate { key, version: *at, body: body.as_deref() });
-            let bytes = Page { owner, epoch, floor, from, to, written: version, rows: updates.collect() }.sign(notary);
+            let bytes = Page { owner, epoch, floor, from, to, written, stands, rows: updates.collect() }.sign(notary);
             self.shelve(group.into_iter().map(|(_, key, _)| key), to, &bytes);
             pages.push(bytes);
             from = to;
@@ -117,7 +117,7 @@ impl Book {
             // Without a body it is within every limit.
             let _ = self.write(now, key, None);
         }
-        self.fold(floor, &mut Merged::default());
+        self.fold(floor);
         self.mark.version += 1;
         true
     }

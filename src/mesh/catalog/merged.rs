@@ -15,8 +15,6 @@ pub(in crate::mesh) struct Merged {
     pub(in crate::mesh) bad_rows: u64,
     /// How many of these were over a limit.
     pub(in crate::mesh) beyond: u64,
-    /// Whether a gap was left.
-    pub(in crate::mesh) gap: bool,
     /// Instances that came to be or went: what an index needs.
     pub(in crate::mesh) index: Vec<Indexed>,
 }

@@ -1,7 +1,10 @@
 //! What a member may say of another's book: what that other signed, and nothing else (law 3).
 
 use super::{
-    super::wire::{Page, RowUpdate},
+    super::{
+        page::Tally,
+        wire::{Mark, Page, RowUpdate},
+    },
     *,
 };
 
@@ -25,6 +28,7 @@ fn page(wired: &Wired, signer: NodeId, owner: NodeId, key: &Key, claim: Option<&
         from: mark.version,
         to: mark.version + 1,
         written: mark.version + 1,
+        stands: Tally::default(),
         rows,
     };
     page.sign(&*wired.nodes[&signer].config.notary)
@@ -90,4 +94,74 @@ fn a_page_is_relayed_as_it_is_or_not_at_all() {
         say(&mut wired, liar, listener, &changed);
         assert_eq!(ports(&wired, listener), [80], "byte {at}");
     }
+}
+
+/// What `from` says to one by sync: a page, and that nothing stands before it.
+fn leave_out(wired: &mut Wired, from: NodeId, to: NodeId, page: &[u8]) {
+    let mut message = vec![wire::VERSION];
+    Frame::Page { told: super::super::page::Told { since: 0, floor: 0 }, page }.write(&mut message);
+    let now = wired.now;
+    wired.at(to).handle(now, Input::Message(from, message.into()));
+    wired.settle();
+}
+
+/// The owner's newest page.
+fn newest(wired: &Wired, owner: NodeId) -> bytes::Bytes {
+    wired.nodes[&owner].book().sheets(Mark::default()).last().unwrap().bytes.clone()
+}
+
+#[test]
+fn nobody_leaves_out_what_another_registered() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    wired.dead.insert(listener);
+    for name in ["db", "cache"] {
+        wired.order(owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
+    }
+    // Nobody tries any more to tell who was away.
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+    let page = newest(&wired, owner);
+    leave_out(&mut wired, liar, listener, &page);
+    assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "cache")), (1, 1), "what is known is shown");
+    wired.run(Duration::from_secs(15));
+    assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "db"), wired.seen(listener, "cache")), (1, 1, 1));
+    assert_eq!(wired.nodes[&listener].root(), wired.nodes[&owner].root());
+    assert_eq!(wired.nodes[&listener].stats().books_misread, 1);
+}
+
+#[test]
+fn nobody_keeps_what_another_withdrew_nor_what_it_says_of_itself() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    wired.dead.insert(listener);
+    wired.order(owner, Command::Deregister("web".try_into().unwrap()));
+    wired.order(owner, Command::Maintain { instance: None, reason: Some("new disk".into()) });
+    wired.order(owner, Command::Register(Arc::new(Registration::new("cache", 80).unwrap())));
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+    let page = newest(&wired, owner);
+    leave_out(&mut wired, liar, listener, &page);
+    wired.run(Duration::from_secs(15));
+    assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "cache")), (0, 1));
+    let member = wired.nodes[&listener].member(owner).unwrap();
+    assert_eq!(member.node.maintenance.as_deref(), Some("new disk"));
+}
+
+/// However often he says it, while the owner can be asked.
+#[test]
+fn who_was_misled_hears_the_owner_alone() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    wired.dead.insert(listener);
+    let stale = wired.nodes[&liar].catalog.get(owner).unwrap().sheets(Mark::default());
+    let stale: Vec<_> = stale.iter().map(|sheet| sheet.bytes.clone()).collect();
+    wired.order(owner, Command::Deregister("web".try_into().unwrap()));
+    wired.order(owner, Command::Register(Arc::new(Registration::new("cache", 80).unwrap())));
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+    let page = newest(&wired, owner);
+    for _ in 0..200 {
+        stale.iter().chain([&page]).for_each(|page| leave_out(&mut wired, liar, listener, page));
+        wired.run(Duration::from_millis(100));
+    }
+    assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "cache")), (0, 1));
+    assert_eq!(wired.nodes[&listener].root(), wired.nodes[&owner].root());
 }

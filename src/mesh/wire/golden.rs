@@ -86,9 +86,11 @@ fn a_page_has_these_bytes() {
         RowUpdate { key: "s:web", version: 2, body: Some(&[0x80]) },
         RowUpdate { key: "h:web", version: 3, body: None },
     ];
-    let page = Page { owner: NodeId(1), epoch: Epoch(9), floor: 0, from: 1, to: 3, written: 4, rows };
+    let page =
+        Page { owner: NodeId(1), epoch: Epoch(9), floor: 0, from: 1, to: 3, written: 4, stands: Tally::of(&[2]), rows };
     let bytes = encode(&page);
-    let golden = hex("97 01 09 00 01 03 04 92 93 a5 733a776562 02 c401 80 93 a5 683a776562 03 c0");
+    let golden =
+        hex("98 01 09 00 01 03 04 92 01 cf2086c65c91eee243 92 93 a5 733a776562 02 c401 80 93 a5 683a776562 03 c0");
     assert_eq!(bytes, golden, "{bytes:02x?}");
     assert_eq!(decode::<Page<'_>>(&bytes), Ok(page));
 }

@@ -1,0 +1,235 @@
+//! The reader's side of a book: pages are merged, what was missed is read again, and what was read is held against what its
+//! owner signed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Book, MAX_BOOK_BYTES, MAX_ROWS, MOSTLY_IDLE, Merged, Papers, Reread, Row, Rows};
+use crate::{
+    mesh::{
+        claim::{Claim, Key, ROW_HEAD},
+        page::{Signed, Tally, Told, alone},
+        wire::{MAX_ROW, Mark, RowUpdate},
+    },
+    model::{Epoch, MeshName, NodeId, Time},
+};
+
+impl Book {
+    /// Merges what an owner of the mesh called `mesh` wrote and signed, with what its bringer says beside it.
+    pub(in crate::mesh) fn merge(
+        &mut self,
+        now: Time,
+        mesh: &MeshName,
+        signed: &Signed<'_>,
+        told: Option<Told>,
+    ) -> Merged {
+        let page = &signed.page;
+        let mut merged = Merged::default();
+        if page.epoch < self.mark.epoch {
+            return merged;
+        }
+        if page.epoch > self.mark.epoch {
+            self.succeed(page.epoch);
+        }
+        if page.written > self.written {
+            (self.written, self.stands) = (page.written, page.stands);
+        }
+        let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
+        if page.floor > self.mark.version && page.floor > reads_up_to {
+            self.doubt(page.floor);
+        }
+        let bringers_floor = told.map_or(page.floor, |told| told.floor.max(page.floor));
+        // Below the floor to be reached only who knows of it has a say: another would bring back the dead.
+        let settled = match self.reread {
+            Some(reread) if bringers_floor >= reread.floor => 0,
+            Some(reread) => reread.floor,
+            None => self.mark.floor,
+        };
+        let fits = self.take_in(now, mesh, signed, settled, &mut merged);
+        self.uncounted |= merged.bad_rows > 0;
+        if !fits {
+            return merged;
+        }
+        // Who has forgotten tombstones that were not read here may skip them: what he leaves out is then a gap.
+        let within = self.mark.version.max(self.reread.map_or(0, |reread| reread.floor));
+        let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
+        let top = self.mark.version;
+        self.advance(since.max(settled), page.to);
+        if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
+            self.reread = None;
+            self.mark.version = self.mark.version.max(read);
+            self.fold(floor);
+        }
+        let version = self.mark.version;
+        // Not before all below the page was read: rows that were moved above the floor may still be on their way.
+        if self.reread.is_none() && version >= page.to && page.floor > self.mark.floor {
+            self.fold(page.floor);
+        }
+        if let Some(rows) = &mut self.rows {
+            rows.shelf.clear_range(top.min(page.to), version);
+        }
+        if self.is_whole() {
+            self.settle(&mut merged);
+        } else if self.is_read() {
+            // Rows that went since then may be told of in a page that is on its way.
+            self.unsound.get_or_insert(now);
+        }
+        merged
+    }
+
+    /// Takes over the rows of a page that are above `settled` and new. False where there is no room for the page.
+    fn take_in(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, settled: u64, merged: &mut Merged) -> bool {
+        let page = &signed.page;
+        if page.node_row().is_none() {
+            let rows = self.rows.get_or_insert_default();
+            // Twice what a writer may have: pages in which little stands any more are not held against it.
+            if rows.shelf.bytes + signed.bytes().len() > 2 * MAX_BOOK_BYTES + MOSTLY_IDLE {
+                merged.exceed(page.rows.len());
+                return false;
+            }
+            rows.shelf.put(page.to, signed.bytes());
+        }
+        for update in page.rows.iter().filter(|update| update.version > settled) {
+            self.merge_row(now, mesh, signed, update, merged);
+        }
+        true
+    }
+
+    fn merge_row(
+        &mut self,
+        now: Time,
+        mesh: &MeshName,
+        signed: &Signed<'_>,
+        update: &RowUpdate<'_>,
+        merged: &mut Merged,
+    ) {
+        let Some(key) = Key::parse(update.key) else { return merged.bad_rows += 1 };
+        let known = match key {
+            Key::Node => (self.papers.version, false),
+            _ => {
+                self.rows.as_ref().and_then(|r| r.by_key.get(&key)).map_or((0, false), |row| (row.version, row.doubted))
+            }
+        };
+        if update.version < known.0 || (update.version == known.0 && !known.1) {
+            return;
+        }
+        if update.body.is_some_and(|body| body.len() > MAX_ROW) {
+            return merged.exceed(1);
+        }
+        let parsed = update.body.map(|body| Claim::parse(&key, body));
+        let claim = match parsed {
+            None if key != Key::Node => None,
+            // A node speaks of itself, under its own name.
+            Some(Some(Claim::Node(node))) if NodeId::of(mesh, &node.name) != signed.page.owner => {
+                return merged.bad_rows += 1;
+            }
+            Some(Some(claim)) => Some(claim),
+            None | Some(None) => return merged.bad_rows += 1,
+        };
+        // Twice what a writer may have: tombstones are not held against it.
+        if known.0 == 0 && self.len() >= 2 * MAX_ROWS {
+            return merged.exceed(1);
+        }
+        merged.rows += 1;
+        if key == Key::Node {
+            self.papers.page = alone(signed.bytes());
+        }
+        let size = update.key.len() + update.body.map_or(0, <[u8]>::len) + ROW_HEAD;
+        let (version, page, outlived) = (update.version, signed.page.to, Vec::new());
+        self.put(key, Row { version, claim, size, page, outlived, buried: now, doubted: false }, merged);
+    }
+
+    /// A new process has begun a new book. What the old one held is shown until the new one is read as far as it goes, so
+    /// that a restart hides nothing that comes back.
+    pub(super) fn succeed(&mut self, epoch: Epoch) {
+        let rows = self.rows.take();
+        let papers = Papers { node: self.papers.node.take(), ..Papers::default() };
+        *self = Self { papers, ..Self::new(epoch) };
+        self.inherit(rows);
+    }
+
+    /// What stood in `rows` is shown until the book is read as far as it goes.
+    fn inherit(&mut self, rows: Option<Box<Rows>>) {
+        let old = rows.map(|rows| rows.by_key).unwrap_or_default();
+        let standing = old.into_iter().filter(|(_, row)| row.claim.is_some());
+        let inherit = |row| Row { version: 0, size: 0, page: 0, outlived: Vec::new(), doubted: false, ..row };
+        let by_key: BTreeMap<_, _> = standing.map(|(key, row)| (key, inherit(row))).collect();
+        if !by_key.is_empty() {
+            self.rows = Some(Box::new(Rows { by_key, unconfirmed: true, ..Rows::default() }));
+        }
+    }
+
+    /// The reader fell below the floor: it reads the whole book again, and rows not confirmed on the way will go. Until
+    /// then they are shown, and the mark stays where it was (law 4).
+    fn doubt(&mut self, floor: u64) {
+        self.reread = Some(Reread { floor, read: 0 });
+        let Some(rows) = &mut self.rows else { return };
+        rows.ahead.clear();
+        rows.unconfirmed = true;
+        for row in rows.by_key.values_mut().filter(|row| row.version <= floor) {
+            if row.counts() {
+                self.tally.fall(row.version);
+            }
+            row.doubted = true;
+        }
+    }
+
+    /// Counts `(from, to]` as read, and what was read ahead and is now joined.
+    fn advance(&mut self, from: u64, to: u64) {
+        let read = self.reread.as_mut().map_or(&mut self.mark.version, |reread| &mut reread.read);
+        if *read >= to {
+            return;
+        }
+        if from > *read {
+            let ahead = &mut self.rows.get_or_insert_default().ahead;
+            if ahead.len() < MAX_AHEAD && !ahead.contains(&(from, to)) {
+                ahead.push((from, to));
+            }
+            return;
+        }
+        *read = to;
+        let Some(rows) = &mut self.rows else { return };
+        while let Some(joined) = rows.ahead.iter().position(|(from, _)| *from <= *read) {
+            let (_, to) = rows.ahead.swap_remove(joined);
+            *read = (*read).max(to);
+        }
+    }
+
+    /// The book was read as far as it goes, and comes to what its owner signed: what was not found in it goes.
+    fn settle(&mut self, merged: &mut Merged) {
+        (self.unsound, self.disputed) = (None, false);
+        let Some(rows) = self.rows.as_mut().filter(|rows| rows.unconfirmed) else { return };
+        rows.unconfirmed = false;
+        let gone: Vec<_> = rows.by_key.extract_if(.., |_, row| row.version == 0 || row.doubted).collect();
+        for (_, row) in gone.iter().filter(|(_, row)| row.version > 0) {
+            rows.fall(row, self.mark.version);
+        }
+        for (key, row) in gone {
+            self.note(&key, row.claim, None, merged);
+        }
+    }
+
+    /// Whether it is not what its owner signed, for longer than an answer is on its way; or is being read anew for that.
+    pub(in crate::mesh) fn is_disputed(&self, now: Time) -> bool {
+        self.disputed || self.unsound.is_some_and(|since| now.since(since) >= UNDER_WAY)
+    }
+
+    /// Begins to read the book again, unless that is being done. What was read is shown until then.
+    pub(in crate::mesh) fn read_anew(&mut self) {
+        if self.disputed && self.unsound.is_none() {
+            return;
+        }
+        (self.unsound, self.disputed) = (None, true);
+        self.mark = Mark { epoch: self.mark.epoch, ..Mark::default() };
+        self.tally = Tally::default();
+        if self.papers.version > 0 {
+            self.tally.stand(self.papers.version);
+        }
+        let rows = self.rows.take();
+        self.inherit(rows);
+    }
+}
+
+/// What one answer says has come within so long.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+/// The most pieces of a book read ahead of a gap; more are shown and not remembered: the next sync brings them again.
+const MAX_AHEAD: usize = 32;
