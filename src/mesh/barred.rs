@@ -10,6 +10,7 @@ use super::{
     catalog::Book,
     event::{Hello, Output},
     notary::Objection,
+    roster::Seen,
     wire::Fact,
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -53,8 +54,8 @@ impl Mesh {
     pub(super) fn ask_who_belongs(&mut self, now: Time) {
         let ids: Vec<NodeId> = self.roster.iter().map(|(id, _)| id).collect();
         let asked: Vec<_> = ids.into_iter().map(|id| (id, self.objection_to(now, id))).collect();
-        let counts =
-            |id: &NodeId| self.roster.get(*id).is_some_and(|seen| seen.state.is_shown() || seen.barred.is_some());
+        let is_one = |seen: &Seen| seen.named && (seen.state.is_shown() || seen.barred.is_some());
+        let counts = |id: &NodeId| self.roster.get(*id).is_some_and(is_one);
         let doubtful = asked.iter().filter(|(id, objection)| counts(id) && objection.is_some_and(is_doubtful)).count();
         let all = 1 + asked.iter().filter(|(id, _)| counts(id)).count();
         let own = usize::from(self.objection_to(now, self.id).is_some());

@@ -6,7 +6,7 @@
 //! themselves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -25,6 +25,10 @@ pub(super) struct Budgets {
     shut: BTreeMap<NodeId, (Time, &'static str)>,
     /// Of whose garbage was told.
     told: BTreeSet<NodeId>,
+    /// Pages that were forged, by who brought them and whose they were to be.
+    forged: BTreeMap<(NodeId, NodeId), u32>,
+    /// Members that others only speak of, in the order in which they did.
+    pub(super) invented: VecDeque<NodeId>,
     /// Suspicions begun on others' words.
     accusations: BTreeMap<(Role, NodeId), u16>,
 }
@@ -42,6 +46,7 @@ impl Budgets {
         self.shut.retain(|_, (until, _)| now < *until);
         self.spent.clear();
         self.told.clear();
+        self.forged.clear();
         self.accusations.clear();
     }
 }
@@ -54,11 +59,18 @@ impl Mesh {
     }
 
     /// Drops a page that its owner did not sign: who brought it may not have known the owner.
-    pub(super) fn forgery(&mut self, peer: NodeId) {
+    pub(super) fn forgery(&mut self, peer: NodeId, owner: NodeId) {
         let why = "a page that its owner did not sign";
         self.stats.dropped_forged += 1;
         self.drop_garbage(peer, why);
+        *self.budgets.forged.entry((peer, owner)).or_default() += 1;
         self.charge(peer, DOUBTFUL, why);
+    }
+
+    /// Whether so many pages of this owner's were forged that this peer has brought that no more is looked at for a while.
+    /// An owner with two keys can have them brought by whom it likes: nobody is shut out for those of one.
+    pub(super) fn is_tired_of(&self, peer: NodeId, owner: NodeId) -> bool {
+        self.budgets.forged.get(&(peer, owner)).is_some_and(|forged| *forged >= FORGED_OF_ONE)
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.
@@ -68,10 +80,13 @@ impl Mesh {
         }
     }
 
-    /// Drops a claim from beyond the future: clocks may differ by more than they should.
-    pub(super) fn implausible(&mut self, peer: NodeId) {
+    /// Drops a claim from beyond the future: clocks may differ by more than they should. It is charged to nobody who says it
+    /// of another: he may have it from that other himself, who is believed further than hearsay is.
+    pub(super) fn implausible(&mut self, peer: NodeId, about: NodeId) {
         self.stats.dropped_unauthorized += 1;
-        self.charge(peer, DOUBTFUL, "a generation from the far future");
+        if peer == about {
+            self.charge(peer, DOUBTFUL, "a generation from the far future");
+        }
     }
 
     /// Counts garbage, and tells of it once in a while.
@@ -134,6 +149,8 @@ const BUDGET: u32 = 4_096;
 const GARBAGE: u32 = 64;
 /// What an honest relay may bring: four times what it hands on unchecked for one peer.
 const DOUBTFUL: u32 = 1;
+/// Forged pages of one owner that one peer may bring within a minute: far fewer than would shut it out.
+const FORGED_OF_ONE: u32 = 64;
 /// How long a peer is shut out: long enough for its operator to see it, short enough for a mended one.
 const SHUT_OUT: Duration = Duration::from_secs(60);
 /// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.

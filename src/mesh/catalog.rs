@@ -28,7 +28,7 @@ use super::{
     ring::Ring,
     wire::Mark,
 };
-use crate::model::{Epoch, HealthReport, InstanceId, Node, Registration, Time};
+use crate::model::{Epoch, HealthReport, InstanceId, Node, NodeId, Registration, Time};
 
 /// The most rows one owner may have; a registration with checks takes two.
 pub(super) const MAX_ROWS: usize = 50_000;
@@ -73,7 +73,7 @@ pub(super) struct Book {
     /// Since when it was read as far as it goes and is not what its owner signed.
     unsound: Option<Time>,
     /// It is read anew for that.
-    disputed: bool,
+    disputed: Option<Dispute>,
     papers: Papers,
     /// The reader fell below the floor and reads the book again from the start.
     reread: Option<Reread>,
@@ -88,6 +88,16 @@ struct Papers {
     version: u64,
     page: Bytes,
     vouched: Option<Vouched>,
+}
+
+/// A book that was not what its owner signed.
+#[derive(Clone, Copy, Debug)]
+struct Dispute {
+    /// Who alone is heard on it, if anybody could be asked.
+    asked: Option<NodeId>,
+    /// How often he or another was asked since it was begun anew, and how often that was.
+    rounds: u8,
+    tries: u8,
 }
 
 /// How far a book was read again, and the floor to reach before unconfirmed rows go.

@@ -98,7 +98,7 @@ fn write(book: &mut Book, now: Time, instance: u8, port: Option<u16>) {
 fn catch_up(reader: &mut Book, teller: &Book, notary: &Numbers, now: Time) {
     for round in 0..4 {
         if round == 2 && !reader.is_whole() {
-            reader.read_anew();
+            reader.read_anew(now, None);
         }
         for sheet in teller.sheets(reader.mark()) {
             read(reader, notary, now, sheet.bytes, Some(sheet.told));

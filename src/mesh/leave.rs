@@ -90,7 +90,8 @@ impl Mesh {
     /// epochs that are known prove nothing: anybody may have kept them.
     pub(super) fn hear_of_a_new_life(&mut self, now: Time, id: NodeId, epoch: Epoch) {
         let generation = Generation::first(epoch);
-        let is_new = self.roster.get(id).is_some_and(|seen| seen.generation.epoch() < epoch);
+        // Of whom nobody has spoken yet, or said what nobody believes, this is enough to know.
+        let is_new = self.roster.get(id).is_none_or(|seen| seen.generation.epoch() < epoch);
         if is_new && self.is_plausible(now, id, id, epoch) {
             let alive = Fact { id, generation, incarnation: 0, state: MemberState::Alive, by: id };
             self.judge(now, &alive, Cause::Told);

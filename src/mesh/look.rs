@@ -66,7 +66,7 @@ impl Seen {
 impl Mesh {
     /// Looks whether a member is there, unless that is being done for as good a reason.
     pub(super) fn look(&mut self, now: Time, id: NodeId, purpose: Purpose) {
-        if !self.roster.get(id).is_some_and(|seen| seen.state.is_shown()) {
+        if !self.roster.get(id).is_some_and(|seen| seen.named && seen.state.is_shown()) {
             return;
         }
         if let Some(look) = self.looks.get_mut(&id)
@@ -217,7 +217,11 @@ impl Mesh {
         if !was_asked {
             self.stats.vouches_unasked += 1;
         } else if let Some(seen) = self.roster.get_mut(about) {
-            seen.vouched = now;
+            // Of somebody who has left, and never answered here, a single voice would make one who is back.
+            let is_gone = self.looks.get(&about).is_some_and(|look| look.purpose == Purpose::Goodbye);
+            if !is_gone || seen.answered > Time::ZERO {
+                seen.vouched = now;
+            }
         }
     }
 }

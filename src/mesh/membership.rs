@@ -93,7 +93,7 @@ impl Mesh {
     pub(super) fn hear(&mut self, now: Time, from: NodeId, fact: &Fact) {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
         if !self.is_plausible(now, from, fact.id, fact.generation.epoch()) {
-            self.implausible(from);
+            self.implausible(from, fact.id);
         } else if forged || (from != fact.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
         } else if self.is_return_on_hearsay(from, fact) {
@@ -111,14 +111,17 @@ impl Mesh {
         }
     }
 
-    /// Whether a claim names more renewals than any process can have made: nobody may use up another's generations.
+    /// Whether a claim names more renewals than any process can have made, or more denials: nobody may use up another's
+    /// generations.
     fn is_leap(&self, fact: &Fact) -> bool {
-        let known = match self.roster.get(fact.id) {
-            Some(seen) => seen.generation,
-            None if fact.id == self.id => self.swim.generation(),
+        let (known, denials) = match self.roster.get(fact.id) {
+            Some(seen) => (seen.generation, seen.incarnation),
+            None if fact.id == self.id => (self.swim.generation(), self.swim.incarnation()),
             None => return false,
         };
-        fact.generation.epoch() == known.epoch() && fact.generation.0 - known.0.min(fact.generation.0) > MAX_LEAP
+        let renewed = fact.generation.0.saturating_sub(known.0);
+        let denied = if renewed == 0 { fact.incarnation.saturating_sub(denials) } else { fact.incarnation };
+        fact.generation.epoch() == known.epoch() && (renewed > MAX_LEAP || u64::from(denied) > MAX_LEAP)
     }
 
     /// Takes a claim over where it wins. False where there is no room for one more member.
@@ -144,6 +147,7 @@ impl Mesh {
         if self.roster.len() >= MAX_MEMBERS && cause == Cause::Hello {
             self.forget_the_invented(now, Duration::ZERO);
         }
+        self.make_room_for(fact.id);
         if self.roster.len() >= MAX_MEMBERS {
             self.stats.dropped_full += 1;
             return false;
@@ -190,8 +194,11 @@ impl Mesh {
             self.changes.insert(Change::Member(id));
         } else {
             self.show(id);
-            self.roster.get_mut(id).into_iter().for_each(|seen| seen.cause = cause);
-            self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
+            let Some(seen) = self.roster.get_mut(id) else { return };
+            seen.cause = cause;
+            if seen.named {
+                self.outbox.push(Output::Event(Event::Member { node: id, was, now: state, cause }));
+            }
         }
         if state == MemberState::Down {
             self.give_up(now, id);
@@ -272,7 +279,7 @@ impl Mesh {
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
     pub(super) fn on_renew(&mut self, now: Time, from: NodeId, generation: Generation) {
         if !self.is_plausible(now, from, self.id, generation.epoch()) {
-            self.implausible(from);
+            self.implausible(from, self.id);
         } else if generation > self.swim.generation() {
             self.rise(now, generation);
         } else if generation == self.swim.generation() && !self.leaving {
@@ -322,7 +329,7 @@ impl Mesh {
             return;
         }
         if !self.is_plausible(now, from, from, head.source.generation.epoch()) {
-            return self.implausible(from);
+            return self.implausible(from, from);
         }
         if matches!(head.kind, Kind::Ack | Kind::IndirectAck) {
             self.on_answer(now, from);

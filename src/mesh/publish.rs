@@ -14,6 +14,7 @@ use super::{
     membership::MAX_MEMBERS,
     page::{Signed, Told},
     plausible::RISE,
+    roster::Seen,
     rumor::{Copy, Rumor},
     voucher::Proof,
     wire::{self, Fact, Frame, Mark, Want},
@@ -216,23 +217,21 @@ impl Mesh {
             Ok(Some(inner @ (Frame::Page { .. } | Frame::Facts(_)))) if to != self.id && to != from => inner,
             _ => return self.garbage(from, "a frame to pass on that is not fit to be"),
         };
-        // Whoever gets it holds it against this node.
-        let fit = match &inner {
-            Frame::Page { page, .. } => self.may_hand_on(now, from, page),
-            Frame::Facts(facts) => {
-                // What this node says of itself counts more than hearsay: it hands on none of that.
-                if facts.iter().any(|fact| fact.id == self.id) {
-                    return self.garbage(from, "a frame to pass on that is not fit to be");
-                }
-                let fit = facts.iter().all(|fact| self.is_plausible(now, from, fact.id, fact.generation.epoch()));
-                if !fit {
-                    self.implausible(from);
-                }
-                fit
-            }
+        // What this node says of itself counts more than hearsay: it hands on none of that.
+        let is_own = match &inner {
+            Frame::Facts(facts) => facts.iter().any(|fact| fact.id == self.id),
             _ => false,
         };
-        if fit && self.roster.get(to).is_some_and(|seen| seen.state.is_shown()) {
+        if is_own {
+            return self.garbage(from, "a frame to pass on that is not fit to be");
+        }
+        let inner = match inner {
+            // Nor does it say, of what it has not read itself, what stands before it no more.
+            Frame::Page { page, .. } if self.may_hand_on(now, from, page) => Frame::Page { told: Told::NOTHING, page },
+            Frame::Facts(facts) => Frame::Facts(facts),
+            _ => return,
+        };
+        if self.roster.get(to).is_some_and(|seen| seen.state.is_shown()) {
             self.send(to, &inner);
         }
     }
@@ -246,6 +245,13 @@ impl Mesh {
                 return false;
             }
         };
+        if signed.page.owner == self.id {
+            self.garbage(from, "a frame to pass on that is not fit to be");
+            return false;
+        }
+        if self.is_tired_of(from, signed.page.owner) {
+            return false;
+        }
         match self.prove(now, &signed) {
             Proof::Genuine => true,
             Proof::Unknown => self.may_gossip(from),
@@ -296,7 +302,7 @@ impl Mesh {
             return;
         }
         if !self.is_plausible(now, from, fact.id, fact.generation.epoch()) {
-            return self.implausible(from);
+            return self.implausible(from, fact.id);
         }
         self.hear(now, from, &fact);
         self.revived.clear();
@@ -320,7 +326,7 @@ impl Mesh {
             // Law 3: nobody tells this node what it wrote.
             return Taken::Refused;
         }
-        if self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {
+        if self.is_tired_of(from, owner) || self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {
             // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
             return Taken::Refused;
         }
@@ -348,11 +354,9 @@ impl Mesh {
             // The last words of one who is gone.
             return Taken::Rows(0);
         }
-        let may_mislead = from != owner && self.is_reached(owner);
         let mesh = &self.config.mesh;
         let book = self.catalog.entry(owner, || Book::new(epoch));
-        if may_mislead && book.is_disputed(now) {
-            // Its owner is asked: whoever misled this node would do it again.
+        if !book.hears(from) {
             return Taken::Rows(0);
         }
         let merged = book.merge(now, mesh, &signed, told);
@@ -396,24 +400,21 @@ impl Mesh {
         }
     }
 
-    /// Reads those books anew that are not what their owners signed. Their owners are asked, where they can be.
+    /// Reads those books anew that are not what their owners signed: from their owners, where they are linked, else from
+    /// another peer each time.
     pub(super) fn settle_disputes(&mut self, now: Time) {
         let disputed: Vec<NodeId> =
             self.catalog.iter().filter(|(_, book)| book.is_disputed(now)).map(|(id, _)| id).collect();
         for owner in disputed {
-            let is_reached = self.is_reached(owner);
+            let linked = |seen: &Seen| seen.linked && seen.state.is_shown();
+            let other = self.random_member(linked);
+            let is_linked = self.roster.get(owner).is_some_and(linked);
             let Some(book) = self.catalog.get_mut(owner) else { continue };
-            self.stats.books_misread += u64::from(book.mark().version > 0);
-            book.read_anew();
+            let asked = if is_linked && book.asks_the_owner() { Some(owner) } else { other };
+            self.stats.books_misread += u64::from(book.read_anew(now, asked));
             let mark = book.mark();
-            if is_reached {
-                self.send(owner, &Frame::Want(Want { marks: vec![(owner, mark)] }));
-            }
+            asked.into_iter().for_each(|asked| self.send(asked, &Frame::Want(Want { marks: vec![(owner, mark)] })));
         }
-    }
-
-    fn is_reached(&self, id: NodeId) -> bool {
-        self.roster.get(id).is_some_and(|seen| seen.linked && seen.state == MemberState::Alive)
     }
 
     /// A book has a gap, or its owner is not known: if that is still so in a moment, asks who brought the news.

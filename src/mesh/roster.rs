@@ -184,9 +184,9 @@ impl Seen {
 }
 
 impl Roster {
-    /// How many are Alive or Suspect.
+    /// How many are Alive or Suspect, and not only spoken of.
     pub(super) fn shown(&self) -> usize {
-        self.iter().filter(|(_, seen)| seen.state.is_shown()).count()
+        self.iter().filter(|(_, seen)| seen.named && seen.state.is_shown()).count()
     }
 }
 

@@ -64,7 +64,7 @@ impl Copy {
     /// The same for somebody who does not take it from us: unnumbered, to be handed on by another.
     pub(super) fn loose(&self) -> Frame<'_> {
         match &self.rumor {
-            Rumor::Rows(page) => Frame::Page { told: Told { since: u64::MAX, floor: 0 }, page },
+            Rumor::Rows(page) => Frame::Page { told: Told::NOTHING, page },
             Rumor::Fact(fact) => Frame::Facts(vec![*fact]),
         }
     }
@@ -232,7 +232,9 @@ impl Rumors {
         let passes_on = (tries >= TRIES || !hopeful) && until != leaf(to);
         let mut copies = Vec::new();
         if passes_on {
-            let next = roster.arc(to, until).find(|(id, seen)| *id != self.this && seen.state == MemberState::Alive);
+            let next = roster
+                .arc(to, until)
+                .find(|(id, seen)| *id != self.this && seen.named && seen.state == MemberState::Alive);
             copies.extend(next.and_then(|(heir, _)| self.send(now, heir, until, rumor.clone(), 0)));
         }
         if hopeful && tries < LAST_TRIES {

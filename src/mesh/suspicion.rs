@@ -183,7 +183,7 @@ impl Mesh {
 
     /// Whether this node is one of a member's neighbours on the ring; all are, in a mesh too small to have others.
     pub(super) fn observes(&self, id: NodeId) -> bool {
-        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.state == MemberState::Alive);
+        let neighbours = self.roster.arc(id, id).filter(|(_, seen)| seen.named && seen.state == MemberState::Alive);
         neighbours.take(OBSERVERS).take_while(|(next, _)| self.is_before(id, *next)).count() < OBSERVERS
     }
 

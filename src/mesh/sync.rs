@@ -118,15 +118,16 @@ impl Mesh {
         Standing { fact: self.fact_of_this(MemberState::Alive), mark: self.book().mark() }
     }
 
-    fn standings(&self, wanted: impl Fn(NodeId) -> bool) -> Vec<Standing> {
+    fn standings(&self, to: NodeId, wanted: impl Fn(NodeId) -> bool) -> Vec<Standing> {
         let this = wanted(self.id).then(|| self.standing_of_this());
         let others =
             self.roster.iter().filter(|(id, seen)| wanted(*id) && seen.named && seen.state != MemberState::Left);
-        let others = others.map(|(id, seen)| Standing {
-            fact: seen.fact(id, self.id),
-            mark: self.catalog.get(id).map(Book::mark).unwrap_or_default(),
-        });
+        let others = others.map(|(id, seen)| Standing { fact: seen.fact(id, self.id), mark: self.mark_for(to, id) });
         this.into_iter().chain(others).collect()
+    }
+
+    fn mark_for(&self, peer: NodeId, owner: NodeId) -> Mark {
+        self.catalog.get(owner).map(|book| book.mark_for(peer)).unwrap_or_default()
     }
 
     /// Compares all with a peer, beginning with one hash.
@@ -224,7 +225,7 @@ impl Mesh {
 
     /// Sends what is known of the members `wanted`, split so that each stream stays small.
     fn send_digests(&mut self, peer: NodeId, wanted: impl Fn(NodeId) -> bool, buckets: &[u8]) {
-        let mut standings = self.standings(wanted);
+        let mut standings = self.standings(peer, wanted);
         if standings.len() <= STANDINGS {
             return self.send_digest(peer, buckets.to_vec(), standings);
         }
@@ -273,14 +274,14 @@ impl Mesh {
             {
                 facts.push(ours);
             }
-            let ours = self.catalog.get(fact.id).map(Book::mark).unwrap_or_default();
+            let ours = self.mark_for(from, fact.id);
             let (we, they) = ((ours.epoch, ours.version), (mark.epoch, mark.version));
             if we > they {
                 behind.insert(fact.id, *mark);
             } else if we < they && fact.id == self.id {
                 // Somebody knows more of this node's book than it ever wrote.
                 if !self.is_plausible(now, from, self.id, mark.epoch) {
-                    return self.implausible(from);
+                    return self.implausible(from, self.id);
                 }
                 self.rise(now, Generation::first(mark.epoch));
             } else if we < they && self.roster.get(fact.id).is_some_and(|seen| seen.state.is_shown()) {
@@ -288,7 +289,7 @@ impl Mesh {
             }
         }
         let covered = |id: NodeId| digest.buckets.is_empty() || digest.buckets.contains(&bucket_of(id));
-        for Standing { fact, .. } in self.standings(covered) {
+        for Standing { fact, .. } in self.standings(from, covered) {
             if told.binary_search(&fact.id).is_err() && fact.state.is_shown() {
                 behind.insert(fact.id, Mark::default());
             }

@@ -8,7 +8,7 @@ mod moves;
 mod protection;
 mod ready;
 mod singles;
-mod vouchers;
+pub(super) mod vouchers;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -63,7 +63,8 @@ impl Mesh {
         }
         let by_key = book.and_then(Book::key).map(|key| signed.is_signed_with(key, &*notary));
         let known = match by_key {
-            Some(false) => Proof::Forged,
+            // A process has one key, whatever else its certificate vouches for.
+            Some(false) => return Proof::Forged,
             _ if self.is_barred(page.owner) => Proof::Unvouched,
             Some(true) => Proof::Genuine,
             None => Proof::Unknown,
@@ -77,7 +78,6 @@ impl Mesh {
             return known;
         }
         let Ok(vouched) = notary.vouched(&node.name, &node.voucher, self.wall_clock(now)) else {
-            // A process has one key: who is known by another did not write this.
             return if by_key.is_none() { Proof::Unvouched } else { known };
         };
         if !signed.is_signed_with(&vouched.key, &*notary) {
@@ -99,7 +99,7 @@ impl Mesh {
     /// himself, and is charged for none of them.
     pub(super) fn refuse_page(&mut self, from: NodeId, owner: NodeId, proof: Proof) {
         if proof == Proof::Forged {
-            return self.forgery(from);
+            return self.forgery(from, owner);
         }
         self.stats.dropped_unauthorized += 1;
         if self.is_barred(owner) {
@@ -110,7 +110,7 @@ impl Mesh {
             self.unvouched.insert(owner);
         }
         if !self.may_gossip(from) {
-            self.forgery(from);
+            self.forgery(from, owner);
         }
     }
 

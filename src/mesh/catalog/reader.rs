@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Book, MAX_BOOK_BYTES, MAX_ROWS, MOSTLY_IDLE, Merged, Papers, Reread, Row, Rows};
+use super::{Book, Dispute, MAX_BOOK_BYTES, MAX_ROWS, MOSTLY_IDLE, Merged, Papers, Reread, Row, Rows};
 use crate::{
     mesh::{
         claim::{Claim, Key, ROW_HEAD},
@@ -69,9 +69,9 @@ impl Book {
         }
         if self.is_whole() {
             self.settle(&mut merged);
-        } else if self.is_read() {
+        } else {
             // Rows that went since then may be told of in a page that is on its way.
-            self.unsound.get_or_insert(now);
+            self.unsound = self.is_read().then(|| self.unsound.unwrap_or(now));
         }
         merged
     }
@@ -196,7 +196,7 @@ impl Book {
 
     /// The book was read as far as it goes, and comes to what its owner signed: what was not found in it goes.
     fn settle(&mut self, merged: &mut Merged) {
-        (self.unsound, self.disputed) = (None, false);
+        (self.unsound, self.disputed) = (None, None);
         let Some(rows) = self.rows.as_mut().filter(|rows| rows.unconfirmed) else { return };
         rows.unconfirmed = false;
         let gone: Vec<_> = rows.by_key.extract_if(.., |_, row| row.version == 0 || row.doubted).collect();
@@ -210,15 +210,45 @@ impl Book {
 
     /// Whether it is not what its owner signed, for longer than an answer is on its way; or is being read anew for that.
     pub(in crate::mesh) fn is_disputed(&self, now: Time) -> bool {
-        self.disputed || self.unsound.is_some_and(|since| now.since(since) >= UNDER_WAY)
+        self.disputed.is_some() || self.is_unsound(now)
     }
 
-    /// Begins to read the book again, unless that is being done. What was read is shown until then.
-    pub(in crate::mesh) fn read_anew(&mut self) {
-        if self.disputed && self.unsound.is_none() {
-            return;
+    fn is_unsound(&self, now: Time) -> bool {
+        self.unsound.is_some_and(|since| now.since(since) >= UNDER_WAY)
+    }
+
+    /// Whether its owner should be asked for it: every other time, for he may not answer.
+    pub(in crate::mesh) fn asks_the_owner(&self) -> bool {
+        self.disputed.is_none_or(|dispute| dispute.rounds.is_multiple_of(2))
+    }
+
+    /// Whether what a peer brings of it counts. Whoever misled this node would do it again: in a dispute who was asked is
+    /// heard alone.
+    pub(in crate::mesh) fn hears(&self, peer: NodeId) -> bool {
+        self.disputed.and_then(|dispute| dispute.asked).is_none_or(|asked| asked == peer)
+    }
+
+    /// How far a peer is told that it was read: one that is not heard need not send what it has.
+    pub(in crate::mesh) fn mark_for(&self, peer: NodeId) -> Mark {
+        if self.hears(peer) { self.mark } else { Mark { version: self.written, ..self.mark } }
+    }
+
+    /// Begins to read the book again, by what `asked` will say, or goes on with that. What was read is shown until then.
+    /// Where that comes to the same again and again, its owner counts otherwise than others. True if it is begun.
+    pub(in crate::mesh) fn read_anew(&mut self, now: Time, asked: Option<NodeId>) -> bool {
+        let tries = self.disputed.map_or(0, |dispute| dispute.tries);
+        match &mut self.disputed {
+            Some(dispute) if self.unsound.is_none_or(|since| now.since(since) < UNDER_WAY) => {
+                (dispute.asked, dispute.rounds) = (asked, dispute.rounds.wrapping_add(1));
+                return false;
+            }
+            _ if tries >= MAX_TRIES => {
+                (self.unsound, self.disputed, self.uncounted) = (None, None, true);
+                return false;
+            }
+            disputed => *disputed = Some(Dispute { asked, rounds: 0, tries: tries + 1 }),
         }
-        (self.unsound, self.disputed) = (None, true);
+        self.unsound = None;
         self.mark = Mark { epoch: self.mark.epoch, ..Mark::default() };
         self.tally = Tally::default();
         if self.papers.version > 0 {
@@ -226,9 +256,12 @@ impl Book {
         }
         let rows = self.rows.take();
         self.inherit(rows);
+        true
     }
 }
 
+/// How often a book is read anew before its owner is taken at his pages alone.
+const MAX_TRIES: u8 = 4;
 /// What one answer says has come within so long.
 const UNDER_WAY: Duration = Duration::from_secs(5);
 /// The most pieces of a book read ahead of a gap; more are shown and not remembered: the next sync brings them again.

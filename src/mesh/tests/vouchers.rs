@@ -5,7 +5,7 @@ use crate::model::NodeName;
 
 /// What a node's notary goes by.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Papers {
+pub(in crate::mesh) struct Papers {
     /// The authority by which its node is vouched for. What the one called [`ENDING`] signs is good until [`ENDS`].
     pub(super) signs: u8,
     /// Those that are believed.
@@ -14,7 +14,7 @@ pub(super) struct Papers {
     pub(super) denies: &'static [&'static str],
 }
 
-pub(super) const FIRST: Papers = Papers { signs: 0, believes: &[0, ENDING], denies: &[] };
+pub(in crate::mesh) const FIRST: Papers = Papers { signs: 0, believes: &[0, ENDING], denies: &[] };
 pub(super) const ENDING: u8 = 9;
 pub(super) const ENDS: u64 = UNIX_MILLIS + 90_000;
 
@@ -25,7 +25,7 @@ struct Under {
     numbers: Numbers,
 }
 
-pub(super) fn under(papers: Papers, node: &NodeName, boot: u64) -> SharedNotary {
+pub(in crate::mesh) fn under(papers: Papers, node: &NodeName, boot: u64) -> SharedNotary {
     Arc::new(Under { papers, numbers: Numbers::new(1, node, boot) })
 }
 
