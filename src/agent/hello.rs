@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     gazette::Heard,
     namesake::meet_namesake,
-    quic::{Code, canonical},
+    quic::{Code, canonical, read_all},
     traffic::Traffic,
     trust::{self, Trust, farewell},
     usher::is_invited,
@@ -325,7 +325,7 @@ async fn say(to: &mut SendStream, hello: &Hello) -> Result<(), Broken> {
 }
 
 async fn hear(from: &mut RecvStream) -> Result<Hello, Broken> {
-    let bytes = from.read_to_end(MAX_HELLO).await.map_err(|why| match why {
+    let bytes = read_all(from, MAX_HELLO).await.map_err(|why| match why {
         quinn::ReadToEndError::Read(quinn::ReadError::ConnectionLost(why)) => Broken::Lost(why),
         _ => Broken::Protocol("does not say hello"),
     })?;

@@ -9,7 +9,8 @@ use std::{
 
 use aws_lc_rs::hmac;
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ReadToEndError, RecvStream, ServerConfig, TransportConfig,
+    VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use quinn_proto::HashedConnectionIdGenerator;
@@ -129,6 +130,28 @@ fn transport() -> TransportConfig {
 /// An address as people write it: IPv4 heard on an IPv6 socket is IPv4.
 pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Reads a stream to its end, which comes within `most` bytes.
+pub(super) async fn read_all(stream: &mut RecvStream, most: usize) -> Result<Vec<u8>, ReadToEndError> {
+    let mut all = Vec::new();
+    read_into(stream, most, &mut all).await?;
+    Ok(all)
+}
+
+/// The same into what the caller has made for it, so that nothing secret is left behind where it grows.
+///
+/// Each piece that QUIC hands out holds all of what the socket gave with it, up to 64 KB (GRO); so it is copied and let go
+/// of at once. `RecvStream::read_to_end` keeps all pieces until the end: a message in pieces of a byte is gigabytes there.
+pub(super) async fn read_into(stream: &mut RecvStream, most: usize, all: &mut Vec<u8>) -> Result<(), ReadToEndError> {
+    // In order: of what waits for an earlier piece QUIC itself makes few.
+    while let Some(piece) = stream.read_chunk(most, true).await? {
+        if piece.bytes.len() > most - all.len() {
+            return Err(ReadToEndError::TooLong);
+        }
+        all.extend_from_slice(&piece.bytes);
+    }
+    Ok(())
 }
 
 /// EAFNOSUPPORT, which the standard library has no kind for.

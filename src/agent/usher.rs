@@ -20,7 +20,7 @@ use super::{
     gazette,
     hello::{Greeter, TLS_ALERTS, chain},
     journal::{Journal, News, Paper},
-    quic::{Code, canonical},
+    quic::{Code, canonical, read_all, read_into},
     seek::resolve,
     trust::{self, Granted, Invitation, Request, Says, Trust},
     view::View,
@@ -52,7 +52,7 @@ pub(super) async fn usher(trust: &Trust, view: &View, journal: &Journal, refused
 
 async fn serve(trust: &Trust, view: &View, journal: &Journal, connection: &Connection) -> Result<(), String> {
     let (mut to, mut from) = connection.accept_bi().await.map_err(|why| why.to_string())?;
-    let asked: Request = read(&from.read_to_end(MAX_REQUEST).await.map_err(|why| format!("its request: {why}"))?)?;
+    let asked: Request = read(&read_all(&mut from, MAX_REQUEST).await.map_err(|why| format!("its request: {why}"))?)?;
     let has = |name: &NodeName| {
         let id = NodeId::of(trust.mesh(), name);
         // Who has left may come back by that name.
@@ -156,7 +156,10 @@ async fn exchange(connection: &Connection, request: &[u8]) -> Result<Granted, St
     let (mut to, mut from) = connection.open_bi().await.map_err(|why| why.to_string())?;
     to.write_all(request).await.map_err(|why| why.to_string())?;
     to.finish().map_err(|why| why.to_string())?;
-    read(&Zeroizing::new(from.read_to_end(MAX_GRANT).await.map_err(|why| why.to_string())?))
+    // All of its room at once: what has to grow leaves secrets where it was.
+    let mut answer = Zeroizing::new(Vec::with_capacity(MAX_GRANT));
+    read_into(&mut from, MAX_GRANT, &mut answer).await.map_err(|why| why.to_string())?;
+    read(&answer)
 }
 
 /// Why the other side hung up, or we did.
