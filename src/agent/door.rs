@@ -1,11 +1,12 @@
 //! Who calls: strangers cost little, whoever they are, and a member of the mesh is let in.
 //!
 //! Few calls are answered at a time; when many come, a caller must first prove its address (RFC 9000 section 8.1.2), and
-//! what is beyond that is refused unread; so are those whose proven calls came to nothing too often.
+//! what is beyond that is refused unread; so are nearly all of those whose proven calls came to nothing too often (see
+//! [`super::left`]).
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv6Addr},
+    collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,8 +19,9 @@ use tokio::{
 use super::{
     hello::{GREETING, Greeter, Met, Missed},
     journal::Journal,
+    left::{Caller, Left},
     peers::Arrival,
-    quic::{IDLE, canonical},
+    quic::canonical,
     usher::usher,
     view::View,
     will::is_last_will,
@@ -40,7 +42,6 @@ pub(super) async fn listen(
     let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
         let under_way = MAX_ANSWERING - answering.available_permits();
-        // A first packet that says goodbye leaves a connection behind that quinn keeps until it has idled long enough.
         let left_behind = greeter.endpoint.open_connections().saturating_sub(*links.borrow() + under_way);
         let busy = under_way > MAX_UNPROVEN || left_behind > MAX_LEFT_BEHIND;
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
@@ -52,8 +53,9 @@ pub(super) async fn listen(
         // Only this task hands them out: who alone holds it has no caller under way.
         sources.retain(|_, seats| Arc::strong_count(seats) > 1);
         let source = canonical(incoming.remote_address()).ip();
+        let caller = Caller::at(source, &view);
         let is_proven = incoming.remote_address_validated();
-        if is_proven && left.is_too_much_of(source, Instant::now()) {
+        if is_proven && !left.answers(caller, left_behind, Instant::now()) {
             greeter.traffic.refused.add(1);
             incoming.refuse();
             continue;
@@ -75,7 +77,7 @@ pub(super) async fn listen(
             let from = canonical(incoming.remote_address());
             let met = greeter.answer(incoming).await;
             if is_proven && met.as_ref().is_err_and(Missed::is_hung_up) {
-                left.add(source, Instant::now());
+                left.add(caller, Instant::now());
             }
             match met {
                 Ok(met) if is_last_will(&met.hello) => hear_will(&greeter, met, &arrivals).await,
@@ -124,34 +126,6 @@ impl Seldom {
     }
 }
 
-/// Connections that callers with proven addresses have hung up on before they stood: how many each has left behind, and
-/// since when they are counted. A network of IPv6 is one caller, who may have any address of it.
-#[derive(Debug, Default)]
-struct Left(Mutex<BTreeMap<IpAddr, (u32, Instant)>>);
-
-impl Left {
-    fn add(&self, source: IpAddr, now: Instant) {
-        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.retain(|_, (_, since)| now - *since < IDLE);
-        if counted.len() < MAX_COUNTED || counted.contains_key(&network(source)) {
-            counted.entry(network(source)).or_insert((0, now)).0 += 1;
-        }
-    }
-
-    fn is_too_much_of(&self, source: IpAddr, now: Instant) -> bool {
-        let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.get(&network(source)).is_some_and(|(count, since)| *count >= MAX_LEFT_BY_ONE && now - *since < IDLE)
-    }
-}
-
-/// The part of an address that one caller cannot choose.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-        IpAddr::V4(_) => address,
-    }
-}
-
 /// Handshakes under way from now on for callers who have proved their address.
 const MAX_ANSWERING: usize = 256;
 /// And how many of them for one address, so that it does not take all seats.
@@ -161,16 +135,20 @@ const MAX_UNPROVEN: usize = 64;
 /// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address: those that
 /// are closing after a busy moment are some hundreds.
 const MAX_LEFT_BEHIND: usize = 512;
-/// And how many of these one caller may leave who has proved his address, 5 MB, until the first of them are gone.
-const MAX_LEFT_BY_ONE: u32 = 256;
-/// Callers counted at a time: more are more machines than strangers have.
-const MAX_COUNTED: usize = 4096;
 /// One line about callers of a kind in so long a time; the counter of failed handshakes has all strangers.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use rustls::{Side, crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256, quic::Version};
+    use tokio::{net::UdpSocket, task::yield_now};
+
     use super::*;
+    use crate::{
+        agent::{Counter, Secret, hello::tests::greeter, left::MAX_LEFT_BY_ONE},
+        mesh::Member,
+        model::{Epoch, MemberState, Time},
+    };
 
     #[tokio::test]
     async fn strangers_cannot_fill_the_log() {
@@ -179,17 +157,90 @@ mod tests {
         assert_eq!(told, [0, 9, 9, 9]);
     }
 
-    #[tokio::test]
-    async fn who_hangs_up_too_often_is_not_answered_until_that_is_over() {
-        let (left, now) = (Left::default(), Instant::now());
-        let [one, same, other] = ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|address| address.parse().unwrap());
-        for _ in 0..MAX_LEFT_BY_ONE {
-            assert!(!left.is_too_much_of(same, now));
-            left.add(one, now);
+    /// A first packet to this connection id that holds an application's goodbye (RFC 9000 sections 17.2.2 and 19.19).
+    fn goodbye(to: &[u8], token: &[u8]) -> Vec<u8> {
+        const LENGTH: usize = 1200;
+        let suite = TLS13_AES_128_GCM_SHA256.tls13().and_then(|suite| suite.quic_suite()).unwrap();
+        let keys = suite.keys(to, Side::Client, Version::V1).local;
+        let two_bytes = |number: usize| (0x4000 | u16::try_from(number).unwrap()).to_be_bytes();
+        // A number of four bytes.
+        let mut packet = vec![0xc3, 0, 0, 0, 1];
+        for id in [to, b"stranger"] {
+            packet.push(u8::try_from(id.len()).unwrap());
+            packet.extend(id);
         }
-        assert!(left.is_too_much_of(same, now) && !left.is_too_much_of(other, now));
-        assert!(!left.is_too_much_of(same, now + IDLE));
-        left.add(same, now + IDLE);
-        assert!(!left.is_too_much_of(same, now + IDLE), "counted anew");
+        packet.extend(two_bytes(token.len()));
+        packet.extend(token);
+        packet.extend(two_bytes(LENGTH - packet.len() - 2));
+        packet.extend([0; 4]);
+        let mut payload = vec![0; LENGTH - packet.len() - keys.packet.tag_len()];
+        payload[0] = 0x1d;
+        let tag = keys.packet.encrypt_in_place(0, &packet, &mut payload).unwrap();
+        let (first, header) = packet.split_first_mut().unwrap();
+        let number = header.len() - 4;
+        keys.header.encrypt_in_place(&payload[..16], first, &mut header[number..]).unwrap();
+        packet.extend(payload);
+        packet.extend(tag.as_ref());
+        packet
+    }
+
+    /// Calls and hangs up at once; proves its address where that is asked for.
+    async fn hang_up(host: &Greeter, socket: &UdpSocket, call: u64) {
+        let traffic = &host.traffic;
+        let answered =
+            || [&traffic.handshakes_failed, &traffic.retries, &traffic.refused].map(Counter::read).iter().sum::<u64>();
+        let until = async |count| {
+            while answered() < count {
+                yield_now().await;
+            }
+        };
+        let (before, retries) = (answered(), traffic.retries.read());
+        socket.send(&goodbye(&call.to_be_bytes(), b"")).await.unwrap();
+        until(before + 1).await;
+        if traffic.retries.read() > retries {
+            let mut buffer = [0; 2048];
+            let retry = loop {
+                let length = socket.recv(&mut buffer).await.unwrap();
+                // The rest are refusals of earlier calls.
+                if buffer[0] & 0xf0 == 0xf0 {
+                    break &buffer[..length];
+                }
+            };
+            let ids = &retry[5..];
+            let ours = 1 + usize::from(ids[0]);
+            let (theirs, rest) = ids[ours + 1..].split_at(ids[ours].into());
+            socket.send(&goodbye(theirs, &rest[..rest.len() - 16])).await.unwrap();
+            until(before + 2).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_calls_to_say_goodbye_leaves_only_so_much_behind_and_shuts_no_member_out() {
+        let (host, view) = (greeter("a", 1, &Secret::random()), Arc::<View>::default());
+        let (arrivals, _arrived) = mpsc::channel(1);
+        let own = (Arc::clone(&host), Arc::clone(&view));
+        tokio::spawn(listen(own.0, own.1, Arc::default(), watch::channel(0).1, arrivals));
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(host.endpoint.local_addr().unwrap()).await.unwrap();
+        let (began, mut calls) = (Instant::now(), 0..2000);
+        while host.traffic.refused.read() < 10 {
+            let call = hang_up(&host, &socket, calls.next().expect("the limit is not so far"));
+            timeout(Duration::from_secs(60), call).await.expect("each call is answered or not");
+        }
+        let left = host.endpoint.open_connections();
+        let anyway = usize::try_from(began.elapsed().as_secs()).unwrap() + 1;
+        let most = MAX_LEFT_BEHIND + 1 + MAX_LEFT_BY_ONE as usize;
+        assert!((most..=most + anyway).contains(&left), "{left} connections");
+
+        let node = Arc::new(host.hello.load().node.clone());
+        let (id, state, since) = (host.hello.load().id, MemberState::Alive, Time::ZERO);
+        let member =
+            Member { id, node, state, epoch: Epoch(1), since, rtt: None, place: None, version: 1, held: false };
+        view.set_node(&Arc::clone(&member.node).name, Some(member));
+        let refused = host.traffic.refused.read();
+        for call in calls.take(100) {
+            hang_up(&host, &socket, call).await;
+        }
+        assert_eq!(host.traffic.refused.read(), refused, "a member is there too");
     }
 }

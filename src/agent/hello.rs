@@ -80,6 +80,9 @@ pub(super) enum Missed {
     Outcast(ConnectionError),
     #[error("its certificate is revoked in this mesh ({0})")]
     Revoked(ConnectionError),
+    /// It said goodbye as only who has shaken hands may (RFC 9000 section 12.5): no honest caller does.
+    #[error("it hung up at once ({0})")]
+    HungUp(ConnectionError),
     #[error("{0}")]
     Connection(ConnectionError),
     #[error("{0}")]
@@ -99,6 +102,7 @@ impl Missed {
             Self::Stranger(ConnectionError::ConnectionClosed(_))
                 | Self::Untimely(ConnectionError::ConnectionClosed(_))
                 | Self::Outcast(_)
+                | Self::HungUp(_)
                 | Self::Connection(ConnectionError::ConnectionClosed(_))
         )
     }
@@ -153,7 +157,11 @@ impl Greeter {
     /// Answers a call.
     pub(super) async fn answer(&self, incoming: Incoming) -> Result<Met, Missed> {
         let met = timeout(GREETING, async {
-            let connection = incoming.await?;
+            let connection = incoming.await.map_err(|why| match why {
+                // Later it is an honest goodbye: that of a call that another address of ours has answered sooner.
+                ConnectionError::ApplicationClosed(_) => Missed::HungUp(why),
+                _ => why.into(),
+            })?;
             if is_invited(&connection) {
                 return Err(Missed::Guest(connection));
             }

@@ -27,6 +27,7 @@ mod journal;
 mod judge;
 pub(crate) mod keep;
 mod known;
+mod left;
 pub(crate) mod limit;
 mod link;
 mod looks;
