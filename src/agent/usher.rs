@@ -81,12 +81,15 @@ async fn serve(trust: &Trust, view: &View, journal: &Journal, connection: &Conne
 /// # Errors
 /// Why no seed has granted it.
 pub async fn enrol(invitation: &Invitation, node: &NodeName) -> Result<(Granted, Zeroizing<String>), String> {
-    let (request, key) = trust::request(node).map_err(|why| why.to_string())?;
-    let request = written(&request)?;
+    let (asked, key) = trust::request(node).map_err(|why| why.to_string())?;
+    let request = written(&asked)?;
     let mut why = "the token names no seed".to_owned();
     for seed in invitation.seeds() {
         match ask(invitation, *seed, &request).await {
-            Ok(granted) => return Ok((granted, key)),
+            Ok(granted) => match trust::flaw(invitation, &asked, &granted) {
+                None => return Ok((granted, key)),
+                Some(flaw) => why = format!("{seed}: {}, which made the token, grants {flaw}", invitation.by),
+            },
             Err(refusal) => why = format!("{seed}: {refusal}"),
         }
     }
@@ -173,8 +176,8 @@ fn refusal(why: &ConnectionError) -> String {
         }
         ConnectionError::TransportError(ours) if TLS_ALERTS.contains(&u64::from(ours.code)) => {
             format!(
-                "whoever answers there is not of the mesh that the token was made in, or its secrets or authorities were \
-                 changed since, as in a rotation: then make another token ({ours})"
+                "whoever answers there is not the node that made the token, or not of the mesh that the token was made \
+                 in, or its secrets or authorities were changed since, as in a rotation: then make another token ({ours})"
             )
         }
         other => other.to_string(),

@@ -1,8 +1,9 @@
-//! A new machine's way in: an invitation that carries seeds, the authority's fingerprint and a single-use secret.
+//! A new machine's way in: an invitation that carries seeds, who made it, the authority's fingerprint and a single-use
+//! secret.
 //!
 //! The secret never travels: it stands for a key, and who shows that key in the handshake is the one who was invited. The
-//! new machine in turn believes whoever shows an authority with the fingerprint. It is then given a certificate, or the
-//! mesh's secrets, whichever the mesh lives by.
+//! new machine in turn believes the node that made the invitation, under the authority with the fingerprint. It is then
+//! given a certificate, or the mesh's secrets, whichever the mesh lives by.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +20,8 @@ use x509_parser::parse_x509_certificate;
 use zeroize::Zeroizing;
 
 use super::{
-    Broken, Says, Trust, authority, authority::pem, guest::is_under, guests::Guest, lineage::Lineage, papers, san,
+    Broken, Says, Trust, authority, authority::pem, guest::is_under, guests::Guest, lineage::Lineage, papers,
+    proven_name, san,
 };
 use crate::{
     agent::Secret,
@@ -29,6 +31,8 @@ use crate::{
 /// What `hobnob token create` prints.
 pub struct Invitation {
     pub(in crate::agent) mesh: MeshName,
+    /// The node that made it, which alone knows of it.
+    pub(in crate::agent) by: NodeName,
     pub(in crate::agent) seeds: Vec<SocketAddr>,
     pub(in crate::agent) fingerprint: [u8; 32],
     pub(in crate::agent) secret: Secret,
@@ -37,6 +41,7 @@ pub struct Invitation {
 #[derive(Serialize, Deserialize)]
 struct Written {
     mesh: MeshName,
+    by: NodeName,
     #[serde(deserialize_with = "crate::model::list")]
     seeds: Vec<SocketAddr>,
     fingerprint: [u8; 32],
@@ -58,8 +63,8 @@ impl Invitation {
     /// As one word to copy.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        let (mesh, seeds, fingerprint) = (self.mesh.clone(), self.seeds.clone(), self.fingerprint);
-        let written = Written { mesh, seeds, fingerprint, secret: *self.secret.bytes() };
+        let (mesh, by, seeds) = (self.mesh.clone(), self.by.clone(), self.seeds.clone());
+        let written = Written { mesh, by, seeds, fingerprint: self.fingerprint, secret: *self.secret.bytes() };
         let mut bytes = Zeroizing::new(rmp_serde::to_vec_named(&written).unwrap_or_default());
         let sum = checksum(&bytes);
         bytes.extend(sum);
@@ -83,9 +88,9 @@ impl Invitation {
         }
         let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
         from.set_max_depth(MAX_DEPTH);
-        let Written { mesh, seeds, fingerprint, secret } = Written::deserialize(&mut from).ok()?;
+        let Written { mesh, by, seeds, fingerprint, secret } = Written::deserialize(&mut from).ok()?;
         let secret = Secret::from_bytes(secret);
-        (seeds.len() <= Node::MAX_ADDRESSES).then_some(Self { mesh, seeds, fingerprint, secret })
+        (seeds.len() <= Node::MAX_ADDRESSES).then_some(Self { mesh, by, seeds, fingerprint, secret })
     }
 }
 
@@ -102,6 +107,14 @@ pub(in crate::agent) struct Request {
     /// Its SubjectPublicKeyInfo.
     #[serde(deserialize_with = "crate::model::list")]
     pub(in crate::agent) key: Vec<u8>,
+}
+
+impl Request {
+    /// Whether a certificate is for the name and the key in it.
+    pub(super) fn is_named_by(&self, certificate: &CertificateDer<'_>, mesh: &MeshName) -> bool {
+        proven_name(certificate, mesh).is_some_and(|name| name == self.node)
+            && public_key(certificate).is_some_and(|key| key == self.key)
+    }
 }
 
 /// What it is given.
@@ -151,7 +164,8 @@ impl Trust {
         let shown = authority::applicant(&secret)?;
         let key = shown.cert.first().and_then(public_key).ok_or(Broken::Key)?;
         self.guests.expect(Guest::new(key, ttl, node))?;
-        Ok(Invitation { mesh: self.mesh.clone(), seeds, fingerprint: fingerprint(root), secret })
+        let (mesh, by) = (self.mesh.clone(), self.node.clone());
+        Ok(Invitation { mesh, by, seeds, fingerprint: fingerprint(root), secret })
     }
 
     /// Whether the holder of this certificate was invited. One that names anybody is a member's or a forger's: the
@@ -248,7 +262,7 @@ pub(super) mod tests {
     use super::*;
     use crate::agent::{
         keep,
-        trust::{Authority, Error, Files, Pair, Proof, Taken, Tls, Word, guest_tls, proven_name, tests::*},
+        trust::{Authority, Error, Files, Pair, Proof, Taken, Tls, Word, guest_tls, tests::*},
     };
 
     fn invited(by: &Trust, ttl: Duration) -> Invitation {

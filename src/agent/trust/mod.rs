@@ -73,7 +73,7 @@ use crate::{
 };
 use archive::Archive;
 pub(super) use enrol::{Request, request};
-pub(super) use guest::guest_tls;
+pub(super) use guest::{flaw, guest_tls};
 use guests::Guests;
 pub(super) use name::proven_name;
 use name::{SUFFIX, only_san, san};

@@ -80,7 +80,7 @@ impl Trust {
         }
         let leaf = chain.first().filter(|_| self.still_accepts(chain)).ok_or(Broken::Uninvited)?;
         let name = proven_name(leaf, &self.mesh).ok_or(Broken::Uninvited)?;
-        if name != asked.node || public_key(leaf).is_none_or(|key| key != asked.key) {
+        if !asked.is_named_by(leaf, &self.mesh) {
             return Err(Broken::NotYours(name));
         }
         let (shown, now) = (says(leaf).ok_or(Broken::Uninvited)?, SystemTime::now());
@@ -133,8 +133,7 @@ impl Trust {
     /// is believed here, and for longer than the one in use.
     pub(in crate::agent) fn fits(&self, granted: &str) -> Result<String, Broken> {
         let fresh = CertificateDer::from_pem_slice(granted.as_bytes()).map_err(|_| Broken::Pem("cert"))?;
-        let own = self.request_again()?;
-        if proven_name(&fresh, &self.mesh) != Some(own.node) || public_key(&fresh) != Some(own.key) {
+        if !self.request_again()?.is_named_by(&fresh, &self.mesh) {
             return Err(Broken::Apart("key", "cert"));
         }
         self.papers.load().verify(&fresh, &[], UnixTime::now())?;
