@@ -24,7 +24,7 @@ use super::{
     claim::{Claim, Key},
     event::Generation,
     notary::{BookKey, Vouched},
-    page::{Sheet, Shelf, Tally, Told},
+    page::{Census, Seal, Sheet, Shelf, Told},
     ring::Ring,
     wire::Mark,
 };
@@ -65,9 +65,9 @@ pub(super) struct Book {
     mark: Mark,
     /// How far its owner said it goes, and what stood in it then.
     written: u64,
-    stands: Tally,
+    stands: Seal,
     /// What stands as far as it was read, the node's own row included.
-    tally: Tally,
+    census: Census,
     /// Whether that is all nobody can tell: rows came that could not be kept, or its owner counts otherwise.
     uncounted: bool,
     /// Since when it was read as far as it goes and is not what its owner signed.
@@ -131,7 +131,7 @@ impl Book {
     pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, vouched: Option<Vouched>) -> Self {
         let papers = Papers { node: Some(node), version: 1, page, vouched };
         let mut book = Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() };
-        book.tally.stand(1);
+        book.census.stand(1);
         book
     }
 
@@ -141,7 +141,7 @@ impl Book {
 
     /// Whether it was read as far as its owner said it goes, and comes to what he signed.
     pub(super) fn is_whole(&self) -> bool {
-        self.is_read() && (self.uncounted || self.written == 0 || self.tally == self.stands)
+        self.is_read() && (self.uncounted || self.written == 0 || self.census.seal() == self.stands)
     }
 
     const fn is_read(&self) -> bool {
@@ -230,8 +230,8 @@ impl Book {
             }
             self.papers.node = Some(node);
             let before = std::mem::replace(&mut self.papers.version, row.version);
-            Some(before).filter(|before| *before > 0).into_iter().for_each(|before| self.tally.fall(before));
-            self.tally.stand(row.version);
+            Some(before).filter(|before| *before > 0).into_iter().for_each(|before| self.census.fall(before));
+            self.census.stand(row.version);
             merged.node = true;
             return;
         }
@@ -240,13 +240,13 @@ impl Book {
         let new = row.claim.clone();
         rows.shelf.stand(row.page, row.size);
         if row.counts() {
-            self.tally.stand(row.version);
+            self.census.stand(row.version);
         }
         let old = rows.by_key.insert(key.clone(), row);
         if let Some(old) = &old {
             rows.fall(old, top);
             if old.counts() {
-                self.tally.fall(old.version);
+                self.census.fall(old.version);
             }
         }
         let old = old.and_then(|row| row.claim);

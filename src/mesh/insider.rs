@@ -11,7 +11,7 @@ use super::{
     catalog::{MAX_BOOK_BYTES, MAX_ROWS},
     check::MAX_OUTPUT,
     invented::MAX_INVENTED,
-    page::{Tally, Told},
+    page::{Seal, Told},
     tests::{Wired, state, web},
     wire::{Digest, Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, Standing, VERSION, encode_named},
 };
@@ -338,7 +338,7 @@ fn who_hands_on_in_good_faith_is_not_charged_for_a_liar() {
     let mark = wired.nodes[&owner].book().mark();
     let page = |epoch, signer: NodeId, wired: &Wired| {
         let (from, to) = (mark.version, mark.version + 1);
-        Page { owner, epoch, floor: 0, from, to, written: to, stands: Tally::default(), rows: Vec::new() }
+        Page { owner, epoch, floor: 0, from, to, written: to, stands: Seal::default(), rows: Vec::new() }
             .sign(&*wired.nodes[&signer].config.notary)
     };
     let later = crate::model::Epoch(mark.epoch.0 + 1);
@@ -381,7 +381,7 @@ fn reads(wired: &mut Wired, victim: NodeId, liar: NodeId, pages: impl Iterator<I
         let rows: Vec<_> = rows.iter().map(|(key, body)| (key.as_str(), &**body)).zip(from + 1..).map(update).collect();
         to += rows.len() as u64;
         let page =
-            Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, stands: Tally::default(), rows }
+            Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, stands: Seal::default(), rows }
                 .sign(&*notary);
         let mut packet = vec![VERSION];
         Frame::Rows { seq, until: victim, page: &page }.write(&mut packet);

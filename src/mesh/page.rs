@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
 use super::{
     claim::Key,
@@ -88,13 +88,17 @@ impl Told {
 ///
 /// The sum is 512 bits wide (Bellare, Micciancio 1997, the additive hash; Lewi et al. 2019 for such lanes): who has all pages
 /// that a book of the largest size ever had looks 2^40 times and more for others that come to the same (Wagner 2002).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tally {
-    rows: u32,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    rows: u64,
     sum: [u64; 8],
 }
 
-impl Tally {
+/// A census as it is signed: 128 bits of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Seal(u64, u64);
+
+impl Census {
     /// The row of this version stands. Each version of a book is written once.
     pub(super) fn stand(&mut self, version: u64) {
         self.rows += 1;
@@ -107,6 +111,15 @@ impl Tally {
         self.add(version, u64::wrapping_sub);
     }
 
+    pub(super) fn seal(&self) -> Seal {
+        let mut bytes = [0; 72];
+        for (place, number) in bytes.as_chunks_mut().0.iter_mut().zip([self.rows].into_iter().chain(self.sum)) {
+            *place = number.to_le_bytes();
+        }
+        let hash = xxh3_128(&bytes);
+        Seal(hash as u64, (hash >> 64) as u64)
+    }
+
     fn add(&mut self, version: u64, add: fn(u64, u64) -> u64) {
         for (lane, seed) in self.sum.iter_mut().zip(1..) {
             *lane = add(*lane, xxh3_64_with_seed(&version.to_le_bytes(), seed));
@@ -115,9 +128,9 @@ impl Tally {
 
     #[cfg(test)]
     pub(super) fn of(versions: &[u64]) -> Self {
-        let mut tally = Self::default();
-        versions.iter().for_each(|version| tally.stand(*version));
-        tally
+        let mut census = Self::default();
+        versions.iter().for_each(|version| census.stand(*version));
+        census
     }
 }
 

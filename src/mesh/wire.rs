@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     event::Generation,
-    page::{Tally, Told},
+    page::{Seal, Told},
     vivaldi::Place,
 };
 use crate::model::{Epoch, MemberState, NodeId};
@@ -57,7 +57,7 @@ pub(super) struct Page<'a> {
     /// How far the book went when this was signed.
     pub(super) written: u64,
     /// What stood in it then.
-    pub(super) stands: Tally,
+    pub(super) stands: Seal,
     #[serde(deserialize_with = "list", borrow)]
     pub(super) rows: Vec<RowUpdate<'a>>,
 }

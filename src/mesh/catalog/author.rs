@@ -54,7 +54,7 @@ impl Book {
     pub(in crate::mesh) fn sign(&mut self, owner: NodeId, notary: &dyn Notary) -> Vec<Bytes> {
         let Mark { epoch, floor, version: written } = self.mark;
         let rows = self.rows.get_or_insert_default();
-        let (mut from, stands) = (rows.signed, self.tally);
+        let (mut from, stands) = (rows.signed, self.census.seal());
         let mut fresh = std::mem::take(&mut rows.fresh).rows.into_iter().peekable();
         let mut pages = Vec::new();
         while from < written {

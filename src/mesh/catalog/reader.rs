@@ -7,7 +7,7 @@ use super::{Book, Dispute, MAX_BOOK_BYTES, MAX_ROWS, MOSTLY_IDLE, Merged, Papers
 use crate::{
     mesh::{
         claim::{Claim, Key, ROW_HEAD},
-        page::{Signed, Tally, Told, alone},
+        page::{Census, Signed, Told, alone},
         wire::{MAX_ROW, Mark, RowUpdate},
     },
     model::{Epoch, MeshName, NodeId, Time},
@@ -167,7 +167,7 @@ impl Book {
         rows.unconfirmed = true;
         for row in rows.by_key.values_mut().filter(|row| row.version <= floor) {
             if row.counts() {
-                self.tally.fall(row.version);
+                self.census.fall(row.version);
             }
             row.doubted = true;
         }
@@ -250,9 +250,9 @@ impl Book {
         }
         self.unsound = None;
         self.mark = Mark { epoch: self.mark.epoch, ..Mark::default() };
-        self.tally = Tally::default();
+        self.census = Census::default();
         if self.papers.version > 0 {
-            self.tally.stand(self.papers.version);
+            self.census.stand(self.papers.version);
         }
         let rows = self.rows.take();
         self.inherit(rows);

@@ -3,6 +3,7 @@
 use super::{
     super::{
         claim::{Claim, Key},
+        page::Census,
         tests::vouchers,
     },
     *,
@@ -17,7 +18,7 @@ fn pages(wired: &Wired, liar: NodeId, boot: u64) -> [Bytes; 2] {
     let node = Node { voucher: notary.voucher(), ..known.clone() };
     let body = Claim::Node(Arc::new(node)).encode();
     let page = |from, rows: Vec<RowUpdate<'_>>| {
-        let (to, stands) = (from + 1, Tally::default());
+        let (to, stands) = (from + 1, Seal::default());
         Page { owner: liar, epoch, floor: 0, from, to, written: to, stands, rows }.sign(&*notary)
     };
     [page(100, vec![RowUpdate { key: Key::NODE, version: 101, body: Some(&body) }]), page(101, Vec::new())]
@@ -147,7 +148,7 @@ fn who_counts_its_own_rows_wrong_is_read_a_few_times_and_let_be() {
     let (mut wired, ids, liar, victim) = mesh();
     let (mark, notary) = (wired.nodes[&liar].book().mark(), Arc::clone(&wired.nodes[&liar].config.notary));
     let (from, to) = (mark.version, mark.version + 1);
-    let (row, stands) = (claim(1, 0), Tally::of(&[7]));
+    let (row, stands) = (claim(1, 0), Census::of(&[7]).seal());
     let rows = vec![RowUpdate { key: &row.0, version: to, body: Some(&row.1) }];
     let page = Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, stands, rows }.sign(&*notary);
     wired.dead.insert(liar);

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        page::Tally,
+        page::Seal,
         wire::{Mark, Page, RowUpdate},
     },
     *,
@@ -28,7 +28,7 @@ fn page(wired: &Wired, signer: NodeId, owner: NodeId, key: &Key, claim: Option<&
         from: mark.version,
         to: mark.version + 1,
         written: mark.version + 1,
-        stands: Tally::default(),
+        stands: Seal::default(),
         rows,
     };
     page.sign(&*wired.nodes[&signer].config.notary)

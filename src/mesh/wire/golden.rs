@@ -1,6 +1,6 @@
 //! The bytes on the wire, pinned: a layout that changes by accident fails here first.
 
-use super::*;
+use super::{super::page::Census, *};
 
 fn fact() -> Fact {
     Fact {
@@ -86,8 +86,16 @@ fn a_page_has_these_bytes() {
         RowUpdate { key: "s:web", version: 2, body: Some(&[0x80]) },
         RowUpdate { key: "h:web", version: 3, body: None },
     ];
-    let page =
-        Page { owner: NodeId(1), epoch: Epoch(9), floor: 0, from: 1, to: 3, written: 4, stands: Tally::of(&[2]), rows };
+    let page = Page {
+        owner: NodeId(1),
+        epoch: Epoch(9),
+        floor: 0,
+        from: 1,
+        to: 3,
+        written: 4,
+        stands: Census::of(&[2]).seal(),
+        rows,
+    };
     let bytes = encode(&page);
     let golden = hex("98 01 09 00 01 03 04 92 01 98 cf1722dee50e00c79c cf94e24dd46e53b572 cfe56c8b8ce24dd6d8 \
          cf31752203db13ada8 cfd3e5abf92f0277a5 cfde126e6dd1db6a2d cf5548d62560eb7951 cf3fb693b0d2d6bda7 92 93 a5 733a776562 02 c401 80 93 a5 683a776562 03 c0");
