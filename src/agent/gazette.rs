@@ -17,16 +17,17 @@ use rand::{SeedableRng, seq::IteratorRandom};
 use rand_pcg::Pcg32;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::{JoinHandle, spawn_blocking},
+    sync::mpsc,
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
 use super::{
     Refused,
     hello::Greeter,
-    keep, link,
+    link,
     peers::Arrival,
+    scribe::{Reply, Scribe},
     traffic::Traffic,
     trust::{Edict, Law, MAX_OF_A_KIND, Taken, Trust},
 };
@@ -42,7 +43,7 @@ pub(super) enum Heard {
     /// A peer has sent a notice.
     Notice(NodeId, Connection, Bytes),
     /// This node, or a person through it, decrees something; verified already.
-    Decree(Edict, oneshot::Sender<Result<(), Refused>>),
+    Decree(Edict, Reply),
 }
 
 /// What travels: edicts, and a number that stands for all of the sender's.
@@ -70,6 +71,7 @@ struct Spent {
 pub(super) struct Gazette {
     trust: Arc<Trust>,
     traffic: Arc<Traffic>,
+    scribe: Scribe,
     /// By peer and connection: of two that cross, either may be the one that stays.
     links: HashMap<(NodeId, usize), Connection>,
     /// What each peer has cost since the last offer.
@@ -91,7 +93,8 @@ impl Gazette {
             trust.open_law(directory, now());
         }
         let (random, arrivals) = (Pcg32::seed_from_u64(seed), arrivals.clone());
-        Self { trust, traffic, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
+        let scribe = Scribe::new(&trust);
+        Self { trust, traffic, scribe, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
     }
 
     /// Runs until the loop has ended.
@@ -105,16 +108,14 @@ impl Gazette {
                 heard = heard.recv() => match heard {
                     Some(Heard::Linked(peer, connection)) => self.meet(peer, connection),
                     Some(Heard::Notice(peer, connection, bytes)) => self.hear(peer, &connection, &bytes).await,
-                    Some(Heard::Decree(edict, reply)) => drop(reply.send(self.decree(edict).await)),
+                    Some(Heard::Decree(edict, reply)) => self.decree(edict, reply).await,
                     None => return,
                 },
+                () = self.scribe.written() => {}
                 () = self.trust.signed() => self.proclaim().await,
                 _ = offers.tick() => {
                     self.offer();
-                    if self.trust.unkept().is_some() {
-                        // Told of already, where it can be read.
-                        let _ = self.keep().await;
-                    }
+                    self.scribe.retry();
                 }
                 () = ended.closed() => return,
             }
@@ -164,8 +165,9 @@ impl Gazette {
             }
         }
         if !fresh.is_empty() {
+            self.enact(&fresh, Some(peer)).await;
             // Nobody waits for an answer: doctor tells what is not on the disk.
-            let _ = self.enact(&fresh, Some(peer)).await;
+            self.scribe.keep(None);
         }
         if notice.summary == self.trust.law().summary() {
             self.trust.agreed();
@@ -180,24 +182,23 @@ impl Gazette {
         let _ = self.arrivals.send(Arrival::Input(Input::Garbage(peer, why))).await;
     }
 
-    async fn decree(&mut self, edict: Edict) -> Result<(), Refused> {
-        match self.trust.admit(&edict, now()) {
+    async fn decree(&mut self, edict: Edict, reply: Reply) {
+        let why = match self.trust.admit(&edict, now()) {
             Ok(Taken::News) => {
-                let kept = self.enact(&[edict], None).await;
-                kept.map_err(|why| Refused::Store(format!("{why}; {HOLDS}: {}", keep::mend(&why))))
+                self.enact(&[edict], None).await;
+                return self.scribe.keep(Some(reply));
             }
-            Ok(Taken::Known) => Err(Refused::Undecreed("says nothing new: the same or a later word stands".into())),
+            Ok(Taken::Known) => "says nothing new: the same or a later word stands".into(),
             Ok(Taken::NoRoom) => {
-                let why =
-                    format!("finds no room: {MAX_OF_A_KIND} of its kind are known; tokens go a day after they expire");
-                Err(Refused::Undecreed(why))
+                format!("finds no room: {MAX_OF_A_KIND} of its kind are known; tokens go a day after they expire")
             }
-            Err(why) => Err(Refused::Undecreed(why)),
-        }
+            Err(why) => why,
+        };
+        let _ = reply.send(Err(Refused::Undecreed(why)));
     }
 
-    /// Hands news on, has the links looked at, and makes them durable.
-    async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) -> Result<(), String> {
+    /// Hands news on, and has the links looked at.
+    async fn enact(&mut self, fresh: &[Edict], from: Option<NodeId>) {
         tracing::info!(event = "edicts", count = fresh.len(), "new words of the authority");
         self.traffic.edicts_taken.add(fresh.len());
         self.links.retain(|_, link| link.close_reason().is_none());
@@ -208,19 +209,16 @@ impl Gazette {
             }
         }
         let _ = self.arrivals.send(Arrival::Decreed).await;
-        // A disk that hangs holds up nobody else.
-        self.keep().await
     }
 
     /// Keeps what was signed again, and tells it to those who cannot sign.
     async fn proclaim(&mut self) {
-        // Nobody waits for an answer: doctor tells what is not on the disk.
-        let _ = if self.trust.signs_for_others() {
+        if self.trust.signs_for_others() {
             let all: Vec<_> = self.trust.law().edicts().cloned().collect();
-            self.enact(&all, None).await
-        } else {
-            self.keep().await
-        };
+            self.enact(&all, None).await;
+        }
+        // Nobody waits for an answer: doctor tells what is not on the disk.
+        self.scribe.keep(None);
         tracing::info!(event = "edicts_signed", "what is law stands by the authority that signs now");
     }
 
@@ -268,19 +266,6 @@ impl Gazette {
         let (to, traffic, notice) = (to.clone(), Arc::clone(&self.traffic), render(&self.trust.law(), edicts, asks));
         tokio::spawn(async move { send(&to, &traffic, notice).await });
     }
-
-    /// Makes the law durable; what fails is tried again at each offer.
-    async fn keep(&self) -> Result<(), String> {
-        let (trust, failed) = (Arc::clone(&self.trust), self.trust.unkept().is_some());
-        // A disk may be slow, and the links are not to wait for it.
-        let kept = spawn_blocking(move || trust.keep_law()).await.unwrap_or_else(|why| Err(why.to_string()));
-        match &kept {
-            Err(why) if !failed => tracing::error!(event = "edicts_not_kept", why, "{HOLDS}"),
-            Ok(()) if failed => tracing::info!(event = "edicts_kept", "what was decreed is on the disk again"),
-            _ => {}
-        }
-        kept
-    }
 }
 
 /// A notice as it travels.
@@ -324,8 +309,76 @@ const MAX_VERIFIED: usize = 256;
 const MAX_HEARD: usize = 8 * 2 * MAX_OF_A_KIND;
 /// Times that a peer is sent all of ours between two offers: when it connects, at its own offer, and what crosses.
 const MAX_ANSWERS: usize = 4;
-/// What is so while the disk takes nothing.
-const HOLDS: &str = "it holds here and is on its way to the others; a restart would forget it until it is written, which is \
-                     tried by itself again and again, and `hobnob doctor` says whether it was";
 /// A notice nests three deep.
 const MAX_DEPTH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, process::Command};
+
+    use tokio::{sync::oneshot, time::timeout};
+
+    use super::*;
+    use crate::agent::{
+        Secret,
+        hello::tests::{greeter, meet},
+        trust::Word,
+    };
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Whatever waits for the disk gets no further than opening the file, until somebody reads here.
+    fn hang(folder: &Path) -> std::path::PathBuf {
+        let pipe = folder.join("edicts.new");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        pipe
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_no_word_and_is_told_to_whom_it_was_promised_alone() {
+        let (folder, secret) = (tempfile::tempdir().unwrap(), Secret::random());
+        let (host, peer) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (here, there) = meet(&host, &peer).await;
+        let (here, there) = (here.unwrap(), there.unwrap());
+        let (arrivals, mut arrived) = mpsc::channel(64);
+        let (say, heard) = mpsc::channel(1);
+        tokio::spawn(Gazette::open(&host, Some(folder.path()), &arrivals, 1).run(heard));
+        let pipe = hang(folder.path());
+        say.send(Heard::Linked(here.hello.id, here.connection.clone())).await.unwrap();
+        let word = |name: &str| {
+            let word = Word::DenyNode(name.try_into().unwrap());
+            host.trust.decree(word, false, now()).unwrap()
+        };
+        let decree = async |name: &str| {
+            let (reply, answer) = oneshot::channel();
+            say.send(Heard::Decree(word(name), reply)).await.unwrap();
+            answer
+        };
+        let first = decree("first").await;
+        let second = decree("second").await;
+        let notice = render(&Law::default(), &[word("third")], false).slice(1..);
+        say.send(Heard::Notice(here.hello.id, here.connection.clone(), notice)).await.unwrap();
+        let acted = async {
+            for _ in 0..3 {
+                assert!(matches!(arrived.recv().await, Some(Arrival::Decreed)));
+            }
+            // What was decreed here is handed on; what the peer has said it knows.
+            for _ in 0..2 {
+                there.connection.accept_uni().await.unwrap();
+            }
+        };
+        let acted = timeout(PATIENCE, acted).await;
+        let (mut first, mut second) = (first, second);
+        let is_early = first.try_recv().is_ok() || second.try_recv().is_ok();
+        // A pipe cannot be synced: this write fails, and the next has a disk again.
+        let read = tokio::task::spawn_blocking(move || fs::read(pipe)).await.unwrap();
+        assert!(acted.is_ok() && !is_early && read.is_ok());
+        let first = timeout(PATIENCE, first).await.unwrap().unwrap();
+        assert!(matches!(first, Err(Refused::Store(_))), "{first:?}");
+        let second = timeout(PATIENCE, second).await.unwrap().unwrap();
+        assert_eq!((second.is_ok(), host.trust.unkept()), (true, None));
+        let again = greeter("a", 3, &secret);
+        again.trust.open_law(folder.path(), now());
+        assert_eq!(again.trust.law().summary(), host.trust.law().summary(), "all three are kept");
+    }
+}

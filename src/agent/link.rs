@@ -56,7 +56,10 @@ impl Link {
         // or not: so they are counted here.
         let (mut reads, mut pings) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut writes = FuturesUnordered::new();
-        let _ = self.gazette.send(Heard::Linked(self.peer, self.connection.clone())).await;
+        // The gazette may be behind: what else comes is not to wait for that.
+        let told = self.gazette.send(Heard::Linked(self.peer, self.connection.clone()));
+        tokio::pin!(told);
+        let mut is_told = false;
         let mut reported = None;
         let mut flush: Option<Instant> = None;
         let end = loop {
@@ -81,6 +84,7 @@ impl Link {
                     Some(Order::Leave) => flush = Some(Instant::now()),
                     None => break self.close(Code::Closed),
                 },
+                _ = &mut told, if !is_told => is_told = true,
                 Some(()) = reads.next(), if !reads.is_empty() => {}
                 Some(()) = pings.next(), if !pings.is_empty() => {}
                 Some(()) = writes.next(), if !writes.is_empty() => {}
@@ -257,6 +261,10 @@ mod tests {
     };
 
     fn link(met: &Met, arrivals: &mpsc::Sender<Arrival>) -> mpsc::Sender<Order> {
+        link_beside(met, arrivals, mpsc::channel(8).0)
+    }
+
+    fn link_beside(met: &Met, arrivals: &mpsc::Sender<Arrival>, gazette: mpsc::Sender<Heard>) -> mpsc::Sender<Order> {
         let (orders, queue) = mpsc::channel(8);
         let link = Link {
             peer: met.hello.id,
@@ -265,7 +273,7 @@ mod tests {
             room: met.connection.datagram_send_buffer_space(),
             arrivals: arrivals.clone(),
             traffic: Arc::default(),
-            gazette: mpsc::channel(8).0,
+            gazette,
             trust: Arc::clone(&greeter("c", 3, &Secret::random()).trust),
         };
         tokio::spawn(link.run(queue));
@@ -347,6 +355,21 @@ mod tests {
         stream.finish().unwrap();
         let Some(Arrival::Input(Input::Message(_, whole))) = arrived.recv().await else { panic!("one message") };
         assert_eq!(whole, message);
+    }
+
+    #[tokio::test]
+    async fn a_link_runs_while_the_gazette_is_behind_and_is_told_of_all_the_same() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let (a_met, b_met) = meet(&a, &b).await;
+        let (a_met, b_met) = (a_met.unwrap(), b_met.unwrap());
+        let (gazette, mut heard) = mpsc::channel(1);
+        gazette.send(Heard::Linked(NodeId(7), b_met.connection.clone())).await.unwrap();
+        let _orders = link_beside(&b_met, &mpsc::channel(64).0, gazette);
+        assert!(ping(&a_met.connection).await);
+        for peer in [NodeId(7), a.hello.load().id] {
+            assert!(matches!(heard.recv().await, Some(Heard::Linked(linked, _)) if linked == peer));
+        }
     }
 
     #[tokio::test]

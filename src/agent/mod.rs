@@ -39,6 +39,7 @@ mod pulse;
 mod quic;
 mod registered;
 mod rights;
+mod scribe;
 pub mod secret;
 mod seek;
 mod start;
