@@ -249,8 +249,8 @@ impl Greeter {
             }
         };
         let ours = self.hello.load();
-        // The will of an earlier process of ours is no namesake.
-        if hello.id == ours.id && !is_last_will(&hello) {
+        // The will of an earlier process of ours is no namesake; but a will calls, and answers nobody.
+        if hello.id == ours.id && !(matches!(side, Side::Listener) && is_last_will(&hello)) {
             self.admit(&connection).map_err(|why| Missed::Protocol(farewell(why)))?;
             return Err(meet_namesake(&connection, &ours, &hello));
         }

@@ -141,6 +141,24 @@ mod tests {
         assert!(heard.is_ok_and(|met| is_last_will(&met.hello)));
     }
 
+    #[tokio::test]
+    async fn a_will_that_answers_a_call_is_a_namesake() {
+        let secret = Secret::random();
+        let (caller, namesake) = (greeter("a", 1, &secret), greeter("a", 2, &secret));
+        let mut hello = Hello::clone(&namesake.hello.load());
+        hello.features.push(LAST_WILL.into());
+        let answered = async {
+            let connection = namesake.endpoint.accept().await.unwrap().await.unwrap();
+            let (mut to, mut from) = connection.accept_bi().await.unwrap();
+            from.read_to_end(1 << 14).await.unwrap();
+            to.write_all(&rmp_serde::to_vec_named(&hello).unwrap()).await.unwrap();
+            to.finish().unwrap();
+            connection.closed().await
+        };
+        let (met, closed) = tokio::join!(caller.dial(namesake.endpoint.local_addr().unwrap(), None), answered);
+        assert!(met.is_err() && format!("{closed:?}").contains("ApplicationClosed"), "{closed:?}");
+    }
+
     #[test]
     fn garbage_is_no_will() {
         for bytes in [&b""[..], &[0xc1], &[0x83, 0xa5], &[0xff; 64]] {
