@@ -19,12 +19,11 @@ use tokio_util::task::TaskTracker;
 use super::{
     View,
     clock::Clock,
-    door::Seldom,
     hello::{Greeter, Missed},
     journal::Journal,
     known::Known,
     looks::{Knocks, Look},
-    namesake,
+    namesake::{self, Disputes},
     peers::{Arrival, Parcel, Peers, Target},
     quic::Code,
     seek::Seek,
@@ -96,8 +95,7 @@ pub(super) struct Agenda {
     failed: BTreeMap<SocketAddr, String>,
     pub(super) known: Known,
     pub(super) knocks: Knocks,
-    /// What peers say of the name: each time another node is dialled.
-    disputes: Seldom,
+    disputes: Disputes,
     ending: Option<Ending>,
 }
 
@@ -121,7 +119,7 @@ impl Agenda {
             failed: BTreeMap::new(),
             known: Known::new(known),
             knocks: Knocks::new(),
-            disputes: Seldom::default(),
+            disputes: Disputes::default(),
             ending: None,
         }
     }
@@ -249,20 +247,27 @@ impl Drive {
             }
             Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
             Arrival::Missed(target, why) => {
-                match target {
-                    Target::Seed(seed) => self.note_failed(seed, &why),
-                    Target::Peer(peer) => tracing::debug!(event = "dial_failed", %peer, %why),
-                }
+                let by = match target {
+                    Target::Seed(seed) => {
+                        self.note_failed(seed, &why);
+                        None
+                    }
+                    Target::Peer(peer) => {
+                        tracing::debug!(event = "dial_failed", %peer, %why);
+                        Some(peer)
+                    }
+                };
                 match why {
                     Missed::NameInUse(holder) => self.yield_name(holder),
-                    Missed::NameSaidInUse(holder) => self.check_holder(holder),
+                    Missed::NameSaidInUse(holder) => self.check_holder(by, holder),
                     _ => {}
                 }
                 self.peers.miss(target).into_iter().collect()
             }
             Arrival::Ended { peer, serial, gone } => self.peers.end(peer, serial, gone).into_iter().collect(),
             Arrival::NameInUse(holder) => return self.yield_name(holder),
-            Arrival::NameSaidInUse(holder) => return self.check_holder(holder),
+            Arrival::NameSaidInUse(holder) => return self.check_holder(None, holder),
+            Arrival::NameDisputed(by, holder) => return self.check_holder(Some(by), holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.renewed(),
             Arrival::Round => return self.expire(),
@@ -337,8 +342,8 @@ impl Drive {
     }
 
     /// A peer says that we share our name: before we go, the other one must answer.
-    fn check_holder(&self, holder: SocketAddr) {
-        if self.agenda.disputes.take(Instant::now()).is_some() {
+    fn check_holder(&mut self, by: Option<NodeId>, holder: SocketAddr) {
+        if self.agenda.disputes.are_looked_into(by, holder, Instant::now()) {
             tokio::spawn(namesake::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
         }
     }

@@ -173,7 +173,7 @@ impl Link {
                 Some(Code::Leave) => Gone::Left,
                 Some(Code::NameInUse) => {
                     let holder = hello::holder(close, canonical(self.connection.remote_address()));
-                    let _ = self.arrivals.send(Arrival::NameSaidInUse(holder)).await;
+                    let _ = self.arrivals.send(Arrival::NameDisputed(self.peer, holder)).await;
                     Gone::Closed
                 }
                 Some(Code::Protocol | Code::Expelled) => {

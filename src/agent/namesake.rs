@@ -1,9 +1,12 @@
 //! Two processes of one name: who holds it, and whether he lives.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::Connection;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use super::{
     hello::{Greeter, Met, Missed, dial_any},
@@ -11,7 +14,10 @@ use super::{
     peers::Arrival,
     quic::{Code, canonical},
 };
-use crate::{mesh::Hello, model::Epoch};
+use crate::{
+    mesh::Hello,
+    model::{Epoch, NodeId},
+};
 
 /// Whom the core knows under a newcomer's name.
 pub(super) struct Holder {
@@ -60,13 +66,57 @@ pub(super) async fn find_holder(
     Some(at)
 }
 
+/// What peers say of who has our name, and when it was looked into last: by who says it, as far as that is known. So who
+/// names wrong places all the time has his own looked at alone.
+#[derive(Debug, Default)]
+pub(super) struct Disputes(HashMap<Option<NodeId>, (SocketAddr, Instant)>);
+
+impl Disputes {
+    /// Whether to dial this one: a place and a peer's word each once in a while, since either may be made up.
+    pub(super) fn are_looked_into(&mut self, by: Option<NodeId>, holder: SocketAddr, now: Instant) -> bool {
+        self.0.retain(|_, (_, at)| now - *at < LOOKED_INTO_EVERY);
+        let is_known = self.0.contains_key(&by) || self.0.values().any(|(known, _)| *known == holder);
+        if is_known || self.0.len() >= MAX_DISPUTES {
+            return false;
+        }
+        self.0.insert(by, (holder, now));
+        true
+    }
+}
+
 /// Whether a node of our own name, which came first, answers at `holder`: a peer said so, and may be wrong.
 pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arrivals: mpsc::Sender<Arrival>) {
-    match greeter.dial(holder, None).await {
-        Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
-        Ok(_) => {
-            tracing::warn!(event = "name_disputed", %holder, "another node than this one's namesake answers there")
+    let why = match greeter.dial(holder, None).await {
+        Err(Missed::NameInUse(holder)) => return drop(arrivals.send(Arrival::NameInUse(holder)).await),
+        Ok(_) => "another node than this one's namesake answers there".into(),
+        Err(why) => why.to_string(),
+    };
+    tracing::warn!(event = "name_disputed", %holder, why);
+}
+
+/// How long a peer's word, and a place that was named, is not looked into again.
+const LOOKED_INTO_EVERY: Duration = Duration::from_secs(10);
+/// Words looked into in that time: with a secret that all share one member may have many names, and each is a dial.
+const MAX_DISPUTES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_names_wrong_places_keeps_nobody_else_from_being_believed() {
+        let (mut disputes, now) = (Disputes::default(), Instant::now());
+        let at = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let (liar, honest) = (Some(NodeId(1)), Some(NodeId(2)));
+        for second in 0..100 {
+            let now = now + Duration::from_secs(second.into());
+            assert_eq!(disputes.are_looked_into(liar, at(second), now), second % 10 == 0);
+            assert_eq!(disputes.are_looked_into(honest, at(1000), now), second % 10 == 0, "each is looked into");
+            assert!(!disputes.are_looked_into(None, at(1000), now), "once for all who say it");
         }
-        Err(why) => tracing::warn!(event = "name_disputed", %holder, %why),
+        let later = now + Duration::from_secs(200);
+        let many = (0..1000).filter(|id| disputes.are_looked_into(Some(NodeId((*id).into())), at(*id), later));
+        assert_eq!(many.count(), MAX_DISPUTES);
+        assert!(disputes.are_looked_into(honest, at(1000), later + LOOKED_INTO_EVERY));
     }
 }

@@ -58,8 +58,10 @@ pub(super) enum Arrival {
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
     NameInUse(SocketAddr),
-    /// A peer says that there is one.
+    /// Somebody says that there is one.
     NameSaidInUse(SocketAddr),
+    /// This peer says that there is one.
+    NameDisputed(NodeId, SocketAddr),
 }
 
 /// Whom a dial is for.
