@@ -103,7 +103,9 @@ async fn hear_will(greeter: &Greeter, met: Met, arrivals: &mpsc::Sender<Arrival>
     if greeter.admit(&met.connection).is_err() {
         return;
     }
-    tracing::info!(event = "last_will", node = %met.hello.node.name, from = %met.address());
+    if let Some(unsaid) = greeter.lines.last_will.take(Instant::now()) {
+        tracing::info!(event = "last_will", node = %met.hello.node.name, from = %met.address(), unsaid);
+    }
     let (node, epoch) = (met.hello.id, met.hello.generation.epoch());
     let _ = arrivals.send(Arrival::Input(Input::Will { node, epoch })).await;
     let _ = timeout(GREETING, met.connection.closed()).await;

@@ -13,11 +13,12 @@ use quinn::{
 };
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     gazette::Heard,
+    lines::Lines,
     namesake::meet_namesake,
     quic::{Code, canonical, read_all},
     traffic::Traffic,
@@ -37,6 +38,7 @@ pub(super) struct Greeter {
     pub(super) traffic: Arc<Traffic>,
     pub(super) trust: Arc<Trust>,
     pub(super) gazette: mpsc::Sender<Heard>,
+    pub(super) lines: Arc<Lines>,
     /// What this node says now.
     pub(super) hello: ArcSwap<Hello>,
 }
@@ -135,7 +137,8 @@ impl Greeter {
     ) -> (Arc<Self>, mpsc::Receiver<Heard>) {
         let (gazette, heard) = mpsc::channel(MAX_HEARD);
         let hello = ArcSwap::from_pointee(hello);
-        (Arc::new(Self { endpoint, mesh, traffic: Arc::default(), trust, gazette, hello }), heard)
+        let (traffic, lines) = Default::default();
+        (Arc::new(Self { endpoint, mesh, traffic, trust, gazette, lines, hello }), heard)
     }
 
     /// Dials `address`; where `expected` is given, whoever answers must be that node.
@@ -184,7 +187,10 @@ impl Greeter {
 
     /// Closes a connection whose peer does not belong to the mesh any more.
     pub(super) fn expel(&self, connection: &Connection, why: Objection) {
-        tracing::warn!(event = "expelled", at = %canonical(connection.remote_address()), told = farewell(why));
+        if let Some(unsaid) = self.lines.expelled.take(Instant::now()) {
+            let at = canonical(connection.remote_address());
+            tracing::warn!(event = "expelled", %at, told = farewell(why), unsaid);
+        }
         connection.close(Code::Expelled.into(), farewell(why).as_bytes());
     }
 

@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     gazette::{Heard, NOTICE},
     hello,
+    lines::{Lines, excerpt},
     peers::Arrival,
     quic::{Code, MAX_STREAMS, canonical, read_all},
     traffic::Traffic,
@@ -45,6 +46,7 @@ pub(super) struct Link {
     pub(super) arrivals: mpsc::Sender<Arrival>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) gazette: mpsc::Sender<Heard>,
+    pub(super) lines: Arc<Lines>,
     pub(super) trust: Arc<Trust>,
 }
 
@@ -177,8 +179,10 @@ impl Link {
                     Gone::Closed
                 }
                 Some(Code::Protocol | Code::Expelled) => {
-                    let why = String::from_utf8_lossy(&close.reason);
-                    tracing::warn!(event = "expelled", peer = %self.peer, by = "the peer", ?why);
+                    let why = excerpt(&close.reason);
+                    if let Some(unsaid) = self.lines.expelled_by_peer.take(Instant::now()) {
+                        tracing::warn!(event = "expelled", peer = %self.peer, by = "the peer", ?why, unsaid);
+                    }
                     if why.starts_with(NOT_ACCEPTED) {
                         self.trust.shut_out(canonical(self.connection.remote_address()), &why);
                     }
@@ -274,6 +278,7 @@ mod tests {
             arrivals: arrivals.clone(),
             traffic: Arc::default(),
             gazette,
+            lines: Arc::default(),
             trust: Arc::clone(&greeter("c", 3, &Secret::random()).trust),
         };
         tokio::spawn(link.run(queue));

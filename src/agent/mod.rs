@@ -29,6 +29,7 @@ pub(crate) mod keep;
 mod known;
 mod left;
 pub(crate) mod limit;
+mod lines;
 mod link;
 mod looks;
 mod lookup;

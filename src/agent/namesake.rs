@@ -91,7 +91,9 @@ pub(super) async fn check_holder(greeter: Arc<Greeter>, holder: SocketAddr, arri
         Ok(_) => "another node than this one's namesake answers there".into(),
         Err(why) => why.to_string(),
     };
-    tracing::warn!(event = "name_disputed", %holder, why);
+    if let Some(unsaid) = greeter.lines.name_disputed.take(Instant::now()) {
+        tracing::warn!(event = "name_disputed", %holder, why, unsaid);
+    }
 }
 
 /// How long a peer's word, and a place that was named, is not looked into again.

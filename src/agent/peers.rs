@@ -285,7 +285,9 @@ impl Peers {
         let Ok(until) = self.greeter.admit(&newcomer.connection) else { return Vec::new() };
         let Some(holder) = holder.or(shown) else { return self.install(newcomer, until) };
         let (name, refused) = (&newcomer.hello.node.name, newcomer.address());
-        tracing::warn!(event = "name_in_use", %name, %holder, %refused);
+        if let Some(unsaid) = self.greeter.lines.name_in_use.take(Instant::now()) {
+            tracing::warn!(event = "name_in_use", %name, %holder, %refused, unsaid);
+        }
         newcomer.connection.close(Code::NameInUse.into(), holder.to_string().as_bytes());
         Vec::new()
     }
@@ -391,6 +393,7 @@ impl Peers {
             arrivals: self.arrivals.clone(),
             traffic: Arc::clone(&self.greeter.traffic),
             gazette: self.greeter.gazette.clone(),
+            lines: Arc::clone(&self.greeter.lines),
             trust: Arc::clone(&self.greeter.trust),
         };
         self.link_tasks.spawn(link.run(queue));

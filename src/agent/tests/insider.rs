@@ -62,6 +62,7 @@ pub(super) async fn insider(host: &Agent, secret: &Secret) -> (Met, mpsc::Sender
         arrivals,
         traffic: Arc::default(),
         gazette: mpsc::channel(8).0,
+        lines: Arc::default(),
         trust: Arc::clone(&greeter.trust),
     };
     tokio::spawn(link.run(queue).with_current_subscriber());
