@@ -349,13 +349,10 @@ mod tests {
             let word = Word::DenyNode(name.try_into().unwrap());
             host.trust.decree(word, false, now()).unwrap()
         };
-        let decree = async |name: &str| {
-            let (reply, answer) = oneshot::channel();
+        let [(reply, mut first), (again, mut second)] = [(); 2].map(|()| oneshot::channel());
+        for (name, reply) in [("first", reply), ("second", again)] {
             say.send(Heard::Decree(word(name), reply)).await.unwrap();
-            answer
-        };
-        let first = decree("first").await;
-        let second = decree("second").await;
+        }
         let notice = render(&Law::default(), &[word("third")], false).slice(1..);
         say.send(Heard::Notice(here.hello.id, here.connection.clone(), notice)).await.unwrap();
         let acted = async {
@@ -368,7 +365,6 @@ mod tests {
             }
         };
         let acted = timeout(PATIENCE, acted).await;
-        let (mut first, mut second) = (first, second);
         let is_early = first.try_recv().is_ok() || second.try_recv().is_ok();
         // A pipe cannot be synced: this write fails, and the next has a disk again.
         let read = tokio::task::spawn_blocking(move || fs::read(pipe)).await.unwrap();

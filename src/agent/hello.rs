@@ -8,8 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::{
-    ApplicationClose, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream,
-    rustls::pki_types::CertificateDer,
+    Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
 };
 use tokio::{
     sync::mpsc,
@@ -19,7 +18,7 @@ use tokio::{
 use super::{
     gazette::Heard,
     lines::Lines,
-    namesake::meet_namesake,
+    namesake::{holder, meet_namesake},
     quic::{Code, canonical, read_all},
     traffic::Traffic,
     trust::{self, Trust, farewell},
@@ -313,10 +312,6 @@ pub(super) const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 const REVOKED: u64 = TLS_ALERTS.start + 44;
 /// The alert for a certificate that has expired or is not valid yet (RFC 8446 section 6.2).
 const EXPIRED: u64 = TLS_ALERTS.start + 45;
-/// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
-pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
-    std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
-}
 
 /// The certificates that the peer has shown.
 pub(super) fn chain(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {

@@ -14,8 +14,8 @@ use tokio::{
 
 use super::{
     gazette::{Heard, NOTICE},
-    hello,
     lines::{Lines, excerpt},
+    namesake::holder,
     peers::Arrival,
     quic::{Code, MAX_STREAMS, canonical, read_all},
     traffic::Traffic,
@@ -174,7 +174,7 @@ impl Link {
             ConnectionError::ApplicationClosed(close) => match Code::of(close) {
                 Some(Code::Leave) => Gone::Left,
                 Some(Code::NameInUse) => {
-                    let holder = hello::holder(close, canonical(self.connection.remote_address()));
+                    let holder = holder(close, canonical(self.connection.remote_address()));
                     let _ = self.arrivals.send(Arrival::NameDisputed(self.peer, holder)).await;
                     Gone::Closed
                 }

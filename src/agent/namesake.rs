@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use quinn::Connection;
+use quinn::{ApplicationClose, Connection};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout},
@@ -32,6 +32,11 @@ impl Holder {
         self.epoch != newcomer.hello.generation.epoch()
             && !self.addresses.iter().any(|address| *address == newcomer.address() || theirs.contains(address))
     }
+}
+
+/// Where the holder of our name lives: who closed a connection for it says so, unless it is the holder itself.
+pub(super) fn holder(close: &ApplicationClose, peer: SocketAddr) -> SocketAddr {
+    std::str::from_utf8(&close.reason).ok().and_then(|said| said.parse().ok()).unwrap_or(peer)
 }
 
 /// Somebody has our own name. Of two processes the one that started later must go, and both sides see which.

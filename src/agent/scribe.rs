@@ -65,7 +65,7 @@ impl Scribe {
             _ => {}
         }
         for reply in waiting {
-            let told = kept.as_ref().map(|()| ());
+            let told = kept.as_ref().copied();
             // Whoever has asked may have gone.
             let _ = reply.send(told.map_err(|why| Refused::Store(format!("{why}; {HOLDS}: {}", keep::mend(why)))));
         }

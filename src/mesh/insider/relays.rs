@@ -48,7 +48,7 @@ fn nobody_is_shut_out_for_what_a_liar_says_of_itself() {
         wired.at(relay).handle(now, Input::Message(liar, facts));
         wired.settle();
         for seq in 0..300 {
-            tell(&mut wired, relay, liar, &Frame::Fact { seq: 1 << 20 | round * 300 | seq, until: relay, fact: far });
+            tell(&mut wired, relay, liar, &Frame::Fact { seq: (1 << 20) + round * 300 + seq, until: relay, fact: far });
         }
     }
     assert_eq!(expelled(&wired, &ids), 0);
