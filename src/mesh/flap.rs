@@ -96,10 +96,10 @@ impl Mesh {
     pub(super) fn note_fall(&mut self, now: Time, id: NodeId) {
         let alone = self.falls_alone(now, id);
         if let Some(seen) = self.roster.get_mut(id) {
-            let (fell, answered) = (seen.generation, seen.answered);
+            let (fell, heard) = (seen.generation, seen.heard);
             let flaps = seen.flaps.get_or_insert_default();
-            // Others said that it was back, and it gave no sign of that itself.
-            flaps.returns.pop_if(|(at, _)| answered < *at);
+            // Others said that it was back, and nothing came from it itself.
+            flaps.returns.pop_if(|(at, _)| heard < *at);
             (flaps.fell, flaps.alone, flaps.hidden_until) = (fell, alone, None);
         }
     }
