@@ -89,7 +89,8 @@ pub(super) async fn listen(
                 }
                 Err(why @ (Missed::Stranger(_) | Missed::Untimely(_) | Missed::Outcast(_) | Missed::Revoked(_))) => {
                     if let Some(unsaid) = strangers.take(Instant::now()) {
-                        tracing::warn!(event = "stranger", %from, %why, unsaid);
+                        // Quoted: a reason in it may be the stranger's own words.
+                        tracing::warn!(event = "stranger", %from, why = why.to_string(), unsaid);
                     }
                 }
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),

@@ -45,8 +45,8 @@ pub(super) struct Left(Mutex<Counted>);
 #[derive(Debug, Default)]
 struct Counted {
     callers: BTreeMap<Caller, Count>,
-    /// When a stranger was answered last while there was too much in all.
-    answered: Option<Instant>,
+    /// When a stranger was answered last while there was too much in all, and when a member.
+    answered: [Option<Instant>; 2],
 }
 
 /// What one caller has left.
@@ -65,7 +65,8 @@ impl Left {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let callers = &mut counted.callers;
         callers.retain(|_, count| now - count.since < IDLE);
-        let has_room = callers.len() < MAX_COUNTED || matches!(caller, Caller::Member(_));
+        let most = if matches!(caller, Caller::Member(_)) { 2 * MAX_COUNTED } else { MAX_COUNTED };
+        let has_room = callers.len() < most;
         if has_room || callers.contains_key(&caller) {
             callers.entry(caller).or_insert(Count { left: 0, since: now, answered: None }).left += 1;
         }
@@ -75,8 +76,13 @@ impl Left {
     pub(super) fn answers(&self, caller: Caller, in_all: usize, now: Instant) -> bool {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Counted { callers, answered } = &mut *counted;
-        if in_all > MAX_LEFT_IN_ALL && matches!(caller, Caller::Stranger(_)) {
-            return is_due(answered, now);
+        let (last, most) = match caller {
+            Caller::Stranger(_) => (&mut answered[0], MAX_LEFT_IN_ALL),
+            // A member says where it is as often as it likes.
+            Caller::Member(_) => (&mut answered[1], 2 * MAX_LEFT_IN_ALL),
+        };
+        if in_all > most {
+            return is_due(last, now);
         }
         let is_much = |count: &&mut Count| count.left >= MAX_LEFT_BY_ONE && now - count.since < IDLE;
         callers.get_mut(&caller).filter(is_much).is_none_or(|count| is_due(&mut count.answered, now))
@@ -98,9 +104,9 @@ pub(super) const MAX_LEFT_BY_ONE: u32 = 256;
 /// may be left by that is 36 MB more in half an hour, which is when quinn lets go of the first.
 const ANYWAY_EVERY: Duration = Duration::from_secs(1);
 /// What all may leave behind, 80 MB, until strangers are one caller: somebody has 65,536 networks of IPv6 as easily as one.
-/// Where members say they are, each place has its own limit still.
+/// Callers from where members say they are have as much again.
 const MAX_LEFT_IN_ALL: usize = 4096;
-/// Strangers counted at a time: beyond it the limit for all holds. There are no more members' addresses than members have.
+/// Strangers counted at a time, and as many members' addresses: beyond it the limit for all holds.
 const MAX_COUNTED: usize = 4096;
 
 #[cfg(test)]
@@ -162,6 +168,10 @@ mod tests {
         assert!(left.answers(node, MAX_LEFT_IN_ALL + 1, now));
         fill(&left, node, now);
         assert_eq!([(); 2].map(|()| left.answers(node, MAX_LEFT_IN_ALL + 1, now)), [true, false]);
+        // Who is a member may say that he is anywhere.
+        let places: Vec<_> = (0..100).map(|net| member(&format!("2001:db8:0:{net:x}::1"))).collect();
+        let answered = |in_all| places.iter().filter(|caller| left.answers(**caller, in_all, now)).count();
+        assert_eq!([2 * MAX_LEFT_IN_ALL, 2 * MAX_LEFT_IN_ALL + 1].map(answered), [100, 1]);
     }
 
     #[test]

@@ -51,4 +51,4 @@ const WAITING_LINES: usize = 16_384;
 /// What an agent logs unless told otherwise: the libraries tell of every connection at their usual level, and those of DNS
 /// of every odd packet, with its bytes; the counters have these.
 pub(super) const DEFAULT: &str =
-    "info,hickory_proto=off,hickory_net=error,hickory_resolver=error,quinn=warn,quinn_proto=warn,rustls=warn";
+    "info,hickory_proto=off,hickory_net=error,hickory_resolver=error,quinn=warn,quinn_proto=error,rustls=warn";

@@ -18,8 +18,9 @@ use crate::model::{NodeId, Time};
 pub(super) struct Flaps {
     returns: Vec<(Time, Way)>,
     hidden_until: Option<Time>,
-    /// The generation that fell last, and whether it fell alone.
+    /// The generation that fell last, when, and whether it fell alone.
     fell: Generation,
+    fell_at: Time,
     alone: bool,
 }
 
@@ -99,7 +100,10 @@ impl Mesh {
             let (fell, heard) = (seen.generation, seen.heard);
             let flaps = seen.flaps.get_or_insert_default();
             // Others said that it was back, and nothing came from it itself.
-            flaps.returns.pop_if(|(at, _)| heard < *at);
+            if heard < flaps.fell_at {
+                flaps.returns.pop();
+            }
+            flaps.fell_at = now;
             (flaps.fell, flaps.alone, flaps.hidden_until) = (fell, alone, None);
         }
     }
