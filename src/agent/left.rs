@@ -169,7 +169,7 @@ mod tests {
         fill(&left, node, now);
         assert_eq!([(); 2].map(|()| left.answers(node, MAX_LEFT_IN_ALL + 1, now)), [true, false]);
         // Who is a member may say that he is anywhere.
-        let places: Vec<_> = (0..100).map(|net| member(&format!("2001:db8:0:{net:x}::1"))).collect();
+        let places: Vec<_> = (0..100).map(|net| member(&format!("2001:db8:1:{net:x}::1"))).collect();
         let answered = |in_all| places.iter().filter(|caller| left.answers(**caller, in_all, now)).count();
         assert_eq!([2 * MAX_LEFT_IN_ALL, 2 * MAX_LEFT_IN_ALL + 1].map(answered), [100, 1]);
     }
