@@ -43,6 +43,7 @@ mod rights;
 mod scribe;
 pub mod secret;
 mod seek;
+mod socket;
 mod start;
 mod status;
 mod store;

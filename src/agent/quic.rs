@@ -9,14 +9,14 @@ use std::{
 
 use aws_lc_rs::hmac;
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ReadToEndError, RecvStream, ServerConfig, TransportConfig,
-    VarInt,
+    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ReadToEndError, RecvStream, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{StartError, store::Keys, trust::Tls};
+use super::{StartError, socket::Apart, store::Keys, trust::Tls};
 use crate::mesh::wire::{MAX_MESSAGE, MAX_PACKET};
 
 /// Why we closed a connection. On the wire: never change a number.
@@ -67,8 +67,7 @@ pub(super) fn bind(listen: SocketAddr, keys: &Keys, tls: Tls) -> Result<Endpoint
     let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls.client).map_err(no_suite)?));
     client.transport_config(transport);
 
-    let mut endpoint =
-        Endpoint::new(config, Some(server), socket.into(), Arc::new(quinn::TokioRuntime)).map_err(refuse)?;
+    let mut endpoint = open(config, Some(server), socket).map_err(refuse)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
@@ -81,9 +80,19 @@ pub(super) fn caller(tls: rustls::ClientConfig) -> io::Result<Endpoint> {
     let mut client = ClientConfig::new(Arc::new(tls));
     client.transport_config(Arc::new(transport));
     let socket = open_socket((Ipv6Addr::UNSPECIFIED, 0).into())?;
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket.into(), Arc::new(quinn::TokioRuntime))?;
+    let mut endpoint = open(EndpointConfig::default(), None, socket)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
+}
+
+/// A port to dial from that has no key of its own.
+pub(super) fn guest(towards: SocketAddr) -> io::Result<Endpoint> {
+    let any: SocketAddr = if towards.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
+    open(EndpointConfig::default(), None, open_socket(any)?)
+}
+
+fn open(config: EndpointConfig, server: Option<ServerConfig>, socket: Socket) -> io::Result<Endpoint> {
+    Endpoint::new_with_abstract_socket(config, server, Apart::wrap(socket.into())?, Arc::new(TokioRuntime))
 }
 
 /// A bound socket; where the machine has no IPv6, `[::]` falls back to `0.0.0.0`.
@@ -141,8 +150,7 @@ pub(super) async fn read_all(stream: &mut RecvStream, most: usize) -> Result<Vec
 
 /// The same into what the caller has made for it, so that nothing secret is left behind where it grows.
 ///
-/// Each piece that QUIC hands out holds all of what the socket gave with it, up to 64 KB (GRO); so it is copied and let go
-/// of at once. `RecvStream::read_to_end` keeps all pieces until the end: a message in pieces of a byte is gigabytes there.
+/// Each piece that QUIC hands out holds the datagram that it came in, so it is copied and let go of at once. `RecvStream::read_to_end` keeps all pieces until the end: a message in pieces of a byte is gigabytes there.
 pub(super) async fn read_into(stream: &mut RecvStream, most: usize, all: &mut Vec<u8>) -> Result<(), ReadToEndError> {
     // In order: of what waits for an earlier piece QUIC itself makes few.
     while let Some(piece) = stream.read_chunk(most, true).await? {

@@ -20,7 +20,7 @@ use super::{
     gazette,
     hello::{Greeter, TLS_ALERTS, chain},
     journal::{Journal, News, Paper},
-    quic::{Code, canonical, read_all, read_into},
+    quic::{self, Code, canonical, read_all, read_into},
     seek::resolve,
     trust::{self, Granted, Invitation, Request, Says, Trust},
     view::View,
@@ -136,8 +136,7 @@ pub(super) async fn renew(greeter: &Greeter, view: &View, seeds: &[String]) -> R
 }
 
 async fn ask(invitation: &Invitation, seed: SocketAddr, request: &[u8]) -> Result<Granted, String> {
-    let any: SocketAddr = if seed.is_ipv6() { ([0_u16; 8], 0).into() } else { ([0_u8; 4], 0).into() };
-    let endpoint = Endpoint::client(any).map_err(|why| why.to_string())?;
+    let endpoint = quic::guest(seed).map_err(|why| why.to_string())?;
     let tls = trust::guest_tls(invitation).map_err(|why| why.to_string())?;
     let tls = QuicClientConfig::try_from(tls).map_err(|why| why.to_string())?;
     let granted = timeout(PATIENCE, dial(&endpoint, ClientConfig::new(Arc::new(tls)), seed, request)).await;

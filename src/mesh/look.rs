@@ -45,6 +45,7 @@ impl Purpose {
     const fn waits(self) -> &'static [Duration] {
         match self {
             Self::Will => &HASTY_KNOCKS,
+            Self::Goodbye => &PATIENT_KNOCKS,
             _ => &KNOCKS,
         }
     }
@@ -232,6 +233,16 @@ const KNOCKS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(80), Duration::from_millis(110), Duration::from_millis(160)];
 /// The same where a last will is to be believed: whoever lives answers a hasty knock, and who says otherwise needs others.
 const HASTY_KNOCKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_millis(12), Duration::from_millis(20)];
+/// The same where one voice is enough to believe a goodbye: as long as nobody could be silent anyway and stay, a look and
+/// the shortest suspicion. A shorter pause is no reason to be gone.
+const PATIENT_KNOCKS: [Duration; 6] = [
+    Duration::from_millis(50),
+    Duration::from_millis(80),
+    Duration::from_millis(110),
+    Duration::from_millis(160),
+    Duration::from_millis(300),
+    Duration::from_millis(300),
+];
 /// How long the first heir's voice is alone at most, where the others live.
 const HESITATION: Duration = Duration::from_millis(5);
 /// A peer farther away than any on Earth does not hold up a look for longer than this.
