@@ -83,7 +83,7 @@ pub(super) async fn listen(
                 Ok(met) if is_last_will(&met.hello) => hear_will(&greeter, met, &arrivals).await,
                 Ok(met) => drop(arrivals.send(Arrival::Met(Box::new(met), None)).await),
                 Err(Missed::NameInUse(holder)) => drop(arrivals.send(Arrival::NameInUse(holder)).await),
-                Err(Missed::NameSaidInUse(holder)) => drop(arrivals.send(Arrival::NameSaidInUse(holder)).await),
+                Err(Missed::NameSaidInUse(by, at)) => drop(arrivals.send(Arrival::NameDisputed(by, at)).await),
                 Err(Missed::Guest(connection)) => {
                     usher(&greeter.trust, &view, &journal, &not_granted, connection).await
                 }

@@ -247,27 +247,20 @@ impl Drive {
             }
             Arrival::Judged(newcomer, holder) => self.peers.judge(newcomer, holder),
             Arrival::Missed(target, why) => {
-                let by = match target {
-                    Target::Seed(seed) => {
-                        self.note_failed(seed, &why);
-                        None
-                    }
-                    Target::Peer(peer) => {
-                        tracing::debug!(event = "dial_failed", %peer, %why);
-                        Some(peer)
-                    }
-                };
+                match target {
+                    Target::Seed(seed) => self.note_failed(seed, &why),
+                    Target::Peer(peer) => tracing::debug!(event = "dial_failed", %peer, %why),
+                }
                 match why {
                     Missed::NameInUse(holder) => self.yield_name(holder),
-                    Missed::NameSaidInUse(holder) => self.check_holder(by, holder),
+                    Missed::NameSaidInUse(by, holder) => self.check_holder(by, holder),
                     _ => {}
                 }
                 self.peers.miss(target).into_iter().collect()
             }
             Arrival::Ended { peer, serial, gone } => self.peers.end(peer, serial, gone).into_iter().collect(),
             Arrival::NameInUse(holder) => return self.yield_name(holder),
-            Arrival::NameSaidInUse(holder) => return self.check_holder(None, holder),
-            Arrival::NameDisputed(by, holder) => return self.check_holder(Some(by), holder),
+            Arrival::NameDisputed(by, holder) => return self.check_holder(by, holder),
             Arrival::Found(addresses) => return self.join(addresses),
             Arrival::Renewed => return self.renewed(),
             Arrival::Round => return self.expire(),
@@ -342,7 +335,7 @@ impl Drive {
     }
 
     /// A peer says that we share our name: before we go, the other one must answer.
-    fn check_holder(&mut self, by: Option<NodeId>, holder: SocketAddr) {
+    fn check_holder(&mut self, by: NodeId, holder: SocketAddr) {
         if self.agenda.disputes.are_looked_into(by, holder, Instant::now()) {
             tokio::spawn(namesake::check_holder(Arc::clone(&self.greeter), holder, self.peers.arrivals()));
         }

@@ -64,8 +64,8 @@ pub(super) enum Missed {
     Ourselves,
     #[error("another living node has this node's name")]
     NameInUse(SocketAddr),
-    #[error("a peer says that another node, at {0}, has this node's name")]
-    NameSaidInUse(SocketAddr),
+    #[error("a peer says that another node, at {1}, has this node's name")]
+    NameSaidInUse(NodeId, SocketAddr),
     #[error("no answer within {} s", GREETING.as_secs())]
     TimedOut,
     #[error("one of the two does not accept the other's certificate: their secrets or mesh names differ ({0})")]
@@ -271,9 +271,10 @@ impl Greeter {
         let peer = canonical(connection.remote_address());
         match &why {
             ConnectionError::ApplicationClosed(close) if Code::of(close) == Some(Code::NameInUse) => {
-                let is_namesake = proven_id(connection, &self.mesh) == Some(self.hello.load().id);
-                let is_namesake = is_namesake && self.standing(connection).is_ok();
-                if is_namesake { Missed::NameInUse(peer) } else { Missed::NameSaidInUse(holder(close, peer)) }
+                // Nobody shakes hands without a name, so this leaves nobody out.
+                let Some(by) = proven_id(connection, &self.mesh) else { return why.into() };
+                let is_namesake = by == self.hello.load().id && self.standing(connection).is_ok();
+                if is_namesake { Missed::NameInUse(peer) } else { Missed::NameSaidInUse(by, holder(close, peer)) }
             }
             _ => why.into(),
         }
@@ -298,7 +299,7 @@ pub(super) async fn dial_any(
         tokio::select! {
             Some(met) = dials.next() => match met {
                 Ok(met) => return Ok(met),
-                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(_))) => return Err(why),
+                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(..))) => return Err(why),
                 Err(why) => missed = why,
             },
             () = sleep(HEAD_START), if rest.len() > 0 => {}

@@ -71,14 +71,15 @@ pub(super) async fn find_holder(
     Some(at)
 }
 
-/// What peers say of who has our name, and when it was looked into last: by who says it, as far as that is known. So who
-/// names wrong places all the time has his own looked at alone.
+/// What peers say of who has our name, and when it was looked into last: by who says it, as its certificate proves. So who
+/// names wrong places all the time has his own looked at alone. A stranger has no word in it: the handshake ends before he
+/// can say one.
 #[derive(Debug, Default)]
-pub(super) struct Disputes(HashMap<Option<NodeId>, (SocketAddr, Instant)>);
+pub(super) struct Disputes(HashMap<NodeId, (SocketAddr, Instant)>);
 
 impl Disputes {
     /// Whether to dial this one: a place and a peer's word each once in a while, since either may be made up.
-    pub(super) fn are_looked_into(&mut self, by: Option<NodeId>, holder: SocketAddr, now: Instant) -> bool {
+    pub(super) fn are_looked_into(&mut self, by: NodeId, holder: SocketAddr, now: Instant) -> bool {
         self.0.retain(|_, (_, at)| now - *at < LOOKED_INTO_EVERY);
         let is_known = self.0.contains_key(&by) || self.0.values().any(|(known, _)| *known == holder);
         if is_known || self.0.len() >= MAX_DISPUTES {
@@ -109,20 +110,35 @@ const MAX_DISPUTES: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::{Secret, hello::tests::greeter};
+
+    #[tokio::test]
+    async fn a_word_on_our_name_is_that_of_whom_the_certificate_proves() {
+        let secret = Secret::random();
+        let (a, b) = (greeter("a", 1, &secret), greeter("b", 2, &secret));
+        let refuse = async {
+            let connection = b.endpoint.accept().await.unwrap().await.unwrap();
+            let _stream = connection.accept_bi().await.unwrap();
+            connection.close(Code::NameInUse.into(), b"192.0.2.1:7946");
+        };
+        let (met, ()) = tokio::join!(a.dial(b.endpoint.local_addr().unwrap(), None), refuse);
+        let Err(Missed::NameSaidInUse(by, at)) = met else { panic!("it is taken for something else") };
+        assert_eq!((by, at), (b.hello.load().id, ([192, 0, 2, 1], 7946).into()));
+    }
 
     #[tokio::test]
     async fn who_names_wrong_places_keeps_nobody_else_from_being_believed() {
         let (mut disputes, now) = (Disputes::default(), Instant::now());
         let at = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
-        let (liar, honest) = (Some(NodeId(1)), Some(NodeId(2)));
+        let (liar, honest) = (NodeId(1), NodeId(2));
         for second in 0..100 {
             let now = now + Duration::from_secs(second.into());
             assert_eq!(disputes.are_looked_into(liar, at(second), now), second % 10 == 0);
             assert_eq!(disputes.are_looked_into(honest, at(1000), now), second % 10 == 0, "each is looked into");
-            assert!(!disputes.are_looked_into(None, at(1000), now), "once for all who say it");
+            assert!(!disputes.are_looked_into(NodeId(3), at(1000), now), "once for all who say it");
         }
         let later = now + Duration::from_secs(200);
-        let many = (0..1000).filter(|id| disputes.are_looked_into(Some(NodeId((*id).into())), at(*id), later));
+        let many = (0..1000).filter(|id| disputes.are_looked_into(NodeId((*id).into()), at(*id), later));
         assert_eq!(many.count(), MAX_DISPUTES);
         assert!(disputes.are_looked_into(honest, at(1000), later + LOOKED_INTO_EVERY));
     }

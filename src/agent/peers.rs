@@ -58,9 +58,7 @@ pub(super) enum Arrival {
     Found(Vec<SocketAddr>),
     /// Another living node of our name has shown itself, and it came first.
     NameInUse(SocketAddr),
-    /// Somebody says that there is one.
-    NameSaidInUse(SocketAddr),
-    /// This peer says that there is one.
+    /// This peer, which has proved its name, says that there is one.
     NameDisputed(NodeId, SocketAddr),
 }
 
