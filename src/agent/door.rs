@@ -112,20 +112,36 @@ async fn hear_will(greeter: &Greeter, met: Met, arrivals: &mpsc::Sender<Arrival>
     let _ = timeout(GREETING, met.connection.closed()).await;
 }
 
-/// What is told of now and then, since callers can have it happen as often as they like.
+/// What is told of now and then, since others can have it happen as often as they like.
 #[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<(Option<Instant>, u64)>);
+pub(super) struct Seldom {
+    /// How far ahead of its time a line may be told.
+    ahead: Duration,
+    /// When the next line would be due if all kept to the rate (GCRA), and how many were not told.
+    told: Mutex<(Option<Instant>, u64)>,
+}
 
 impl Seldom {
+    /// After so many lines at once, which it takes as many times [`TOLD_EVERY`] to have again.
+    pub(super) fn after(lines: u32) -> Self {
+        Self { ahead: TOLD_EVERY * lines.saturating_sub(1), told: Mutex::default() }
+    }
+
     /// How many were not told of since the last that was; `None` if this one is not to be told of either.
     pub(super) fn take(&self, now: Instant) -> Option<u64> {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.0.is_some_and(|at| now - at < TOLD_EVERY) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = told.0.map_or(now, |due| due.max(now));
+        if due - now > self.ahead {
             told.1 += 1;
             return None;
         }
-        told.0 = Some(now);
+        told.0 = Some(due + TOLD_EVERY);
         Some(std::mem::take(&mut told.1))
+    }
+
+    /// Whether it may tell as much as if nothing had ever been told.
+    pub(super) fn is_rested(&self, now: Instant) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.is_none_or(|due| due <= now)
     }
 }
 
@@ -138,7 +154,7 @@ const MAX_UNPROVEN: usize = 64;
 /// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address: those that
 /// are closing after a busy moment are some hundreds.
 const MAX_LEFT_BEHIND: usize = 512;
-/// One line about callers of a kind in so long a time; the counter of failed handshakes has all strangers.
+/// One line of a kind in so long a time; the counter of failed handshakes has all strangers.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use super::{
     hello::{Greeter, Missed},
     journal::Journal,
     known::Known,
+    lines::Subject,
     looks::{Knocks, Look},
     namesake::{self, Disputes},
     peers::{Arrival, Parcel, Peers, Target},
@@ -328,7 +329,9 @@ impl Drive {
         if failed.get(&seed) == Some(&why) || failed.len() >= MAX_FAILED {
             return;
         }
-        tracing::warn!(event = "seed_failed", %seed, why);
+        if let Some(unsaid) = self.greeter.lines.about(Subject::Seed(seed), Instant::now()) {
+            tracing::warn!(event = "seed_failed", %seed, why, unsaid);
+        }
         failed.insert(seed, why);
         let sentences = failed.iter().map(|(seed, why)| format!("seed {seed} cannot be joined: {why}"));
         self.status.failed.store(Arc::new(sentences.collect()));

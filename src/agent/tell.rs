@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio::time::Instant;
+
 use super::{
     drive::Drive,
     journal::{Flip, Move, News},
+    lines::Subject,
     unix_millis,
 };
 use crate::{
@@ -20,7 +23,9 @@ impl Drive {
             _ => None,
         };
         let name = about.and_then(|id| Some(self.mesh.member(id)?.node.name.clone()));
-        self.log(&event, name.as_ref());
+        if let Some(unsaid) = subject(&event).map_or(Some(0), |about| self.unsaid(about)) {
+            log(&event, name.as_ref(), unsaid);
+        }
         if event == Event::Renewed {
             self.greeter.hello.store(Arc::new(self.mesh.hello()));
         }
@@ -38,10 +43,12 @@ impl Drive {
                 continue;
             };
             let flip = flip(service, old, row);
-            tracing::info!(
-                event = "health", %service, instance = %flip.instance, node = %flip.node, was = %flip.was,
-                now = %flip.now, check = flip.check.as_deref(), why = &*flip.why,
-            );
+            if let Some(unsaid) = self.unsaid(Subject::Member(row.owner)) {
+                tracing::info!(
+                    event = "health", %service, instance = %flip.instance, node = %flip.node, was = %flip.was,
+                    now = %flip.now, check = flip.check.as_deref(), why = &*flip.why, unsaid,
+                );
+            }
             self.write(News::Health(Box::new(flip)));
         }
     }
@@ -52,44 +59,64 @@ impl Drive {
         let Some(known) = known.filter(|known| known.node.addresses != member.node.addresses) else { return };
         let (was, now) = (known.node.addresses.clone(), member.node.addresses.clone());
         let (node, is_this) = (member.node.name.clone(), member.id == self.mesh.id());
-        if !has_moved(&was, &now) {
-            return tracing::info!(event = "addresses", %node, ?was, ?now);
+        let has_moved = has_moved(&was, &now);
+        match self.unsaid(Subject::Member(member.id)) {
+            Some(unsaid) if has_moved => tracing::warn!(event = "moved", %node, ?was, ?now, unsaid),
+            Some(unsaid) => tracing::info!(event = "addresses", %node, ?was, ?now, unsaid),
+            None => {}
         }
-        tracing::warn!(event = "moved", %node, ?was, ?now);
-        self.write(News::Moved(Box::new(Move { node, was, now, is_this })));
+        if has_moved {
+            self.write(News::Moved(Box::new(Move { node, was, now, is_this })));
+        }
+    }
+
+    fn unsaid(&self, about: Subject) -> Option<u64> {
+        self.greeter.lines.about(about, Instant::now())
     }
 
     fn write(&self, news: News) {
         self.journal.write(unix_millis(), news);
     }
+}
 
-    fn log(&self, event: &Event, name: Option<&NodeName>) {
-        let name = name.map(NodeName::as_str);
-        match event {
-            Event::Member { node, was, now, cause } => {
-                let was = was.map(crate::model::MemberState::as_str);
-                tracing::info!(event = "member", node = name, id = %node, was, now = %now, cause = cause.as_str());
-            }
-            Event::Renewed => tracing::warn!(event = "renewed", "this node was taken for dead and came back"),
-            Event::Garbage { peer, why } => tracing::warn!(event = "garbage", node = name, id = %peer, why),
-            Event::Expelled { peer, why } => {
-                tracing::warn!(event = "expelled", node = name, peer = %peer, by = "this node", why);
-            }
-            Event::PartitionBegan { missing, of } => {
-                tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
-            }
-            Event::PartitionEnded { missing } => tracing::warn!(event = "partition_ended", missing),
-            Event::ProtectionBegan { service, kept, of } => {
-                tracing::warn!(event = "protection_began", %service, kept, of, "serving its last healthy instances");
-            }
-            Event::ProtectionEnded { service, why } => {
-                tracing::warn!(event = "protection_ended", %service, why = ?why);
-            }
-            Event::Flapping { node, returns, hidden_for } => {
-                tracing::warn!(event = "flapping", node = name, id = %node, returns, hidden_for = ?hidden_for);
-            }
-            Event::Paused { late } => tracing::warn!(event = "paused", late = ?late, "this process did not run"),
+/// Whom an event is about that others can have happen as often as they like. Who is expelled stays so for a minute.
+fn subject(event: &Event) -> Option<Subject> {
+    match event {
+        Event::Member { node, .. } | Event::Flapping { node, .. } => Some(Subject::Member(*node)),
+        Event::Garbage { peer, .. } => Some(Subject::Member(*peer)),
+        Event::ProtectionBegan { service, .. } | Event::ProtectionEnded { service, .. } => {
+            Some(Subject::Service(service.clone()))
         }
+        _ => None,
+    }
+}
+
+fn log(event: &Event, name: Option<&NodeName>, unsaid: u64) {
+    let name = name.map(NodeName::as_str);
+    match event {
+        Event::Member { node, was, now, cause } => {
+            let was = was.map(crate::model::MemberState::as_str);
+            tracing::info!(event = "member", node = name, id = %node, was, now = %now, cause = cause.as_str(), unsaid);
+        }
+        Event::Renewed => tracing::warn!(event = "renewed", "this node was taken for dead and came back"),
+        Event::Garbage { peer, why } => tracing::warn!(event = "garbage", node = name, id = %peer, why, unsaid),
+        Event::Expelled { peer, why } => {
+            tracing::warn!(event = "expelled", node = name, peer = %peer, by = "this node", why);
+        }
+        Event::PartitionBegan { missing, of } => {
+            tracing::warn!(event = "partition_began", missing, of, "cut off: serving what was last known");
+        }
+        Event::PartitionEnded { missing } => tracing::warn!(event = "partition_ended", missing),
+        Event::ProtectionBegan { service, kept, of } => {
+            tracing::warn!(event = "protection_began", %service, kept, of, unsaid, "serving its last healthy instances");
+        }
+        Event::ProtectionEnded { service, why } => {
+            tracing::warn!(event = "protection_ended", %service, why = ?why, unsaid);
+        }
+        Event::Flapping { node, returns, hidden_for } => {
+            tracing::warn!(event = "flapping", node = name, id = %node, returns, hidden_for = ?hidden_for, unsaid);
+        }
+        Event::Paused { late } => tracing::warn!(event = "paused", late = ?late, "this process did not run"),
     }
 }
 
