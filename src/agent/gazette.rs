@@ -97,7 +97,7 @@ impl Gazette {
         Self { trust, traffic, scribe, links: HashMap::new(), spent: HashMap::new(), arrivals, random }
     }
 
-    /// Runs until the loop has ended.
+    /// Runs until the loop has ended, and what is law is on the disk if that takes it.
     pub(super) async fn run(mut self, mut heard: mpsc::Receiver<Heard>) {
         let ended = self.arrivals.clone();
         // By the clock: whoever hears something all the time compares all the same.
@@ -109,7 +109,7 @@ impl Gazette {
                     Some(Heard::Linked(peer, connection)) => self.meet(peer, connection),
                     Some(Heard::Notice(peer, connection, bytes)) => self.hear(peer, &connection, &bytes).await,
                     Some(Heard::Decree(edict, reply)) => self.decree(edict, reply).await,
-                    None => return,
+                    None => break,
                 },
                 () = self.scribe.written() => {}
                 () = self.trust.signed() => self.proclaim().await,
@@ -117,9 +117,10 @@ impl Gazette {
                     self.offer();
                     self.scribe.retry();
                 }
-                () = ended.closed() => return,
+                () = ended.closed() => break,
             }
         }
+        self.scribe.finish().await;
     }
 
     fn meet(&mut self, peer: NodeId, connection: Connection) {
@@ -314,7 +315,7 @@ const MAX_DEPTH: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::fs;
 
     use tokio::{sync::oneshot, time::timeout};
 
@@ -322,17 +323,11 @@ mod tests {
     use crate::agent::{
         Secret,
         hello::tests::{greeter, meet},
+        scribe::tests::hang,
         trust::Word,
     };
 
     const PATIENCE: Duration = Duration::from_secs(60);
-
-    /// Whatever waits for the disk gets no further than opening the file, until somebody reads here.
-    fn hang(folder: &Path) -> std::path::PathBuf {
-        let pipe = folder.join("edicts.new");
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        pipe
-    }
 
     #[tokio::test]
     async fn a_disk_that_hangs_holds_up_no_word_and_is_told_to_whom_it_was_promised_alone() {

@@ -35,8 +35,8 @@ impl Agent {
     /// its way to the others.
     ///
     /// # Errors
-    /// This node may not, it says nothing new, or it could not be stored: then it holds until a restart, and longer once
-    /// that was done after all.
+    /// This node may not, it says nothing new, or it could not be stored within some seconds: then it holds until a
+    /// restart, and longer once that was done after all.
     pub async fn decree(&self, word: trust::Word, void: bool) -> Result<(), Refused> {
         let edict = self.shared.trust.decree(word, void, gazette::now());
         let edict = edict.map_err(|why| Refused::Undecreed(why.to_string()))?;
@@ -56,7 +56,7 @@ impl Agent {
     /// Takes in what was signed elsewhere, by whoever keeps the authority's key, and spreads it.
     ///
     /// # Errors
-    /// Nobody we believe has signed it, it says nothing new, or it could not be stored.
+    /// Nobody we believe has signed it, it says nothing new, or it could not be stored within some seconds.
     pub async fn publish(&self, edict: trust::Edict) -> Result<(), Refused> {
         let (reply, answer) = oneshot::channel();
         let heard = gazette::Heard::Decree(edict, reply);

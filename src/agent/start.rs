@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -73,7 +76,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     drive.hold(config.opens);
     drive.begin(&seek);
 
-    keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
+    let gazette = keep_trust(&greeter, &view, &journal, &config, &arrivals, heard, seed);
     tokio::spawn(whereabouts.watch(arrivals.clone()));
     let own = (Arc::clone(&greeter), Arc::clone(&view), Arc::clone(&journal));
     tokio::spawn(door::listen(own.0, own.1, own.2, links_seen.clone(), arrivals.clone()));
@@ -81,6 +84,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     tokio::spawn(async move {
         let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
         let outcome = drive.run(inbox).await;
+        // A panic there is already in the log.
+        let _ = gazette.await;
         ended.send_replace(Some(outcome));
     });
     let shared = Shared {
@@ -103,7 +108,7 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     Ok(Agent { shared: Arc::new(shared) })
 }
 
-/// The tasks that let others in, or no more.
+/// The tasks that let others in, or no more; the one that still has the law to write when the loop has ended.
 fn keep_trust(
     greeter: &Arc<Greeter>,
     view: &Arc<View>,
@@ -112,13 +117,14 @@ fn keep_trust(
     arrivals: &mpsc::Sender<Arrival>,
     heard: mpsc::Receiver<Heard>,
     seed: u64,
-) {
+) -> JoinHandle<()> {
     if let Some(folder) = &config.data_dir {
         greeter.trust.keep_guests(folder);
     }
-    tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
+    let gazette = tokio::spawn(Gazette::open(greeter, config.data_dir.as_deref(), arrivals, seed).run(heard));
     let (greeter, view, journal) = (Arc::clone(greeter), Arc::clone(view), Arc::clone(journal));
     tokio::spawn(Vigil::new(greeter, view, journal, config).keep(arrivals.clone()));
+    gazette
 }
 
 /// Takes up where the checks stood when this node was last seen, and how long a wave of failures is doubted.

@@ -9,6 +9,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -22,6 +23,8 @@ pub(super) struct Archive {
     file: OnceLock<PathBuf>,
     /// Why the last write failed; none once one has not.
     unkept: ArcSwapOption<String>,
+    /// Since when a write has been under way.
+    begun: ArcSwapOption<Instant>,
     /// Whether an earlier life's file is of no use, and no peer has told the law again.
     is_lost: AtomicBool,
 }
@@ -52,16 +55,25 @@ impl Trust {
     /// Puts all that is law in the place of what was kept. Waits for the disk.
     pub(in crate::agent) fn keep_law(&self) -> Result<(), String> {
         let Some(file) = self.archive.file.get() else { return Ok(()) };
+        self.archive.begun.store(Some(Arc::new(Instant::now())));
         let law = self.law();
         let bytes = rmp_serde::to_vec_named(&law.edicts().collect::<Vec<_>>()).map_err(io::Error::other);
         let kept = bytes.and_then(|bytes| keep::replace(file, &bytes, keep::PRIVATE)).map_err(|why| why.to_string());
         self.archive.unkept.store(kept.as_ref().err().cloned().map(Arc::new));
+        self.archive.begun.store(None);
         kept
     }
 
-    /// Why what is law is not on the disk.
+    /// Why what is law is not on the disk, as far as that is known: a disk may also hang.
     pub(in crate::agent) fn unkept(&self) -> Option<String> {
-        self.archive.unkept.load().as_deref().cloned()
+        self.unkept_at(Instant::now())
+    }
+
+    fn unkept_at(&self, now: Instant) -> Option<String> {
+        let begun = self.archive.begun.load().as_deref().copied();
+        let hangs_for = begun.map(|begun| now.saturating_duration_since(begun)).filter(|hung| *hung > HANGS_AFTER);
+        let hangs = |hung: Duration| format!("the deny list is not on the disk since {} s: it hangs", hung.as_secs());
+        self.archive.unkept.load().as_deref().cloned().or(hangs_for.map(hangs))
     }
 
     /// A peer's law is this node's: whatever was lost here, it would have told.
@@ -82,6 +94,8 @@ fn aside(path: &Path) -> PathBuf {
 }
 
 const FILE: &str = "edicts";
+/// A disk that takes so long for 72 MB at most is not only busy.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// All edicts there may be, at their largest.
 const MAX_KEPT: u64 = 72 << 20;
 
@@ -114,6 +128,16 @@ mod tests {
         let again = trust("prod", "a", &secret);
         again.open_law(folder.path(), unix_millis());
         assert_eq!(again.law().summary(), node.law().summary());
+    }
+
+    #[test]
+    fn a_write_that_hangs_is_told_of() {
+        let node = trust("prod", "a", &[Secret::random()]);
+        let now = Instant::now();
+        node.archive.begun.store(Some(Arc::new(now)));
+        for (second, told) in [(10, None), (12, Some("the deny list is not on the disk since 12 s: it hangs"))] {
+            assert_eq!(node.unkept_at(now + Duration::from_secs(second)).as_deref(), told);
+        }
     }
 
     #[test]
