@@ -92,12 +92,22 @@ impl<'a> Here<'a> {
         Self { node, services }
     }
 
-    /// Whether an event is meant for this node. What somebody else has fired with a wrong pattern is for nobody.
-    fn hears(&self, event: &Event<'_>) -> bool {
-        self.matches(event).unwrap_or(false)
+    /// Leaves of these events, of which the oldest comes first, those that are meant for this node. What somebody else has
+    /// fired with a wrong pattern is for nobody. Where the services' filters of the newer ones have cost too much, those of
+    /// the older ones are not looked at, and they go unheard, as they did not when they were new: an error instead would
+    /// hide all events from a client for as long as the costly ones stand, and one unfiltered have it act on others' words.
+    fn keep_heard(&self, events: &mut Vec<Event<'_>>) {
+        let (mut left, mut known) = (MAX_COMPARED_IN_ALL, HashMap::new());
+        let mut hears = |event: &Event<'_>| self.matches(event, &mut left).unwrap_or(false);
+        // Most that fire again and again filter by the same words.
+        let heard = events.iter().rev().map(|event| {
+            *known.entry([event.node_filter, event.service_filter, event.tag_filter]).or_insert_with(|| hears(event))
+        });
+        let mut heard = heard.collect::<Vec<_>>();
+        events.retain(|_| heard.pop().unwrap_or_default());
     }
 
-    fn matches(&self, event: &Event<'_>) -> Result<bool, String> {
+    fn matches(&self, event: &Event<'_>, left_in_all: &mut usize) -> Result<bool, String> {
         if !event.node_filter.is_empty() && !pattern(event.node_filter)?.is_match(self.node.as_bytes()) {
             return Ok(false);
         }
@@ -105,15 +115,18 @@ impl<'a> Here<'a> {
             return Ok(true);
         }
         let (service, tag) = (pattern(event.service_filter)?, pattern(event.tag_filter)?);
-        let mut left = MAX_COMPARED;
+        let most = MAX_COMPARED.min(*left_in_all);
+        let mut left = most;
         let mut is_match = |pattern: &Regex, text: &str| {
             let is_within = text.len() <= left;
             left = left.saturating_sub(text.len());
             is_within && pattern.is_match(text.as_bytes())
         };
-        Ok(self.services.iter().any(|(name, tags)| {
+        let is_heard = self.services.iter().any(|(name, tags)| {
             is_match(&service, name) && (event.tag_filter.is_empty() || tags.iter().any(|text| is_match(&tag, text)))
-        }))
+        });
+        *left_in_all -= most - left;
+        Ok(is_heard)
     }
 }
 
@@ -162,7 +175,8 @@ pub(super) async fn list(State(app): Shared, query: Query) -> Answer {
         let own = app.agent.view().registrations();
         let here = Here::new(app.agent.config().node.as_str(), own.iter().map(|row| &**row));
         events(app.agent.view(), |mut all| {
-            all.retain(|event| name.is_none_or(|name| event.name == name) && here.hears(event));
+            all.retain(|event| name.is_none_or(|name| event.name == name));
+            here.keep_heard(&mut all);
             json(&query, &all)
         })
     })
@@ -229,6 +243,9 @@ const MAX_PATTERN: usize = 128;
 const MAX_COMPILED: usize = 5 << 10;
 /// Bytes of this node's own services and tags that one event is held against, each name once; it is meant for none beyond.
 const MAX_COMPARED: usize = 8 << 10;
+/// And all events of one answer: the worst that one node may fire, and half as much besides, which takes 0.4 s. Where all
+/// services and tags take 768 bytes together no events come to that.
+const MAX_COMPARED_IN_ALL: usize = (KEPT + KEPT / 2) * MAX_COMPARED;
 
 #[cfg(test)]
 mod tests {
@@ -266,8 +283,30 @@ mod tests {
             (["(?u)n", "", ""], false),
             (["( ?x-iu: n)", "", ""], false),
         ] {
-            assert_eq!(here.hears(&Event::of(&event("1", 1, filters)).unwrap()), is_meant, "{filters:?}");
+            assert_eq!(heard(&here, &[event("1", 1, filters)]).len() == 1, is_meant, "{filters:?}");
         }
+    }
+
+    /// When what is heard of these was fired.
+    fn heard(here: &Here<'_>, rows: &[Registration]) -> Vec<u64> {
+        let mut events = newest(rows.iter().enumerate().map(|(owner, row)| (NodeId(owner as u64), row)));
+        here.keep_heard(&mut events);
+        events.iter().map(|event| event.time).collect()
+    }
+
+    #[test]
+    fn filters_cost_one_answer_no_more_than_a_few_however_many_there_are() {
+        let row = |at: u64| Registration::new(format!("a{at:039}").as_str(), 1).unwrap();
+        let own = (0..200).map(row).collect::<Vec<_>>();
+        let here = Here::new("n1", own.iter());
+        let by = |time: u64, filters: [&str; 3]| event(&time.to_string(), time, filters);
+        let fired: Vec<_> = (0..10)
+            .map(|time| by(time, ["n1", "", ""]))
+            .chain((10..256).map(|time| by(time, ["", &format!("^a0*199$|{time}x"), ""])))
+            .collect();
+        assert_eq!(heard(&here, &fired), (0..10).chain(232..256).collect::<Vec<_>>(), "the newest");
+        let same: Vec<_> = (0..256).map(|time| by(time, ["", "^a0*199$", ""])).collect();
+        assert_eq!(heard(&here, &same).len(), 256);
     }
 
     #[test]
