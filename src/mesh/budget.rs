@@ -13,6 +13,7 @@ use std::{
 use super::{
     Mesh,
     event::{Event, Output},
+    roster::Seen,
     wire::Fact,
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -25,19 +26,20 @@ pub(super) struct Budgets {
     shut: BTreeMap<NodeId, (Time, &'static str)>,
     /// Of whose garbage was told.
     told: BTreeSet<NodeId>,
-    /// Pages that were forged, by who brought them and whose they were to be.
-    forged: BTreeMap<(NodeId, NodeId), u32>,
+    /// Pages that were forged, by who brought them and whose they were to be; those whom this node never met are one.
+    forged: BTreeMap<(NodeId, Option<NodeId>), u32>,
     /// Members that others only speak of, in the order in which they did.
     pub(super) invented: VecDeque<NodeId>,
-    /// Suspicions begun on others' words.
-    accusations: BTreeMap<(Role, NodeId), u16>,
+    /// What others' words have done.
+    hearsay: BTreeMap<(Role, NodeId), u16>,
 }
 
-/// In what part a member has to do with an accusation.
+/// In what part a member has to do with what others say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Role {
     Accuser,
     Suspect,
+    Lifted,
 }
 
 impl Budgets {
@@ -47,7 +49,7 @@ impl Budgets {
         self.spent.clear();
         self.told.clear();
         self.forged.clear();
-        self.accusations.clear();
+        self.hearsay.clear();
     }
 }
 
@@ -63,14 +65,21 @@ impl Mesh {
         let why = "a page that its owner did not sign";
         self.stats.dropped_forged += 1;
         self.drop_garbage(peer, why);
-        *self.budgets.forged.entry((peer, owner)).or_default() += 1;
+        let met = self.met(owner);
+        *self.budgets.forged.entry((peer, met)).or_default() += 1;
         self.charge(peer, DOUBTFUL, why);
     }
 
     /// Whether so many pages of this owner's were forged that this peer has brought that no more is looked at for a while.
-    /// An owner with two keys can have them brought by whom it likes: nobody is shut out for those of one.
+    /// An owner with two keys can have them brought by whom it likes: nobody is shut out for those of one, nor for those of
+    /// owners whom another may have made up.
     pub(super) fn is_tired_of(&self, peer: NodeId, owner: NodeId) -> bool {
-        self.budgets.forged.get(&(peer, owner)).is_some_and(|forged| *forged >= FORGED_OF_ONE)
+        self.budgets.forged.get(&(peer, self.met(owner))).is_some_and(|forged| *forged >= FORGED_OF_ONE)
+    }
+
+    /// The owner, if this node knows it otherwise than from others.
+    fn met(&self, owner: NodeId) -> Option<NodeId> {
+        self.roster.get(owner).filter(|seen| seen.is_known()).map(|_| owner)
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.
@@ -130,16 +139,24 @@ impl Mesh {
 
     /// Whether one more suspicion may begin on the word of this accuser, and against this suspect, within the minute.
     pub(super) fn may_accuse(&mut self, fact: &Fact) -> bool {
-        let is_new = self.roster.get(fact.id).is_some_and(|seen| seen.state == MemberState::Alive);
-        if !is_new {
+        let is_new = |seen: &Seen| seen.state == MemberState::Alive || seen.is_before(fact);
+        if !self.roster.get(fact.id).is_some_and(is_new) {
             return true;
         }
-        let mut spend = |purse: (Role, NodeId), most: u16| {
-            let spent = self.budgets.accusations.entry(purse).or_default();
-            *spent = spent.saturating_add(1);
-            *spent <= most
-        };
-        spend((Role::Accuser, fact.by), MAX_ACCUSATIONS) & spend((Role::Suspect, fact.id), MAX_SUSPICIONS)
+        self.spend(Role::Accuser, fact.by, MAX_ACCUSATIONS) & self.spend(Role::Suspect, fact.id, MAX_SUSPICIONS)
+    }
+
+    /// Whether others may say once more within the minute that a member whom nobody suspects here has denied a suspicion, or
+    /// renewed: nobody is driven by hearsay to where it cannot deny any more.
+    pub(super) fn may_lift(&mut self, fact: &Fact) -> bool {
+        let lifts = |seen: &Seen| seen.state == MemberState::Alive && seen.is_before(fact);
+        !self.roster.get(fact.id).is_some_and(lifts) || self.spend(Role::Lifted, fact.id, MAX_SUSPICIONS)
+    }
+
+    fn spend(&mut self, role: Role, id: NodeId, most: u16) -> bool {
+        let spent = self.budgets.hearsay.entry((role, id)).or_default();
+        *spent = spent.saturating_add(1);
+        *spent <= most
     }
 }
 

@@ -6,14 +6,17 @@ use super::{Mesh, roster::Seen};
 use crate::model::NodeId;
 
 impl Mesh {
-    /// The first wanted member from a random one on.
+    /// One of the wanted members, each as likely as any other: nobody comes up more often for whom it has beside it.
     pub(super) fn random_member(&mut self, wanted: impl Fn(&Seen) -> bool) -> Option<NodeId> {
-        let count = self.roster.len();
-        let start = self.index_below(count);
-        (0..count)
-            .filter_map(|step| self.roster.at((start + step) % count))
-            .find(|(_, seen)| seen.named && wanted(seen))
-            .map(|(id, _)| id)
+        let wanted = |(_, seen): &(NodeId, &Seen)| seen.named && wanted(seen);
+        for _ in 0..DRAWS {
+            let drawn = self.index_below(self.roster.len());
+            if let Some((id, _)) = self.roster.at(drawn).filter(wanted) {
+                return Some(id);
+            }
+        }
+        let drawn = self.index_below(self.roster.iter().filter(wanted).count());
+        self.roster.iter().filter(wanted).nth(drawn).map(|(id, _)| id)
     }
 
     pub(super) fn index_below(&mut self, count: usize) -> usize {
@@ -25,3 +28,6 @@ impl Mesh {
         self.rng.random()
     }
 }
+
+/// Draws before those who are wanted are counted.
+const DRAWS: usize = 8;

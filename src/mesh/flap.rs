@@ -100,7 +100,7 @@ impl Mesh {
             let (fell, heard) = (seen.generation, seen.heard);
             let flaps = seen.flaps.get_or_insert_default();
             // Others said that it was back, and nothing came from it itself.
-            if heard < flaps.fell_at {
+            if heard < flaps.fell_at && flaps.returns.last().is_some_and(|(at, _)| *at >= flaps.fell_at) {
                 flaps.returns.pop();
             }
             flaps.fell_at = now;

@@ -1,5 +1,6 @@
 //! A member that lies: each row of the trust table that concerns members, tried by one that is in.
 
+mod hearsay;
 mod relays;
 
 use std::{sync::Arc, time::Duration};

@@ -12,7 +12,6 @@ use std::time::Duration;
 use super::{
     Mesh,
     event::{Cause, Done, Generation, Rejected},
-    look::Purpose,
     rumor::Rumor,
     wire::{Fact, Frame},
 };
@@ -51,7 +50,7 @@ impl Mesh {
             MemberState::Down => {
                 self.judge(now, fact, if own_word { Cause::Left } else { Cause::Forced });
             }
-            MemberState::Alive | MemberState::Suspect if own_word => self.look(now, fact.id, Purpose::Goodbye),
+            MemberState::Alive | MemberState::Suspect if own_word => self.look_for_a_leaver(now, fact.id),
             MemberState::Alive | MemberState::Suspect => self.give_up_later(now, fact),
             MemberState::Left => {}
         }

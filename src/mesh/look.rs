@@ -19,6 +19,8 @@ pub(super) struct Look {
     purpose: Purpose,
     /// Who was asked to look as well, and when.
     asked: Vec<(NodeId, Time)>,
+    /// Who said first, upon that, that he hears from the member.
+    voucher: Option<NodeId>,
     /// Who holds the member for Down, while this node looks for itself.
     voices: Vec<NodeId>,
     /// Nobody at all answered the first time.
@@ -51,6 +53,15 @@ impl Purpose {
     }
 }
 
+impl Look {
+    /// One more is asked to look.
+    pub(super) fn ask(&mut self, helper: NodeId, now: Time) {
+        if !self.asked.iter().any(|(asked, _)| *asked == helper) {
+            self.asked.push((helper, now));
+        }
+    }
+}
+
 impl Seen {
     /// How long an answer may take: the measured round trip and four times its variation (RFC 6298, section 2).
     fn patience(&self) -> Duration {
@@ -76,12 +87,30 @@ impl Mesh {
             look.purpose = look.purpose.max(purpose);
             return;
         }
-        let look = Look { began: now, knocks: 0, purpose, asked: Vec::new(), voices: Vec::new(), repeated: false };
+        let look = Look {
+            began: now,
+            knocks: 0,
+            purpose,
+            asked: Vec::new(),
+            voucher: None,
+            voices: Vec::new(),
+            repeated: false,
+        };
         self.looks.insert(id, look);
         match purpose {
             // The other heirs' voices are on their way, and are cheaper than to dial whom they mourn.
             Purpose::Will => self.timers.set(now + HESITATION, Timer::Knock { id, began: now }),
             _ => self.knock(now, id, now),
+        }
+    }
+
+    /// Somebody says that a member has left. Of those whom this node has to dial first only so many are looked for at a
+    /// time: silence is evidence where a knock can have come there. Of the others it hears again when it compares notes.
+    pub(super) fn look_for_a_leaver(&mut self, now: Time, id: NodeId) {
+        let is_far = |id: &NodeId| self.roster.get(*id).is_some_and(|seen| !seen.linked);
+        let far = self.looks.iter().filter(|(id, look)| look.purpose == Purpose::Goodbye && is_far(id));
+        if !is_far(&id) || far.take(MAX_LEAVERS).count() < MAX_LEAVERS {
+            self.look(now, id, Purpose::Goodbye);
         }
     }
 
@@ -177,9 +206,7 @@ impl Mesh {
             let helper = self.random_member(|seen| seen.state == MemberState::Alive && seen.linked);
             let Some(helper) = helper.filter(|helper| *helper != about) else { continue };
             let Some(look) = self.looks.get_mut(&about) else { return };
-            if !look.asked.iter().any(|(asked, _)| *asked == helper) {
-                look.asked.push((helper, now));
-            }
+            look.ask(helper, now);
             self.send(helper, &Frame::Ask(about));
         }
     }
@@ -214,14 +241,20 @@ impl Mesh {
 
     /// Somebody vouches for a member: counts from who was asked to, while the question is open.
     pub(super) fn on_vouch(&mut self, now: Time, from: NodeId, about: NodeId) {
-        let was_asked = self.looks.get(&about).is_some_and(|look| look.asked.iter().any(|(asked, _)| *asked == from));
-        if !was_asked {
+        let asked = |look: &&mut Look| look.asked.iter().any(|(asked, _)| *asked == from);
+        let Some(look) = self.looks.get_mut(&about).filter(asked) else {
             self.stats.vouches_unasked += 1;
-        } else if let Some(seen) = self.roster.get_mut(about) {
+            return;
+        };
+        if let Some(seen) = self.roster.get_mut(about) {
             // Of somebody who has left, and never answered here, a single voice would make one who is back.
-            let is_gone = self.looks.get(&about).is_some_and(|look| look.purpose == Purpose::Goodbye);
-            if !is_gone || seen.answered > Time::ZERO {
+            if look.purpose != Purpose::Goodbye
+                || seen.answered > Time::ZERO
+                || look.voucher.is_some_and(|by| by != from)
+            {
                 seen.vouched = now;
+            } else {
+                look.voucher = Some(from);
             }
         }
     }
@@ -247,6 +280,8 @@ const PATIENT_KNOCKS: [Duration; 6] = [
 const HESITATION: Duration = Duration::from_millis(5);
 /// A peer farther away than any on Earth does not hold up a look for longer than this.
 const MAX_PATIENCE: Duration = Duration::from_secs(1);
+/// Members that are to have left and are not linked here, looked for at a time: fewer than are dialled within a second.
+const MAX_LEAVERS: usize = 32;
 /// How many others are asked to look, at each knock after the first.
 const ASKED: usize = 3;
 /// Who answered so lately need not be asked: longer, and one vouches for who died meanwhile.

@@ -14,10 +14,9 @@ use super::{
     event::{Cause, Change, Event, Generation, Gone, Hello, Output},
     invented::INVENTED_KEPT,
     look::Purpose,
-    roster::{Distance, Seen, Verdict},
+    roster::{Seen, Verdict},
     rumor::Rumor,
     swim::{Effect, Head, Identity, Kind},
-    vivaldi::Place,
     wire::{Fact, Frame},
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -94,7 +93,7 @@ impl Mesh {
         let forged = fact.state == MemberState::Suspect && fact.by != self.id && self.roster.get(fact.by).is_none();
         if !self.is_plausible(now, from, fact.id, fact.generation.epoch()) {
             self.implausible(from, fact.id);
-        } else if forged || (from != fact.id && self.is_leap(fact)) {
+        } else if forged || (from != fact.id && fact.id != self.id && self.is_leap(fact)) {
             self.stats.dropped_unauthorized += 1;
         } else if self.is_return_on_hearsay(from, fact) {
             self.hear_of_a_return(now, from, fact);
@@ -106,6 +105,8 @@ impl Mesh {
             self.hear_of_this(now, from, fact);
         } else if fact.state == MemberState::Left {
             self.hear_of_a_goodbye(now, from, fact);
+        } else if fact.state == MemberState::Alive && from != fact.id && !self.may_lift(fact) {
+            self.stats.dropped_unauthorized += 1;
         } else {
             self.judge(now, fact, Cause::Told);
         }
@@ -267,13 +268,22 @@ impl Mesh {
                 Frame::Facts(vec![ours]).write(&mut frame);
                 self.send(from, &Frame::Pass { to: fact.by, frame: &frame });
             }
-        } else if fact.state == MemberState::Suspect && fact.incarnation < LAST_INCARNATION {
-            self.swim.refute(now, fact.incarnation);
-            self.carry_out(now);
-            self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
-        } else if !self.leaving {
-            self.renew(now);
+        } else {
+            self.deny(now, fact);
         }
+    }
+
+    /// Says that this node lives, to all: in a larger incarnation, which whoever has heard nothing of it for long, and is told
+    /// by others, would not believe if it was much larger; or in a new generation.
+    fn deny(&mut self, now: Time, fact: &Fact) {
+        let can_refute = fact.state == MemberState::Suspect && fact.incarnation < LAST_INCARNATION;
+        let renews = !can_refute || self.is_leap(fact);
+        if renews && (self.leaving || self.renew(now)) || !can_refute {
+            return;
+        }
+        self.swim.refute(now, fact.incarnation);
+        self.carry_out(now);
+        self.spread(now, &Rumor::Fact(self.fact_of_this(MemberState::Alive)), self.id);
     }
 
     /// A peer knows this node under a generation at which it is Down, or under a larger one.
@@ -287,14 +297,18 @@ impl Mesh {
         }
     }
 
-    fn renew(&mut self, now: Time) {
+    /// Takes the next generation. False if there were too many within the minute.
+    fn renew(&mut self, now: Time) -> bool {
         let generation = self.swim.generation();
         if generation.next().epoch() != self.epoch {
             self.rise(now, generation);
         } else if ration(&mut self.renewals, now) {
             self.swim.renew(now);
             self.carry_out(now);
+        } else {
+            return false;
         }
+        true
     }
 
     /// Others know more of this name than this process ever said: an earlier life with a clock ahead of ours, a second
@@ -406,30 +420,6 @@ impl Mesh {
             self.send(to, &Frame::Facts(vec![fact]));
         }
         self.send(to, &Frame::Swim(packet));
-    }
-
-    /// A round trip was measured.
-    pub(super) fn on_rtt(&mut self, id: NodeId, rtt: Duration) {
-        let spread = self.chance() - 0.5;
-        let Some(seen) = self.roster.get_mut(id) else { return };
-        let distance = seen.distance.get_or_insert_with(Box::<Distance>::default);
-        distance.rtt.observe(rtt);
-        self.rumors.measured(rtt);
-        if let Some(place) = distance.place {
-            self.place.observe(&place, rtt, spread as f32);
-            self.changes.insert(Change::Distance(self.id));
-        }
-        self.changes.insert(Change::Distance(id));
-    }
-
-    pub(super) fn on_place(&mut self, from: NodeId, place: Place) {
-        if !place.is_sane() {
-            return self.garbage(from, "a place outside the world");
-        }
-        if let Some(seen) = self.roster.get_mut(from) {
-            seen.distance.get_or_insert_with(Box::<Distance>::default).place = Some(place);
-            self.changes.insert(Change::Distance(from));
-        }
     }
 
     /// Forgets what is old enough: rows of the dead first, and later that they ever were.

@@ -142,6 +142,11 @@ impl Seen {
         Verdict::News { was }
     }
 
+    /// Whether a claim speaks of a later generation or incarnation than is known.
+    pub(super) fn is_before(&self, fact: &Fact) -> bool {
+        (self.generation, self.incarnation) < (fact.generation, fact.incarnation)
+    }
+
     /// Whether it was met, not only heard of.
     pub(super) const fn is_known(&self) -> bool {
         self.linked || self.heard.since_start().as_nanos() > 0

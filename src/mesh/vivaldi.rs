@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Mesh, event::Change, roster::Distance};
+use crate::model::NodeId;
+
 /// A place in Vivaldi's space, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Place {
@@ -62,6 +65,32 @@ impl Place {
     fn distance(&self, other: &Self) -> f32 {
         let plane = self.at.iter().zip(other.at).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
         plane + self.height + other.height
+    }
+}
+
+impl Mesh {
+    /// A round trip was measured.
+    pub(super) fn on_rtt(&mut self, id: NodeId, rtt: Duration) {
+        let spread = self.chance() - 0.5;
+        let Some(seen) = self.roster.get_mut(id) else { return };
+        let distance = seen.distance.get_or_insert_with(Box::<Distance>::default);
+        distance.rtt.observe(rtt);
+        self.rumors.measured(rtt);
+        if let Some(place) = distance.place {
+            self.place.observe(&place, rtt, spread as f32);
+            self.changes.insert(Change::Distance(self.id));
+        }
+        self.changes.insert(Change::Distance(id));
+    }
+
+    pub(super) fn on_place(&mut self, from: NodeId, place: Place) {
+        if !place.is_sane() {
+            return self.garbage(from, "a place outside the world");
+        }
+        if let Some(seen) = self.roster.get_mut(from) {
+            seen.distance.get_or_insert_with(Box::<Distance>::default).place = Some(place);
+            self.changes.insert(Change::Distance(from));
+        }
     }
 }
 
