@@ -114,8 +114,8 @@ impl Link {
     fn take_datagram(&self, packet: Bytes) {
         self.traffic.datagrams_received.add(1);
         self.traffic.datagram_bytes_received.add(packet.len());
-        // A rumour in it waits for acknowledgements, and as QUIC hands it out it would hold for so long all of what the
-        // socket gave with it, up to 64 KB (GRO).
+        // A rumour in it waits for acknowledgements, and as QUIC hands it out it would hold for so long all that came with
+        // it.
         let packet = Bytes::copy_from_slice(&packet);
         if self.arrivals.try_send(Arrival::Input(Input::Packet(self.peer, packet))).is_err() {
             self.traffic.dropped_incoming.add(1);
