@@ -12,6 +12,8 @@
 mod author;
 mod merged;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -68,9 +70,9 @@ pub(super) struct Book {
     stands: Seal,
     /// What stands as far as it was read, the node's own row included.
     census: Census,
-    /// Whether that is all nobody can tell: rows came that could not be kept, or its owner counts otherwise.
-    uncounted: bool,
-    /// Since when it was read as far as it goes and is not what its owner signed.
+    /// Whether that is all nobody can tell since then: rows came that could not be kept, or its owner counts otherwise.
+    uncounted: Option<Time>,
+    /// Since when it was at no time what its owner signed: first it was read as far as it goes, or from the start.
     unsound: Option<Time>,
     /// It is read anew for that.
     disputed: Option<Dispute>,
@@ -87,6 +89,8 @@ struct Papers {
     node: Option<Arc<Node>>,
     version: u64,
     page: Bytes,
+    /// The floor that this page shows.
+    floor: u64,
     vouched: Option<Vouched>,
 }
 
@@ -129,7 +133,7 @@ impl Book {
 
     /// A book read up to its first row, the node's own.
     pub(super) fn known(epoch: Epoch, node: Arc<Node>, page: Bytes, vouched: Option<Vouched>) -> Self {
-        let papers = Papers { node: Some(node), version: 1, page, vouched };
+        let papers = Papers { node: Some(node), version: 1, page, floor: 0, vouched };
         let mut book = Self { mark: Mark { epoch, floor: 0, version: 1 }, papers, ..Self::default() };
         book.census.stand(1);
         book
@@ -141,7 +145,7 @@ impl Book {
 
     /// Whether it was read as far as its owner said it goes, and comes to what he signed.
     pub(super) fn is_whole(&self) -> bool {
-        self.is_read() && (self.uncounted || self.written == 0 || self.census.seal() == self.stands)
+        self.is_read() && (self.uncounted.is_some() || self.written == 0 || self.census.seal() == self.stands)
     }
 
     const fn is_read(&self) -> bool {
@@ -301,32 +305,38 @@ impl Book {
     /// What a reader that stands at `reader` is missing, pages beyond a gap of ours included, oldest first; but before all
     /// the one with the owner's voucher, if he begins, and then the one that shows him the floor, if he is below it.
     pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
-        let Mark { epoch, floor, version } = self.mark;
-        let below = reader.epoch != epoch || reader.version < floor;
+        let Mark { epoch, version, .. } = self.mark;
+        let own = Some((self.papers.version, self.papers.floor, &self.papers.page)).filter(|own| !own.2.is_empty());
+        let mut pages: Vec<(u64, u64, &Bytes)> =
+            self.rows.iter().flat_map(|rows| rows.shelf.pages()).chain(own).collect();
+        pages.sort_unstable_by_key(|(to, ..)| *to);
+        // A floor is told of with the page that shows it, or a reader could do nothing about it: an owner that lets it fall
+        // keeps nobody from reading on.
+        let floor = pages.iter().map(|(_, floor, _)| *floor).max().unwrap_or(0);
+        // Who reads from the start again on account of this floor goes on where he is.
+        let below = reader.epoch != epoch || reader.version.max(reader.floor) < floor;
         // Who has read all and not folded yet is told by the last page once more.
         let start = match (below, reader.floor < floor) {
             (true, _) => 0,
             (false, true) => reader.version.min(version.saturating_sub(1)),
             (false, false) => reader.version,
         };
-        let own = Some((self.papers.version, &self.papers.page)).filter(|(to, page)| *to > start && !page.is_empty());
-        let mut pages: Vec<(u64, &Bytes)> = self.rows.iter().flat_map(|rows| rows.shelf.above(start)).collect();
-        pages.extend(own);
-        pages.sort_unstable_by_key(|(to, _)| *to);
+        pages.drain(..pages.partition_point(|(to, ..)| *to <= start));
         let mut since = start;
         let mut sheets = Vec::with_capacity(pages.len());
-        for (to, bytes) in pages {
+        for (to, _, bytes) in &pages {
+            let to = *to;
             // Beyond a gap nothing is known of what lies between.
             let told = Told { since: if to <= version { since } else { u64::MAX }, floor };
             since = to;
             sheets.push(Sheet { told, bytes });
         }
-        if below && floor > 0 {
-            sheets.rotate_right(1);
+        if let Some(shows) = pages.iter().rposition(|page| page.1 == floor).filter(|_| below && floor > 0) {
+            sheets[..=shows].rotate_right(1);
         }
         // Without the key he can make nothing of the rest.
         let begins = reader.epoch != epoch || reader.version == 0;
-        if let Some((_, bytes)) = own.filter(|(_, own)| begins && sheets.first().is_some_and(|s| s.bytes != *own)) {
+        if let Some((.., bytes)) = own.filter(|own| begins && sheets.first().is_some_and(|s| s.bytes != own.2)) {
             sheets.insert(0, Sheet { told: Told { since: u64::MAX, floor }, bytes });
         }
         sheets

@@ -146,6 +146,8 @@ pub(super) struct Shelf {
 #[derive(Clone, Debug)]
 struct Shelved {
     bytes: Bytes,
+    /// The floor it shows.
+    floor: u64,
     rows: usize,
     standing: usize,
 }
@@ -157,10 +159,10 @@ pub(super) fn alone(page: &Bytes) -> Bytes {
 
 impl Shelf {
     /// Puts a page there, as yet without a row that stands.
-    pub(super) fn put(&mut self, to: u64, bytes: &Bytes) {
+    pub(super) fn put(&mut self, to: u64, floor: u64, bytes: &Bytes) {
         self.pages.entry(to).or_insert_with(|| {
             self.bytes += bytes.len();
-            Shelved { bytes: alone(bytes), rows: 0, standing: 0 }
+            Shelved { bytes: alone(bytes), floor, rows: 0, standing: 0 }
         });
     }
 
@@ -198,9 +200,9 @@ impl Shelf {
         idle.into_iter().for_each(|to| self.clear(to, top));
     }
 
-    /// The pages that end above `start`.
-    pub(super) fn above(&self, start: u64) -> impl Iterator<Item = (u64, &Bytes)> {
-        self.pages.range(start.saturating_add(1)..).map(|(to, page)| (*to, &page.bytes))
+    /// The pages, each with where it ends and the floor it shows.
+    pub(super) fn pages(&self) -> impl Iterator<Item = (u64, u64, &Bytes)> {
+        self.pages.iter().map(|(to, page)| (*to, page.floor, &page.bytes))
     }
 
     /// Whether the page `to` is still there.

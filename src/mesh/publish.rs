@@ -412,7 +412,7 @@ impl Mesh {
             let Some(book) = self.catalog.get_mut(owner) else { continue };
             let asked = if is_linked && book.asks_the_owner() { Some(owner) } else { other };
             self.stats.books_misread += u64::from(book.read_anew(now, asked));
-            let mark = book.mark();
+            let mark = book.reading();
             asked.into_iter().for_each(|asked| self.send(asked, &Frame::Want(Want { marks: vec![(owner, mark)] })));
         }
     }
@@ -428,7 +428,7 @@ impl Mesh {
         self.pulling.remove(&owner);
         match (self.roster.get(owner), self.catalog.get(owner)) {
             (Some(_), Some(book)) => {
-                let want = Want { marks: vec![(owner, book.mark())] };
+                let want = Want { marks: vec![(owner, book.reading())] };
                 self.send(from, &Frame::Want(want));
             }
             // One question is enough, however many have brought what cannot be placed.

@@ -75,7 +75,7 @@ impl Book {
             let updates = group.iter().zip(&texts);
             let updates = updates.map(|((at, _, body), key)| RowUpdate { key, version: *at, body: body.as_deref() });
             let bytes = Page { owner, epoch, floor, from, to, written, stands, rows: updates.collect() }.sign(notary);
-            self.shelve(group.into_iter().map(|(_, key, _)| key), to, &bytes);
+            self.shelve(group.into_iter().map(|(_, key, _)| key), to, floor, &bytes);
             pages.push(bytes);
             from = to;
         }
@@ -83,13 +83,13 @@ impl Book {
     }
 
     /// Puts a page of one's own on the shelf, with the rows that stand in it.
-    fn shelve(&mut self, keys: impl Iterator<Item = Key>, to: u64, bytes: &Bytes) {
+    fn shelve(&mut self, keys: impl Iterator<Item = Key>, to: u64, floor: u64, bytes: &Bytes) {
         let rows = self.rows.get_or_insert_default();
         let before = std::mem::replace(&mut rows.signed, to);
-        rows.shelf.put(to, bytes);
+        rows.shelf.put(to, floor, bytes);
         for key in keys {
             if key == Key::Node {
-                self.papers.page = bytes.clone();
+                (self.papers.floor, self.papers.page) = (floor, bytes.clone());
             } else if let Some(row) = rows.by_key.get_mut(&key) {
                 row.page = to;
                 rows.shelf.stand(to, row.size);

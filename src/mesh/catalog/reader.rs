@@ -30,7 +30,7 @@ impl Book {
         if page.epoch > self.mark.epoch {
             self.succeed(page.epoch);
         }
-        if page.written > self.written {
+        if page.written >= self.written {
             (self.written, self.stands) = (page.written, page.stands);
         }
         let reads_up_to = self.reread.map_or(0, |reread| reread.floor);
@@ -44,16 +44,19 @@ impl Book {
             Some(reread) => reread.floor,
             None => self.mark.floor,
         };
-        let fits = self.take_in(now, mesh, signed, settled, &mut merged);
-        self.uncounted |= merged.bad_rows > 0;
-        if !fits {
-            return merged;
-        }
         // Who has forgotten tombstones that were not read here may skip them: what he leaves out is then a gap.
         let within = self.mark.version.max(self.reread.map_or(0, |reread| reread.floor));
         let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
+        let since = since.max(settled);
+        if !self.take_in(now, mesh, signed, settled, &mut merged) {
+            return merged;
+        }
+        self.uncounted = self.uncounted.filter(|since| now.since(*since) < UNCOUNTED);
+        if merged.bad_rows > 0 {
+            self.uncounted = Some(now);
+        }
         let top = self.mark.version;
-        self.advance(since.max(settled), page.to);
+        self.advance(since, page.to);
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);
@@ -69,11 +72,16 @@ impl Book {
         }
         if self.is_whole() {
             self.settle(&mut merged);
-        } else {
-            // Rows that went since then may be told of in a page that is on its way.
-            self.unsound = self.is_read().then(|| self.unsound.unwrap_or(now));
+        } else if self.is_read() || self.reread.is_some() || self.disputed.is_some() {
+            // Rows that went since then may be told of in a page that is on its way. But a gap ends no doubt.
+            self.unsound.get_or_insert(now);
         }
         merged
+    }
+
+    /// How far it was read; from the start, where it is read again.
+    pub(in crate::mesh) fn reading(&self) -> Mark {
+        self.reread.map_or(self.mark, |Reread { floor, read }| Mark { floor, version: read, ..self.mark })
     }
 
     /// Takes over the rows of a page that are above `settled` and new. False where there is no room for the page.
@@ -81,12 +89,11 @@ impl Book {
         let page = &signed.page;
         if page.node_row().is_none() {
             let rows = self.rows.get_or_insert_default();
-            // Twice what a writer may have: pages in which little stands any more are not held against it.
-            if rows.shelf.bytes + signed.bytes().len() > 2 * MAX_BOOK_BYTES + MOSTLY_IDLE {
+            if rows.shelf.bytes + signed.bytes().len() > ROOM * MAX_BOOK_BYTES + MOSTLY_IDLE {
                 merged.exceed(page.rows.len());
                 return false;
             }
-            rows.shelf.put(page.to, signed.bytes());
+            rows.shelf.put(page.to, page.floor, signed.bytes());
         }
         for update in page.rows.iter().filter(|update| update.version > settled) {
             self.merge_row(now, mesh, signed, update, merged);
@@ -125,13 +132,12 @@ impl Book {
             Some(Some(claim)) => Some(claim),
             None | Some(None) => return merged.bad_rows += 1,
         };
-        // Twice what a writer may have: tombstones are not held against it.
-        if known.0 == 0 && self.len() >= 2 * MAX_ROWS {
+        if known.0 == 0 && self.len() >= ROOM * MAX_ROWS {
             return merged.exceed(1);
         }
         merged.rows += 1;
         if key == Key::Node {
-            self.papers.page = alone(signed.bytes());
+            (self.papers.floor, self.papers.page) = (signed.page.floor, alone(signed.bytes()));
         }
         let size = update.key.len() + update.body.map_or(0, <[u8]>::len) + ROW_HEAD;
         let (version, page, outlived) = (update.version, signed.page.to, Vec::new());
@@ -214,7 +220,8 @@ impl Book {
     }
 
     fn is_unsound(&self, now: Time) -> bool {
-        self.unsound.is_some_and(|since| now.since(since) >= UNDER_WAY)
+        let patience = if self.is_read() { UNDER_WAY } else { LONGEST_READ };
+        self.unsound.is_some_and(|since| now.since(since) >= patience)
     }
 
     /// Whether its owner should be asked for it: every other time, for he may not answer.
@@ -230,25 +237,27 @@ impl Book {
 
     /// How far a peer is told that it was read: one that is not heard need not send what it has.
     pub(in crate::mesh) fn mark_for(&self, peer: NodeId) -> Mark {
-        if self.hears(peer) { self.mark } else { Mark { version: self.written, ..self.mark } }
+        if self.hears(peer) { self.reading() } else { Mark { version: self.written, ..self.mark } }
     }
 
     /// Begins to read the book again, by what `asked` will say, or goes on with that. What was read is shown until then.
     /// Where that comes to the same again and again, its owner counts otherwise than others. True if it is begun.
     pub(in crate::mesh) fn read_anew(&mut self, now: Time, asked: Option<NodeId>) -> bool {
-        let tries = self.disputed.map_or(0, |dispute| dispute.tries);
+        let (tries, is_unsound) = (self.disputed.map_or(0, |dispute| dispute.tries), self.is_unsound(now));
         match &mut self.disputed {
-            Some(dispute) if self.unsound.is_none_or(|since| now.since(since) < UNDER_WAY) => {
+            Some(dispute) if !is_unsound => {
                 (dispute.asked, dispute.rounds) = (asked, dispute.rounds.wrapping_add(1));
                 return false;
             }
             _ if tries >= MAX_TRIES => {
-                (self.unsound, self.disputed, self.uncounted) = (None, None, true);
+                (self.unsound, self.disputed, self.reread, self.uncounted) = (None, None, None, Some(now));
+                // Nor does it go further than anybody can read.
+                self.written = self.mark.version;
                 return false;
             }
             disputed => *disputed = Some(Dispute { asked, rounds: 0, tries: tries + 1 }),
         }
-        self.unsound = None;
+        (self.unsound, self.reread) = (None, None);
         self.mark = Mark { epoch: self.mark.epoch, ..Mark::default() };
         self.census = Census::default();
         if self.papers.version > 0 {
@@ -262,7 +271,14 @@ impl Book {
 
 /// How often a book is read anew before its owner is taken at his pages alone.
 const MAX_TRIES: u8 = 4;
+/// For so long he is: what made him count otherwise may have gone.
+const UNCOUNTED: Duration = Duration::from_secs(600);
 /// What one answer says has come within so long.
 const UNDER_WAY: Duration = Duration::from_secs(5);
+/// So long the largest book takes, over ten megabits a second.
+const LONGEST_READ: Duration = Duration::from_secs(30);
+/// A reader has room for so many times what a writer may have: neither tombstones nor pages in which little stands any more
+/// are held against it.
+const ROOM: usize = 2;
 /// The most pieces of a book read ahead of a gap; more are shown and not remembered: the next sync brings them again.
 const MAX_AHEAD: usize = 32;
