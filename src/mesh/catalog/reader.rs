@@ -48,7 +48,9 @@ impl Book {
         let within = self.mark.version.max(self.reread.map_or(0, |reread| reread.floor));
         let since = told.filter(|told| told.floor <= within).map_or(page.from, |told| told.since.min(page.from));
         let since = since.max(settled);
-        if !self.take_in(now, mesh, signed, settled, &mut merged) {
+        // What lies beyond a gap leaves room for what fills it.
+        let room = if since <= self.reading().version { ROOM } else { ROOM / 2 };
+        if !self.take_in(now, mesh, signed, settled, room, &mut merged) {
             return merged;
         }
         self.uncounted = self.uncounted.filter(|since| now.since(*since) < UNCOUNTED);
@@ -85,11 +87,20 @@ impl Book {
     }
 
     /// Takes over the rows of a page that are above `settled` and new. False where there is no room for the page.
-    fn take_in(&mut self, now: Time, mesh: &MeshName, signed: &Signed<'_>, settled: u64, merged: &mut Merged) -> bool {
+    fn take_in(
+        &mut self,
+        now: Time,
+        mesh: &MeshName,
+        signed: &Signed<'_>,
+        settled: u64,
+        room: usize,
+        merged: &mut Merged,
+    ) -> bool {
         let page = &signed.page;
         if page.node_row().is_none() {
+            let is_crowded = room < ROOM && self.len() + page.rows.len() > room * MAX_ROWS;
             let rows = self.rows.get_or_insert_default();
-            if rows.shelf.bytes + signed.bytes().len() > ROOM * MAX_BOOK_BYTES + MOSTLY_IDLE {
+            if is_crowded || rows.shelf.bytes + signed.bytes().len() > room * MAX_BOOK_BYTES + MOSTLY_IDLE {
                 merged.exceed(page.rows.len());
                 return false;
             }

@@ -200,3 +200,15 @@ fn who_gave_up_counting_counts_again_some_day() {
         assert_eq!(reader.is_disputed(seconds(now + 5)), disputed, "{after} s later");
     }
 }
+
+/// Whoever keeps all that an owner ever signed, and brings it where nothing can be done with it.
+#[test]
+fn what_lies_beyond_a_gap_leaves_room_for_what_fills_it() {
+    let (mut reader, body) = (book(), report(14));
+    let pages: Vec<Bytes> = (0..1_300).map(|n| page(0, n, n + 1, Some((&format!("h:i{}", n % 9), &body)))).collect();
+    assert!(pages.iter().map(Bytes::len).sum::<usize>() > 2 * MAX_BOOK_BYTES + (1 << 20));
+    pages[1..].iter().for_each(|page| read(&mut reader, Time::ZERO, page, None));
+    assert_eq!(reader.mark().version, 0);
+    pages.iter().for_each(|page| read(&mut reader, Time::ZERO, page, None));
+    assert_eq!(reader.mark().version, 1_300);
+}
