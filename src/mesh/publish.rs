@@ -403,9 +403,12 @@ impl Mesh {
     /// Reads those books anew that are not what their owners signed: from their owners, where they are linked, else from
     /// another peer each time.
     pub(super) fn settle_disputes(&mut self, now: Time) {
-        let disputed: Vec<NodeId> =
-            self.catalog.iter().filter(|(_, book)| book.is_disputed(now)).map(|(id, _)| id).collect();
-        for owner in disputed {
+        let is_shown = |owner| self.roster.get(owner).is_some_and(|seen| seen.state.is_shown());
+        let mut disputed: Vec<NodeId> =
+            self.catalog.iter().filter(|(id, book)| book.is_disputed(now) && is_shown(*id)).map(|(id, _)| id).collect();
+        let start = self.index_below(disputed.len());
+        disputed.rotate_left(start);
+        for owner in disputed.into_iter().take(MAX_DISPUTES) {
             let linked = |seen: &Seen| seen.linked && seen.state.is_shown();
             let other = self.random_member(linked);
             let is_linked = self.roster.get(owner).is_some_and(linked);
@@ -454,5 +457,7 @@ const COALESCE: Duration = Duration::from_millis(3);
 const GAP_PATIENCE: Duration = Duration::from_millis(60);
 /// Rumours forwarded for one peer, between two rounds of forgetting, whose owner is not known yet.
 const MAX_GOSSIP: u32 = 1_000;
+/// Books read anew in one round: for each, all members are looked through.
+const MAX_DISPUTES: usize = 16;
 /// Books asked for at a time; the rest is left to sync.
 const MAX_PULLS: usize = 256;

@@ -165,3 +165,46 @@ fn who_was_misled_hears_the_owner_alone() {
     assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "cache")), (0, 1));
     assert_eq!(wired.nodes[&listener].root(), wired.nodes[&owner].root());
 }
+
+#[test]
+fn nobody_reads_anew_the_book_of_who_is_down() {
+    let (mut wired, [liar, owner, listener]) = scene();
+    wired.dead.insert(listener);
+    for name in ["db", "cache"] {
+        wired.order(owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
+    }
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+    let (page, now) = (newest(&wired, owner), wired.now);
+    leave_out(&mut wired, liar, listener, &page);
+    let later = now + Duration::from_secs(6);
+    wired.at(listener).roster.get_mut(owner).unwrap().state = MemberState::Down;
+    wired.at(listener).settle_disputes(later);
+    assert_eq!(wired.nodes[&listener].stats().books_misread, 0);
+    wired.at(listener).roster.get_mut(owner).unwrap().state = MemberState::Alive;
+    wired.at(listener).settle_disputes(later);
+    assert_eq!(wired.nodes[&listener].stats().books_misread, 1);
+}
+
+#[test]
+fn a_few_books_are_read_anew_at_a_time() {
+    let (mut wired, ids) = Wired::of(30);
+    wired.run(Duration::from_secs(5));
+    let (liar, listener) = (ids[0], ids[5]);
+    wired.dead.insert(listener);
+    let owners: Vec<NodeId> = ids[1..].iter().filter(|id| **id != listener).copied().collect();
+    for owner in &owners {
+        for name in ["db", "cache"] {
+            wired.order(*owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
+        }
+    }
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+    for owner in &owners {
+        let page = newest(&wired, *owner);
+        leave_out(&mut wired, liar, listener, &page);
+    }
+    let later = wired.now + Duration::from_secs(6);
+    wired.at(listener).settle_disputes(later);
+    assert_eq!(wired.nodes[&listener].stats().books_misread, 16, "of {}", owners.len());
+}
