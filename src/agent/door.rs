@@ -6,13 +6,12 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     time::{Instant, timeout},
 };
 
@@ -36,12 +35,11 @@ pub(super) async fn listen(
     links: watch::Receiver<usize>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
-    let answering = Arc::new(Semaphore::new(MAX_ANSWERING));
+    let mut seats = Seats::default();
     let [strangers, not_granted] = [(); 2].map(|()| Arc::<Seldom>::default());
     let left = Arc::new(Left::default());
-    let mut sources: HashMap<IpAddr, Arc<Semaphore>> = HashMap::new();
     while let Some(incoming) = greeter.endpoint.accept().await {
-        let under_way = MAX_ANSWERING - answering.available_permits();
+        let under_way = seats.taken();
         let left_behind = greeter.endpoint.open_connections().saturating_sub(*links.borrow() + under_way);
         let busy = under_way > MAX_UNPROVEN || left_behind > MAX_LEFT_BEHIND;
         if busy && incoming.may_retry() && !incoming.remote_address_validated() {
@@ -50,21 +48,14 @@ pub(super) async fn listen(
             let _ = incoming.retry();
             continue;
         }
-        // Only this task hands them out: who alone holds it has no caller under way.
-        sources.retain(|_, seats| Arc::strong_count(seats) > 1);
-        let source = canonical(incoming.remote_address()).ip();
-        let caller = Caller::at(source, &view);
+        let caller = Caller::at(canonical(incoming.remote_address()).ip(), &view);
         let is_proven = incoming.remote_address_validated();
         if is_proven && !left.answers(caller, left_behind, Instant::now()) {
             greeter.traffic.refused.add(1);
             incoming.refuse();
             continue;
         }
-        // A machine's own nodes may all start at once.
-        let most = if source.is_loopback() { MAX_ANSWERING } else { MAX_ANSWERING_ONE };
-        let seats = sources.entry(source).or_insert_with(|| Arc::new(Semaphore::new(most)));
-        let permits = [Arc::clone(&answering), Arc::clone(seats)].map(Semaphore::try_acquire_owned);
-        let [Ok(everywhere), Ok(here)] = permits else {
+        let Some(seat) = seats.take(caller) else {
             greeter.traffic.refused.add(1);
             incoming.refuse();
             continue;
@@ -73,7 +64,7 @@ pub(super) async fn listen(
         let (arrivals, left) = (arrivals.clone(), Arc::clone(&left));
         let (strangers, not_granted) = (Arc::clone(&strangers), Arc::clone(&not_granted));
         tokio::spawn(async move {
-            let _permits = (everywhere, here);
+            let _seat = seat;
             let from = canonical(incoming.remote_address());
             let met = greeter.answer(incoming).await;
             if is_proven && met.as_ref().is_err_and(Missed::is_hung_up) {
@@ -96,6 +87,39 @@ pub(super) async fn listen(
                 Err(why) => tracing::debug!(event = "call_failed", %from, %why),
             }
         });
+    }
+}
+
+/// Handshakes under way: how many there may be.
+struct Seats {
+    known: Arc<Semaphore>,
+    strange: Arc<Semaphore>,
+    callers: HashMap<Caller, Arc<Semaphore>>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        let [known, strange] = [MAX_ANSWERING, MAX_ANSWERING_STRANGERS].map(|seats| Arc::new(Semaphore::new(seats)));
+        Self { known, strange, callers: HashMap::new() }
+    }
+}
+
+impl Seats {
+    fn taken(&self) -> usize {
+        MAX_ANSWERING + MAX_ANSWERING_STRANGERS - self.known.available_permits() - self.strange.available_permits()
+    }
+
+    /// A seat, in the hall and of the caller's own, if both are to be had.
+    fn take(&mut self, caller: Caller) -> Option<[OwnedSemaphorePermit; 2]> {
+        // They are handed out here alone: one that nobody else holds has no caller under way.
+        self.callers.retain(|_, seats| Arc::strong_count(seats) > 1);
+        // A machine's own nodes may all start at once.
+        let most = if caller.is_own() { MAX_ANSWERING } else { MAX_ANSWERING_ONE };
+        let own = self.callers.entry(caller).or_insert_with(|| Arc::new(Semaphore::new(most)));
+        let is_known = caller.is_own() || matches!(caller, Caller::Member(_));
+        let hall = if is_known { &self.known } else { &self.strange };
+        let own = Arc::clone(own).try_acquire_owned().ok()?;
+        Some([Arc::clone(hall).try_acquire_owned().ok()?, own])
     }
 }
 
@@ -145,9 +169,11 @@ impl Seldom {
     }
 }
 
-/// Handshakes under way from now on for callers who have proved their address.
+/// The most handshakes under way with callers from members' addresses, and from this machine.
 const MAX_ANSWERING: usize = 256;
-/// And how many of them for one address, so that it does not take all seats.
+/// And with strangers, who take no member's seat.
+const MAX_ANSWERING_STRANGERS: usize = 128;
+/// And with one caller, so that it does not take all of them.
 const MAX_ANSWERING_ONE: usize = 32;
 /// And how many for callers who have not.
 const MAX_UNPROVEN: usize = 64;
@@ -159,6 +185,8 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use rustls::{Side, crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256, quic::Version};
     use tokio::{net::UdpSocket, task::yield_now};
 
@@ -168,6 +196,21 @@ mod tests {
         mesh::Member,
         model::{Epoch, MemberState, Time},
     };
+
+    #[test]
+    fn strangers_take_no_member_s_seat_and_nobody_another_s() {
+        let mut seats = Seats::default();
+        let stranger = |n: u64| Caller::Stranger(IpAddr::from([192, 0, (n / 256) as u8, n as u8]));
+        let strange: Vec<_> = (0..1_000).filter_map(|n| seats.take(stranger(n / 100))).collect();
+        assert_eq!((strange.len(), seats.taken()), (MAX_ANSWERING_STRANGERS, MAX_ANSWERING_STRANGERS));
+        let member = Caller::Member([192, 0, 0, 9].into());
+        let seated: Vec<_> = (0..100).map_while(|_| seats.take(member)).collect();
+        assert_eq!(seated.len(), MAX_ANSWERING_ONE);
+        let own: Vec<_> = (0..1_000).map_while(|_| seats.take(Caller::Stranger([127, 0, 0, 1].into()))).collect();
+        assert_eq!(own.len(), MAX_ANSWERING - MAX_ANSWERING_ONE);
+        drop((strange, seated, own));
+        assert!(seats.taken() == 0 && seats.take(stranger(0)).is_some());
+    }
 
     #[tokio::test]
     async fn strangers_cannot_fill_the_log() {

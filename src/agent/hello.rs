@@ -299,7 +299,13 @@ pub(super) async fn dial_any(
         tokio::select! {
             Some(met) = dials.next() => match met {
                 Ok(met) => return Ok(met),
-                Err(why @ (Missed::NameInUse(_) | Missed::NameSaidInUse(..))) => return Err(why),
+                Err(why @ Missed::NameInUse(_)) => return Err(why),
+                // Whoever else is found at an address of the one who is looked for may say what he likes: he goes on being
+                // looked for.
+                Err(why @ Missed::NameSaidInUse(by, _)) if expected.is_none_or(|expected| expected == by) => {
+                    return Err(why);
+                }
+                Err(_) if matches!(missed, Missed::NameSaidInUse(..)) => {}
                 Err(why) => missed = why,
             },
             () = sleep(HEAD_START), if rest.len() > 0 => {}

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{quic::IDLE, view::View};
 
 /// Who is counted as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Caller {
     /// Where a member says that it is reached: by itself, for its neighbours may be anybody.
     Member(IpAddr),
@@ -30,10 +30,16 @@ impl Caller {
         if is_member { Self::Member(source) } else { Self::stranger(source) }
     }
 
+    /// Whether it is on this machine.
+    pub(super) const fn is_own(self) -> bool {
+        let (Self::Member(address) | Self::Stranger(address)) = self;
+        address.is_loopback()
+    }
+
     fn stranger(source: IpAddr) -> Self {
         Self::Stranger(match source {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            IpAddr::V4(_) => source,
+            IpAddr::V6(v6) if !v6.is_loopback() => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+            _ => source,
         })
     }
 }

@@ -46,10 +46,14 @@ impl Batches {
         Self { room, metas: [RecvMeta::default(); BATCHES], count: 0, at: (0, 0) }
     }
 
+    fn is_spent(&self) -> bool {
+        self.at.0 >= self.count
+    }
+
     /// Hands out so many of the datagrams as there are places for.
     fn hand_out(&mut self, bufs: &mut [IoSliceMut<'_>], metas: &mut [RecvMeta]) -> usize {
         let mut given = 0;
-        while given < bufs.len().min(metas.len()) && self.at.0 < self.count {
+        while given < bufs.len().min(metas.len()) && !self.is_spent() {
             let (batch, from) = self.at;
             let meta = self.metas[batch];
             let datagram = &self.room[batch * MAX_BATCH..][..meta.len][from..];
@@ -82,17 +86,20 @@ impl AsyncUdpSocket for Apart {
         metas: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let given = batches.hand_out(bufs, metas);
-            if given > 0 {
-                return Poll::Ready(Ok(given));
-            }
+        if batches.is_spent() {
             let Batches { room, metas, count, at } = &mut *batches;
             (*count, *at) = (0, (0, 0));
             let mut rooms = room.chunks_exact_mut(MAX_BATCH);
             let mut places: [_; BATCHES] = array::from_fn(|_| IoSliceMut::new(rooms.next().unwrap_or_default()));
             *count = ready!(self.socket.poll_recv(context, &mut places, metas))?;
         }
+        let given = batches.hand_out(bufs, metas);
+        if given == 0 {
+            // Nothing but what is none: quinn counts its work by what it is given, and this must not take it all.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(given))
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -81,13 +81,8 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
     let own = (Arc::clone(&greeter), Arc::clone(&view), Arc::clone(&journal));
     tokio::spawn(door::listen(own.0, own.1, own.2, links_seen.clone(), arrivals.clone()));
     tokio::spawn(seek.run(more_seeds, links_seen, arrivals, Arc::clone(&status)));
-    tokio::spawn(async move {
-        let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
-        let outcome = drive.run(inbox).await;
-        // A panic there is already in the log.
-        let _ = gazette.await;
-        ended.send_replace(Some(outcome));
-    });
+    let inbox = Inbox { asks: asked, looks: looked, arrivals: arrived, completed };
+    tokio::spawn(async move { ended.send_replace(Some(run(drive, inbox, gazette).await)) });
     let shared = Shared {
         view,
         config,
@@ -106,6 +101,14 @@ pub(super) async fn start(mut config: Config) -> Result<Agent, StartError> {
         runtime: tokio::runtime::Handle::current(),
     };
     Ok(Agent { shared: Arc::new(shared) })
+}
+
+/// Runs until the loop has ended, and what is law is on the disk.
+async fn run(drive: Drive, inbox: Inbox, gazette: JoinHandle<()>) -> Result<(), String> {
+    let outcome = drive.run(inbox).await;
+    // A panic there is already in the log.
+    let _ = gazette.await;
+    outcome
 }
 
 /// The tasks that let others in, or no more; the one that still has the law to write when the loop has ended.
