@@ -8,18 +8,20 @@ use super::{
     },
     *,
 };
-use crate::model::Node;
+use crate::model::{MeshName, Node};
 
 /// A node page of the liar's own, by the key of its `boot`th process, and one more page by that key.
 fn pages(wired: &Wired, liar: NodeId, boot: u64) -> [Bytes; 2] {
-    let epoch = wired.nodes[&liar].book().mark().epoch;
-    let known = &wired.nodes[&liar].config.node;
-    let notary = vouchers::under(vouchers::FIRST, &known.name, boot);
-    let node = Node { voucher: notary.voucher(), ..known.clone() };
-    let body = Claim::Node(Arc::new(node)).encode();
+    let mesh = &wired.nodes[&liar];
+    pages_of(&mesh.config.mesh, mesh.book().mark().epoch, mesh.config.node.clone(), boot)
+}
+
+fn pages_of(mesh: &MeshName, epoch: Epoch, node: Node, boot: u64) -> [Bytes; 2] {
+    let (owner, notary) = (NodeId::of(mesh, &node.name), vouchers::under(vouchers::FIRST, &node.name, boot));
+    let body = Claim::Node(Arc::new(Node { voucher: notary.voucher(), ..node })).encode();
     let page = |from, rows: Vec<RowUpdate<'_>>| {
         let (to, stands) = (from + 1, Seal::default());
-        Page { owner: liar, epoch, floor: 0, from, to, written: to, stands, rows }.sign(&*notary)
+        Page { owner, epoch, floor: 0, from, to, written: to, stands, rows }.sign(&*notary)
     };
     [page(100, vec![RowUpdate { key: Key::NODE, version: 101, body: Some(&body) }]), page(101, Vec::new())]
 }
@@ -77,6 +79,23 @@ fn nobody_is_shut_out_for_the_second_key_of_a_liar() {
         wired.at(relay).handle(now, Input::Message(liar, passed(&inner, victim)));
         wired.settle();
         tell(&mut wired, relay, liar, &Frame::Rows { seq: 1 << 20 | seq, until: relay, page: &more });
+    }
+    assert!(wired.nodes[&victim].stats().dropped_forged >= 64);
+    assert_eq!(expelled(&wired, &ids), 0);
+}
+
+/// With a secret that all share it may sign for names that it makes up, with two keys each.
+#[test]
+fn nobody_is_shut_out_for_the_second_keys_of_who_was_made_up() {
+    let (mut wired, ids, liar, victim) = mesh();
+    let (relay, told) = (ids[2], Told { since: 0, floor: 0 });
+    let (mesh, known) = (wired.nodes[&liar].config.mesh.clone(), wired.nodes[&liar].config.node.clone());
+    let epoch = wired.nodes[&liar].book().mark().epoch;
+    for n in 0..80 {
+        let node = Node { name: format!("made-up-{n}").as_str().try_into().unwrap(), ..known.clone() };
+        let [[_, relayed], [first, _]] = [1_000, 7].map(|boot| pages_of(&mesh, epoch, node.clone(), boot));
+        tell(&mut wired, victim, liar, &Frame::Page { told, page: &first });
+        (0..64).for_each(|_| tell(&mut wired, victim, relay, &Frame::Page { told, page: &relayed }));
     }
     assert!(wired.nodes[&victim].stats().dropped_forged >= 64);
     assert_eq!(expelled(&wired, &ids), 0);
