@@ -26,7 +26,7 @@ pub(super) struct Budgets {
     shut: BTreeMap<NodeId, (Time, &'static str)>,
     /// Of whose garbage was told.
     told: BTreeSet<NodeId>,
-    /// Pages that were forged, by who brought them and whose they were to be; those whom this node never met are one.
+    /// Pages that were forged, by who brought them and whose they were to be; and those of all whom this node never met.
     forged: BTreeMap<(NodeId, Option<NodeId>), u32>,
     /// Members that others only speak of, in the order in which they did.
     pub(super) invented: VecDeque<NodeId>,
@@ -65,21 +65,25 @@ impl Mesh {
         let why = "a page that its owner did not sign";
         self.stats.dropped_forged += 1;
         self.drop_garbage(peer, why);
-        let met = self.met(owner);
-        *self.budgets.forged.entry((peer, met)).or_default() += 1;
-        self.charge(peer, DOUBTFUL, why);
+        let mut count = |owner| {
+            let forged = self.budgets.forged.entry((peer, owner)).or_default();
+            *forged += 1;
+            *forged
+        };
+        let of_one = count(Some(owner));
+        let of_many = if self.roster.get(owner).is_some_and(Seen::is_known) { 0 } else { count(None) };
+        if of_one.max(of_many) <= FORGED_OF_ONE {
+            self.charge(peer, DOUBTFUL, why);
+        }
     }
 
     /// Whether so many pages of this owner's were forged that this peer has brought that no more is looked at for a while.
     /// An owner with two keys can have them brought by whom it likes: nobody is shut out for those of one, nor for those of
-    /// owners whom another may have made up.
+    /// owners whom another may have made up; and nobody else's are left unread for that.
     pub(super) fn is_tired_of(&self, peer: NodeId, owner: NodeId) -> bool {
-        self.budgets.forged.get(&(peer, self.met(owner))).is_some_and(|forged| *forged >= FORGED_OF_ONE)
-    }
-
-    /// The owner, if this node knows it otherwise than from others.
-    fn met(&self, owner: NodeId) -> Option<NodeId> {
-        self.roster.get(owner).filter(|seen| seen.is_known()).map(|_| owner)
+        let forged = |owner| self.budgets.forged.get(&(peer, owner)).copied().unwrap_or(0);
+        let is_known = self.roster.get(owner).is_some_and(Seen::is_known);
+        forged(Some(owner)) >= if !is_known && forged(None) >= FORGED_OF_ONE { 1 } else { FORGED_OF_ONE }
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.

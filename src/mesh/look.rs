@@ -108,8 +108,8 @@ impl Mesh {
     /// time: silence is evidence where a knock can have come there. Of the others it hears again when it compares notes.
     pub(super) fn look_for_a_leaver(&mut self, now: Time, id: NodeId) {
         let is_far = |id: &NodeId| self.roster.get(*id).is_some_and(|seen| !seen.linked);
-        let far = self.looks.iter().filter(|(id, look)| look.purpose == Purpose::Goodbye && is_far(id));
-        if !is_far(&id) || far.take(MAX_LEAVERS).count() < MAX_LEAVERS {
+        let far = self.looks.keys().filter(|id| is_far(id));
+        if !is_far(&id) || far.take(MAX_FAR).count() < MAX_FAR {
             self.look(now, id, Purpose::Goodbye);
         }
     }
@@ -280,8 +280,9 @@ const PATIENT_KNOCKS: [Duration; 6] = [
 const HESITATION: Duration = Duration::from_millis(5);
 /// A peer farther away than any on Earth does not hold up a look for longer than this.
 const MAX_PATIENCE: Duration = Duration::from_secs(1);
-/// Members that are to have left and are not linked here, looked for at a time: fewer than are dialled within a second.
-const MAX_LEAVERS: usize = 32;
+/// Members that are not linked here, looked for at a time, up to which a goodbye is looked into: fewer than are dialled
+/// within a second.
+const MAX_FAR: usize = 32;
 /// How many others are asked to look, at each knock after the first.
 const ASKED: usize = 3;
 /// Who answered so lately need not be asked: longer, and one vouches for who died meanwhile.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::ready::Giver;
@@ -19,6 +20,7 @@ use super::{
     catalog::Book,
     event::Generation,
     outbox::{End, Parcel},
+    page::Told,
     wire::{Digest, Fact, Frame, Mark, Readiness, Standing, Want},
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -62,6 +64,8 @@ struct Open {
 struct Root {
     hash: u64,
     heard: Time,
+    /// Whether rows of its came since: one that ends a part of an answer asks for the next.
+    told: bool,
     /// Since when it was another than this node's at each comparison.
     apart: Option<Time>,
 }
@@ -187,12 +191,12 @@ impl Mesh {
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
         let last = self.sync.roots.get(&from).copied();
-        if last.is_some_and(|last| last.hash == theirs && now.since(last.heard) < ASK_AGAIN) {
+        if last.is_some_and(|last| last.hash == theirs && !last.told && now.since(last.heard) < ASK_AGAIN) {
             return;
         }
         let ours = self.root_hash();
         let apart = (ours != theirs).then(|| last.and_then(|last| last.apart).unwrap_or(now));
-        self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart });
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart });
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
             self.agreed(now, from);
@@ -203,9 +207,17 @@ impl Mesh {
         }
     }
 
+    /// A peer sends a page that was asked for.
+    pub(super) fn on_sheet(&mut self, now: Time, from: NodeId, told: Told, page: &Bytes) {
+        if let Some(root) = self.sync.roots.get_mut(&from) {
+            root.told = true;
+        }
+        self.take_page(now, from, page, Some(told));
+    }
+
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
         // It was this node's own when it asked.
-        self.sync.roots.insert(from, Root { hash: theirs, heard: now, apart: None });
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart: None });
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
             self.agreed(now, from);
@@ -331,6 +343,9 @@ impl Mesh {
             self.publish(now);
         }
         for (owner, mark) in readers {
+            if parcel.size() > MAX_ANSWER {
+                break;
+            }
             let Some((book, fact)) = self.catalog.get(owner).zip(self.fact_of(owner)) else { continue };
             if book.mark().version == 0 {
                 continue;

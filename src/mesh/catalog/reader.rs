@@ -57,8 +57,9 @@ impl Book {
         if merged.bad_rows > 0 {
             self.uncounted = Some(now);
         }
-        let top = self.mark.version;
+        let (top, read) = (self.mark.version, self.reading().version);
         self.advance(since, page.to);
+        let goes_on = self.reading().version > read;
         if let Some(Reread { floor, read }) = self.reread.filter(|reread| reread.read >= reread.floor) {
             self.reread = None;
             self.mark.version = self.mark.version.max(read);
@@ -76,7 +77,11 @@ impl Book {
             self.settle(&mut merged);
         } else if self.is_read() || self.reread.is_some() || self.disputed.is_some() {
             // Rows that went since then may be told of in a page that is on its way. But a gap ends no doubt.
-            self.unsound.get_or_insert(now);
+            let since = self.unsound.get_or_insert(now);
+            if goes_on && self.mark.version < self.written && (self.reread.is_some() || self.disputed.is_some()) {
+                // It is being read from the start, and that takes as long as it takes.
+                *since = now;
+            }
         }
         merged
     }
@@ -261,9 +266,10 @@ impl Book {
                 return false;
             }
             _ if tries >= MAX_TRIES => {
-                (self.unsound, self.disputed, self.reread, self.uncounted) = (None, None, None, Some(now));
                 // Nor does it go further than anybody can read.
+                self.mark.version = self.reading().version;
                 self.written = self.mark.version;
+                (self.unsound, self.disputed, self.reread, self.uncounted) = (None, None, None, Some(now));
                 return false;
             }
             disputed => *disputed = Some(Dispute { asked, rounds: 0, tries: tries + 1 }),

@@ -99,6 +99,7 @@ fn nobody_is_shut_out_for_the_second_keys_of_who_was_made_up() {
     }
     assert!(wired.nodes[&victim].stats().dropped_forged >= 64);
     assert_eq!(expelled(&wired, &ids), 0);
+    assert!(!wired.nodes[&victim].is_tired_of(relay, NodeId(7)), "whom it never met either, and nobody lied about");
 }
 
 /// Whatever it has the others rise to: who joins reads their own pages.
