@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    mem::{self, Discriminant, discriminant},
     net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
@@ -22,29 +23,60 @@ pub(super) struct Lines {
     pub(super) name_in_use: Seldom,
     pub(super) name_disputed: Seldom,
     pub(super) last_will: Seldom,
-    subjects: Mutex<HashMap<Option<Subject>, Seldom>>,
+    kinds: Mutex<HashMap<Discriminant<Subject>, Kind>>,
 }
 
 /// What a line is about that is told at once where nobody makes many.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
+    /// How a member is seen.
     Member(NodeId),
+    /// What a member says: of its instances, of where it stands, or garbage.
+    Word(NodeId),
     Service(ServiceName),
     Seed(SocketAddr),
 }
 
+/// Lines about subjects of one kind.
+#[derive(Debug, Default)]
+struct Kind {
+    /// Those told of lately; `None` for all there was no room for.
+    subjects: HashMap<Option<Subject>, Seldom>,
+    /// Lines, about whomever, that were not told since the last that was.
+    unsaid: u64,
+}
+
 impl Lines {
-    /// How many lines about this one were not told since the last that was; `None` if this one is not to be told either.
-    /// Each has lines of its own, so that nobody's flood hides what befalls another. Beyond those there is room for, as
-    /// who holds a mesh's secret can name them, the rest share: events and metrics tell all.
+    /// How many lines of this kind were not told since the last that was; `None` if this one is not to be told either.
+    /// Each subject has lines of its own, and each kind room of its own, so that nobody's flood hides what befalls another.
+    /// Beyond those there is room for, as who holds a mesh's secret can name them, the rest share: events and metrics tell
+    /// all.
     pub(super) fn about(&self, subject: Subject, now: Instant) -> Option<u64> {
-        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kind { subjects, unsaid } = kinds.entry(discriminant(&subject)).or_default();
+        let (most, lines) = subject.limits();
         let mut subject = Some(subject);
-        if subjects.len() >= MAX_SUBJECTS && !subjects.contains_key(&subject) {
+        // Before it grows, too: a mesh in which little happens keeps little.
+        if subjects.len() >= most.min(subjects.capacity()) && !subjects.contains_key(&subject) {
             subjects.retain(|_, lines| !lines.is_rested(now));
-            subject = subject.filter(|_| subjects.len() < MAX_SUBJECTS);
+            subject = subject.filter(|_| subjects.len() < most);
         }
-        subjects.entry(subject).or_insert_with(|| Seldom::after(LINES)).take(now)
+        if subjects.entry(subject).or_insert_with(|| Seldom::after(lines)).take(now).is_none() {
+            *unsaid += 1;
+            return None;
+        }
+        Some(mem::take(unsaid))
+    }
+}
+
+impl Subject {
+    /// How many of its kind have lines of their own, and how many lines each has until they become few.
+    fn limits(&self) -> (usize, u32) {
+        match self {
+            Self::Member(_) => (MAX_MEMBERS, LINES),
+            Self::Word(_) => (MAX_MEMBERS, WORDS),
+            Self::Service(_) | Self::Seed(_) => (MAX_NAMES, LINES),
+        }
     }
 }
 
@@ -54,10 +86,14 @@ pub(super) fn excerpt(said: &[u8]) -> String {
     String::from_utf8_lossy(&said[..said.len().min(4 * MAX_SAID)]).chars().take(MAX_SAID).collect()
 }
 
-/// Lines about one subject until they become few: a node that restarts, and each of some dozens of services there.
+/// Lines about one subject: it comes and goes dozens of times.
 const LINES: u32 = 64;
-/// Subjects with lines of their own: those that were told of lately while hundreds of nodes restart.
-const MAX_SUBJECTS: usize = 256;
+/// Lines of what one member says: each of a hundred instances there fails and recovers.
+const WORDS: u32 = 256;
+/// As many members as the mesh takes, which may all go at once: 3 MB for each kind where all are told of within moments.
+const MAX_MEMBERS: usize = 20_000;
+/// Services or seeds: those that were told of lately while many of them fail.
+const MAX_NAMES: usize = 1024;
 /// Characters of a reason: ours are shorter.
 const MAX_SAID: usize = 128;
 
@@ -73,29 +109,54 @@ mod tests {
         let [loud, quiet] = [1, 2].map(|id| Subject::Member(NodeId(id)));
         let told = (0..1000).filter_map(|_| lines.about(loud.clone(), now));
         assert_eq!(told.collect::<Vec<_>>(), [0; LINES as usize]);
-        assert_eq!(lines.about(quiet.clone(), now), Some(0));
+        assert_eq!(lines.about(quiet.clone(), now), Some(1000 - u64::from(LINES)));
         let later = now + Duration::from_secs(10);
-        assert_eq!([(); 2].map(|()| lines.about(loud.clone(), later)), [Some(1000 - u64::from(LINES)), None]);
-        assert_eq!(lines.about(quiet, later), Some(0));
+        assert_eq!([(); 2].map(|()| lines.about(loud.clone(), later)), [Some(0), None]);
+        assert_eq!(lines.about(quiet, later), Some(1));
     }
 
     #[tokio::test]
     async fn a_rolling_restart_is_told_whole() {
         let (lines, now) = (Lines::default(), Instant::now());
-        // 300 nodes, one in 2 s, each of which goes, is back, and has 20 instances that turn healthy.
-        let told = (0..300)
-            .flat_map(|node| (0..22).map(move |_| node))
-            .filter(|node| lines.about(Subject::Member(NodeId(*node)), now + Duration::from_secs(2 * node)) == Some(0));
-        assert_eq!(told.count(), 300 * 22);
+        // 300 nodes, one in 2 s, each of which goes, is back, and has 100 instances that fail and turn healthy.
+        let told = (0..300).map(|node| {
+            let (id, now) = (NodeId(node), now + Duration::from_secs(2 * node));
+            let of_it = (0..2).map(|_| Subject::Member(id)).chain((0..200).map(|_| Subject::Word(id)));
+            of_it.filter(|about| lines.about(about.clone(), now) == Some(0)).count()
+        });
+        assert_eq!(told.sum::<usize>(), 300 * 202);
     }
 
     #[tokio::test]
-    async fn many_names_share_what_there_is_and_are_forgotten() {
+    async fn all_whom_a_cut_takes_away_are_told_of_whatever_else_is() {
         let (lines, now) = (Lines::default(), Instant::now());
-        let many = |now| (0..1000).filter(|id| lines.about(Subject::Member(NodeId(*id)), now).is_some()).count();
-        assert_eq!(many(now), MAX_SUBJECTS + LINES as usize);
-        assert_eq!(lines.subjects.lock().unwrap().len(), MAX_SUBJECTS + 1);
-        assert_eq!(many(now + Duration::from_secs(3600)), MAX_SUBJECTS + LINES as usize);
+        let flips = (0..10_000).map(|name| Subject::Service(format!("web{name}").as_str().try_into().unwrap()));
+        let words = (0..1000).map(|_| Subject::Word(NodeId(7)));
+        for about in flips.chain(words) {
+            lines.about(about, now);
+        }
+        assert_eq!((0..1000).filter(|id| lines.about(Subject::Member(NodeId(*id)), now) == Some(0)).count(), 1000);
+    }
+
+    #[tokio::test]
+    async fn many_names_share_what_there_is_and_are_forgotten_but_not_what_was_unsaid() {
+        let (lines, now) = (Lines::default(), Instant::now());
+        let seeds = || (1..=2000).map(|port| Subject::Seed(([10, 0, 0, 1], port).into()));
+        let about = |now| seeds().filter_map(|seed| lines.about(seed, now)).collect::<Vec<_>>();
+        let kept = || lines.kinds.lock().unwrap().values().map(|kind| kind.subjects.len()).collect::<Vec<_>>();
+        assert_eq!(about(now), [0; MAX_NAMES + LINES as usize]);
+        assert_eq!(kept(), [MAX_NAMES + 1]);
+        let later = about(now + Duration::from_secs(3600));
+        assert_eq!((later.len(), later[0]), (MAX_NAMES + LINES as usize, 2000 - later.len() as u64));
+    }
+
+    #[tokio::test]
+    async fn who_was_told_of_long_ago_takes_no_room() {
+        let (lines, now) = (Lines::default(), Instant::now());
+        for id in 0..10_000 {
+            lines.about(Subject::Member(NodeId(id)), now + Duration::from_secs(60 * id));
+        }
+        assert!(lines.kinds.lock().unwrap().values().all(|kind| kind.subjects.capacity() < 10));
     }
 
     #[test]

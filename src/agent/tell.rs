@@ -43,7 +43,7 @@ impl Drive {
                 continue;
             };
             let flip = flip(service, old, row);
-            if let Some(unsaid) = self.unsaid(Subject::Member(row.owner)) {
+            if let Some(unsaid) = self.unsaid(Subject::Word(row.owner)) {
                 tracing::info!(
                     event = "health", %service, instance = %flip.instance, node = %flip.node, was = %flip.was,
                     now = %flip.now, check = flip.check.as_deref(), why = &*flip.why, unsaid,
@@ -60,7 +60,7 @@ impl Drive {
         let (was, now) = (known.node.addresses.clone(), member.node.addresses.clone());
         let (node, is_this) = (member.node.name.clone(), member.id == self.mesh.id());
         let has_moved = has_moved(&was, &now);
-        match self.unsaid(Subject::Member(member.id)) {
+        match self.unsaid(Subject::Word(member.id)) {
             Some(unsaid) if has_moved => tracing::warn!(event = "moved", %node, ?was, ?now, unsaid),
             Some(unsaid) => tracing::info!(event = "addresses", %node, ?was, ?now, unsaid),
             None => {}
@@ -83,7 +83,7 @@ impl Drive {
 fn subject(event: &Event) -> Option<Subject> {
     match event {
         Event::Member { node, .. } | Event::Flapping { node, .. } => Some(Subject::Member(*node)),
-        Event::Garbage { peer, .. } => Some(Subject::Member(*peer)),
+        Event::Garbage { peer, .. } => Some(Subject::Word(*peer)),
         Event::ProtectionBegan { service, .. } | Event::ProtectionEnded { service, .. } => {
             Some(Subject::Service(service.clone()))
         }
