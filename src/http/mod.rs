@@ -151,6 +151,7 @@ struct App {
     fixed: Arc<[FixedToken]>,
     /// Answers in Consul's words, ready to be sent again.
     bodies: consul::Bodies,
+    heard: Arc<tokio::sync::Mutex<consul::Hearing>>,
     renderings: native::Renderings,
     started: SystemTime,
     /// How to have the files read again, where somebody reads files.

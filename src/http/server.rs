@@ -196,6 +196,7 @@ pub(super) fn open(
         crowd: Arc::clone(&crowd),
         fixed,
         bodies: consul::Bodies::default(),
+        heard: Arc::default(),
         renderings: native::Renderings::default(),
         started: SystemTime::now(),
         reloads,

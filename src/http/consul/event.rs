@@ -7,21 +7,22 @@ use std::{
     sync::Arc,
 };
 
-use axum::{extract::State, http::StatusCode};
+use axum::{body::Body, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use regex::bytes::{Regex, RegexBuilder};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 
 use super::{
     failure::{Answer, Failure},
     query::{Query, Tail},
-    read::{json, plain, read},
+    read::{json, marked, plain, settle},
 };
 use crate::{
-    agent::{Topic, View},
+    agent::{Topic, unix_millis},
     http::{App, Shared, body},
-    model::{Echo, MAX_META_BYTES, NodeId, Registration, Role},
+    model::{Echo, InstanceId, MAX_META_BYTES, NodeId, Registration, Role},
 };
 
 /// An event as it is shown. A payload that is empty is null.
@@ -42,7 +43,7 @@ struct Event<'a> {
 
 impl<'a> Event<'a> {
     fn of(row: &'a Registration) -> Option<Self> {
-        let word = |key: &str| row.meta.get(key).map_or("", String::as_str);
+        let word = |key: &str| word(row, key);
         Some(Self {
             id: row.id.as_str().strip_prefix(PREFIX)?,
             name: word("name"),
@@ -51,30 +52,51 @@ impl<'a> Event<'a> {
             service_filter: word("service"),
             tag_filter: word("tag"),
             version: 1,
-            time: time(row)?,
+            time: word("time").parse().ok()?,
         })
     }
 }
 
-/// When a row was fired, as all nodes count; none if it is no event.
-fn time(row: &Registration) -> Option<u64> {
-    row.echo.as_ref().filter(|echo| echo.role == Some(Role::Event))?;
-    row.meta.get("time")?.parse().ok()
+fn word<'a>(row: &'a Registration, key: &str) -> &'a str {
+    row.meta.get(key).map_or("", String::as_str)
 }
 
-/// Of all rows the events that count, oldest first. Who fires more than an honest node keeps is heard as that one is.
-fn newest<'a>(rows: impl Iterator<Item = (NodeId, &'a Registration)>) -> Vec<Event<'a>> {
-    let mut found: Vec<_> =
-        rows.filter_map(|(owner, row)| Some((Reverse((time(row)?, &row.id)), owner, row))).collect();
-    found.sort_unstable_by_key(|(place, ..)| *place);
+fn is_event(row: &Registration) -> bool {
+    row.id.as_str().starts_with(PREFIX) && row.echo.as_ref().is_some_and(|echo| echo.role == Some(Role::Event))
+}
+
+/// When a row was fired, as all nodes count; none if it is no event, or was fired later than `latest`. Whoever has a place
+/// in the mesh may claim any number, and all count on from it: the clock bounds it, since no mesh has fired as many events
+/// as there are milliseconds since 1970.
+fn time(row: &Registration, latest: u64) -> Option<u64> {
+    word(row, "time").parse().ok().filter(|time| is_event(row) && *time <= latest)
+}
+
+/// An event among others.
+struct Fired<'a> {
+    at: (u64, &'a InstanceId),
+    owner: NodeId,
+    /// How many its owner has fired since.
+    turn: usize,
+    row: &'a Arc<Registration>,
+}
+
+/// Of all rows the events that count, newest first. Who fires more than an honest node keeps is heard as that one is.
+fn newest<'a>(rows: impl Iterator<Item = (NodeId, &'a Arc<Registration>)>, latest: u64) -> Vec<Fired<'a>> {
+    let fired = |(owner, row): (_, &'a Arc<Registration>)| {
+        Some(Fired { at: (time(row, latest)?, &row.id), owner, turn: 0, row })
+    };
+    let mut found: Vec<_> = rows.filter_map(fired).collect();
+    found.sort_unstable_by_key(|event| Reverse(event.at));
     let mut kept: HashMap<NodeId, usize> = HashMap::new();
-    found.retain(|(_, owner, _)| {
-        let kept = kept.entry(*owner).or_default();
+    for event in &mut found {
+        let kept = kept.entry(event.owner).or_default();
+        event.turn = *kept;
         *kept += 1;
-        *kept <= KEPT
-    });
+    }
+    found.retain(|event| event.turn < KEPT);
     found.truncate(MAX_EVENTS);
-    found.iter().rev().filter_map(|(.., row)| Event::of(row)).collect()
+    found
 }
 
 /// What filters are held against: this node, and each service on it with its tags.
@@ -92,30 +114,33 @@ impl<'a> Here<'a> {
         Self { node, services }
     }
 
-    /// Leaves of these events, of which the oldest comes first, those that are meant for this node. What somebody else has
-    /// fired with a wrong pattern is for nobody. Where the services' filters of the newer ones have cost too much, those of
-    /// the older ones are not looked at, and they go unheard, as they did not when they were new: an error instead would
-    /// hide all events from a client for as long as the costly ones stand, and one unfiltered have it act on others' words.
-    fn keep_heard(&self, events: &mut Vec<Event<'_>>) {
+    /// Of these events those that are meant for this node, oldest first. What somebody else has fired with a wrong pattern
+    /// is for nobody. The newest of each owner come first, then the second newest: where services' filters have cost too
+    /// much, the rest go unheard, and nobody's many filters cost another his few. An error instead would hide all events
+    /// from a client for as long as the costly ones stand, and one unfiltered have it act on others' words.
+    fn heard(&self, mut events: Vec<Fired<'_>>) -> Vec<Arc<Registration>> {
         let (mut left, mut known) = (MAX_COMPARED_IN_ALL, HashMap::new());
-        let mut hears = |event: &Event<'_>| self.matches(event, &mut left).unwrap_or(false);
+        events.sort_by_key(|event| event.turn);
         // Most that fire again and again filter by the same words.
-        let heard = events.iter().rev().map(|event| {
-            *known.entry([event.node_filter, event.service_filter, event.tag_filter]).or_insert_with(|| hears(event))
+        events.retain(|event| {
+            let filters = ["node", "service", "tag"].map(|key| word(event.row, key));
+            *known.entry(filters).or_insert_with(|| self.matches(filters, &mut left))
         });
-        let mut heard = heard.collect::<Vec<_>>();
-        events.retain(|_| heard.pop().unwrap_or_default());
+        events.sort_unstable_by_key(|event| event.at);
+        events.into_iter().map(|event| Arc::clone(event.row)).collect()
     }
 
-    fn matches(&self, event: &Event<'_>, left_in_all: &mut usize) -> Result<bool, String> {
-        if !event.node_filter.is_empty() && !pattern(event.node_filter)?.is_match(self.node.as_bytes()) {
-            return Ok(false);
+    fn matches(&self, [node, service, tag]: [&str; 3], left_in_all: &mut usize) -> bool {
+        if !node.is_empty() && !pattern(node).is_ok_and(|node| node.is_match(self.node.as_bytes())) {
+            return false;
         }
-        if event.service_filter.is_empty() {
-            return Ok(true);
+        if service.is_empty() {
+            return true;
         }
-        let (service, tag) = (pattern(event.service_filter)?, pattern(event.tag_filter)?);
-        let most = MAX_COMPARED.min(*left_in_all);
+        let Some(rest) = left_in_all.checked_sub(COMPILING) else { return false };
+        *left_in_all = rest;
+        let (Ok(service), Ok(tags_match)) = (pattern(service), pattern(tag)) else { return false };
+        let most = MAX_COMPARED.min(rest);
         let mut left = most;
         let mut is_match = |pattern: &Regex, text: &str| {
             let is_within = text.len() <= left;
@@ -123,11 +148,47 @@ impl<'a> Here<'a> {
             is_within && pattern.is_match(text.as_bytes())
         };
         let is_heard = self.services.iter().any(|(name, tags)| {
-            is_match(&service, name) && (event.tag_filter.is_empty() || tags.iter().any(|text| is_match(&tag, text)))
+            is_match(&service, name) && (tag.is_empty() || tags.iter().any(|text| is_match(&tags_match, text)))
         });
         *left_in_all -= most - left;
-        Ok(is_heard)
+        is_heard
     }
+}
+
+/// What this node hears, until other events count or it has other services.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct Hearing {
+    /// Of the events, and of this node's own services.
+    marks: [u64; 2],
+    /// Oldest first.
+    events: Arc<[Arc<Registration>]>,
+}
+
+impl Hearing {
+    /// What is heard now. One at a time finds out, beside the threads that answer, and for all who wait; who has gone
+    /// meanwhile leaves that under way, and nobody else begins it.
+    async fn now(app: &Arc<App>) -> Result<Self, Failure> {
+        let marks = move |app: &App| [topic(), Topic::Own].map(|topic| app.agent.view().mark(&topic));
+        let asked = marks(app);
+        let mut kept = Arc::clone(&app.heard).lock_owned().await;
+        if kept.marks.iter().zip(asked).all(|(kept, asked)| *kept >= asked) {
+            return Ok(kept.clone());
+        }
+        let app = Arc::clone(app);
+        let hear = move || {
+            let (view, marks) = (app.agent.view(), marks(&app));
+            let (own, found) = (view.registrations(), view.service(NAME));
+            let here = Here::new(app.agent.config().node.as_str(), own.iter().map(|row| &**row));
+            let rows = found.iter().flat_map(|service| service.rows()).map(|row| (row.owner, &row.registration));
+            *kept = Self { marks, events: here.heard(newest(rows, unix_millis())).into() };
+            kept.clone()
+        };
+        spawn_blocking(hear).await.map_err(|why| Failure::internal(why.to_string()))
+    }
+}
+
+fn topic() -> Topic {
+    Topic::Service(NAME.into())
 }
 
 pub(super) async fn fire(State(app): Shared, Tail(name): Tail, query: Query, payload: Payload) -> Answer {
@@ -138,9 +199,9 @@ pub(super) async fn fire(State(app): Shared, Tail(name): Tail, query: Query, pay
     if !filters[2].1.is_empty() && filters[1].1.is_empty() {
         return Err(Failure::bad("Cannot provide tag filter without service filter"));
     }
-    let view = app.agent.view();
-    // Whoever has a place in the mesh may have said any number.
-    let time = events(view, |all| all.last().map_or(0, |event| event.time)).saturating_add(1);
+    let found = app.agent.view().service(NAME);
+    let rows = found.iter().flat_map(|service| service.rows());
+    let time = next(rows.map(|row| &*row.registration), unix_millis());
     let random = getrandom::u64().map_err(|why| Failure::internal(why.to_string()))?;
     let id = super::node::uuid(crate::model::NodeId(random));
     let mut row = Registration::new(NAME, 1)?.id(format!("{PREFIX}{id}").as_str().try_into()?);
@@ -154,40 +215,43 @@ pub(super) async fn fire(State(app): Shared, Tail(name): Tail, query: Query, pay
     row.meta.extend(words.map(|(key, text)| (key.to_owned(), text)));
     row.meta.retain(|_, text| !text.is_empty());
     app.agent.put(row.clone()).await?;
-    forget(&app).await?;
+    forget(&app, time).await?;
     Event::of(&row).map(|event| plain(&query, &event)).ok_or_else(|| Failure::internal("the event cannot be shown"))
 }
 
-/// Withdraws this node's oldest events beyond the few that it keeps.
-async fn forget(app: &App) -> Result<(), Failure> {
-    let mut own = app.agent.view().registrations();
-    own.retain(|row| time(row).is_some());
-    own.sort_by_key(|row| time(row));
-    for old in own.iter().take(own.len().saturating_sub(KEPT)) {
+/// When an event is fired that comes after all these rows.
+fn next<'a>(rows: impl Iterator<Item = &'a Registration>, latest: u64) -> u64 {
+    rows.filter_map(|row| time(row, latest)).max().map_or(1, |last| last + 1)
+}
+
+/// Withdraws this node's oldest events beyond the few that it keeps, first those that claim to be later than the last.
+async fn forget(app: &App, last: u64) -> Result<(), Failure> {
+    for old in beyond_kept(app.agent.view().registrations(), last) {
         super::register::remove(app, &old.id).await?;
     }
     Ok(())
 }
 
-pub(super) async fn list(State(app): Shared, query: Query) -> Answer {
-    let name = query.text("name");
-    read(&app, &query, Topic::Service(NAME.into()), |_| {
-        let own = app.agent.view().registrations();
-        let here = Here::new(app.agent.config().node.as_str(), own.iter().map(|row| &**row));
-        events(app.agent.view(), |mut all| {
-            all.retain(|event| name.is_none_or(|name| event.name == name));
-            here.keep_heard(&mut all);
-            json(&query, &all)
-        })
-    })
-    .await
+fn beyond_kept(mut own: Vec<Arc<Registration>>, last: u64) -> Vec<Arc<Registration>> {
+    own.retain(|row| is_event(row));
+    own.sort_by_key(|row| time(row, last));
+    own.truncate(own.len().saturating_sub(KEPT));
+    own
 }
 
-/// The events that count, oldest first.
-fn events<T>(view: &View, then: impl FnOnce(Vec<Event<'_>>) -> T) -> T {
-    let found = view.service(NAME);
-    let rows = found.iter().flat_map(|service| service.rows());
-    then(newest(rows.map(|row| (row.owner, &*row.registration))))
+pub(super) async fn list(State(app): Shared, query: Query) -> Answer {
+    app.ready()?;
+    settle(&app, &query, &topic()).await;
+    let heard = Hearing::now(&app).await?;
+    let [mark, of_own] = heard.marks;
+    let name = query.text("name");
+    let render = || {
+        let events = heard.events.iter().filter_map(|row| Event::of(row));
+        json(&query, &events.filter(|event| name.is_none_or(|name| event.name == name)).collect::<Vec<_>>())
+    };
+    // Another service of its own moves no mark that a client waits for.
+    let body = app.bodies.body(&format!("{}#{of_own}", query.key), mark, render, || None);
+    Ok(marked(Body::from(body), mark))
 }
 
 /// A filter that costs little, whoever wrote it: by bytes, since classes of Unicode's take milliseconds to compile.
@@ -243,21 +307,34 @@ const MAX_PATTERN: usize = 128;
 const MAX_COMPILED: usize = 5 << 10;
 /// Bytes of this node's own services and tags that one event is held against, each name once; it is meant for none beyond.
 const MAX_COMPARED: usize = 8 << 10;
-/// And all events of one answer: the worst that one node may fire, and half as much besides, which takes 0.4 s. Where all
-/// services and tags take 768 bytes together no events come to that.
+/// What it costs to compile two filters, in bytes compared.
+const COMPILING: usize = 300;
+/// What services' filters of all events may cost: the worst that one node may fire, and half as much besides, which takes
+/// 0.4 s. Where all services and tags take 468 bytes together no events come to that.
 const MAX_COMPARED_IN_ALL: usize = (KEPT + KEPT / 2) * MAX_COMPARED;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use axum::http::{Request, header};
+    use http_body_util::BodyExt;
+    use tokio_util::sync::CancellationToken;
 
-    fn event(id: &str, time: u64, filters: [&str; 3]) -> Registration {
+    use super::*;
+    use crate::{
+        agent::{Agent, Secret},
+        http::{Config, guard::Via, server},
+    };
+
+    fn event(id: &str, time: u64, filters: [&str; 3]) -> Arc<Registration> {
         let mut row = Registration::new(NAME, 1).unwrap().id(format!("{PREFIX}{id}").as_str().try_into().unwrap());
         row.echo = Some(Arc::new(Echo { role: Some(Role::Event), ..Echo::default() }));
         row.meta = ["node", "service", "tag"].map(str::to_owned).into_iter().zip(filters.map(str::to_owned)).collect();
         row.meta.insert("time".into(), time.to_string());
-        row
+        Arc::new(row)
     }
+
+    /// Later than all that is fired here.
+    const NOW: u64 = 1 << 40;
 
     #[test]
     fn an_event_is_for_whom_its_filters_name() {
@@ -283,30 +360,43 @@ mod tests {
             (["(?u)n", "", ""], false),
             (["( ?x-iu: n)", "", ""], false),
         ] {
-            assert_eq!(heard(&here, &[event("1", 1, filters)]).len() == 1, is_meant, "{filters:?}");
+            assert_eq!(heard(&here, &[(1, event("1", 1, filters))]).len() == 1, is_meant, "{filters:?}");
         }
     }
 
-    /// When what is heard of these was fired.
-    fn heard(here: &Here<'_>, rows: &[Registration]) -> Vec<u64> {
-        let mut events = newest(rows.iter().enumerate().map(|(owner, row)| (NodeId(owner as u64), row)));
-        here.keep_heard(&mut events);
-        events.iter().map(|event| event.time).collect()
+    /// When what is heard of these was fired, by owner.
+    fn heard(here: &Here<'_>, rows: &[(u64, Arc<Registration>)]) -> Vec<u64> {
+        let events = newest(rows.iter().map(|(owner, row)| (NodeId(*owner), row)), NOW);
+        here.heard(events).iter().map(|row| time(row, NOW).unwrap()).collect()
     }
 
     #[test]
-    fn filters_cost_one_answer_no_more_than_a_few_however_many_there_are() {
+    fn filters_cost_no_more_than_a_few_however_many_there_are_and_nobody_anothers() {
         let row = |at: u64| Registration::new(format!("a{at:039}").as_str(), 1).unwrap();
         let own = (0..200).map(row).collect::<Vec<_>>();
         let here = Here::new("n1", own.iter());
-        let by = |time: u64, filters: [&str; 3]| event(&time.to_string(), time, filters);
-        let fired: Vec<_> = (0..10)
-            .map(|time| by(time, ["n1", "", ""]))
-            .chain((10..256).map(|time| by(time, ["", &format!("^a0*199$|{time}x"), ""])))
-            .collect();
-        assert_eq!(heard(&here, &fired), (0..10).chain(232..256).collect::<Vec<_>>(), "the newest");
-        let same: Vec<_> = (0..256).map(|time| by(time, ["", "^a0*199$", ""])).collect();
+        let by = |owner: u64, time: u64, filters: [&str; 3]| (owner, event(&time.to_string(), time, filters));
+        let service = |owner, time| by(owner, time, ["", &format!("^a0*199$|{time}x"), ""]);
+        let alone = (0..10).map(|time| by(time, time, ["n1", "", ""]));
+        let fired: Vec<_> = alone.chain((10..256).map(|time| service(time, time))).collect();
+        assert_eq!(heard(&here, &fired), (0..10).chain(233..256).collect::<Vec<_>>(), "the newest");
+        let same: Vec<_> = (0..256).map(|time| by(time, time, ["", "^a0*199$", ""])).collect();
         assert_eq!(heard(&here, &same).len(), 256);
+
+        let loud = (0..32).map(|at| by(1 + at / 16, 100 + at, ["", &format!("^x{at}$"), ""]));
+        let fired: Vec<_> = (0..10).map(|at| service(10 + at % 5, at)).chain(loud).collect();
+        assert_eq!(heard(&here, &fired), (0..10).collect::<Vec<_>>(), "others fire more, and later");
+    }
+
+    #[test]
+    fn who_claims_to_have_fired_in_the_future_is_not_counted_on_from() {
+        let rows = [u64::MAX, NOW + 1, 7, 6].map(|time| event(&time.to_string(), time, [""; 3]));
+        assert_eq!(next(rows.iter().map(|row| &**row), NOW), 8);
+        assert_eq!(heard(&Here::new("n1", [].iter()), &rows.map(|row| (1, row))), [6, 7]);
+        // Those that were fired after such a one go first, and never the last.
+        let spoilt = (0..4).map(|at| event(&format!("a{at}"), u64::MAX, [""; 3]));
+        let own = spoilt.chain((1..=14).map(|at| event(&at.to_string(), at, [""; 3]))).collect();
+        assert!(beyond_kept(own, 14).iter().map(|row| row.id.as_str()).eq(["@event/a0", "@event/a1"]));
     }
 
     #[test]
@@ -334,9 +424,29 @@ mod tests {
         let loud = (0..1000).map(|time| row(1, 1000 + time));
         let others = (2..40).flat_map(|owner| (1..20).map(move |time| row(owner, 20 * time + owner)));
         let rows: Vec<_> = others.chain(loud).collect();
-        let heard = newest(rows.iter().map(|(owner, row)| (*owner, row)));
-        assert!(heard.is_sorted_by_key(|event| event.time) && heard.len() == MAX_EVENTS);
-        assert_eq!(heard.last().map(|event| event.time), Some(1999));
-        assert_eq!(heard.iter().filter(|event| event.id.starts_with("1-")).count(), KEPT);
+        let heard = newest(rows.iter().map(|(owner, row)| (*owner, row)), NOW);
+        assert!(heard.is_sorted_by_key(|event| Reverse(event.at)) && heard.len() == MAX_EVENTS);
+        assert_eq!(heard.first().map(|event| event.at.0), Some(1999));
+        assert_eq!(heard.iter().filter(|event| event.owner == NodeId(1)).count(), KEPT);
+    }
+
+    #[tokio::test]
+    async fn who_registers_a_service_hears_what_was_fired_for_it_before() {
+        let here = ([127, 0, 0, 1], 0).into();
+        let agent = Agent::builder().node("n1").secret(Secret::random()).listen(here).start().await.unwrap();
+        agent.ready().await.unwrap();
+        let stop = CancellationToken::new();
+        let door = server::open(agent.clone(), Config::default(), here, None, Vec::new(), None, stop);
+        let ask = async |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(path).header(header::HOST, "127.0.0.1");
+            let via = Via::Tcp { client: here.ip(), ours: here.ip() };
+            let answer = door.answer(via, request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{path}");
+            answer.into_body().collect().await.unwrap().to_bytes()
+        };
+        ask("PUT", "/v1/event/fire/deploy?service=^web$").await;
+        assert_eq!(ask("GET", "/v1/event/list").await, "[]");
+        agent.put(Registration::new("web", 80).unwrap()).await.unwrap();
+        assert!(ask("GET", "/v1/event/list").await.starts_with(b"[{"));
     }
 }

@@ -42,6 +42,7 @@ use axum::{
 
 pub(super) use check::node_checks;
 pub(super) use document::folded;
+pub(super) use event::Hearing;
 pub(super) use node::name as node_name;
 pub(super) use own::is_reserved;
 pub(super) use read::{Bodies, again};

@@ -173,7 +173,7 @@ impl Bodies {
     }
 
     /// The body for a query at a mark; of all who come at a time one renders it and the others wait for that.
-    fn body(
+    pub(super) fn body(
         &self,
         key: &str,
         mark: u64,
