@@ -325,13 +325,14 @@ impl Drive {
     /// Says once why a seed is of no use, and keeps it for whoever asks why this node is not ready.
     fn note_failed(&mut self, seed: SocketAddr, why: &Missed) {
         let why = why.to_string();
-        let failed = &mut self.agenda.failed;
+        let failed = &self.agenda.failed;
         if failed.get(&seed) == Some(&why) || failed.len() >= MAX_FAILED {
             return;
         }
-        if let Some(unsaid) = self.greeter.lines.about(Subject::Seed(seed), Instant::now()) {
+        if let Some(unsaid) = self.unsaid(Subject::Seed(seed)) {
             tracing::warn!(event = "seed_failed", %seed, why, unsaid);
         }
+        let failed = &mut self.agenda.failed;
         failed.insert(seed, why);
         let sentences = failed.iter().map(|(seed, why)| format!("seed {seed} cannot be joined: {why}"));
         self.status.failed.store(Arc::new(sentences.collect()));

@@ -23,7 +23,7 @@ impl Drive {
             _ => None,
         };
         let name = about.and_then(|id| Some(self.mesh.member(id)?.node.name.clone()));
-        if let Some(unsaid) = subject(&event).map_or(Some(0), |about| self.unsaid(about)) {
+        if let Some(unsaid) = subject(&event).map_or(Some(None), |about| self.unsaid(about)) {
             log(&event, name.as_ref(), unsaid);
         }
         if event == Event::Renewed {
@@ -70,8 +70,10 @@ impl Drive {
         }
     }
 
-    fn unsaid(&self, about: Subject) -> Option<u64> {
-        self.greeter.lines.about(about, Instant::now())
+    /// Whether to tell of this one; then, how many like it were not told of before, if any.
+    pub(super) fn unsaid(&self, about: Subject) -> Option<Option<u64>> {
+        let unsaid = self.greeter.lines.about(about, Instant::now())?;
+        Some((unsaid > 0).then_some(unsaid))
     }
 
     fn write(&self, news: News) {
@@ -91,7 +93,7 @@ fn subject(event: &Event) -> Option<Subject> {
     }
 }
 
-fn log(event: &Event, name: Option<&NodeName>, unsaid: u64) {
+fn log(event: &Event, name: Option<&NodeName>, unsaid: Option<u64>) {
     let name = name.map(NodeName::as_str);
     match event {
         Event::Member { node, was, now, cause } => {
