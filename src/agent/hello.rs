@@ -6,13 +6,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use quinn::{
     Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, rustls::pki_types::CertificateDer,
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -281,38 +280,6 @@ impl Greeter {
     }
 }
 
-/// Dials one address after the other, the next as soon as the one before has failed or had its head start: some of a
-/// machine's addresses may lead nowhere, and silently (RFC 8305 section 5). The first that answers wins.
-pub(super) async fn dial_any(
-    greeter: &Greeter,
-    addresses: &[SocketAddr],
-    expected: Option<NodeId>,
-) -> Result<Met, Missed> {
-    let mut missed = Missed::Protocol("has no address");
-    let (mut rest, mut dials) = (addresses.iter(), FuturesUnordered::new());
-    loop {
-        match rest.next() {
-            Some(address) => dials.push(greeter.dial(*address, expected)),
-            None if dials.is_empty() => return Err(missed),
-            None => {}
-        }
-        tokio::select! {
-            Some(met) = dials.next() => match met {
-                Ok(met) => return Ok(met),
-                Err(why @ Missed::NameInUse(_)) => return Err(why),
-                // Whoever else is found at an address of the one who is looked for may say what he likes: he goes on being
-                // looked for.
-                Err(why @ Missed::NameSaidInUse(by, _)) if expected.is_none_or(|expected| expected == by) => {
-                    return Err(why);
-                }
-                Err(_) if matches!(missed, Missed::NameSaidInUse(..)) => {}
-                Err(why) => missed = why,
-            },
-            () = sleep(HEAD_START), if rest.len() > 0 => {}
-        }
-    }
-}
-
 /// The codes that carry a TLS alert (RFC 9001 section 4.8).
 pub(super) const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
 /// The one of a certificate that is revoked (RFC 8446 section 6).
@@ -379,8 +346,6 @@ const ANY_NAME: &str = "node.hobnob";
 const MAX_HEARD: usize = 64;
 /// Dial, handshake and both Hellos together.
 pub(super) const GREETING: Duration = Duration::from_secs(5);
-/// How long an address has to answer before the next is tried too (RFC 8305 section 8).
-const HEAD_START: Duration = Duration::from_millis(250);
 /// A Hello with every field at its limit, certificates of a chain included.
 const MAX_HELLO: usize = 16 << 10;
 /// A Hello nests three deep; a deeper one would only exhaust the stack.

@@ -17,6 +17,7 @@ pub mod checks;
 pub(crate) mod child;
 mod clock;
 mod config;
+mod dial;
 mod door;
 mod drive;
 pub(crate) mod expiry;

@@ -9,7 +9,8 @@ use tokio::{
 };
 
 use super::{
-    hello::{Greeter, Met, Missed, dial_any},
+    dial::dial_any,
+    hello::{Greeter, Met, Missed},
     link::PING_TIMEOUT,
     peers::Arrival,
     quic::{Code, canonical},

@@ -23,7 +23,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    hello::{GREETING, Greeter, Met, Missed, dial_any},
+    dial::dial_any,
+    hello::{GREETING, Greeter, Met, Missed},
     link::{Link, Order, ping},
     namesake::{Holder, find_holder},
     quic::{Code, canonical},

@@ -322,7 +322,7 @@ async fn a_peer_is_found_at_any_of_its_addresses() {
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let addresses = [silent.local_addr().unwrap(), b.endpoint.local_addr().unwrap()];
     let answered = async { b.answer(b.endpoint.accept().await.unwrap()).await };
-    let (met, _) = tokio::join!(hello::dial_any(&a, &addresses, None), answered);
+    let (met, _) = tokio::join!(dial::dial_any(&a, &addresses, None), answered);
     assert_eq!(met.unwrap().address(), addresses[1]);
 }
 

@@ -65,25 +65,21 @@ impl Mesh {
         let why = "a page that its owner did not sign";
         self.stats.dropped_forged += 1;
         self.drop_garbage(peer, why);
-        let mut count = |owner| {
-            let forged = self.budgets.forged.entry((peer, owner)).or_default();
-            *forged += 1;
-            *forged
-        };
-        let of_one = count(Some(owner));
-        let of_many = if self.roster.get(owner).is_some_and(Seen::is_known) { 0 } else { count(None) };
-        if of_one.max(of_many) <= FORGED_OF_ONE {
-            self.charge(peer, DOUBTFUL, why);
+        let mut count = |owner| *self.budgets.forged.entry((peer, owner)).or_default() += 1;
+        count(Some(owner));
+        if !self.roster.get(owner).is_some_and(Seen::is_known) {
+            count(None);
         }
+        self.charge(peer, DOUBTFUL, why);
     }
 
     /// Whether so many pages of this owner's were forged that this peer has brought that no more is looked at for a while.
     /// An owner with two keys can have them brought by whom it likes: nobody is shut out for those of one, nor for those of
-    /// owners whom another may have made up; and nobody else's are left unread for that.
+    /// owners whom another may have made up.
     pub(super) fn is_tired_of(&self, peer: NodeId, owner: NodeId) -> bool {
         let forged = |owner| self.budgets.forged.get(&(peer, owner)).copied().unwrap_or(0);
         let is_known = self.roster.get(owner).is_some_and(Seen::is_known);
-        forged(Some(owner)) >= if !is_known && forged(None) >= FORGED_OF_ONE { 1 } else { FORGED_OF_ONE }
+        forged(Some(owner)) >= FORGED_OF_ONE || (!is_known && forged(None) >= FORGED_OF_UNKNOWN)
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.
@@ -172,6 +168,8 @@ const GARBAGE: u32 = 64;
 const DOUBTFUL: u32 = 1;
 /// Forged pages of one owner that one peer may bring within a minute: far fewer than would shut it out.
 const FORGED_OF_ONE: u32 = 64;
+/// And of all owners whom this node has not met: of sixteen at least, and so many has who holds a secret that all share.
+const FORGED_OF_UNKNOWN: u32 = 1_024;
 /// How long a peer is shut out: long enough for its operator to see it, short enough for a mended one.
 const SHUT_OUT: Duration = Duration::from_secs(60);
 /// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.

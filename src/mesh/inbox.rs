@@ -75,7 +75,7 @@ impl Mesh {
             Frame::Buckets(hashes) => self.on_buckets(from, &hashes),
             Frame::Digest(digest) => self.on_digest(now, from, &digest),
             Frame::Want(want) => self.on_want(now, from, &want),
-            Frame::Page { told, page } => self.on_sheet(now, from, told, &bytes.slice_ref(page)),
+            Frame::Page { told, page } => drop(self.take_page(now, from, &bytes.slice_ref(page), Some(told))),
             Frame::Facts(facts) => facts.iter().for_each(|fact| self.hear(now, from, fact)),
             Frame::Part { token, of } => self.on_part(now, from, token, of),
             Frame::Renew(generation) => self.on_renew(now, from, generation),

@@ -359,8 +359,12 @@ impl Mesh {
         if !book.hears(from) {
             return Taken::Rows(0);
         }
+        let read = book.reading();
         let merged = book.merge(now, mesh, &signed, told);
         let (rows, beyond, mark) = (merged.rows, merged.beyond, book.mark());
+        if rows > 0 || book.reading() != read {
+            self.told_by(from);
+        }
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;
         self.merged(owner, merged);

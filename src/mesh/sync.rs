@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::ready::Giver;
@@ -20,7 +19,6 @@ use super::{
     catalog::Book,
     event::Generation,
     outbox::{End, Parcel},
-    page::Told,
     wire::{Digest, Fact, Frame, Mark, Readiness, Standing, Want},
 };
 use crate::model::{MemberState, NodeId, Time};
@@ -64,7 +62,7 @@ struct Open {
 struct Root {
     hash: u64,
     heard: Time,
-    /// Whether rows of its came since: one that ends a part of an answer asks for the next.
+    /// Whether it has told something new since: what ends a part of an answer asks for the next.
     told: bool,
     /// Since when it was another than this node's at each comparison.
     apart: Option<Time>,
@@ -207,12 +205,11 @@ impl Mesh {
         }
     }
 
-    /// A peer sends a page that was asked for.
-    pub(super) fn on_sheet(&mut self, now: Time, from: NodeId, told: Told, page: &Bytes) {
+    /// A peer has told something new.
+    pub(super) fn told_by(&mut self, from: NodeId) {
         if let Some(root) = self.sync.roots.get_mut(&from) {
             root.told = true;
         }
-        self.take_page(now, from, page, Some(told));
     }
 
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
@@ -342,6 +339,10 @@ impl Mesh {
             // What is written and not signed yet cannot be sent.
             self.publish(now);
         }
+        // From a random one on: what cannot be read of one, or never ends, leaves nobody else unread.
+        let mut readers: Vec<_> = readers.into_iter().collect();
+        let start = self.index_below(readers.len());
+        readers.rotate_left(start);
         for (owner, mark) in readers {
             if parcel.size() > MAX_ANSWER {
                 break;

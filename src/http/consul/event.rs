@@ -226,7 +226,7 @@ fn next<'a>(rows: impl Iterator<Item = &'a Registration>, latest: u64) -> u64 {
 
 /// Withdraws this node's oldest events beyond the few that it keeps, first those that claim to be later than the last.
 async fn forget(app: &App, last: u64) -> Result<(), Failure> {
-    for old in beyond_kept(app.agent.view().registrations(), last) {
+    for old in beyond_kept(app.agent.view().registrations(), last.max(unix_millis())) {
         super::register::remove(app, &old.id).await?;
     }
     Ok(())

@@ -267,7 +267,7 @@ impl Book {
             }
             _ if tries >= MAX_TRIES => {
                 // Nor does it go further than anybody can read.
-                self.mark.version = self.reading().version;
+                self.mark.version = self.mark.version.max(self.reading().version);
                 self.written = self.mark.version;
                 (self.unsound, self.disputed, self.reread, self.uncounted) = (None, None, None, Some(now));
                 return false;
