@@ -330,6 +330,11 @@ impl Mesh {
             // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
             return Taken::Refused;
         }
+        let has_left = |seen: &Seen| seen.state == MemberState::Left && epoch <= seen.generation.epoch();
+        if signed.page.node_row().is_none() && self.roster.get(owner).is_some_and(has_left) {
+            // Not worth a look at who signed it.
+            return Taken::Refused;
+        }
         match self.prove(now, &signed) {
             Proof::Genuine => {}
             Proof::Unknown => {

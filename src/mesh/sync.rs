@@ -61,6 +61,8 @@ struct Open {
 #[derive(Clone, Copy, Debug)]
 struct Root {
     hash: u64,
+    /// This node's own at that time.
+    ours: u64,
     heard: Time,
     /// Whether it has told something new since: what ends a part of an answer asks for the next.
     told: bool,
@@ -189,12 +191,17 @@ impl Mesh {
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
         let last = self.sync.roots.get(&from).copied();
-        if last.is_some_and(|last| last.hash == theirs && !last.told && now.since(last.heard) < ASK_AGAIN) {
+        let is_within =
+            |most| last.is_some_and(|last| last.hash == theirs && !last.told && now.since(last.heard) < most);
+        if is_within(ASK_AGAIN) {
             return;
         }
         let ours = self.root_hash();
+        if ours != theirs && last.is_some_and(|last| last.ours == ours) && is_within(TOLD_ALL) {
+            return;
+        }
         let apart = (ours != theirs).then(|| last.and_then(|last| last.apart).unwrap_or(now));
-        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart });
+        self.sync.roots.insert(from, Root { hash: theirs, ours, heard: now, told: false, apart });
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
             self.agreed(now, from);
@@ -214,7 +221,7 @@ impl Mesh {
 
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
         // It was this node's own when it asked.
-        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart: None });
+        self.sync.roots.insert(from, Root { hash: theirs, ours: theirs, heard: now, told: false, apart: None });
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
             self.agreed(now, from);
@@ -418,6 +425,8 @@ const MAX_OPEN: usize = 64;
 const MAX_ANSWER: usize = 1 << 20;
 /// The same question from the same peer is answered once within this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// And within this where neither has learned anything since: what one tells and the other cannot take is not told on and on.
+const TOLD_ALL: Duration = Duration::from_secs(2);
 /// A sync is done by then.
 const REPAIRED: Duration = Duration::from_secs(1);
 /// A peer's hash counts for `agreement` as long as this.

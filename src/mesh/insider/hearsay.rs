@@ -70,3 +70,26 @@ fn nobody_is_driven_to_where_it_cannot_deny() {
     }
     assert_eq!(downs(&wired, &ids), 0);
 }
+
+/// What one tells and the other cannot take, for what a third has told either, is not told on and on.
+#[test]
+fn who_has_learned_nothing_since_is_answered_once_in_a_while() {
+    let (mut wired, ids, _, victim) = mesh();
+    let mut root = vec![VERSION];
+    Frame::Root(7).write(&mut root);
+    let root = Bytes::from(root);
+    let is_answered = |wired: &mut Wired, after| {
+        wired.now = wired.now + Duration::from_millis(after);
+        let now = wired.now;
+        let asked = wired.at(victim);
+        asked.handle(now, Input::Message(ids[2], root.clone()));
+        let said: Vec<_> = std::iter::from_fn(|| asked.poll()).collect();
+        said.iter().any(|output| matches!(output, Output::Packet(to, _) | Output::Message(to, _) if *to == ids[2]))
+    };
+    assert!(is_answered(&mut wired, 0));
+    assert_eq!([60, 500, 1_000].map(|after| is_answered(&mut wired, after)), [false; 3]);
+    assert!(is_answered(&mut wired, 500), "it may have been lost");
+    assert!(!is_answered(&mut wired, 100));
+    wired.order(victim, web());
+    assert!(is_answered(&mut wired, 100), "there is more to tell");
+}
