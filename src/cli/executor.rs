@@ -91,7 +91,7 @@ async fn attend(child: Pid, mut line: UnixStream, signals: &mut Signals) -> io::
         tokio::select! {
             heard = signals.next() => match heard {
                 Heard::Death => {
-                    if let Some(end) = orphans::reap(child, &line)? {
+                    if let Some(end) = orphans::reap(child)? {
                         break end;
                     }
                 }

@@ -88,8 +88,8 @@ impl Program {
             }
         };
         let ended = timeout(self.timeout, ended).await;
-        if ended.is_ok() {
-            group.ended();
+        if let Ok(Ok(how)) = ended {
+            group.ended(how);
         }
         match ended {
             Err(_) => Err(format!("{program:?} was killed after {:?}", self.timeout)),

@@ -28,7 +28,9 @@ pub(super) async fn run(argv: &[String], home: &Home) -> Result<Finding, Failed>
     let (mut child, group) = spawned.map_err(|why| Failed::of(&why, format!("cannot run {program:?}: {why}")))?;
     let mut said = Vec::new();
     let ended = listen(&mut child, &mut said).await;
-    group.ended();
+    if let Ok(how) = ended {
+        group.ended(how);
+    }
     let output = text(&said);
     Ok(match ended.map(|status| (status.code(), status)) {
         Ok((Some(0), _)) => Finding::passing(output),
