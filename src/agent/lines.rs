@@ -11,7 +11,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::door::Seldom;
-use crate::model::{NodeId, ServiceName};
+use crate::{
+    mesh::MAX_MEMBERS,
+    model::{NodeId, ServiceName},
+};
 
 /// When each kind was told of last. One for the whole node: who has many names, or connects again and again, gains nothing.
 #[derive(Debug, Default)]
@@ -73,6 +76,7 @@ impl Subject {
     /// How many of its kind have lines of their own, and how many lines each has until they become few.
     fn limits(&self) -> (usize, u32) {
         match self {
+            // All may go at once: 3 MB for each kind where all are told of within moments.
             Self::Member(_) => (MAX_MEMBERS, LINES),
             Self::Word(_) => (MAX_MEMBERS, WORDS),
             Self::Service(_) | Self::Seed(_) => (MAX_NAMES, LINES),
@@ -90,8 +94,6 @@ pub(super) fn excerpt(said: &[u8]) -> String {
 const LINES: u32 = 64;
 /// Lines of what one member says: each of a hundred instances there fails and recovers.
 const WORDS: u32 = 256;
-/// As many members as the mesh takes, which may all go at once: 3 MB for each kind where all are told of within moments.
-const MAX_MEMBERS: usize = 20_000;
 /// Services or seeds: those that were told of lately while many of them fail.
 const MAX_NAMES: usize = 1024;
 /// Characters of a reason: ours are shorter.

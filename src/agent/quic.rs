@@ -150,7 +150,8 @@ pub(super) async fn read_all(stream: &mut RecvStream, most: usize) -> Result<Vec
 
 /// The same into what the caller has made for it, so that nothing secret is left behind where it grows.
 ///
-/// Each piece that QUIC hands out holds the datagram that it came in, so it is copied and let go of at once. `RecvStream::read_to_end` keeps all pieces until the end: a message in pieces of a byte is gigabytes there.
+/// Each piece that QUIC hands out holds the datagram that it came in, so it is copied and let go of at once.
+/// `RecvStream::read_to_end` keeps all pieces until the end: a message in pieces of a byte is gigabytes there.
 pub(super) async fn read_into(stream: &mut RecvStream, most: usize, all: &mut Vec<u8>) -> Result<(), ReadToEndError> {
     // In order: of what waits for an earlier piece QUIC itself makes few.
     while let Some(piece) = stream.read_chunk(most, true).await? {

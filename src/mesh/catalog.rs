@@ -307,12 +307,9 @@ impl Book {
     pub(super) fn sheets(&self, reader: Mark) -> Vec<Sheet<'_>> {
         let Mark { epoch, version, .. } = self.mark;
         let own = Some((self.papers.version, self.papers.floor, &self.papers.page)).filter(|own| !own.2.is_empty());
-        let mut pages: Vec<(u64, u64, &Bytes)> =
-            self.rows.iter().flat_map(|rows| rows.shelf.pages()).chain(own).collect();
-        pages.sort_unstable_by_key(|(to, ..)| *to);
         // A floor is told of with the page that shows it, or a reader could do nothing about it: an owner that lets it fall
         // keeps nobody from reading on.
-        let floor = pages.iter().map(|(_, floor, _)| *floor).max().unwrap_or(0);
+        let floor = self.rows.iter().map(|rows| rows.shelf.floor()).chain(own.map(|own| own.1)).max().unwrap_or(0);
         // Who reads from the start again on account of this floor goes on where he is.
         let below = reader.epoch != epoch || reader.version.max(reader.floor) < floor;
         // Who has read all and not folded yet is told by the last page once more.
@@ -321,7 +318,9 @@ impl Book {
             (false, true) => reader.version.min(version.saturating_sub(1)),
             (false, false) => reader.version,
         };
-        pages.drain(..pages.partition_point(|(to, ..)| *to <= start));
+        let mut pages: Vec<_> = self.rows.iter().flat_map(|rows| rows.shelf.above(start)).collect();
+        pages.extend(own.filter(|own| own.0 > start));
+        pages.sort_unstable_by_key(|(to, ..)| *to);
         let mut since = start;
         let mut sheets = Vec::with_capacity(pages.len());
         for (to, _, bytes) in &pages {

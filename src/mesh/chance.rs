@@ -19,6 +19,13 @@ impl Mesh {
         self.roster.iter().filter(wanted).nth(drawn).map(|(id, _)| id)
     }
 
+    /// The same list, from a random place on: whoever comes first in it does so by chance.
+    pub(super) fn turned<T>(&mut self, mut list: Vec<T>) -> Vec<T> {
+        let start = self.index_below(list.len());
+        list.rotate_left(start);
+        list
+    }
+
     pub(super) fn index_below(&mut self, count: usize) -> usize {
         if count == 0 { 0 } else { self.rng.random_range(0..count) }
     }

@@ -78,6 +78,8 @@ pub enum Input {
 pub const HEIRS: usize = 8;
 /// Members whose own words together are proof of another's will: as many as it takes to be above a conspiracy of two.
 pub const ANNOUNCERS: usize = 3;
+/// The most members, Down ones included, that are remembered.
+pub const MAX_MEMBERS: usize = 20_000;
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

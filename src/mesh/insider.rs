@@ -26,11 +26,22 @@ fn mesh() -> (Wired, Vec<NodeId>, NodeId, NodeId) {
     (wired, ids, liar, victim)
 }
 
-/// The liar sends everybody but the victim and itself these frames.
-fn lie(wired: &mut Wired, ids: &[NodeId], liar: NodeId, victim: NodeId, frames: &[Frame<'_>]) {
+fn packet(frames: &[Frame<'_>]) -> Bytes {
     let mut packet = vec![VERSION];
     frames.iter().for_each(|frame| frame.write(&mut packet));
-    let packet = Bytes::from(packet);
+    packet.into()
+}
+
+/// A frame for another to pass on.
+fn passed(inner: &Frame<'_>, to: NodeId) -> Bytes {
+    let mut frame = Vec::new();
+    inner.write(&mut frame);
+    packet(&[Frame::Pass { to, frame: &frame }])
+}
+
+/// The liar sends everybody but the victim and itself these frames.
+fn lie(wired: &mut Wired, ids: &[NodeId], liar: NodeId, victim: NodeId, frames: &[Frame<'_>]) {
+    let packet = packet(frames);
     for id in ids.iter().filter(|id| **id != liar && **id != victim) {
         let now = wired.now;
         wired.at(*id).handle(now, Input::Packet(liar, packet.clone()));
@@ -162,9 +173,8 @@ fn a_liar_borrows_not_the_voice_of_whom_it_speaks_of() {
 
 /// What `from` sends to one.
 fn tell(wired: &mut Wired, to: NodeId, from: NodeId, frame: &Frame<'_>) {
-    let (now, mut message) = (wired.now, vec![VERSION]);
-    frame.write(&mut message);
-    wired.at(to).handle(now, Input::Message(from, message.into()));
+    let now = wired.now;
+    wired.at(to).handle(now, Input::Message(from, packet(std::slice::from_ref(frame))));
     wired.settle();
 }
 
@@ -354,12 +364,8 @@ fn who_hands_on_in_good_faith_is_not_charged_for_a_liar() {
     ];
     for (inner, charged) in frames.into_iter().zip([0, 0, 1, 0]) {
         let before = wired.nodes[&relay].stats().expelled;
-        let mut frame = Vec::new();
-        inner.write(&mut frame);
-        let mut packet = vec![VERSION];
-        Frame::Pass { to: victim, frame: &frame }.write(&mut packet);
+        let packet = passed(&inner, victim);
         assert!(packet.len() < MAX_MESSAGE);
-        let packet = Bytes::from(packet);
         for _ in 0..5_000 {
             let now = wired.now;
             wired.at(relay).handle(now, Input::Packet(liar, packet.clone()));
@@ -384,10 +390,9 @@ fn reads(wired: &mut Wired, victim: NodeId, liar: NodeId, pages: impl Iterator<I
         let page =
             Page { owner: liar, epoch: mark.epoch, floor: 0, from, to, written: to, stands: Seal::default(), rows }
                 .sign(&*notary);
-        let mut packet = vec![VERSION];
-        Frame::Rows { seq, until: victim, page: &page }.write(&mut packet);
+        let packet = packet(&[Frame::Rows { seq, until: victim, page: &page }]);
         assert!(packet.len() <= MAX_MESSAGE);
-        let done = hears(wired, victim, liar, &packet.into(), 1);
+        let done = hears(wired, victim, liar, &packet, 1);
         if !done.is_empty() {
             return done;
         }
@@ -456,9 +461,7 @@ fn a_liar_fills_no_roster() {
     let invented = |n: u64| Fact { id: NodeId(n), generation, incarnation: 0, state: MemberState::Alive, by: liar };
     for chunk in 0..21 {
         let facts = (1..=1_000).map(|n| invented(chunk * 1_000 + n)).collect();
-        let mut packet = vec![VERSION];
-        Frame::Facts(facts).write(&mut packet);
-        hears(&mut wired, victim, liar, &packet.into(), 1);
+        hears(&mut wired, victim, liar, &packet(&[Frame::Facts(facts)]), 1);
     }
     let mesh = &wired.nodes[&victim];
     assert_eq!((mesh.roster.len(), mesh.stats().dropped_full), (MAX_INVENTED + ids.len() - 1, 0));

@@ -268,14 +268,10 @@ const KNOCKS: [Duration; 4] =
 const HASTY_KNOCKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_millis(12), Duration::from_millis(20)];
 /// The same where one voice is enough to believe a goodbye: as long as nobody could be silent anyway and stay, a look and
 /// the shortest suspicion. A shorter pause is no reason to be gone.
-const PATIENT_KNOCKS: [Duration; 6] = [
-    Duration::from_millis(50),
-    Duration::from_millis(80),
-    Duration::from_millis(110),
-    Duration::from_millis(160),
-    Duration::from_millis(300),
-    Duration::from_millis(300),
-];
+const PATIENT_KNOCKS: [Duration; 6] = {
+    let ([first, second, third, fourth], more) = (KNOCKS, Duration::from_millis(300));
+    [first, second, third, fourth, more, more]
+};
 /// How long the first heir's voice is alone at most, where the others live.
 const HESITATION: Duration = Duration::from_millis(5);
 /// A peer farther away than any on Earth does not hold up a look for longer than this.

@@ -11,7 +11,7 @@ use super::{
     DOWN_KEPT, Mesh, ROWS_KEPT, Timer,
     catalog::Book,
     claim::is_reachable,
-    event::{Cause, Change, Event, Generation, Gone, Hello, Output},
+    event::{Cause, Change, Event, Generation, Gone, Hello, MAX_MEMBERS, Output},
     invented::INVENTED_KEPT,
     look::Purpose,
     roster::{Seen, Verdict},
@@ -279,9 +279,11 @@ impl Mesh {
     /// by others, would not believe if it was much larger; or in a new generation.
     fn deny(&mut self, now: Time, fact: &Fact) {
         let can_refute = fact.state == MemberState::Suspect && fact.incarnation < LAST_INCARNATION;
-        let renews = !can_refute || self.is_leap(fact);
-        if renews && (self.leaving || self.renew(now)) || !can_refute {
-            return;
+        if !can_refute || self.is_leap(fact) {
+            let is_done = self.leaving || self.renew(now);
+            if is_done || !can_refute {
+                return;
+            }
         }
         self.swim.refute(now, fact.incarnation);
         self.carry_out(now);
@@ -466,8 +468,6 @@ fn ration(spent: &mut VecDeque<Time>, now: Time) -> bool {
     within
 }
 
-/// The most members, Down ones included, that are remembered.
-pub(super) const MAX_MEMBERS: usize = 20_000;
 /// Two holders of one name must not chase each other for ever.
 const RENEWALS_A_MINUTE: usize = 5;
 /// Renewals of a process by which hearsay may be ahead of what is known: at the cap of five a minute, what a partition of

@@ -65,8 +65,8 @@ use std::{
 
 pub use claim::fits;
 pub use event::{
-    ANNOUNCERS, Cause, Change, Command, Done, Event, Generation, Gone, HEIRS, Hello, Input, Output, Rejected,
-    Unprotected,
+    ANNOUNCERS, Cause, Change, Command, Done, Event, Generation, Gone, HEIRS, Hello, Input, MAX_MEMBERS, Output,
+    Rejected, Unprotected,
 };
 pub use explain::{Explanation, Flapping, Suspected, Testimony};
 pub use hold::CutOff;

@@ -200,9 +200,14 @@ impl Shelf {
         idle.into_iter().for_each(|to| self.clear(to, top));
     }
 
-    /// The pages, each with where it ends and the floor it shows.
-    pub(super) fn pages(&self) -> impl Iterator<Item = (u64, u64, &Bytes)> {
-        self.pages.iter().map(|(to, page)| (*to, page.floor, &page.bytes))
+    /// The highest floor that any of the pages shows.
+    pub(super) fn floor(&self) -> u64 {
+        self.pages.values().map(|page| page.floor).max().unwrap_or(0)
+    }
+
+    /// The pages that end above `start`, each with where it ends and the floor it shows.
+    pub(super) fn above(&self, start: u64) -> impl Iterator<Item = (u64, u64, &Bytes)> {
+        self.pages.range(start.saturating_add(1)..).map(|(to, page)| (*to, page.floor, &page.bytes))
     }
 
     /// Whether the page `to` is still there.

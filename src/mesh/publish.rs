@@ -10,8 +10,7 @@ use super::{
     Mesh, Timer,
     catalog::{Book, Indexed, Merged},
     claim::{Claim, Key, TooLarge},
-    event::{Change, Done, Output, Rejected},
-    membership::MAX_MEMBERS,
+    event::{Change, Done, MAX_MEMBERS, Output, Rejected},
     page::{Signed, Told},
     plausible::RISE,
     roster::Seen,
@@ -413,11 +412,9 @@ impl Mesh {
     /// another peer each time.
     pub(super) fn settle_disputes(&mut self, now: Time) {
         let is_shown = |owner| self.roster.get(owner).is_some_and(|seen| seen.state.is_shown());
-        let mut disputed: Vec<NodeId> =
+        let disputed: Vec<NodeId> =
             self.catalog.iter().filter(|(id, book)| book.is_disputed(now) && is_shown(*id)).map(|(id, _)| id).collect();
-        let start = self.index_below(disputed.len());
-        disputed.rotate_left(start);
-        for owner in disputed.into_iter().take(MAX_DISPUTES) {
+        for owner in self.turned(disputed).into_iter().take(MAX_DISPUTES) {
             let linked = |seen: &Seen| seen.linked && seen.state.is_shown();
             let other = self.random_member(linked);
             let is_linked = self.roster.get(owner).is_some_and(linked);

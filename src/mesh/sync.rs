@@ -347,13 +347,7 @@ impl Mesh {
             self.publish(now);
         }
         // From a random one on: what cannot be read of one, or never ends, leaves nobody else unread.
-        let mut readers: Vec<_> = readers.into_iter().collect();
-        let start = self.index_below(readers.len());
-        readers.rotate_left(start);
-        for (owner, mark) in readers {
-            if parcel.size() > MAX_ANSWER {
-                break;
-            }
+        'all: for (owner, mark) in self.turned(readers.into_iter().collect()) {
             let Some((book, fact)) = self.catalog.get(owner).zip(self.fact_of(owner)) else { continue };
             if book.mark().version == 0 {
                 continue;
@@ -365,7 +359,7 @@ impl Mesh {
             }
             for sheet in sheets {
                 if parcel.size() > MAX_ANSWER {
-                    break;
+                    break 'all;
                 }
                 self.stats.sync_pages_sent += 1;
                 parcel.frames(&[Frame::Facts(vec![fact]), Frame::Page { told: sheet.told, page: sheet.bytes }]);

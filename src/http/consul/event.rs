@@ -203,7 +203,7 @@ pub(super) async fn fire(State(app): Shared, Tail(name): Tail, query: Query, pay
     let rows = found.iter().flat_map(|service| service.rows());
     let time = next(rows.map(|row| &*row.registration), unix_millis());
     let random = getrandom::u64().map_err(|why| Failure::internal(why.to_string()))?;
-    let id = super::node::uuid(crate::model::NodeId(random));
+    let id = super::node::uuid(NodeId(random));
     let mut row = Registration::new(NAME, 1)?.id(format!("{PREFIX}{id}").as_str().try_into()?);
     row.port = None;
     row.echo = Some(Arc::new(Echo { role: Some(Role::Event), ..Echo::default() }));

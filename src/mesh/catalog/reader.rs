@@ -75,15 +75,18 @@ impl Book {
         }
         if self.is_whole() {
             self.settle(&mut merged);
-        } else if self.is_read() || self.reread.is_some() || self.disputed.is_some() {
-            // Rows that went since then may be told of in a page that is on its way. But a gap ends no doubt.
-            let since = self.unsound.get_or_insert(now);
-            if goes_on && self.mark.version < self.written && (self.reread.is_some() || self.disputed.is_some()) {
-                // It is being read from the start, and that takes as long as it takes.
-                *since = now;
-            }
+        } else if self.is_again() || self.is_read() {
+            // Rows that went since then may be told of in a page that is on its way. A gap ends no doubt; but what is being
+            // read from the start takes as long as it takes.
+            let is_on_its_way = goes_on && self.is_again() && self.mark.version < self.written;
+            self.unsound = self.unsound.filter(|_| !is_on_its_way).or(Some(now));
         }
         merged
+    }
+
+    /// Whether it is read from the start although it was read before.
+    fn is_again(&self) -> bool {
+        self.reread.is_some() || self.disputed.is_some()
     }
 
     /// How far it was read; from the start, where it is read again.

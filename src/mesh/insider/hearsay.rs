@@ -16,19 +16,15 @@ fn a_liar_makes_nobody_leave_whom_this_node_has_to_dial_first() {
         (seen.linked, seen.answered, seen.vouched) = (false, Time::ZERO, Time::ZERO);
     }
     let left = far.iter().map(|id| fact(&wired, *id, MemberState::Left, *id)).collect();
-    let mut packet = vec![VERSION];
-    Frame::Facts(left).write(&mut packet);
     // Nothing gets through in the meantime but what helpers say: most hear from them, and of two of them only one says so.
     let (mut now, begun) = (wired.now, wired.now);
-    wired.at(new).handle(now, Input::Message(liar, packet.into()));
+    wired.at(new).handle(now, Input::Message(liar, packet(&[Frame::Facts(left)])));
     let vouched = &far[..2];
     while now < begun + Duration::from_millis(1_500) {
         for (about, by) in vouched.iter().zip([&near[..1], &near[..2]]) {
             for by in by {
-                let mut packet = vec![VERSION];
-                Frame::Vouch(*about).write(&mut packet);
                 wired.at(new).looks.get_mut(about).into_iter().for_each(|look| look.ask(*by, now));
-                wired.at(new).handle(now, Input::Packet(*by, packet.into()));
+                wired.at(new).handle(now, Input::Packet(*by, packet(&[Frame::Vouch(*about)])));
             }
         }
         now = now + Duration::from_millis(10);
@@ -75,9 +71,7 @@ fn nobody_is_driven_to_where_it_cannot_deny() {
 #[test]
 fn who_has_learned_nothing_since_is_answered_once_in_a_while() {
     let (mut wired, ids, _, victim) = mesh();
-    let mut root = vec![VERSION];
-    Frame::Root(7).write(&mut root);
-    let root = Bytes::from(root);
+    let root = packet(&[Frame::Root(7)]);
     let is_answered = |wired: &mut Wired, after| {
         wired.now = wired.now + Duration::from_millis(after);
         let now = wired.now;

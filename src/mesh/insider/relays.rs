@@ -30,13 +30,6 @@ fn expelled(wired: &Wired, ids: &[NodeId]) -> u64 {
     ids.iter().map(|id| wired.nodes[id].stats().expelled).sum()
 }
 
-fn passed(inner: &Frame<'_>, to: NodeId) -> Bytes {
-    let (mut frame, mut packet) = (Vec::new(), vec![VERSION]);
-    inner.write(&mut frame);
-    Frame::Pass { to, frame: &frame }.write(&mut packet);
-    packet.into()
-}
-
 /// The liar is believed of itself as far as nobody is believed of another.
 #[test]
 fn nobody_is_shut_out_for_what_a_liar_says_of_itself() {
@@ -176,10 +169,8 @@ fn who_counts_its_own_rows_wrong_is_read_a_few_times_and_let_be() {
     let alive = |wired: &mut Wired| {
         for id in &ids[1..] {
             let now = wired.now;
-            let mut here = vec![VERSION];
-            Frame::Here.write(&mut here);
-            Frame::Page { told: Told { since: 0, floor: 0 }, page: &page }.write(&mut here);
-            wired.at(*id).handle(now, Input::Packet(liar, here.into()));
+            let here = [Frame::Here, Frame::Page { told: Told { since: 0, floor: 0 }, page: &page }];
+            wired.at(*id).handle(now, Input::Packet(liar, packet(&here)));
         }
         wired.settle();
     };

@@ -110,16 +110,22 @@ fn newest(wired: &Wired, owner: NodeId) -> bytes::Bytes {
     wired.nodes[&owner].book().sheets(Mark::default()).last().unwrap().bytes.clone()
 }
 
+fn register(name: &str) -> Command {
+    Command::Register(Arc::new(Registration::new(name, 80).unwrap()))
+}
+
+/// What these are ordered to do while the listener is away, until nobody tries any more to tell it.
+fn miss(wired: &mut Wired, listener: NodeId, orders: impl IntoIterator<Item = (NodeId, Command)>) {
+    wired.dead.insert(listener);
+    orders.into_iter().for_each(|(owner, order)| wired.order(owner, order));
+    wired.run(Duration::from_secs(10));
+    wired.dead.remove(&listener);
+}
+
 #[test]
 fn nobody_leaves_out_what_another_registered() {
     let (mut wired, [liar, owner, listener]) = scene();
-    wired.dead.insert(listener);
-    for name in ["db", "cache"] {
-        wired.order(owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
-    }
-    // Nobody tries any more to tell who was away.
-    wired.run(Duration::from_secs(10));
-    wired.dead.remove(&listener);
+    miss(&mut wired, listener, ["db", "cache"].map(|name| (owner, register(name))));
     let page = newest(&wired, owner);
     leave_out(&mut wired, liar, listener, &page);
     assert_eq!((wired.seen(listener, "web"), wired.seen(listener, "cache")), (1, 1), "what is known is shown");
@@ -132,12 +138,9 @@ fn nobody_leaves_out_what_another_registered() {
 #[test]
 fn nobody_keeps_what_another_withdrew_nor_what_it_says_of_itself() {
     let (mut wired, [liar, owner, listener]) = scene();
-    wired.dead.insert(listener);
-    wired.order(owner, Command::Deregister("web".try_into().unwrap()));
-    wired.order(owner, Command::Maintain { instance: None, reason: Some("new disk".into()) });
-    wired.order(owner, Command::Register(Arc::new(Registration::new("cache", 80).unwrap())));
-    wired.run(Duration::from_secs(10));
-    wired.dead.remove(&listener);
+    let maintain = Command::Maintain { instance: None, reason: Some("new disk".into()) };
+    let orders = [Command::Deregister("web".try_into().unwrap()), maintain, register("cache")];
+    miss(&mut wired, listener, orders.map(|order| (owner, order)));
     let page = newest(&wired, owner);
     leave_out(&mut wired, liar, listener, &page);
     wired.run(Duration::from_secs(15));
@@ -150,13 +153,10 @@ fn nobody_keeps_what_another_withdrew_nor_what_it_says_of_itself() {
 #[test]
 fn who_was_misled_hears_the_owner_alone() {
     let (mut wired, [liar, owner, listener]) = scene();
-    wired.dead.insert(listener);
     let stale = wired.nodes[&liar].catalog.get(owner).unwrap().sheets(Mark::default());
     let stale: Vec<_> = stale.iter().map(|sheet| sheet.bytes.clone()).collect();
-    wired.order(owner, Command::Deregister("web".try_into().unwrap()));
-    wired.order(owner, Command::Register(Arc::new(Registration::new("cache", 80).unwrap())));
-    wired.run(Duration::from_secs(10));
-    wired.dead.remove(&listener);
+    let orders = [Command::Deregister("web".try_into().unwrap()), register("cache")];
+    miss(&mut wired, listener, orders.map(|order| (owner, order)));
     let page = newest(&wired, owner);
     for _ in 0..200 {
         stale.iter().chain([&page]).for_each(|page| leave_out(&mut wired, liar, listener, page));
@@ -169,12 +169,7 @@ fn who_was_misled_hears_the_owner_alone() {
 #[test]
 fn nobody_reads_anew_the_book_of_who_is_down() {
     let (mut wired, [liar, owner, listener]) = scene();
-    wired.dead.insert(listener);
-    for name in ["db", "cache"] {
-        wired.order(owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
-    }
-    wired.run(Duration::from_secs(10));
-    wired.dead.remove(&listener);
+    miss(&mut wired, listener, ["db", "cache"].map(|name| (owner, register(name))));
     let (page, now) = (newest(&wired, owner), wired.now);
     leave_out(&mut wired, liar, listener, &page);
     let later = now + Duration::from_secs(6);
@@ -191,15 +186,9 @@ fn a_few_books_are_read_anew_at_a_time() {
     let (mut wired, ids) = Wired::of(30);
     wired.run(Duration::from_secs(5));
     let (liar, listener) = (ids[0], ids[5]);
-    wired.dead.insert(listener);
     let owners: Vec<NodeId> = ids[1..].iter().filter(|id| **id != listener).copied().collect();
-    for owner in &owners {
-        for name in ["db", "cache"] {
-            wired.order(*owner, Command::Register(Arc::new(Registration::new(name, 80).unwrap())));
-        }
-    }
-    wired.run(Duration::from_secs(10));
-    wired.dead.remove(&listener);
+    let orders = owners.iter().flat_map(|owner| ["db", "cache"].map(|name| (*owner, register(name))));
+    miss(&mut wired, listener, orders);
     for owner in &owners {
         let page = newest(&wired, *owner);
         leave_out(&mut wired, liar, listener, &page);
