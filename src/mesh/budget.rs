@@ -28,6 +28,9 @@ pub(super) struct Budgets {
     told: BTreeSet<NodeId>,
     /// Pages that were forged, by who brought them and whose they were to be; and those of all whom this node never met.
     forged: BTreeMap<(NodeId, Option<NodeId>), u32>,
+    /// Bytes of pages that were sent upon the question what is missing: which told something new, and which did not.
+    told_news: usize,
+    told_again: usize,
     /// Members that others only speak of, in the order in which they did.
     pub(super) invented: VecDeque<NodeId>,
     /// What others' words have done.
@@ -49,6 +52,7 @@ impl Budgets {
         self.spent.clear();
         self.told.clear();
         self.forged.clear();
+        (self.told_news, self.told_again) = (0, 0);
         self.hearsay.clear();
     }
 }
@@ -80,6 +84,24 @@ impl Mesh {
         let forged = |owner| self.budgets.forged.get(&(peer, owner)).copied().unwrap_or(0);
         let is_known = self.roster.get(owner).is_some_and(Seen::is_known);
         forged(Some(owner)) >= FORGED_OF_ONE || (!is_known && forged(None) >= FORGED_OF_UNKNOWN)
+    }
+
+    /// Counts a page that was sent upon the question what is missing.
+    pub(super) fn note_told(&mut self, bytes: usize) {
+        self.budgets.told_again = self.budgets.told_again.saturating_add(bytes);
+    }
+
+    /// That page told something new.
+    pub(super) fn note_news(&mut self, bytes: usize) {
+        self.budgets.told_again = self.budgets.told_again.saturating_sub(bytes);
+        self.budgets.told_news = self.budgets.told_news.saturating_add(bytes);
+    }
+
+    /// Whether this node was told so much again within the minute that it asks for no more but in its rounds: an owner with
+    /// two keys, one that has left one half of the mesh, or that has its book read from the start again and again, makes
+    /// honest peers tell what is no use. Who starts is told all by several.
+    pub(super) fn was_told_enough(&self) -> bool {
+        self.budgets.told_again > MAX_TOLD_AGAIN + self.budgets.told_news.saturating_mul(2)
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.
@@ -170,6 +192,8 @@ const DOUBTFUL: u32 = 1;
 const FORGED_OF_ONE: u32 = 64;
 /// And of all owners whom this node has not met: of sixteen at least, and so many has who holds a secret that all share.
 const FORGED_OF_UNKNOWN: u32 = 1_024;
+/// What this node may be told again within a minute, in bytes, and be as quick to ask as ever.
+const MAX_TOLD_AGAIN: usize = 16 << 20;
 /// How long a peer is shut out: long enough for its operator to see it, short enough for a mended one.
 const SHUT_OUT: Duration = Duration::from_secs(60);
 /// Peers of whose garbage is told, each once between two rounds of forgetting; the rest is counted alone.

@@ -59,8 +59,7 @@ impl Mesh {
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard, seen.answered) = (true, now, now);
-        // What was under way on another connection may be lost.
-        self.told_by(peer);
+        self.sync.told_by(peer);
         self.name(now, peer);
         self.note_return(now);
         self.note_company(now);

@@ -320,18 +320,21 @@ impl Mesh {
                 return Taken::Refused;
             }
         };
-        let (owner, epoch, to) = (signed.page.owner, signed.page.epoch, signed.page.to);
+        let (owner, epoch) = (signed.page.owner, signed.page.epoch);
         if owner == self.id {
             // Law 3: nobody tells this node what it wrote.
             return Taken::Refused;
+        }
+        if told.is_some() {
+            self.note_told(bytes.len());
         }
         if self.is_tired_of(from, owner) || self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {
             // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
             return Taken::Refused;
         }
         let has_left = |seen: &Seen| seen.state == MemberState::Left && epoch <= seen.generation.epoch();
-        if signed.page.node_row().is_none() && self.roster.get(owner).is_some_and(has_left) {
-            // Not worth a look at who signed it.
+        if told.is_some() && signed.page.node_row().is_none() && self.roster.get(owner).is_some_and(has_left) {
+            // Not worth a look at who signed it, unless it is a rumour: those go on to who may see that otherwise.
             return Taken::Refused;
         }
         match self.prove(now, &signed) {
@@ -358,16 +361,25 @@ impl Mesh {
             // The last words of one who is gone.
             return Taken::Rows(0);
         }
-        let mesh = &self.config.mesh;
+        self.keep_page(now, from, &signed, told)
+    }
+
+    /// Merges a page that was proved, of a member that is shown here.
+    fn keep_page(&mut self, now: Time, from: NodeId, signed: &Signed<'_>, told: Option<Told>) -> Taken {
+        let (owner, epoch, to) = (signed.page.owner, signed.page.epoch, signed.page.to);
         let book = self.catalog.entry(owner, || Book::new(epoch));
         if !book.hears(from) {
             return Taken::Rows(0);
         }
-        let read = book.reading();
-        let merged = book.merge(now, mesh, &signed, told);
+        let (read, is_again) = (book.reading(), book.is_again());
+        let merged = book.merge(now, &self.config.mesh, signed, told);
         let (rows, beyond, mark) = (merged.rows, merged.beyond, book.mark());
-        if rows > 0 || book.reading() != read {
-            self.told_by(from);
+        let is_new = rows > 0 || book.reading() != read;
+        if is_new {
+            self.sync.told_by(from);
+            if told.is_some() && !is_again {
+                self.note_news(signed.bytes().len());
+            }
         }
         self.stats.rows_merged += rows;
         self.stats.dropped_rows += merged.bad_rows;
@@ -435,6 +447,9 @@ impl Mesh {
 
     pub(super) fn pull(&mut self, owner: NodeId, from: NodeId) {
         self.pulling.remove(&owner);
+        if self.was_told_enough() {
+            return;
+        }
         match (self.roster.get(owner), self.catalog.get(owner)) {
             (Some(_), Some(book)) => {
                 let want = Want { marks: vec![(owner, book.reading())] };

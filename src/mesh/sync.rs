@@ -43,6 +43,8 @@ pub(super) struct Sync {
     pub(super) host: Option<NodeId>,
     /// What this node's hash was when it asked last whether that is all.
     asked: u64,
+    /// Who has said unasked that it is ready, and whether as a guide.
+    heeded: BTreeSet<(NodeId, bool)>,
     /// What each peer's hash was when last heard, and when.
     roots: BTreeMap<NodeId, Root>,
 }
@@ -61,8 +63,6 @@ struct Open {
 #[derive(Clone, Copy, Debug)]
 struct Root {
     hash: u64,
-    /// This node's own at that time.
-    ours: u64,
     heard: Time,
     /// Whether it has told something new since: what ends a part of an answer asks for the next.
     told: bool,
@@ -81,6 +81,18 @@ impl Sync {
     /// Waits no longer for answers that are under way.
     pub(super) fn give_up(&mut self) {
         self.open.clear();
+    }
+
+    /// Whether a node that knows nothing yet may begin to compare all with this peer.
+    fn has_room_for(&self, peer: NodeId) -> bool {
+        let (with_peer, others): (Vec<_>, Vec<_>) =
+            self.open.values().map(|open| open.with).partition(|id| *id == peer);
+        with_peer.len() < FIRST_SYNCS && BTreeSet::from_iter(others).len() < FIRST_SYNCS
+    }
+
+    /// A peer has told something new, or is linked anew: what was under way on another connection may be lost.
+    pub(super) fn told_by(&mut self, peer: NodeId) {
+        self.roots.get_mut(&peer).into_iter().for_each(|root| root.told = true);
     }
 }
 
@@ -144,7 +156,7 @@ impl Mesh {
     /// Begins the first sync with a peer: says where this node is, so that the peer can tell others, and compares all
     /// without asking for a hash, which is sure to differ.
     pub(super) fn begin_with(&mut self, now: Time, peer: NodeId) {
-        if self.sync.open.len() >= FIRST_SYNCS {
+        if !self.sync.has_room_for(peer) {
             return;
         }
         self.stats.syncs_started += 1;
@@ -191,17 +203,14 @@ impl Mesh {
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
         let last = self.sync.roots.get(&from).copied();
-        let is_within =
-            |most| last.is_some_and(|last| last.hash == theirs && !last.told && now.since(last.heard) < most);
-        if is_within(ASK_AGAIN) {
+        let is_heard_within = |pause| last.is_some_and(|last: Root| now.since(last.heard) < pause);
+        let is_the_same = last.is_some_and(|last| last.hash == theirs && !last.told);
+        if (is_the_same && is_heard_within(ASK_AGAIN)) || (self.was_told_enough() && is_heard_within(TOLD_ENOUGH)) {
             return;
         }
         let ours = self.root_hash();
-        if ours != theirs && last.is_some_and(|last| last.ours == ours) && is_within(TOLD_ALL) {
-            return;
-        }
         let apart = (ours != theirs).then(|| last.and_then(|last| last.apart).unwrap_or(now));
-        self.sync.roots.insert(from, Root { hash: theirs, ours, heard: now, told: false, apart });
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart });
         if ours == theirs {
             self.send(from, &Frame::Same(ours));
             self.agreed(now, from);
@@ -212,16 +221,9 @@ impl Mesh {
         }
     }
 
-    /// A peer has told something new.
-    pub(super) fn told_by(&mut self, from: NodeId) {
-        if let Some(root) = self.sync.roots.get_mut(&from) {
-            root.told = true;
-        }
-    }
-
     pub(super) fn on_same(&mut self, now: Time, from: NodeId, theirs: u64) {
         // It was this node's own when it asked.
-        self.sync.roots.insert(from, Root { hash: theirs, ours: theirs, heard: now, told: false, apart: None });
+        self.sync.roots.insert(from, Root { hash: theirs, heard: now, told: false, apart: None });
         if theirs == self.root_hash() {
             self.stats.syncs_equal += 1;
             self.agreed(now, from);
@@ -266,8 +268,12 @@ impl Mesh {
     fn send_digest(&mut self, peer: NodeId, buckets: Vec<u8>, standings: Vec<Standing>) {
         self.sync.tokens = self.sync.tokens.wrapping_add(1);
         let token = self.sync.tokens;
-        while self.sync.open.len() >= MAX_OPEN {
-            self.sync.open.pop_first();
+        let open = &mut self.sync.open;
+        if open.values().filter(|open| open.with == peer).count() >= MAX_OPEN_WITH_ONE {
+            let oldest = open.iter().find(|(_, open)| open.with == peer).map(|(token, _)| *token);
+            oldest.into_iter().for_each(|token| _ = open.remove(&token));
+        } else if open.len() >= MAX_OPEN {
+            open.pop_first();
         }
         self.sync.open.insert(token, Open { with: peer, come: 0, giver: Giver::Unready });
         self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
@@ -413,14 +419,15 @@ const FEW: usize = 48;
 const STANDINGS: usize = 500;
 /// Peers that a node which knows nothing yet compares all with at a time: a seed is called by everybody at once.
 const FIRST_SYNCS: usize = 3;
-/// Syncs of ours whose answers we wait for at a time.
-const MAX_OPEN: usize = 64;
+/// Syncs of ours whose answers we wait for at a time; with one peer, as many as it takes to name 16,000 members.
+const MAX_OPEN: usize = 256;
+const MAX_OPEN_WITH_ONE: usize = 32;
 /// One answer aims at this; who lacks more asks again.
 const MAX_ANSWER: usize = 1 << 20;
 /// The same question from the same peer is answered once within this.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// And within this where neither has learned anything since: what one tells and the other cannot take is not told on and on.
-const TOLD_ALL: Duration = Duration::from_secs(2);
+/// A peer is asked again after so long, where what it is asked for was told often enough.
+const TOLD_ENOUGH: Duration = Duration::from_secs(4);
 /// A sync is done by then.
 const REPAIRED: Duration = Duration::from_secs(1);
 /// A peer's hash counts for `agreement` as long as this.

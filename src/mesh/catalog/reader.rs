@@ -85,7 +85,7 @@ impl Book {
     }
 
     /// Whether it is read from the start although it was read before.
-    fn is_again(&self) -> bool {
+    pub(in crate::mesh) fn is_again(&self) -> bool {
         self.reread.is_some() || self.disputed.is_some()
     }
 

@@ -37,11 +37,16 @@ pub(super) enum Giver {
 }
 
 impl Mesh {
-    /// A peer is ready: so this is what its answer to that digest is worth, or it is worth asking again.
+    /// A peer is ready: so this is what its answer to that digest is worth; or, where it says so unasked, it is worth asking
+    /// again, once for each thing to be said. Answers that nobody waits for any more ask for nothing.
     pub(in crate::mesh) fn on_ready(&mut self, now: Time, from: NodeId, said: Readiness) {
         if let Some(open) = self.sync.open.get_mut(&said.token).filter(|open| open.with == from) {
             open.giver = if said.guides { Giver::Guide } else { Giver::Ready };
-        } else if !self.ready {
+        } else if said.token == 0
+            && !self.ready
+            && self.sync.has_room_for(from)
+            && self.sync.heeded.insert((from, said.guides))
+        {
             self.sync.open.retain(|_, open| open.with != from);
             self.begin_with(now, from);
         }
@@ -90,6 +95,7 @@ impl Mesh {
     pub(in crate::mesh) fn set_ready(&mut self, guides: bool) {
         if !self.ready {
             self.ready = true;
+            self.sync.heeded.clear();
             self.changes.insert(Change::Ready);
             self.weigh_all();
             self.sync.guides = guides || self.sync.met.is_some_and(|met| self.now.since(met) >= IN_COMPANY);

@@ -1,6 +1,7 @@
 //! Readiness where streams are stopped half-way, which no other driver does on purpose.
 
 use super::*;
+use crate::mesh::wire::{Digest, Frame, Readiness};
 
 impl Wired {
     /// A new process of node `n` that remembers all of `known`.
@@ -69,6 +70,38 @@ fn who_has_read_a_part_of_a_book_knows_that_it_is_one() {
     wired.settle();
     wired.run(Duration::from_secs(1));
     assert_eq!(known(&wired), [(true, SERVICES); 2]);
+}
+
+/// A crowd is told of in two streams, and each is answered.
+#[test]
+fn who_says_unasked_that_it_is_ready_is_asked_once() {
+    let (mut wired, ids) = Wired::of(2);
+    let crowd: Vec<NodeId> = (2..=600).map(|n| wired.start(n, 1_000, Vec::new())).collect();
+    let cards: Vec<Card> = ids.iter().chain(&crowd).map(|id| Card::of(&wired.nodes[id].config)).collect();
+    let mut starting = Mesh::with_peers(wired.nodes[&ids[0]].config.clone(), &cards, wired.now);
+    starting.ready = false;
+    let mut hear = |token, guides| -> Vec<u32> {
+        let mut packet = vec![wire::VERSION];
+        Frame::Ready(Readiness { token, guides }).write(&mut packet);
+        starting.handle(Time::ZERO, Input::Message(ids[1], packet.into()));
+        let streams = std::iter::from_fn(|| starting.poll()).filter_map(|output| match output {
+            Output::Message(to, stream) if to == ids[1] => Some(stream),
+            _ => None,
+        });
+        let token = |stream: bytes::Bytes| match wire::frames(&stream).next() {
+            Some(Ok(Some(Frame::Digest(Digest { token, .. })))) => Some(token),
+            _ => None,
+        };
+        streams.filter_map(token).collect()
+    };
+    let first = hear(0, false);
+    assert_eq!(first.len(), 2);
+    assert_eq!(hear(0, false), [0; 0], "it has said so");
+    let second = hear(0, true);
+    assert_eq!(second.len(), 2, "it knows all now");
+    for token in [first, second].concat() {
+        assert_eq!(hear(token, true), [0; 0]);
+    }
 }
 
 const SERVICES: usize = 200;
