@@ -295,7 +295,9 @@ fn outcast(status: &Value) -> Option<Value> {
 fn store(status: &Value) -> Value {
     match status["unstored"].as_str() {
         None => finding("store", "ok", "what was written last is on the disk", ""),
-        Some(why) => finding("store", "bad", format!("the last write failed: {why}"), agent::keep::mend(why)),
+        Some(why) => {
+            finding("store", "bad", format!("what was written last is not on the disk: {why}"), agent::keep::mend(why))
+        }
     }
 }
 

@@ -354,6 +354,9 @@ impl Mesh {
         };
         if epoch > seen.generation.epoch() {
             // A new life is announced before its book. The word was lost, or there was none.
+            if self.was_told_enough() || !self.is_plausible(now, owner, owner, epoch) {
+                return Taken::Refused;
+            }
             self.sync_soon(now, from);
             return Taken::Unknown;
         }

@@ -53,10 +53,14 @@ pub(super) struct Sync {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     with: NodeId,
+    /// The first token of the sync that it belongs to: a large one asks in several pieces.
+    batch: u32,
     /// How many of its parts have come.
     come: u16,
     /// How ready its giver is.
     giver: Giver,
+    /// The least ready any giver of the same sync was whose answer has come.
+    least: Giver,
 }
 
 /// A peer's hash of all it knows.
@@ -85,9 +89,36 @@ impl Sync {
 
     /// Whether a node that knows nothing yet may begin to compare all with this peer.
     fn has_room_for(&self, peer: NodeId) -> bool {
-        let (with_peer, others): (Vec<_>, Vec<_>) =
-            self.open.values().map(|open| open.with).partition(|id| *id == peer);
-        with_peer.len() < FIRST_SYNCS && BTreeSet::from_iter(others).len() < FIRST_SYNCS
+        let (with_peer, others): (Vec<&Open>, Vec<&Open>) = self.open.values().partition(|open| open.with == peer);
+        let with_peer: BTreeSet<u32> = with_peer.iter().map(|open| open.batch).collect();
+        let others: BTreeSet<NodeId> = others.iter().map(|open| open.with).collect();
+        with_peer.len().max(others.len()) < FIRST_SYNCS
+    }
+
+    /// Waits for one more answer, and where those are too many, for none of the oldest sync any more.
+    fn wait(&mut self, token: u32, open: Open) {
+        let is_crowded = self.open.values().filter(|other| other.with == open.with).count() >= MAX_OPEN_WITH_ONE;
+        if is_crowded || self.open.len() >= MAX_OPEN {
+            let others = self.open.values().filter(|other| other.batch != open.batch);
+            let oldest = others.filter(|other| !is_crowded || other.with == open.with).map(|other| other.batch).next();
+            self.open.retain(|_, other| Some(other.batch) != oldest);
+        }
+        self.open.insert(token, open);
+    }
+
+    /// One part of an answer has come. If it was the last of all answers to a sync: how ready the least of its givers was.
+    fn part(&mut self, token: u32, from: NodeId, of: u16) -> Option<Giver> {
+        let open = self.open.get_mut(&token).filter(|open| open.with == from)?;
+        open.come += 1;
+        if open.come < of {
+            return None;
+        }
+        let (batch, least) = (open.batch, open.giver.min(open.least));
+        self.open.remove(&token);
+        let mut others = self.open.values_mut().filter(|other| other.batch == batch).peekable();
+        let is_last = others.peek().is_none();
+        others.for_each(|other| other.least = other.least.min(least));
+        is_last.then_some(least)
     }
 
     /// A peer has told something new, or is linked anew: what was under way on another connection may be lost.
@@ -245,8 +276,9 @@ impl Mesh {
     fn send_digests(&mut self, peer: NodeId, wanted: impl Fn(NodeId) -> bool, buckets: &[u8]) {
         let mut standings = self.standings(peer, wanted);
         if standings.len() <= STANDINGS {
-            return self.send_digest(peer, buckets.to_vec(), standings);
+            return self.send_digest(peer, None, buckets.to_vec(), standings);
         }
+        let batch = Some(self.sync.tokens.wrapping_add(1));
         standings.sort_unstable_by_key(|standing| standing.fact.id);
         let all: Vec<u8> = (0..=255).collect();
         let mut asked: Vec<u8> = Vec::new();
@@ -256,26 +288,20 @@ impl Mesh {
             let inside;
             (inside, rest) = rest.split_at(rest.partition_point(|standing| bucket_of(standing.fact.id) <= *bucket));
             if group.len() + inside.len() > STANDINGS && !asked.is_empty() {
-                self.send_digest(peer, std::mem::take(&mut asked), std::mem::take(&mut group));
+                self.send_digest(peer, batch, std::mem::take(&mut asked), std::mem::take(&mut group));
             }
             asked.push(*bucket);
             // A bucket beyond any honest mesh's is cut; its rest follows in later syncs.
             group.extend(inside.iter().take(STANDINGS));
         }
-        self.send_digest(peer, asked, group);
+        self.send_digest(peer, batch, asked, group);
     }
 
-    fn send_digest(&mut self, peer: NodeId, buckets: Vec<u8>, standings: Vec<Standing>) {
+    fn send_digest(&mut self, peer: NodeId, batch: Option<u32>, buckets: Vec<u8>, standings: Vec<Standing>) {
         self.sync.tokens = self.sync.tokens.wrapping_add(1);
         let token = self.sync.tokens;
-        let open = &mut self.sync.open;
-        if open.values().filter(|open| open.with == peer).count() >= MAX_OPEN_WITH_ONE {
-            let oldest = open.iter().find(|(_, open)| open.with == peer).map(|(token, _)| *token);
-            oldest.into_iter().for_each(|token| _ = open.remove(&token));
-        } else if open.len() >= MAX_OPEN {
-            open.pop_first();
-        }
-        self.sync.open.insert(token, Open { with: peer, come: 0, giver: Giver::Unready });
+        let batch = batch.unwrap_or(token);
+        self.sync.wait(token, Open { with: peer, batch, come: 0, giver: Giver::Unready, least: Giver::Guide });
         self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
     }
 
@@ -383,11 +409,7 @@ impl Mesh {
             // What was asked for besides has come.
             return self.agree_with(from);
         }
-        let Some(open) = self.sync.open.get_mut(&token).filter(|open| open.with == from) else { return };
-        open.come += 1;
-        if open.come >= of {
-            let giver = open.giver;
-            self.sync.open.remove(&token);
+        if let Some(giver) = self.sync.part(token, from, of) {
             self.synced(now, from, giver);
         }
     }
@@ -419,9 +441,9 @@ const FEW: usize = 48;
 const STANDINGS: usize = 500;
 /// Peers that a node which knows nothing yet compares all with at a time: a seed is called by everybody at once.
 const FIRST_SYNCS: usize = 3;
-/// Syncs of ours whose answers we wait for at a time; with one peer, as many as it takes to name 16,000 members.
+/// Syncs of ours whose answers we wait for at a time; with one peer, as many as it takes to name 20,000 members.
 const MAX_OPEN: usize = 256;
-const MAX_OPEN_WITH_ONE: usize = 32;
+const MAX_OPEN_WITH_ONE: usize = 48;
 /// One answer aims at this; who lacks more asks again.
 const MAX_ANSWER: usize = 1 << 20;
 /// The same question from the same peer is answered once within this.

@@ -72,35 +72,58 @@ fn who_has_read_a_part_of_a_book_knows_that_it_is_one() {
     assert_eq!(known(&wired), [(true, SERVICES); 2]);
 }
 
-/// A crowd is told of in two streams, and each is answered.
-#[test]
-fn who_says_unasked_that_it_is_ready_is_asked_once() {
+/// One that starts, and knows so many already that it asks in two streams what it misses; and a peer of its.
+fn crowded() -> (Mesh, NodeId) {
     let (mut wired, ids) = Wired::of(2);
     let crowd: Vec<NodeId> = (2..=600).map(|n| wired.start(n, 1_000, Vec::new())).collect();
     let cards: Vec<Card> = ids.iter().chain(&crowd).map(|id| Card::of(&wired.nodes[id].config)).collect();
     let mut starting = Mesh::with_peers(wired.nodes[&ids[0]].config.clone(), &cards, wired.now);
     starting.ready = false;
-    let mut hear = |token, guides| -> Vec<u32> {
-        let mut packet = vec![wire::VERSION];
-        Frame::Ready(Readiness { token, guides }).write(&mut packet);
-        starting.handle(Time::ZERO, Input::Message(ids[1], packet.into()));
-        let streams = std::iter::from_fn(|| starting.poll()).filter_map(|output| match output {
-            Output::Message(to, stream) if to == ids[1] => Some(stream),
-            _ => None,
-        });
-        let token = |stream: bytes::Bytes| match wire::frames(&stream).next() {
-            Some(Ok(Some(Frame::Digest(Digest { token, .. })))) => Some(token),
-            _ => None,
-        };
-        streams.filter_map(token).collect()
+    (starting, ids[1])
+}
+
+/// It hears these frames, and asks: the tokens of its questions.
+fn asks(starting: &mut Mesh, from: NodeId, heard: &[Frame<'_>]) -> Vec<u32> {
+    let mut packet = vec![wire::VERSION];
+    heard.iter().for_each(|frame| frame.write(&mut packet));
+    starting.handle(Time::ZERO, Input::Message(from, packet.into()));
+    let streams = std::iter::from_fn(|| starting.poll()).filter_map(|output| match output {
+        Output::Message(to, stream) if to == from => Some(stream),
+        _ => None,
+    });
+    let token = |stream: bytes::Bytes| match wire::frames(&stream).next() {
+        Some(Ok(Some(Frame::Digest(Digest { token, .. })))) => Some(token),
+        _ => None,
     };
+    streams.filter_map(token).collect()
+}
+
+#[test]
+fn who_says_unasked_that_it_is_ready_is_asked_once() {
+    let (mut starting, peer) = crowded();
+    let mut hear = |token, guides| asks(&mut starting, peer, &[Frame::Ready(Readiness { token, guides })]);
     let first = hear(0, false);
     assert_eq!(first.len(), 2);
     assert_eq!(hear(0, false), [0; 0], "it has said so");
     let second = hear(0, true);
     assert_eq!(second.len(), 2, "it knows all now");
-    for token in [first, second].concat() {
-        assert_eq!(hear(token, true), [0; 0]);
+    for token in first {
+        assert_eq!(hear(token, true), [0; 0], "nobody waits for that any more");
+    }
+}
+
+#[test]
+fn who_asks_in_pieces_is_ready_when_all_are_answered() {
+    for (guides, is_ready) in [([true, true], true), ([true, false], false), ([false, true], false)] {
+        let (mut starting, peer) = crowded();
+        starting.seeds.push("192.0.2.1:1".parse().unwrap());
+        let tokens = asks(&mut starting, peer, &[Frame::Ready(Readiness { token: 0, guides: true })]);
+        for (token, guides) in tokens.into_iter().zip(guides) {
+            assert!(!starting.is_ready(), "one is not answered");
+            let answer = [Frame::Ready(Readiness { token, guides }), Frame::Part { token, of: 1 }];
+            asks(&mut starting, peer, &answer);
+        }
+        assert_eq!(starting.is_ready(), is_ready, "{guides:?}");
     }
 }
 
