@@ -28,9 +28,10 @@ pub(super) struct Budgets {
     told: BTreeSet<NodeId>,
     /// Pages that were forged, by who brought them and whose they were to be; and those of all whom this node never met.
     forged: BTreeMap<(NodeId, Option<NodeId>), u32>,
-    /// Bytes of pages that were sent upon the question what is missing: which told something new, and which did not.
+    /// Bytes of pages that were sent upon the question what is missing: which told something new; and which did not, by who
+    /// sent them.
     told_news: usize,
-    told_again: usize,
+    told_again: BTreeMap<NodeId, usize>,
     /// Members that others only speak of, in the order in which they did.
     pub(super) invented: VecDeque<NodeId>,
     /// What others' words have done.
@@ -52,7 +53,8 @@ impl Budgets {
         self.spent.clear();
         self.told.clear();
         self.forged.clear();
-        (self.told_news, self.told_again) = (0, 0);
+        self.told_news = 0;
+        self.told_again.clear();
         self.hearsay.clear();
     }
 }
@@ -87,21 +89,26 @@ impl Mesh {
     }
 
     /// Counts a page that was sent upon the question what is missing.
-    pub(super) fn note_told(&mut self, bytes: usize) {
-        self.budgets.told_again = self.budgets.told_again.saturating_add(bytes);
+    pub(super) fn note_told(&mut self, from: NodeId, bytes: usize) {
+        let again = self.budgets.told_again.entry(from).or_default();
+        *again = again.saturating_add(bytes);
     }
 
     /// That page told something new.
-    pub(super) fn note_news(&mut self, bytes: usize) {
-        self.budgets.told_again = self.budgets.told_again.saturating_sub(bytes);
+    pub(super) fn note_news(&mut self, from: NodeId, bytes: usize) {
+        self.budgets.told_again.entry(from).and_modify(|again| *again = again.saturating_sub(bytes));
         self.budgets.told_news = self.budgets.told_news.saturating_add(bytes);
     }
 
-    /// Whether this node was told so much again within the minute that it asks for no more but in its rounds: an owner with
-    /// two keys, one that has left one half of the mesh, or that has its book read from the start again and again, makes
-    /// honest peers tell what is no use. Who starts is told all by several.
-    pub(super) fn was_told_enough(&self) -> bool {
-        self.budgets.told_again > MAX_TOLD_AGAIN + self.budgets.told_news.saturating_mul(2)
+    /// Whether this node was told so much again within the minute, by this peer or by several, that it asks it for no more
+    /// but in its rounds: an owner with two keys, one that has left one half of the mesh, or that has its book read from the
+    /// start again and again, makes honest peers tell what is no use. Who starts is told all by several; and what one repeats
+    /// unasked keeps nobody from asking the others.
+    pub(super) fn was_told_enough(&self, peer: NodeId) -> bool {
+        let most = MAX_TOLD_AGAIN.saturating_add(self.budgets.told_news.saturating_mul(2));
+        let again = &self.budgets.told_again;
+        let of_all = again.values().map(|bytes| (*bytes).min(most / 2));
+        again.get(&peer).is_some_and(|bytes| *bytes > most) || of_all.fold(0, usize::saturating_add) > most
     }
 
     /// A member brings rows of its own book beyond what any may have. Whoever else hands them on may have had room.

@@ -326,7 +326,7 @@ impl Mesh {
             return Taken::Refused;
         }
         if told.is_some() {
-            self.note_told(bytes.len());
+            self.note_told(from, bytes.len());
         }
         if self.is_tired_of(from, owner) || self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {
             // Written by a process before the one known here: nobody needs it, and nobody can check it any more.
@@ -354,7 +354,7 @@ impl Mesh {
         };
         if epoch > seen.generation.epoch() {
             // A new life is announced before its book. The word was lost, or there was none.
-            if self.was_told_enough() || !self.is_plausible(now, owner, owner, epoch) {
+            if self.was_told_enough(from) || !self.is_plausible(now, owner, owner, epoch) {
                 return Taken::Refused;
             }
             self.sync_soon(now, from);
@@ -381,7 +381,7 @@ impl Mesh {
         if is_new {
             self.sync.told_by(from);
             if told.is_some() && !is_again {
-                self.note_news(signed.bytes().len());
+                self.note_news(from, signed.bytes().len());
             }
         }
         self.stats.rows_merged += rows;
@@ -450,7 +450,7 @@ impl Mesh {
 
     pub(super) fn pull(&mut self, owner: NodeId, from: NodeId) {
         self.pulling.remove(&owner);
-        if self.was_told_enough() {
+        if self.was_told_enough(from) {
             return;
         }
         match (self.roster.get(owner), self.catalog.get(owner)) {

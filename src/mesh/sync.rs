@@ -236,7 +236,7 @@ impl Mesh {
         let last = self.sync.roots.get(&from).copied();
         let is_heard_within = |pause| last.is_some_and(|last: Root| now.since(last.heard) < pause);
         let is_the_same = last.is_some_and(|last| last.hash == theirs && !last.told);
-        if (is_the_same && is_heard_within(ASK_AGAIN)) || (self.was_told_enough() && is_heard_within(TOLD_ENOUGH)) {
+        if (is_the_same && is_heard_within(ASK_AGAIN)) || (self.was_told_enough(from) && is_heard_within(TOLD_ENOUGH)) {
             return;
         }
         let ours = self.root_hash();

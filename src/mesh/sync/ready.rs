@@ -42,13 +42,12 @@ impl Mesh {
     pub(in crate::mesh) fn on_ready(&mut self, now: Time, from: NodeId, said: Readiness) {
         if let Some(open) = self.sync.open.get_mut(&said.token).filter(|open| open.with == from) {
             open.giver = if said.guides { Giver::Guide } else { Giver::Ready };
-        } else if said.token == 0
-            && !self.ready
-            && self.sync.has_room_for(from)
-            && self.sync.heeded.insert((from, said.guides))
-        {
+        } else if said.token == 0 && !self.ready && !self.sync.heeded.contains(&(from, said.guides)) {
             self.sync.open.retain(|_, open| open.with != from);
-            self.begin_with(now, from);
+            if self.sync.has_room_for(from) {
+                self.sync.heeded.insert((from, said.guides));
+                self.begin_with(now, from);
+            }
         }
     }
 
@@ -91,7 +90,8 @@ impl Mesh {
         self.dial_some(&missing);
     }
 
-    /// From now on it answers, and tells those who asked before; whether it `guides` others is another matter.
+    /// From now on it answers, and tells those who asked before, and all that it is here; whether it `guides` others is
+    /// another matter.
     pub(in crate::mesh) fn set_ready(&mut self, guides: bool) {
         if !self.ready {
             self.ready = true;
@@ -100,6 +100,7 @@ impl Mesh {
             self.weigh_all();
             self.sync.guides = guides || self.sync.met.is_some_and(|met| self.now.since(met) >= IN_COMPANY);
             self.tell_who_waits();
+            self.announce(self.now);
         }
     }
 
