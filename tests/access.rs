@@ -312,7 +312,7 @@ async fn what_was_decreed_and_is_not_on_the_disk_is_told_of_until_it_is() {
     let stands = async |a: &Agent| [a.get("/api/v1/tokens").await, a.get("/api/v1/denials").await["nodes"].clone()];
     let [none, thief] = [serde_json::json!([]), serde_json::json!(["thief"])];
     assert_eq!(stands(&a).await, [none.clone(), thief.clone()], "it holds all the same");
-    assert!(ask(&a, "", &["doctor"]).await.failure(3).1.contains("is not on the disk"));
+    assert!(ask(&a, "", &["doctor"]).await.failure(3).1.contains("what was written last is not on the disk"));
     std::fs::remove_dir(mesh.path("a/edicts.new")).unwrap();
     // Nobody says anything again.
     until("it is on the disk", async || (ask(&a, "", &["doctor"]).await.code == Some(0)).then_some(())).await;

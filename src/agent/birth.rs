@@ -6,20 +6,31 @@ use std::{
 };
 
 /// What the kernel tells of a process (proc_pid_stat(5)).
-pub(crate) struct Birth {
+pub(crate) struct Stat {
     /// When it began, in clock ticks after the start of the machine.
-    pub(crate) at: u64,
+    pub(crate) began: u64,
+    /// Its group and its session: 0 where they began outside of our namespace.
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+    /// Whether its first thread is ending, or has ended.
+    pub(crate) is_ending: bool,
     /// Whether it has ended and is not yet buried.
     pub(crate) is_dead: bool,
 }
 
 /// That of the process that has this id, if one has it.
-pub(crate) fn of(pid: impl fmt::Display) -> Option<Birth> {
+pub(crate) fn stat(pid: impl fmt::Display) -> Option<Stat> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name, in parentheses, may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let is_dead = ["Z", "X"].contains(&fields.next()?);
-    Some(Birth { at: fields.nth(STARTED)?.parse().ok()?, is_dead })
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let [state, _parent, group, session, _terminal, _foreground, flags, rest @ ..] = &fields[..] else { return None };
+    Some(Stat {
+        began: rest.get(STARTED)?.parse().ok()?,
+        group: group.parse().ok()?,
+        session: session.parse().ok()?,
+        is_ending: flags.parse::<u32>().ok()? & PF_EXITING != 0,
+        is_dead: ["Z", "X"].contains(state),
+    })
 }
 
 /// Which start of the machine this is: what is counted from it tells processes apart until the next.
@@ -39,10 +50,10 @@ pub(crate) fn realm() -> Option<String> {
 /// When a process began at the earliest, by the clock on the wall. `None` where that was set since this machine, or this
 /// container, began: what was written until then bears another time.
 pub(crate) fn on_the_wall(pid: i32) -> Option<SystemTime> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    let boot = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let machine = fs::read_to_string("/proc/stat").ok()?;
+    let boot = machine.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     let boot = UNIX_EPOCH + Duration::from_secs(boot);
-    let began = |pid| Some(boot + TICK * u32::try_from(of(pid)?.at).ok()?);
+    let began = |pid| Some(boot + TICK * u32::try_from(stat(pid)?.began).ok()?);
     // Devices are made when the first process begins, and not touched again.
     steady(began(1)?, fs::metadata("/dev/null").ok()?.modified().ok()?, began(pid)?)
 }
@@ -52,8 +63,10 @@ fn steady(first: SystemTime, devices: SystemTime, began: SystemTime) -> Option<S
     (apart < STEADY).then(|| began - SPARE)
 }
 
-/// Where the moment of the start stands after the state.
-const STARTED: usize = 18;
+/// Where the moment of the start stands after the flags.
+const STARTED: usize = 12;
+/// The flag of a thread that is ending (the kernel's sched.h).
+const PF_EXITING: u32 = 4;
 /// What the kernel counts starts in (`USER_HZ`), on every architecture of today.
 const TICK: Duration = Duration::from_millis(10);
 /// Devices are made within moments of the start, which is told in whole seconds. Where a clock was set by as much as the

@@ -67,7 +67,7 @@ impl FromStr for Heart {
 
 /// When a living process began; `None` also of one that is dead and not yet buried.
 fn begun(pid: u32) -> Option<u64> {
-    birth::of(pid).filter(|birth| !birth.is_dead).map(|birth| birth.at)
+    birth::stat(pid).filter(|stat| !stat.is_dead).map(|stat| stat.began)
 }
 
 /// Whether a process is there and not for us to look at (proc(5), `hidepid`).

@@ -4,12 +4,14 @@
 //! agent still runs when it is killed is to end with it: each run leads a process group of its own, and nobody else is
 //! left who would end the whole of it. A daemon that leads a group without a session cannot be told from a run then.
 
-use std::{fmt, fs, io, iter};
+use std::{fs, io, iter};
 
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, set_child_subreaper, test_kill_process_group,
     wait, waitpgid, waitpid,
 };
+
+use crate::agent::birth;
 
 /// Has them come to this process (PR_SET_CHILD_SUBREAPER, prctl(2)) as they come to PID 1.
 pub(super) fn adopt() {
@@ -41,7 +43,7 @@ pub(super) fn reap(agent: Pid) -> io::Result<Option<End>> {
     let here = children();
     // The children of an agent come to us when the last of its threads is ending: if its first one is not, none of those
     // that are here was its child. Else they are to stay as they are until it is known whom they led.
-    let is_dying = stat(agent.as_raw_pid()).is_none_or(|agent| agent.flags & PF_EXITING != 0);
+    let is_dying = birth::stat(agent.as_raw_pid()).is_none_or(|agent| agent.is_ending);
     match waitpid(Some(agent), WaitOptions::NOHANG) {
         Ok(Some((_, how))) => {
             // Who stops as he should has ended what he ran.
@@ -72,28 +74,9 @@ fn bury_all(agent: Pid) -> Option<WaitStatus> {
 /// Kills the group of a run, if `child` leads one. A daemon leads a session of its own.
 fn kill(child: Pid) -> bool {
     let pid = child.as_raw_pid();
-    let own = stat("self").map(|own| own.session);
-    let leads = stat(pid).is_some_and(|child| child.group == pid && Some(child.session) == own);
+    let own = birth::stat("self").map(|own| own.session);
+    let leads = birth::stat(pid).is_some_and(|child| child.group == pid && Some(child.session) == own);
     leads && kill_process_group(child, Signal::KILL).is_ok()
-}
-
-/// What is known of a process (proc_pid_stat(5)).
-struct Stat {
-    /// These two are 0 where they began outside of our namespace.
-    group: i32,
-    session: i32,
-    flags: u32,
-}
-
-/// It is ending, or has ended (PF_ of the kernel's sched.h).
-const PF_EXITING: u32 = 4;
-
-fn stat(pid: impl fmt::Display) -> Option<Stat> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind a name that may hold anything: state, parent, group, session, terminal, its group, flags.
-    let words: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().take(7).collect();
-    let [_, _, group, session, _, _, flags] = words[..] else { return None };
-    Some(Stat { group: group.parse().ok()?, session: session.parse().ok()?, flags: flags.parse().ok()? })
 }
 
 /// Those of this process, which has one thread; `None` where the kernel does not tell (CONFIG_PROC_CHILDREN).

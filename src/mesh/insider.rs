@@ -12,6 +12,7 @@ use super::{
     catalog::{MAX_BOOK_BYTES, MAX_ROWS},
     check::MAX_OUTPUT,
     invented::MAX_INVENTED,
+    outbox::packed,
     page::{Seal, Told},
     tests::{Wired, state, web},
     wire::{Digest, Fact, Frame, MAX_MESSAGE, MAX_ROW, Mark, Page, RowUpdate, Standing, VERSION, encode_named},
@@ -27,9 +28,7 @@ fn mesh() -> (Wired, Vec<NodeId>, NodeId, NodeId) {
 }
 
 fn packet(frames: &[Frame<'_>]) -> Bytes {
-    let mut packet = vec![VERSION];
-    frames.iter().for_each(|frame| frame.write(&mut packet));
-    packet.into()
+    packed(frames).into()
 }
 
 /// A frame for another to pass on.

@@ -87,7 +87,7 @@ use self::{
     explain::Inquiry,
     hold::Guard,
     look::Look,
-    outbox::Outbox,
+    outbox::{Outbox, packed},
     protection::Protections,
     roster::Roster,
     rumor::Rumors,
@@ -478,9 +478,7 @@ impl Mesh {
     }
 
     fn send_stream(&mut self, to: NodeId, frame: &Frame<'_>) {
-        let mut bytes = vec![wire::VERSION];
-        frame.write(&mut bytes);
-        self.outbox.message(to, bytes, &mut self.stats);
+        self.outbox.message(to, packed(std::slice::from_ref(frame)), &mut self.stats);
     }
 }
 

@@ -76,6 +76,13 @@ impl Outbox {
     }
 }
 
+/// Frames that travel together, behind the version.
+pub(super) fn packed(frames: &[Frame<'_>]) -> Vec<u8> {
+    let mut packet = vec![VERSION];
+    frames.iter().for_each(|frame| frame.write(&mut packet));
+    packet
+}
+
 /// Frames gathered into streams of a bounded size.
 #[derive(Debug, Default)]
 pub(super) struct Parcel {

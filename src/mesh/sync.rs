@@ -234,9 +234,11 @@ impl Mesh {
     /// A peer's hash of all it knows.
     pub(super) fn on_root(&mut self, now: Time, from: NodeId, theirs: u64) {
         let last = self.sync.roots.get(&from).copied();
-        let is_heard_within = |pause| last.is_some_and(|last: Root| now.since(last.heard) < pause);
-        let is_the_same = last.is_some_and(|last| last.hash == theirs && !last.told);
-        if (is_the_same && is_heard_within(ASK_AGAIN)) || (self.was_told_enough(from) && is_heard_within(TOLD_ENOUGH)) {
+        let is_too_soon = last.is_some_and(|last| {
+            let (since, is_the_same) = (now.since(last.heard), last.hash == theirs && !last.told);
+            (since < ASK_AGAIN && is_the_same) || (since < TOLD_ENOUGH && self.was_told_enough(from))
+        });
+        if is_too_soon {
             return;
         }
         let ours = self.root_hash();
@@ -274,11 +276,11 @@ impl Mesh {
 
     /// Sends what is known of the members `wanted`, split so that each stream stays small.
     fn send_digests(&mut self, peer: NodeId, wanted: impl Fn(NodeId) -> bool, buckets: &[u8]) {
+        let batch = self.sync.tokens.wrapping_add(1);
         let mut standings = self.standings(peer, wanted);
         if standings.len() <= STANDINGS {
-            return self.send_digest(peer, None, buckets.to_vec(), standings);
+            return self.send_digest(peer, batch, buckets.to_vec(), standings);
         }
-        let batch = Some(self.sync.tokens.wrapping_add(1));
         standings.sort_unstable_by_key(|standing| standing.fact.id);
         let all: Vec<u8> = (0..=255).collect();
         let mut asked: Vec<u8> = Vec::new();
@@ -297,10 +299,9 @@ impl Mesh {
         self.send_digest(peer, batch, asked, group);
     }
 
-    fn send_digest(&mut self, peer: NodeId, batch: Option<u32>, buckets: Vec<u8>, standings: Vec<Standing>) {
+    fn send_digest(&mut self, peer: NodeId, batch: u32, buckets: Vec<u8>, standings: Vec<Standing>) {
         self.sync.tokens = self.sync.tokens.wrapping_add(1);
         let token = self.sync.tokens;
-        let batch = batch.unwrap_or(token);
         self.sync.wait(token, Open { with: peer, batch, come: 0, giver: Giver::Unready, least: Giver::Guide });
         self.send_stream(peer, &Frame::Digest(Digest { token, buckets, standings }));
     }

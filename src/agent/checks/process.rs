@@ -235,7 +235,7 @@ fn unwatched(pid: i32, why: &io::Error) -> Failed {
 
 /// When a process began, and in which realm; `None` where that cannot be known. Nobody else ever has both this and its id.
 fn birth(pid: i32) -> Option<Box<str>> {
-    Some(format!("{}/{}", birth::realm()?, birth::of(pid)?.at).into())
+    Some(format!("{}/{}", birth::realm()?, birth::stat(pid)?.began).into())
 }
 
 /// Whether a birth is of the realm that this agent lives in.

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::mesh::page::Told;
-use crate::mesh::wire::{Fact, Frame, Mark, VERSION};
+use crate::mesh::wire::{Fact, Frame, Mark};
 
 const REVOKES_N2: Papers = Papers { denies: &["n2"], ..FIRST };
 
@@ -96,8 +96,7 @@ fn a_liar_keeps_nobody_in_who_is_revoked() {
         ];
         frames.extend(book.iter().map(|page| Frame::Page { told: told_of, page }));
         frames.extend(book.iter().zip(seq << 4..).map(|(page, seq)| Frame::Rows { seq, until: liar, page }));
-        let mut packet = vec![VERSION];
-        frames.iter().for_each(|frame| frame.write(&mut packet));
+        let packet = packed(&frames);
         for (to, from) in told.iter().flat_map(|to| [(to, liar), (to, outcast)]) {
             let (now, packet) = (wired.now, packet.clone());
             wired.at(*to).handle(now, Input::Packet(from, packet.into()));

@@ -42,10 +42,8 @@ fn say(wired: &mut Wired, from: NodeId, to: NodeId, page: &[u8]) -> (u64, u64) {
     let seq = (1 << 20) + u32::try_from(wired.nodes[&to].stats().rumors_received).unwrap();
     let told = super::super::page::Told { since: 0, floor: 0 };
     for frame in [Frame::Rows { seq, until: to, page }, Frame::Page { told, page }] {
-        let mut packet = vec![wire::VERSION];
-        frame.write(&mut packet);
         let now = wired.now;
-        wired.at(to).handle(now, Input::Message(from, packet.into()));
+        wired.at(to).handle(now, Input::Message(from, packed(&[frame]).into()));
         wired.settle();
     }
     let after = stats(wired);
@@ -98,10 +96,8 @@ fn a_page_is_relayed_as_it_is_or_not_at_all() {
 
 /// What `from` says to one by sync: a page, and that nothing stands before it.
 fn leave_out(wired: &mut Wired, from: NodeId, to: NodeId, page: &[u8]) {
-    let mut message = vec![wire::VERSION];
-    Frame::Page { told: super::super::page::Told { since: 0, floor: 0 }, page }.write(&mut message);
-    let now = wired.now;
-    wired.at(to).handle(now, Input::Message(from, message.into()));
+    let (now, told) = (wired.now, super::super::page::Told { since: 0, floor: 0 });
+    wired.at(to).handle(now, Input::Message(from, packed(&[Frame::Page { told, page }]).into()));
     wired.settle();
 }
 

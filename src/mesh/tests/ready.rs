@@ -84,9 +84,7 @@ fn crowded() -> (Mesh, NodeId) {
 
 /// It hears these frames, and asks: the tokens of its questions.
 fn asks(starting: &mut Mesh, from: NodeId, heard: &[Frame<'_>]) -> Vec<u32> {
-    let mut packet = vec![wire::VERSION];
-    heard.iter().for_each(|frame| frame.write(&mut packet));
-    starting.handle(Time::ZERO, Input::Message(from, packet.into()));
+    starting.handle(Time::ZERO, Input::Message(from, packed(heard).into()));
     let streams = std::iter::from_fn(|| starting.poll()).filter_map(|output| match output {
         Output::Message(to, stream) if to == from => Some(stream),
         _ => None,
