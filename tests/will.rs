@@ -8,6 +8,9 @@ mod process;
 use process::{Agent, Mesh, finish, hobnob, installed, until};
 use rustix::process::{Signal, kill_process, test_kill_process};
 
+/// How a log tells of a member whose will was read.
+const BY_WILL: &str = "cause=\"will\"";
+
 /// Three nodes; the last one serves `web`, and the others resolve it.
 async fn three(mesh: &Mesh) -> [Agent; 3] {
     let a = mesh.start("a", &[]).await;
@@ -31,9 +34,11 @@ async fn gone_by_will(others: [&Agent; 2], heirs: usize) {
         agent.until_resolved("web", &[]).await;
         agent.until_seen("c", "down").await;
     }
-    let logs = others.map(Agent::log);
-    let read = logs.iter().filter(|log| log.contains("cause=\"will\"")).count();
-    assert!(read >= heirs, "{read} of {heirs} heirs\n{}", logs.join("\n"));
+    until(&format!("{heirs} have read its will"), async || {
+        let read = others.iter().filter(|agent| agent.log().contains(BY_WILL)).count();
+        (read >= heirs).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -72,7 +77,7 @@ async fn with_both_processes_killed_probes_find_out() {
     for agent in [&a, &b] {
         agent.until_resolved("web", &[]).await;
         agent.until_seen("c", "down").await;
-        assert!(!agent.log().contains("cause=\"will\""), "{}", agent.log());
+        assert!(!agent.log().contains(BY_WILL), "{}", agent.log());
     }
 }
 
@@ -167,7 +172,7 @@ async fn it_is_a_good_first_process_of_a_container() {
     kill_process(pid(owner), Signal::KILL).unwrap();
     assert_eq!(b.ended().await.code(), Some(128 + 9), "{}", b.log());
     a.until_seen("b", "down").await;
-    assert!(a.log().contains("cause=\"will\""), "{}", a.log());
+    a.until_logged(BY_WILL).await;
 }
 
 /// The first child of a process.
