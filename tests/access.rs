@@ -288,9 +288,12 @@ async fn a_token_is_good_on_every_node_until_it_is_revoked_and_outlives_a_restar
     let b = start(&mesh, "b", &section, &[&a]).await;
     let works = async |agent: &Agent| ask(agent, &deploy, &["members"]).await.code == Some(0);
     until("b has heard of the token", async || works(&b).await.then_some(())).await;
+    let kept =
+        async || std::fs::read(mesh.path("b/edicts")).ok()?.windows(6).any(|word| word == b"deploy").then_some(());
+    until("it is on b's disk", kept).await;
     b.kill().await;
     let b = start(&mesh, "b", &section, &[]).await;
-    assert!(works(&b).await, "it was on b's disk");
+    assert!(works(&b).await, "what was on its disk is so at once");
     assert_eq!(ask(&a, &root, &["token", "revoke", "deploy"]).await.code, Some(0));
     until("b has heard that it is gone", async || (!works(&b).await).then_some(())).await;
     assert!(ask(&a, &deploy, &["members"]).await.failure(5).2.contains("token"));
@@ -327,11 +330,12 @@ async fn a_denied_node_is_put_out_everywhere_and_let_in_again() {
     let a = mesh.start("a", &[]).await;
     let b = mesh.start("b", &[&a]).await;
     let c = mesh.start("c", &[&a]).await;
-    b.until_seen("c", "alive").await;
+    for agent in [&a, &b] {
+        agent.until_linked("c").await;
+    }
     assert_eq!(ask(&a, "", &["ca", "revoke", "c"]).await.code, Some(0));
     for agent in [&a, &b] {
-        let what = "the link to c is closed";
-        until(what, async || agent.log().contains("expelled").then_some(())).await;
+        agent.until_logged("expelled").await;
         agent.until_seen("c", "down").await;
     }
     c.until_logged("not accepted any more").await;

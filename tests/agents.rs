@@ -103,8 +103,8 @@ async fn a_stranger_stays_outside_and_both_sides_say_why() {
 async fn a_start_that_cannot_be_is_refused_with_its_cause() {
     let mesh = Mesh::new();
     let a = mesh.start("a", &[]).await;
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let holder = TcpListener::bind(taken).unwrap();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
     let [mesh_port, tcp_port] = [a.mesh, taken].map(|address| address.to_string());
     let [home, file, open, word] =
         [mesh.path("a"), mesh.file("file", ""), mesh.file("open", "x"), mesh.file("word", "sesame")]

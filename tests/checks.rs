@@ -282,10 +282,10 @@ async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
         until_said(&agent, "web", check, status, words).await;
     }
     assert_eq!(until_said(&agent, "web", "loud", "passing", "x").await.len(), 4096);
-    let child: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    // It is run again and again; a run may have been too slow to say whom it started.
     until("what the script started is killed too", async || {
-        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        (stat.is_empty() || stat.contains(") Z ") || stat.contains(") X ")).then_some(())
+        let stat = fs::read_to_string(format!("/proc/{}/stat", written(&pid).await.as_raw_nonzero()));
+        stat.map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X ")).then_some(())
     })
     .await;
 
@@ -363,7 +363,8 @@ async fn it_takes_as_many_results_as_the_check_says_to_change_its_mind() {
         let before = served.load(Ordering::SeqCst);
         target.healthy.store(healthy, Ordering::SeqCst);
         until_said(&agent, "web", "slow", status, "").await;
-        let took = served.load(Ordering::SeqCst) - before;
+        // One may have been under way, and have found it as it is now.
+        let took = served.load(Ordering::SeqCst) - before + 1;
         assert!(took >= needed, "{status} after {took}");
     }
     let held = Target::silent().await;
@@ -505,9 +506,9 @@ async fn an_answer_that_came_while_the_agent_did_not_run_counts() {
     let mesh = Mesh::new();
     let agent = alone(&mesh).await;
     let target = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let timeout = Duration::from_millis(400);
+    let timeout = Duration::from_secs(2);
     let check = json!({"id": "c", "http": format!("http://{}/", target.local_addr().unwrap()), "interval": "1h",
-                       "timeout": "400ms", "initial": "passing"});
+                       "timeout": "2s", "initial": "passing"});
     assert_eq!(put(&agent, json!([check])).await.0, 201);
     let (mut asked, _) = target.accept().await.unwrap();
     assert!(asked.read(&mut [0; 4096]).await.unwrap() > 0);

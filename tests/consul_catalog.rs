@@ -97,7 +97,7 @@ async fn what_stands_on_a_node_without_an_agent_goes_when_that_has_one_too() {
     }
     assert_eq!(one.get("/v1/catalog/nodes").await.as_array().unwrap().len(), 2, "a name in two cases is one");
     let two = mesh.start("n2", &[&one]).await;
-    two.until_seen("n1", "alive").await;
+    one.until_seen("n2", "alive").await;
     let nodes = one.get("/v1/catalog/nodes").await;
     assert_eq!((nodes.as_array().unwrap().len(), &nodes[1]["Address"]), (2, &json!("127.0.0.1")), "{nodes}");
     let again = json!({"Node": "n2", "Address": "10.9.9.9", "Service": {"Service": "web", "Port": 1}}).to_string();

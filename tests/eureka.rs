@@ -187,7 +187,7 @@ async fn a_lease_runs_out_and_its_client_is_told_to_register_again() {
     until("it is forgotten", async || agent.get("/api/v1/registrations").await.as_array()?.is_empty().then_some(()))
         .await;
     assert_eq!(curl(&agent, "PUT", "/eureka/apps/WEB/host:web:8080", &[]).await.0, 404);
-    register(&agent, "WEB", &short).await;
+    register(&agent, "WEB", &web(8080)).await;
     assert_eq!(curl(&agent, "PUT", "/eureka/apps/WEB/host:web:8080", &[]).await.0, 200);
 }
 
@@ -200,7 +200,7 @@ async fn leases_that_run_out_all_at_once_are_shown_as_on_every_other_face() {
     let agent = start(&mesh, "n1", &[]).await;
     for port in 8080..8083 {
         let mut short = web(port);
-        short["leaseInfo"] = json!({"renewalIntervalInSecs": 1, "durationInSecs": 1});
+        short["leaseInfo"] = json!({"renewalIntervalInSecs": 1, "durationInSecs": 4});
         register(&agent, "WEB", &short).await;
     }
     until("they are kept as they were", async || {

@@ -66,7 +66,7 @@ async fn each_event_says_what_was_what_is_and_why_everywhere_alike() {
     }
     let resolved = command(&a, "resolve web --format json").await;
     assert!(resolved.out.contains("check alive is critical: no disk"), "{resolved:?}");
-    a.until_linked("b").await;
+    tokio::join!(a.until_linked("b"), b.until_linked("a"));
     b.kill().await;
     let death = until_told(&a, &[("event", "member"), ("node", "b"), ("now", "down")]).await;
     assert_eq!((&death["was"], &death["cause"]), (&"alive".into(), &"will".into()));

@@ -91,7 +91,7 @@ async fn run_drains_before_it_ends_its_command() {
     let mut command = ask(&a, "run web --port 80 --drain 1h -- sh -c");
     let mut running = command.arg(&script).spawn().unwrap();
     a.until_resolved("web", &["80"]).await;
-    until("the command is up", async || log.exists().then_some(())).await;
+    until("the command is up", async || (fs::read_to_string(&log).ok()? == "up\n").then_some(())).await;
     kill_process(pid(&running), Signal::TERM).unwrap();
     a.until_resolved("web", &[]).await;
     assert_eq!(fs::read_to_string(&log).unwrap(), "up\n", "withdrawn first, told later");

@@ -129,7 +129,7 @@ async fn a_new_certificate_is_taken_without_dropping_a_connection() {
     }
     let a = start(&mesh, "a", "ca", &[]).await;
     let b = start(&mesh, "b", "ca", &[&a]).await;
-    a.until_seen("b", "alive").await;
+    tokio::join!(a.until_linked("b"), b.until_linked("a"));
     let serial = async || a.get("/api/v1/status").await["certificate"]["serial"].clone();
     let before = serial().await;
     let dials = async || {

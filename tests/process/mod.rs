@@ -26,7 +26,7 @@ use tokio::{
 };
 
 /// Long beyond what any of this takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// From one look to the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -207,6 +207,7 @@ impl Agent {
         kill_process(self.parent(), Signal::STOP).unwrap();
         self.signal(Signal::KILL);
         self.child.kill().await.unwrap();
+        until("its ports are free", async || has_ended(self.owner).then_some(())).await;
     }
 
     /// How it ended by itself.
@@ -264,8 +265,8 @@ impl Agent {
     /// The ports that DNS has for a service.
     pub(crate) async fn resolve(&self, service: &str) -> Vec<String> {
         let name = format!("{service}.service.mesh.internal");
-        let reply = dns::ask(self.dns, &name, Kind::Srv).await;
-        ports(&reply.unwrap_or_else(|why| panic!("{name}: {why}")))
+        // A datagram may be lost.
+        ports(&until(&name, async || dns::ask(self.dns, &name, Kind::Srv).await.ok()).await)
     }
 
     /// Waits until DNS has exactly these ports for a service.
@@ -308,6 +309,14 @@ impl Drop for Agent {
             let _ = kill_process(self.owner, Signal::KILL);
         }
     }
+}
+
+/// Whether no thread of a process runs any more, buried or not: what it had open is closed.
+fn has_ended(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return true };
+    let words: Vec<_> = rest.split(' ').collect();
+    matches!(words[0], "Z" | "X") && matches!(words[17], "0" | "1")
 }
 
 /// The third word of each SRV record's data (RFC 2782), sorted.

@@ -131,10 +131,15 @@ async fn ask(server: &Running, name: &str) -> Message {
 async fn told(server: &Running, message: &Message) -> Message {
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(server.address()).await.unwrap();
-    client.send(&message.to_vec().unwrap()).await.unwrap();
     let mut reply = [0; 4096];
-    let length = timeout(PATIENCE, client.recv(&mut reply)).await.unwrap().unwrap();
-    Message::from_vec(&reply[..length]).unwrap()
+    // A datagram may be lost.
+    for _ in 0..10 {
+        client.send(&message.to_vec().unwrap()).await.unwrap();
+        if let Ok(length) = timeout(PATIENCE, client.recv(&mut reply)).await {
+            return Message::from_vec(&reply[..length.unwrap()]).unwrap();
+        }
+    }
+    panic!("no answer to {message}");
 }
 
 #[tokio::test]
