@@ -33,6 +33,8 @@ pub(super) struct Sync {
     waiting: BTreeSet<NodeId>,
     /// What this node knows is all that the mesh knows.
     guides: bool,
+    /// Who was first to tell it as a guide all there is, although somebody is missing: a second one is asked.
+    guided: Option<NodeId>,
     /// When it met the first of the others.
     met: Option<Time>,
     rounds: u64,
@@ -204,6 +206,7 @@ impl Mesh {
     pub(super) fn cut_off(&mut self, now: Time, peer: NodeId) {
         let open = self.sync.open.len();
         self.sync.open.retain(|_, open| open.with != peer);
+        self.sync.heeded.retain(|(heeded, _)| *heeded != peer);
         if self.ready || self.sync.open.len() == open {
             return;
         }

@@ -4,6 +4,9 @@
 //! peer; and if it misses nobody whom it knew when it ran last, and no seed. So two that start again at the same moment
 //! wait for the rest, and a whole mesh that starts again does not wait.
 //!
+//! One alone may be wrong, or lie: while somebody is missing it takes two that know all, or a moment in which no second one
+//! was found.
+//!
 //! Who was told so, or agreed with all it remembers, or has been ready in company for a while, is a guide: whoever it
 //! answers misses nobody any more. A node without a memory, or that found nobody in time, is ready and no guide yet.
 
@@ -69,11 +72,22 @@ impl Mesh {
             self.timers.set(now + soon, Timer::Sync);
         }
         match giver {
-            Giver::Guide => self.set_ready(true),
+            Giver::Guide if self.is_confirmed(now, with) => self.set_ready(true),
             Giver::Ready if !self.ready && self.missing().is_empty() => self.set_ready(!self.config.known.is_empty()),
-            Giver::Ready | Giver::Unready => self.agree_with(with),
+            _ => self.agree_with(with),
         }
         self.announce(now);
+    }
+
+    /// Whether what a guide has told is all: nobody is missing, or so says another one too. Otherwise it will do after a moment.
+    fn is_confirmed(&mut self, now: Time, guide: NodeId) -> bool {
+        if self.ready || self.missing().is_empty() {
+            return true;
+        }
+        if self.sync.guided.is_none() {
+            self.timers.set(now + SECOND_OPINION, Timer::Guided);
+        }
+        *self.sync.guided.get_or_insert(guide) != guide
     }
 
     /// Something was heard from a peer. If it was the last of what was missing, the two may agree at once; who is missing
@@ -158,5 +172,8 @@ impl Mesh {
     }
 }
 
+/// How long one that is told all by a guide looks for a second one, while somebody is missing: a few round trips and a
+/// handshake across the world.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
 /// Who was in company for so long has been found by all who looked for it: as long as an agent waits for them.
 const IN_COMPANY: Duration = Duration::from_secs(10);

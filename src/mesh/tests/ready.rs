@@ -74,12 +74,18 @@ fn who_has_read_a_part_of_a_book_knows_that_it_is_one() {
 
 /// One that starts, and knows so many already that it asks in two streams what it misses; and a peer of its.
 fn crowded() -> (Mesh, NodeId) {
-    let (mut wired, ids) = Wired::of(2);
-    let crowd: Vec<NodeId> = (2..=600).map(|n| wired.start(n, 1_000, Vec::new())).collect();
-    let cards: Vec<Card> = ids.iter().chain(&crowd).map(|id| Card::of(&wired.nodes[id].config)).collect();
+    let (starting, peers) = among(600);
+    (starting, peers[0])
+}
+
+/// One that starts, and knows so many.
+fn among(count: u16) -> (Mesh, Vec<NodeId>) {
+    let (mut wired, mut ids) = Wired::of(1);
+    ids.extend((1..=count).map(|n| wired.start(n, 1_000, Vec::new())));
+    let cards: Vec<Card> = ids.iter().map(|id| Card::of(&wired.nodes[id].config)).collect();
     let mut starting = Mesh::with_peers(wired.nodes[&ids[0]].config.clone(), &cards, wired.now);
     starting.ready = false;
-    (starting, ids[1])
+    (starting, ids.split_off(1))
 }
 
 /// It hears these frames, and asks: the tokens of its questions.
@@ -121,7 +127,32 @@ fn who_asks_in_pieces_is_ready_when_all_are_answered() {
             let answer = [Frame::Ready(Readiness { token, guides }), Frame::Part { token, of: 1 }];
             asks(&mut starting, peer, &answer);
         }
+        starting.handle(Time::after_start(Duration::from_secs(1)), Input::Wake);
         assert_eq!(starting.is_ready(), is_ready, "{guides:?}");
+    }
+}
+
+#[test]
+fn one_alone_cannot_say_at_once_that_nobody_is_missing() {
+    let nowhere = "192.0.2.1:1".parse().unwrap();
+    let say = |starting: &mut Mesh, guide: NodeId| {
+        let asked = asks(starting, guide, &[Frame::Ready(Readiness { token: 0, guides: true })]);
+        for token in asked {
+            asks(starting, guide, &[Frame::Ready(Readiness { token, guides: true }), Frame::Part { token, of: 1 }]);
+        }
+        starting.is_ready()
+    };
+    let (mut starting, peers) = among(2);
+    assert!(say(&mut starting, peers[0]), "nobody is");
+    for found in [true, false] {
+        let (mut starting, peers) = among(2);
+        starting.seeds.push(nowhere);
+        assert!(!say(&mut starting, peers[0]));
+        assert_eq!(found && say(&mut starting, peers[1]), found);
+        for (millis, is_ready) in [(999, found), (1_000, true)] {
+            starting.handle(Time::after_start(Duration::from_millis(millis)), Input::Wake);
+            assert_eq!(starting.is_ready(), is_ready, "{millis}");
+        }
     }
 }
 
