@@ -176,10 +176,10 @@ const MAX_ANSWERING_STRANGERS: usize = 128;
 /// And with one caller, so that it does not take all of them.
 const MAX_ANSWERING_ONE: usize = 32;
 /// And how many for callers who have not.
-const MAX_UNPROVEN: usize = 64;
-/// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address: those that
-/// are closing after a busy moment are some hundreds.
-const MAX_LEFT_BEHIND: usize = 512;
+const MAX_UNPROVEN: usize = 32;
+/// Connections that are neither a link's nor a call's, of 20 KB each, until callers have to prove their address, which costs
+/// them a round trip: after a busy moment more than these are closing, and nobody is kept out.
+const MAX_LEFT_BEHIND: usize = 32;
 /// One line of a kind in so long a time; the counter of failed handshakes has all strangers.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
