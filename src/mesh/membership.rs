@@ -59,7 +59,7 @@ impl Mesh {
         }
         let Some(seen) = self.roster.get_mut(peer) else { return };
         (seen.linked, seen.heard, seen.answered) = (true, now, now);
-        self.sync.told_by(peer);
+        self.sync.met(peer);
         self.name(now, peer);
         self.note_return(now);
         self.note_company(now);

@@ -458,7 +458,7 @@ impl Mesh {
                 }
             }
             Timer::Guide => self.guide(),
-            Timer::Guided => self.set_ready(false),
+            Timer::Guided => self.set_ready(true),
             Timer::Join(tries) => self.seek(now, tries),
             Timer::Check { instance, check } => self.on_check(now, &instance, &check),
             Timer::Words => self.publish_words(now),

@@ -325,9 +325,7 @@ impl Mesh {
             // Law 3: nobody tells this node what it wrote.
             return Taken::Refused;
         }
-        // What one peer passes on for another was not asked for.
-        let is_answer = told.is_some_and(|told| told != Told::NOTHING);
-        if is_answer {
+        if told.is_some() {
             self.note_told(from, bytes.len());
         }
         if self.is_tired_of(from, owner) || self.catalog.get(owner).is_some_and(|book| book.mark().epoch > epoch) {

@@ -123,7 +123,13 @@ impl Sync {
         is_last.then_some(least)
     }
 
-    /// A peer has told something new, or is linked anew: what was under way on another connection may be lost.
+    /// A peer is linked anew: what was under way on another connection may be lost.
+    pub(super) fn met(&mut self, peer: NodeId) {
+        self.heeded.retain(|(heeded, _)| *heeded != peer);
+        self.told_by(peer);
+    }
+
+    /// A peer has told something new.
     pub(super) fn told_by(&mut self, peer: NodeId) {
         self.roots.get_mut(&peer).into_iter().for_each(|root| root.told = true);
     }
@@ -206,7 +212,6 @@ impl Mesh {
     pub(super) fn cut_off(&mut self, now: Time, peer: NodeId) {
         let open = self.sync.open.len();
         self.sync.open.retain(|_, open| open.with != peer);
-        self.sync.heeded.retain(|(heeded, _)| *heeded != peer);
         if self.ready || self.sync.open.len() == open {
             return;
         }
