@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use process::{Agent, Mesh, until};
+use process::{Agent, Mesh, is_gone, stat, until};
 use rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
@@ -282,12 +282,8 @@ async fn scripts_come_from_files_when_they_are_on_and_die_with_their_group() {
         until_said(&agent, "web", check, status, words).await;
     }
     assert_eq!(until_said(&agent, "web", "loud", "passing", "x").await.len(), 4096);
-    // It is run again and again; a run may have been too slow to say whom it started.
-    until("what the script started is killed too", async || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", written(&pid).await.as_raw_nonzero()));
-        stat.map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X ")).then_some(())
-    })
-    .await;
+    let child = written(&pid).await.as_raw_pid();
+    until("what the script started is killed too", async || is_gone(&stat(child)).then_some(())).await;
 
     for path in ["/api/v1/registrations/other", "/v1/agent/service/register"] {
         let body = match path {
@@ -360,11 +356,12 @@ async fn it_takes_as_many_results_as_the_check_says_to_change_its_mind() {
     assert_eq!(put(&agent, checks).await.0, 201);
     until_said(&agent, "web", "slow", "critical", "HTTP 500").await;
     for (healthy, status, needed) in [(true, "passing", 3), (false, "critical", 4)] {
-        let before = served.load(Ordering::SeqCst);
+        let at_rest =
+            async || Some(served.load(Ordering::SeqCst)).filter(|n| *n == target.closed.load(Ordering::SeqCst));
+        let before = until("none is under way", at_rest).await;
         target.healthy.store(healthy, Ordering::SeqCst);
         until_said(&agent, "web", "slow", status, "").await;
-        // One may have been under way, and have found it as it is now.
-        let took = served.load(Ordering::SeqCst) - before + 1;
+        let took = served.load(Ordering::SeqCst) - before;
         assert!(took >= needed, "{status} after {took}");
     }
     let held = Target::silent().await;
@@ -451,11 +448,9 @@ fn is_there(pid: Pid) -> bool {
 /// Whether anybody lives in a group. Who buries the dead of an agent that had no executor, or lost it, is not ours to say.
 fn has_living(group: Pid) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(|process| {
-        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        // proc_pid_stat(5): behind the name, the state, the parent and the group.
-        let mut words = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        words.next().is_some_and(|state| state != "Z" && state != "X")
-            && words.nth(1) == Some(&group.as_raw_pid().to_string())
+        let stat = stat(process.file_name().display());
+        // The group stands behind the parent.
+        !is_gone(&stat) && stat.get(2) == Some(&group.as_raw_pid().to_string())
     })
 }
 

@@ -6,7 +6,7 @@ mod process;
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Stdio};
 
-use process::{Agent, Ended, Mesh, finish, hobnob, until};
+use process::{Agent, Ended, Mesh, finish, hobnob, is_gone, stat, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -499,8 +499,7 @@ async fn a_watcher_prints_or_runs_something_at_each_change() {
     let mut runner = command.spawn().unwrap();
     let child = said(&ran, 1).await;
     runner.kill().await.unwrap();
-    let stat = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
-    until("its program is gone", async || (stat().is_empty() || stat().contains(") Z ")).then_some(())).await;
+    until("its program is gone", async || is_gone(&stat(child.trim())).then_some(())).await;
     plain("--api http://127.0.0.1:1 watch web").await.failure(4);
     run(&a, "watch a\u{7f}b").await.failure(2);
 }

@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use process::{Agent, Ended, Mesh, finish, hobnob, until};
+use process::{Agent, Ended, Mesh, finish, hobnob, stat, until};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -146,10 +146,7 @@ async fn what_a_living_run_holds_no_other_run_takes_or_feeds_or_ends() {
     assert_eq!(a.resolve("web").await, ["80"], "the end of another one is no matter");
     // What a kill leaves behind is taken over at once, dead and unburied as its process is.
     kill_process(pid(&first), Signal::KILL).unwrap();
-    until("it is dead", async || {
-        fs::read_to_string(format!("/proc/{}/stat", first.id()?)).unwrap().contains(") Z ").then_some(())
-    })
-    .await;
+    until("it is dead", async || (stat(first.id()?)[0] == "Z").then_some(())).await;
     let mut second = begin("run web --port 81");
     a.until_resolved("web", &["81"]).await;
     first.wait().await.unwrap();

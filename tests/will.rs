@@ -48,7 +48,7 @@ async fn a_crashed_agent_s_parent_tells_its_peers_and_ends_with_its_status() {
     c.signal(Signal::KILL);
     assert_eq!(c.ended().await.code(), Some(128 + 9));
     // A will follows the links a moment later: it names whoever was linked by then.
-    let told = |heirs: &usize| c.log().contains(&format!("told={heirs} of="));
+    let told = |heirs: &usize| c.log().contains(&format!("told={heirs} of={heirs}"));
     let heirs = [2, 1].into_iter().find(told).unwrap_or_else(|| panic!("{}", c.log()));
     gone_by_will([&a, &b], heirs).await;
 

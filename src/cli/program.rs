@@ -113,6 +113,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::birth;
 
     fn shell(script: &str, folder: &Path) -> Program {
         let script = format!("cd {}; {script}", folder.display());
@@ -169,11 +170,7 @@ mod tests {
         let why = program.run(&json!({})).await.unwrap_err();
         assert!(why.contains("killed after 3s"), "{why}");
         let pid: i32 = fs::read_to_string(folder.path().join("pid")).unwrap().trim().parse().unwrap();
-        let gone = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        };
-        while !gone() {
+        while birth::stat(pid).is_some_and(|child| !child.is_dead) {
             tokio::task::yield_now().await;
         }
     }

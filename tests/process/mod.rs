@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 use std::{
+    fmt::Display,
     fs::{self, File},
+    io::ErrorKind,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -266,7 +268,11 @@ impl Agent {
     pub(crate) async fn resolve(&self, service: &str) -> Vec<String> {
         let name = format!("{service}.service.mesh.internal");
         // A datagram may be lost.
-        ports(&until(&name, async || dns::ask(self.dns, &name, Kind::Srv).await.ok()).await)
+        let answer = async || match dns::ask(self.dns, &name, Kind::Srv).await {
+            Err(why) if why.kind() == ErrorKind::TimedOut => None,
+            reply => Some(reply.unwrap_or_else(|why| panic!("{name}: {why}"))),
+        };
+        ports(&until(&name, answer).await)
     }
 
     /// Waits until DNS has exactly these ports for a service.
@@ -303,21 +309,33 @@ impl Agent {
 impl Drop for Agent {
     /// The owner of the mesh would go by itself when its parent is killed, but not while it is stopped.
     fn drop(&mut self) {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.owner.as_raw_nonzero())).unwrap_or_default();
-        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+        let parent = stat(self.owner.as_raw_nonzero()).get(1).and_then(|parent| parent.parse().ok());
         if self.child.id().is_some() && parent == self.child.id() {
             let _ = kill_process(self.owner, Signal::KILL);
         }
     }
 }
 
-/// Whether no thread of a process runs any more, buried or not: what it had open is closed.
-fn has_ended(process: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return true };
-    let words: Vec<_> = rest.split(' ').collect();
-    matches!(words[0], "Z" | "X") && matches!(words[17], "0" | "1")
+/// What the kernel tells of a process behind its name, its state and its parent first; nothing where there is none
+/// (proc_pid_stat(5)).
+pub(crate) fn stat(pid: impl Display) -> Vec<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().map(String::from).collect()
 }
+
+/// Whether a process is gone, or waits for its burial.
+pub(crate) fn is_gone(stat: &[String]) -> bool {
+    stat.first().is_none_or(|state| ["Z", "X"].contains(&&**state))
+}
+
+/// Whether no thread of a process runs any more: what it had open is closed.
+fn has_ended(process: Pid) -> bool {
+    let stat = stat(process.as_raw_nonzero());
+    is_gone(&stat) && stat.get(THREADS).is_none_or(|threads| ["0", "1"].contains(&&**threads))
+}
+
+/// Where the number of threads stands behind the state.
+const THREADS: usize = 17;
 
 /// The third word of each SRV record's data (RFC 2782), sorted.
 pub(crate) fn ports(reply: &Reply) -> Vec<String> {

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::*;
 use crate::{
+    agent::birth,
     mesh::Input,
     model::{CheckDraft, CheckSpec, ProcessRef, Registration},
 };
@@ -347,12 +348,8 @@ async fn a_script_that_hangs_is_killed_with_its_children() {
     assert_eq!(first(1, draft).await, (Health::Critical, "no answer within 3s".into()));
     let child: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
     // Its new parent may take a moment to bury it.
-    let alive = || {
-        let state = std::fs::read_to_string(format!("/proc/{child}/stat"));
-        state.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
-    };
     let gone = async {
-        while alive() {
+        while birth::stat(child).is_some_and(|child| !child.is_dead) {
             tokio::task::yield_now().await;
         }
     };
