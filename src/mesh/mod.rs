@@ -198,7 +198,7 @@ enum Timer {
     Compare,
     Join(u32),
     Guide,
-    Guided,
+    SecondOpinion,
     Check { instance: InstanceId, check: CheckName },
     Words,
     Damped { instance: InstanceId, turn: damper::Turn },
@@ -458,7 +458,7 @@ impl Mesh {
                 }
             }
             Timer::Guide => self.guide(),
-            Timer::Guided => self.set_ready(true),
+            Timer::SecondOpinion => self.set_ready(true),
             Timer::Join(tries) => self.seek(now, tries),
             Timer::Check { instance, check } => self.on_check(now, &instance, &check),
             Timer::Words => self.publish_words(now),

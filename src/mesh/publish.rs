@@ -353,12 +353,8 @@ impl Mesh {
             return Taken::Unknown;
         };
         if epoch > seen.generation.epoch() {
-            // A new life is announced before its book. The word was lost, or there was none.
-            if self.was_told_enough(from) || !self.is_plausible(now, owner, owner, epoch) {
-                return Taken::Refused;
-            }
-            self.sync_soon(now, from);
-            return Taken::Unknown;
+            // A page that is proved announces the life in which it was written; this one is of a life beyond belief.
+            return Taken::Refused;
         }
         if seen.state == MemberState::Left {
             // The last words of one who is gone.

@@ -193,10 +193,10 @@ impl Mesh {
     }
 
     /// Begins the first sync with a peer: says where this node is, so that the peer can tell others, and compares all
-    /// without asking for a hash, which is sure to differ.
-    pub(super) fn begin_with(&mut self, now: Time, peer: NodeId) {
+    /// without asking for a hash, which is sure to differ. False where it compares with enough others.
+    pub(super) fn begin_with(&mut self, now: Time, peer: NodeId) -> bool {
         if !self.sync.has_room_for(peer) {
-            return;
+            return false;
         }
         self.stats.syncs_started += 1;
         // The first page of the book is the node's own row; the peer asks for what it lacks of the others.
@@ -206,6 +206,7 @@ impl Mesh {
             self.send(peer, &Frame::Page { told, page: &page });
         }
         self.send_digests(peer, |_| true, &[]);
+        true
     }
 
     /// A peer's answers will not come any more.

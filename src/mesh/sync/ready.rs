@@ -47,9 +47,8 @@ impl Mesh {
             open.giver = if said.guides { Giver::Guide } else { Giver::Ready };
         } else if said.token == 0 && !self.ready && !self.sync.heeded.contains(&(from, said.guides)) {
             self.sync.open.retain(|_, open| open.with != from);
-            if self.sync.has_room_for(from) {
+            if self.begin_with(now, from) {
                 self.sync.heeded.insert((from, said.guides));
-                self.begin_with(now, from);
             }
         }
     }
@@ -85,7 +84,7 @@ impl Mesh {
             return true;
         }
         if self.sync.guided.is_none() {
-            self.timers.set(now + SECOND_OPINION, Timer::Guided);
+            self.timers.set(now + SECOND_OPINION, Timer::SecondOpinion);
         }
         *self.sync.guided.get_or_insert(guide) != guide
     }
